@@ -1,0 +1,313 @@
+"""Resolve one typed, frozen configuration from TOML, YAML or defaults; unknown keys are rejected.
+
+One model per stage. Durations are written ``"10s"``, ``"5m"``, ``"24h"`` and held in seconds. This is the only module that reads
+environment variables.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from streamrec.errors import ConfigError
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def parse_duration_s(value: object) -> float:
+    """Return seconds from ``"10s"``, ``"250ms"``, ``"5m"``, ``"24h"``, ``"7d"`` or a number of seconds.
+
+    Raises:
+        ValueError: Anything else.
+
+    Example:
+        >>> parse_duration_s("5m")
+        300.0
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", value) if isinstance(value, str) else None
+    if match is None:
+        msg = f"got {value!r}, allowed a number with a unit such as '10s', '5m', '24h'"
+        raise ValueError(msg)
+    return float(match.group(1)) * _UNITS_S[match.group(2)]
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration_s), Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Meaning(Section):
+    """Say what one event type means for learning.
+
+    ``target``: is predicted and enters the history. ``context``: enters the history only. ``negative``: takes the item's newest
+    occurrence out of the history and is never predicted. An event whose ``value`` is below ``negative_below`` counts as negative.
+    """
+
+    role: Literal["target", "context", "negative"]
+    weight: float = Field(default=1.0, gt=0, le=100)
+    negative_below: float | None = None
+
+
+DEFAULT_MEANINGS: dict[str, Meaning] = {
+    "view": Meaning(role="target", weight=0.5),
+    "click": Meaning(role="target", weight=1.0),
+    "cart": Meaning(role="target", weight=1.0),
+    "favourite": Meaning(role="target", weight=1.0),
+    "purchase": Meaning(role="target", weight=1.0),
+    "rating": Meaning(role="target", weight=1.0),
+    "search": Meaning(role="context", weight=1.0),
+    "return": Meaning(role="negative", weight=1.0),
+    "remove": Meaning(role="negative", weight=1.0),
+}
+
+
+class EventsConfig(Section):
+    """Validate events and say what they mean."""
+
+    namespace: str = Field(default="default", min_length=1, max_length=64)
+    meanings: dict[str, Meaning] = Field(default_factory=lambda: dict(DEFAULT_MEANINGS))
+    future_tolerance_s: Duration = 86_400.0
+    max_id_bytes: int = Field(default=512, ge=8, le=65_536)
+
+
+class LogConfig(Section):
+    """Name the broker and the topics.
+
+    ``broker``: ``auto`` (embedded Kafka, else local files, saying so), ``embedded``, ``local`` or ``HOST:PORT[,HOST:PORT]``.
+    """
+
+    broker: str = Field(default="auto", min_length=1)
+    events_topic: str = Field(default="streamrec.events", pattern=r"^[a-zA-Z0-9._-]{1,200}$")
+    dead_letter_topic: str = Field(default="streamrec.dead-letters", pattern=r"^[a-zA-Z0-9._-]{1,200}$")
+    num_partitions: int = Field(default=2, ge=1, le=1024)
+    connect_timeout_s: Duration = 30.0
+    read_timeout_s: Duration = 30.0
+
+
+class FeaturesConfig(Section):
+    """Bound histories, duplicates and lateness."""
+
+    history_length: int = Field(default=50, ge=1, le=1000)
+    max_users: int = Field(default=1_000_000, ge=1)
+    dedupe_horizon: int = Field(default=1_000_000, ge=0)
+    lateness_s: Duration = 7 * 86_400.0
+    words_per_item: int = Field(default=12, ge=0, le=64)
+    word_buckets: int = Field(default=2048, ge=1, le=65_536)
+
+
+class TransformerConfig(Section):
+    """Shape and train the sequential transformer."""
+
+    dim: int = Field(default=96, ge=4, le=4096)
+    num_layers: int = Field(default=2, ge=1, le=64)
+    num_heads: int = Field(default=2, ge=1, le=64)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    sequence_length: int = Field(default=50, ge=2, le=2048)
+    batch_size: int = Field(default=64, ge=1)
+    first_steps: int = Field(default=400, ge=1)
+    refresh_steps: int = Field(default=150, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    num_negatives: int = Field(default=2048, ge=1)
+    full_softmax_items: int = Field(default=8192, ge=1)
+    max_window_users: int = Field(default=20_000, ge=1)
+
+
+class LinearConfig(Section):
+    """Shape the closed-form item-item teacher."""
+
+    max_items: int = Field(default=4096, ge=2, le=32_768)
+    ridge: float = Field(default=300.0, gt=0)
+    history_decay: float = Field(default=0.98, gt=0, le=1)
+
+
+class TeachersConfig(Section):
+    """Choose teachers and say when they refresh."""
+
+    transformer: TransformerConfig = TransformerConfig()
+    linear: LinearConfig = LinearConfig()
+    enabled: tuple[Literal["transformer", "linear"], ...] = ("transformer", "linear")
+    transformer_refresh_events: int = Field(default=12_000, ge=1)
+    linear_refresh_events: int = Field(default=8_000, ge=1)
+    num_train_workers: int = Field(default=1, ge=1)
+    use_gpu: bool = False
+    cpus_per_worker: float = Field(default=0.5, gt=0)
+    num_scorers: int = Field(default=1, ge=1)
+
+
+class SoftLabelsConfig(Section):
+    """Say how much of each teacher's answer is kept."""
+
+    top_k: int = Field(default=32, ge=1, le=1024)
+    temperature: float = Field(default=1.0, gt=0, le=20)
+
+
+class StudentConfig(Section):
+    """Shape and train the student."""
+
+    dim: int = Field(default=64, ge=2, le=1024)
+    scale: float = Field(default=9.0, gt=0)
+    distill_weight: float = Field(default=0.5, ge=0, le=1)
+    learning_rate: float = Field(default=4e-3, gt=0)
+    batch_size: int = Field(default=256, ge=1)
+    new_passes: int = Field(default=1, ge=1)
+    replay_passes: int = Field(default=1, ge=0)
+    replay_capacity: int = Field(default=100_000, ge=0)
+    history_dropout: float = Field(default=0.2, ge=0, lt=1)
+    num_negatives: int = Field(default=2048, ge=1)
+    full_softmax_items: int = Field(default=6000, ge=1)
+    control: bool = True
+
+
+class RegistryConfig(Section):
+    """Keep and promote versions."""
+
+    keep_last: int = Field(default=20, ge=2)
+    keep_for_s: Duration = 3600.0
+    gate_tolerance: float = Field(default=0.1, ge=0, le=1)
+    gate_min_queries: int = Field(default=30, ge=1)
+
+
+class ServingConfig(Section):
+    """Bound requests and place replicas."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65_535)
+    num_replicas: int = Field(default=2, ge=1)
+    max_n: int = Field(default=500, ge=1, le=10_000)
+    max_body_bytes: int = Field(default=262_144, ge=256)
+    max_history: int = Field(default=1000, ge=1)
+    history_users: int = Field(default=200_000, ge=1)
+
+
+class PipelineConfig(Section):
+    """Pace the loop."""
+
+    max_batch_events: int = Field(default=8192, ge=1)
+    publish_interval_s: Duration = 0.0
+    checkpoint_interval_s: Duration = 10.0
+    idle_promote_s: Duration = 2.0
+
+
+class Config(Section):
+    """Hold every setting of a deployment."""
+
+    state: str = Field(default="runs/default", min_length=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    events: EventsConfig = EventsConfig()
+    log: LogConfig = LogConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    teachers: TeachersConfig = TeachersConfig()
+    soft_labels: SoftLabelsConfig = SoftLabelsConfig()
+    student: StudentConfig = StudentConfig()
+    registry: RegistryConfig = RegistryConfig()
+    serving: ServingConfig = ServingConfig()
+    pipeline: PipelineConfig = PipelineConfig()
+
+
+def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
+    """Resolve the configuration: defaults, then the file, then overrides.
+
+    Args:
+        path: A ``.toml``, ``.yaml`` or ``.yml`` file; None reads `STREAMREC_CONFIG`, else ``streamrec.toml`` in the current folder if present.
+        overrides: Dotted keys to values, such as ``{"student.dim": 32}``.
+
+    Raises:
+        ConfigError: The file is missing, does not parse, has an unknown key (the nearest valid key is named) or a value out of bounds.
+    """
+    chosen = Path(path) if path is not None else _default_path()
+    values: dict[str, Any] = _read(chosen) if chosen is not None else {}
+    for dotted, value in (overrides or {}).items():
+        node = values
+        *parents, leaf = dotted.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return parse_config(values)
+
+
+def parse_config(values: dict[str, Any]) -> Config:
+    """Validate a dictionary as a configuration.
+
+    Event meanings given by the user are added to the stated defaults.
+
+    Raises:
+        ConfigError: See `load_config`.
+    """
+    values = dict(values)
+    events = values.get("events")
+    if isinstance(events, dict) and isinstance(events.get("meanings"), dict):
+        defaults = {name: meaning.model_dump() for name, meaning in DEFAULT_MEANINGS.items()}
+        values["events"] = {**events, "meanings": {**defaults, **events["meanings"]}}
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def cache_folder() -> Path:
+    """Return the per-user cache folder (`STREAMREC_CACHE`, else `XDG_CACHE_HOME`/streamrec, else ~/.cache/streamrec)."""
+    own = os.environ.get("STREAMREC_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamrec"
+
+
+def _default_path() -> Path | None:
+    named = os.environ.get("STREAMREC_CONFIG")
+    if named:
+        return Path(named)
+    here = Path("streamrec.toml")
+    return here if here.exists() else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        what = f"Config: the file can't be read ({error.strerror})"
+        raise ConfigError(what, got=str(path), do="give an existing .toml or .yaml file") from error
+    try:
+        values = yaml.safe_load(text) if path.suffix in {".yaml", ".yml"} else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        what = f"Config: {path} does not parse ({error})"
+        raise ConfigError(what, do="correct the line that is named") from error
+    if not isinstance(values or {}, dict):
+        what = f"Config: {path} is not a table of settings"
+        raise ConfigError(what, got=type(values).__name__, allowed="keys and values")
+    return values or {}
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            return list(Meaning.model_fields)
+        model = field.annotation
+    return list(getattr(model, "model_fields", {}))
+
+
+def _explain(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    location = first["loc"]
+    dotted = ".".join(str(part) for part in location)
+    if first["type"] == "extra_forbidden":
+        allowed = _fields_at(location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), allowed, n=1, cutoff=0.0)
+        parent = ".".join(str(part) for part in location[:-1])
+        hint = f"{parent}.{near[0]}" if parent and near else (near[0] if near else "")
+        return ConfigError("Config: unknown key", got=repr(dotted), do=f"did you mean {hint!r}? ({', '.join(allowed)} are allowed)", key=dotted)
+    return ConfigError(f"Config: {dotted} is not valid", got=repr(first.get("input")), allowed=first["msg"], do="correct the value", key=dotted)

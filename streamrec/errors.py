@@ -1,0 +1,127 @@
+"""Define every error that streamrec raises, split by who must act.
+
+    StreamrecError
+    ├── ConfigError              the user's configuration
+    ├── DataError                the user's data
+    │   ├── DatasetError             a file: its line and column are named
+    │   └── RequestError             an HTTP request: its field is named
+    ├── BrokerError              the event log
+    │   ├── BrokerUnavailable        nobody answers at the address
+    │   ├── EmbeddedBrokerError      the embedded Kafka can't be had or did not start
+    │   ├── RetentionGap             planned offsets are no longer there
+    │   └── RowCountMismatch         a range gave other rows than planned
+    └── OperatorError            the deployment
+        ├── StorageError             a disk or bucket refused
+        │   ├── Damaged                  a blob's digest is wrong
+        │   └── Fenced                   another writer owns the state
+        ├── RegistryError            a model version is missing, incomplete or in conflict
+        ├── ModelRejected            a version failed its verification and does not serve
+        └── ResourcesShort           the cluster cannot place what the plan needs
+
+Messages read ``Noun: what happened, got X, allowed Y, do Z``. Every error survives pickling, because it travels through Ray.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_UNSET: Any = object()
+
+
+def _rebuild(cls: type[StreamrecError], message: str, facts: dict[str, Any]) -> StreamrecError:
+    error = cls.__new__(cls)
+    Exception.__init__(error, message)
+    error.facts = facts
+    return error
+
+
+class StreamrecError(Exception):
+    """Report a failure in one paragraph: what happened, what was got, what is allowed, what to do.
+
+    Args:
+        what: Noun and event, such as ``"Config: unknown key"``.
+        got: What was found; left out of the message when not given.
+        allowed: What would have been accepted.
+        do: The remedy, an imperative clause.
+        facts: Machine-readable details, kept as the attribute ``facts``.
+    """
+
+    facts: dict[str, Any]
+
+    def __init__(self, what: str, *, got: object = _UNSET, allowed: object = _UNSET, do: str = "", **facts: Any) -> None:
+        parts = [what]
+        if got is not _UNSET:
+            parts.append(f"got {got}")
+        if allowed is not _UNSET:
+            parts.append(f"allowed {allowed}")
+        if do:
+            parts.append(do)
+        super().__init__(", ".join(parts))
+        self.facts = facts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), str(self), self.facts)
+
+
+class ConfigError(StreamrecError):
+    """The configuration must change."""
+
+
+class DataError(StreamrecError):
+    """The input data must change."""
+
+
+class DatasetError(DataError):
+    """A data file can't be read as asked."""
+
+
+class RequestError(DataError):
+    """An HTTP request is out of bounds."""
+
+
+class BrokerError(StreamrecError):
+    """The event log did not do what was asked."""
+
+
+class BrokerUnavailable(BrokerError):
+    """No broker answers at the configured address."""
+
+
+class EmbeddedBrokerError(BrokerError):
+    """The embedded Kafka can't be had or did not start."""
+
+
+class RetentionGap(BrokerError):
+    """Planned offsets have left the log (facts: topic, partition, wanted, earliest)."""
+
+
+class RowCountMismatch(BrokerError):
+    """A planned range gave another number of rows than it has offsets."""
+
+
+class OperatorError(StreamrecError):
+    """Whoever runs the deployment must act."""
+
+
+class StorageError(OperatorError):
+    """A disk or bucket refused a read or a write."""
+
+
+class Damaged(StorageError):
+    """Stored bytes do not match their digest."""
+
+
+class Fenced(StorageError):
+    """Another writer has taken over the state."""
+
+
+class RegistryError(OperatorError):
+    """A model version is missing, incomplete or in conflict."""
+
+
+class ModelRejected(OperatorError):
+    """A model version failed its verification and does not serve."""
+
+
+class ResourcesShort(OperatorError):
+    """The cluster cannot place what the plan needs."""
