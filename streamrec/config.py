@@ -116,13 +116,12 @@ class TransformerConfig(Section):
     num_heads: int = Field(default=2, ge=1, le=64)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     sequence_length: int = Field(default=50, ge=2, le=2048)
-    batch_size: int = Field(default=64, ge=1)
-    first_steps: int = Field(default=400, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    first_steps: int = Field(default=300, ge=1)
     refresh_steps: int = Field(default=150, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
-    num_negatives: int = Field(default=2048, ge=1)
-    full_softmax_items: int = Field(default=8192, ge=1)
-    max_window_users: int = Field(default=20_000, ge=1)
+    num_negatives: int = Field(default=1024, ge=1)
+    full_softmax_items: int = Field(default=2048, ge=1)
 
 
 class LinearConfig(Section):
@@ -144,7 +143,7 @@ class TeachersConfig(Section):
     num_train_workers: int = Field(default=1, ge=1)
     use_gpu: bool = False
     cpus_per_worker: float = Field(default=0.5, gt=0)
-    num_scorers: int = Field(default=1, ge=1)
+    window_events: int = Field(default=500_000, ge=100)
 
 
 class SoftLabelsConfig(Section):
@@ -163,6 +162,7 @@ class StudentConfig(Section):
     learning_rate: float = Field(default=4e-3, gt=0)
     batch_size: int = Field(default=256, ge=1)
     new_passes: int = Field(default=1, ge=1)
+    bootstrap_passes: int = Field(default=4, ge=1)
     replay_passes: int = Field(default=1, ge=0)
     replay_capacity: int = Field(default=100_000, ge=0)
     history_dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -309,5 +309,6 @@ def _explain(error: ValidationError) -> ConfigError:
         near = difflib.get_close_matches(str(location[-1]), allowed, n=1, cutoff=0.0)
         parent = ".".join(str(part) for part in location[:-1])
         hint = f"{parent}.{near[0]}" if parent and near else (near[0] if near else "")
-        return ConfigError("Config: unknown key", got=repr(dotted), do=f"did you mean {hint!r}? ({', '.join(allowed)} are allowed)", key=dotted)
+        what = "Config: unknown key"
+        return ConfigError(what, got=repr(dotted), do=f"did you mean {hint!r}? ({', '.join(allowed)} are allowed)", key=dotted)
     return ConfigError(f"Config: {dotted} is not valid", got=repr(first.get("input")), allowed=first["msg"], do="correct the value", key=dotted)

@@ -8,6 +8,7 @@ that restoring it can't run code.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -118,4 +119,4 @@ def unpack_strings(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> list[
     """Return the strings that `pack_strings` packed."""
     raw = data.tobytes()
     bounds = offsets.tolist()
-    return [raw[start:end].decode("utf-8", "surrogatepass") for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [raw[start:end].decode("utf-8", "surrogatepass") for start, end in itertools.pairwise(bounds)]

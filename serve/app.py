@@ -1,0 +1,47 @@
+"""Build the application for ``serve run serve.app:app`` and ``serve deploy serve/config.yaml``.
+
+Arguments (``serve run serve.app:app config=streamrec.toml log=kafka://HOST:9092``) or the ``args`` of the YAML file:
+
+    config    configuration file; without it STREAMREC_CONFIG, then ./streamrec.toml
+    log       address of the event log: kafka://HOST:PORT or local:///FOLDER; without it no log is followed and no events are taken
+    state     address of the pipeline's state; without it the configuration's
+    registry  address of the registry; without it the state's
+    student   whose versions; "default"
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+from ray.serve import Application
+
+from serve.deployments import build_application
+from serve.replica import ReplicaSettings
+from streamrec.config import load_config
+from streamrec.log.base import LogAddress
+
+
+class Arguments(BaseModel):
+    """Hold the application's arguments; unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: str | None = None
+    log: str | None = None
+    state: str | None = None
+    registry: str | None = None
+    student: str = "default"
+    num_cpus_per_replica: float = 0.2
+
+
+def app(args: Arguments) -> Application:
+    """Return the application that the arguments describe."""
+    config = load_config(args.config)
+    state = args.state or config.state
+    settings = ReplicaSettings(
+        config=config,
+        log_address=LogAddress.parse(args.log) if args.log else None,
+        state_url=state,
+        registry_url=args.registry or state,
+        student=args.student,
+    )
+    return build_application(settings, args.num_cpus_per_replica)

@@ -1,0 +1,74 @@
+"""Make the Ray Serve application: HTTP ingress and recommender are one deployment, so that an answer takes one hop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from serve.replica import Replica, ReplicaSettings
+from serve.routes import Routes
+from streamrec.serving.requests import RequestLimits
+
+APP_NAME = "streamrec"
+
+# Requests are answered by one event loop in well under a millisecond; the bound only has to exceed what connections can bring at once.
+_MAX_ONGOING = 10_000
+# BLAS threads of two replicas would fight over the same cores.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+class Recommender:
+    """Be a replica of the deployment.
+
+    Args:
+        settings: What to serve.
+    """
+
+    def __init__(self, settings: ReplicaSettings) -> None:
+        replica_id = serve.get_replica_context().replica_id.unique_id
+        self._replica = Replica(settings, replica_id)
+        self._routes = make_routes(self._replica, settings)
+
+    def __serve_build_asgi_app__(self) -> Routes:
+        """Return the ASGI application; Serve calls this once after the constructor."""
+        return self._routes
+
+    def check_health(self) -> None:
+        """Raise when the replica must be replaced; Serve calls this every few seconds."""
+        self._replica.check()
+
+
+def make_routes(replica: Replica, settings: ReplicaSettings) -> Routes:
+    """Return a replica's routes with the configured bounds."""
+    config = settings.config
+    limits = RequestLimits(config.events.namespace, config.serving.max_n, config.serving.max_history, config.events.max_id_bytes)
+    return Routes(replica, limits, config.serving.max_body_bytes)
+
+
+def build_application(settings: ReplicaSettings, num_cpus: float = 0.2) -> Application:
+    """Return the application, ready for ``serve.run``.
+
+    Args:
+        settings: What to serve.
+        num_cpus: CPUs that Ray reserves for a replica; a small share, because a laptop has few.
+    """
+    deployment: Any = serve.deployment(
+        serve.ingress()(Recommender),
+        name="Recommender",
+        num_replicas=settings.config.serving.num_replicas,
+        max_ongoing_requests=_MAX_ONGOING,
+        ray_actor_options={"num_cpus": num_cpus, "runtime_env": {"env_vars": _ONE_THREAD}},
+        graceful_shutdown_timeout_s=2.0,
+        graceful_shutdown_wait_loop_s=0.1,
+        health_check_period_s=5.0,
+        health_check_timeout_s=10.0,
+        logging_config={"enable_access_log": False},
+    )
+    application: Application = deployment.bind(settings)
+    return application
+
+
+__all__ = ["APP_NAME", "DeploymentHandle", "Recommender", "build_application"]

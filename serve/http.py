@@ -1,0 +1,104 @@
+"""Read and write HTTP over raw ASGI: no framework stands on the hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import orjson
+
+from streamrec.serving.requests import refuse
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+_JSON = (b"content-type", b"application/json")
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before its request was read."""
+
+
+class BodyTooLargeError(Exception):
+    """The request's body is longer than allowed."""
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """Return a header's value; ``name`` in lower case."""
+    for key, value in scope["headers"]:
+        if key == name:
+            found: bytes = value
+            return found
+    return None
+
+
+def path_of(scope: Scope) -> str:
+    """Return the path below the application's mount point."""
+    path: str = scope["path"]
+    return path[len(scope.get("root_path", "")) :]
+
+
+def last_segment(scope: Scope) -> str:
+    """Return the path's last segment, decoded after the split, so that an encoded slash stays part of it.
+
+    Raises:
+        RequestError: It is not UTF-8.
+    """
+    raw = scope.get("raw_path") or scope["path"].encode()
+    segment: bytes = raw.split(b"?", 1)[0].rsplit(b"/", 1)[1]
+    try:
+        return unquote_to_bytes(segment).decode("utf-8")
+    except UnicodeDecodeError:
+        refuse("user_id", segment.decode("ascii", "replace"), "percent-encoded UTF-8")
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """Return the request's body.
+
+    Raises:
+        BodyTooLargeError: It is longer than ``max_bytes``.
+        ClientGoneError: The client left.
+    """
+    declared = header(scope, b"content-length")
+    if declared is not None and declared.isdigit() and int(declared) > max_bytes:
+        raise BodyTooLargeError
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    if not message.get("more_body", False):
+        return _bounded(body, max_bytes)
+    parts = [body]
+    num_bytes = len(body)
+    while message.get("more_body", False):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        parts.append(message.get("body", b""))
+        num_bytes += len(parts[-1])
+        if num_bytes > max_bytes:
+            raise BodyTooLargeError
+    return b"".join(parts)
+
+
+async def respond(send: Send, status: int, value: Any, headers: Headers) -> None:
+    """Send a JSON response."""
+    body = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [_JSON, (b"content-length", str(len(body)).encode()), *headers],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+def _bounded(body: bytes, max_bytes: int) -> bytes:
+    if len(body) > max_bytes:
+        raise BodyTooLargeError
+    return body

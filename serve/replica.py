@@ -1,0 +1,245 @@
+"""Assemble one serving replica: model slot, history view, board subscription and event sink, with their threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from serve.subscription import BoardSubscription
+from streamrec.clock import SystemClock
+from streamrec.config import Config
+from streamrec.errors import BrokerUnavailable
+from streamrec.events.codec import EventCodec
+from streamrec.log.base import LogAddress, LogTail
+from streamrec.log.connect import open_reader, open_tail, open_writer
+from streamrec.pipeline.bootstrap_view import load_history_columns
+from streamrec.registry.version import digest_arrays
+from streamrec.serving.answers import STUDENT, Answerer
+from streamrec.serving.event_sink import EventSink
+from streamrec.serving.follower import FollowerState, LogFollower
+from streamrec.serving.history_view import HistoryColumns, HistoryView
+from streamrec.serving.requests import RecommendRequest
+from streamrec.serving.slot import LiveModel, ModelSlot
+
+logger = logging.getLogger(__name__)
+
+# A Python loop in a background thread may hold the interpreter this long while a request waits; the default is 5 ms.
+_SWITCH_INTERVAL_S = 0.001
+_RETRY_S = 0.5
+_SINK_POLL_S = 0.5
+# How long a new replica keeps out of traffic to get a model and histories before it answers with what it has.
+_WARM_START_S = 10.0
+
+
+@dataclass(frozen=True)
+class ReplicaSettings:
+    """Say what a replica needs; travels to it by pickle.
+
+    Attributes:
+        config: The resolved configuration.
+        log_address: Where the event log is; None follows no log and takes no events.
+        state_url: Where the pipeline's state is, for the first histories; None starts them from the log.
+        registry_url: Where the registry is, for the board; None when versions are published to the board only.
+        student: Whose versions are served.
+        board_name: Name of the board actor.
+    """
+
+    config: Config
+    log_address: LogAddress | None = None
+    state_url: str | None = None
+    registry_url: str | None = None
+    student: str = "default"
+    board_name: str = "streamrec-board"
+
+
+class Replica:
+    """Answer for one process; the back end of `serve.routes.Routes`.
+
+    Args:
+        settings: What to serve.
+        replica_id: This replica's name.
+    """
+
+    def __init__(self, settings: ReplicaSettings, replica_id: str) -> None:
+        self.replica_id = replica_id
+        self._settings = settings
+        config = settings.config
+        clock = SystemClock()
+        self._codec = EventCodec(config.events)
+        self._view: HistoryView | None = None
+        self._follower: LogFollower | None = None
+        self._sink: EventSink | None = None
+        if settings.log_address is not None:
+            self._view = HistoryView(config.features.history_length, config.serving.history_users, config.events.meanings, self._codec, clock)
+            self._follower = LogFollower(self._view, self._load_histories, self._open_tail)
+            self._sink = EventSink(self._codec, self._open_writer, config.log.events_topic)
+        self._answerer = Answerer(self._view, clock)
+        self._slot = ModelSlot(warm_up=self._answerer.prepare, digest_of=digest_arrays)
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
+        self._subscription = BoardSubscription(
+            replica_id, settings.board_name, settings.registry_url, settings.student, self._slot.load, self._loader
+        )
+        self._stopping = threading.Event()
+        self._histories_tried = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._board_task: asyncio.Task[None] | None = None
+        self._num_answers = {"student": 0, "popular": 0}
+
+    async def start(self) -> None:
+        """Follow the board and the log; returns with a model and histories if they are there within a few seconds."""
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        if self._follower is not None and self._sink is not None:
+            self._spawn("log-follower", self._follow_once)
+            self._spawn("event-sink", self._append_once)
+            await asyncio.to_thread(self._histories_tried.wait, _WARM_START_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._subscription.step(timeout_s=0), _WARM_START_S)
+        self._board_task = asyncio.create_task(self._subscription.run())
+
+    async def stop(self) -> None:
+        """Stop the background work and let go of the log."""
+        self._stopping.set()
+        if self._board_task is not None:
+            self._board_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._board_task
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join, 2.0)
+        self._loader.shutdown(wait=False)
+
+    def check(self) -> None:
+        """Raise when a background loop has died, so that Serve replaces this replica.
+
+        Raises:
+            RuntimeError: With the loop's name.
+        """
+        dead = [thread.name for thread in self._threads if not thread.is_alive()]
+        if self._board_task is not None and self._board_task.done():
+            dead.append("board")
+        if dead and not self._stopping.is_set():
+            msg = f"Replica: background loops have ended, got {', '.join(dead)}, replace this replica"
+            raise RuntimeError(msg)
+
+    @property
+    def model(self) -> LiveModel | None:
+        """Return the live version."""
+        return self._slot.current
+
+    def recommend(self, request: RecommendRequest, model: LiveModel, request_id: str) -> dict[str, Any]:
+        """Return the answer's JSON object."""
+        answer = self._answerer.answer(request, model, request_id)
+        self._num_answers[answer["source"]] += 1
+        return answer
+
+    def submit_events(self, events: list[Any]) -> Future[list[dict[str, Any]]]:
+        """Hand over events to append.
+
+        Raises:
+            BrokerUnavailable: This replica has no log, or too many requests wait for it.
+        """
+        if self._sink is None:
+            what = "Events: this server was started without a log"
+            raise BrokerUnavailable(what, do="start it with the log's address")
+        return self._sink.submit(events)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what ``GET /v1/models`` shows."""
+        slot = self._slot
+        return {
+            "replica": self.replica_id,
+            "live": _model_facts(slot.current),
+            "previous": _model_facts(slot.previous),
+            "last_rejection": asdict(slot.last_rejection) if slot.last_rejection else None,
+            "slot": asdict(slot.counters),
+            "board": self._subscription.facts(),
+            "answers": dict(self._num_answers),
+            "history_view": self._view_facts(),
+            "events": {"accepted": self._sink.num_accepted, "rejected": self._sink.num_rejected} if self._sink else None,
+        }
+
+    def _view_facts(self) -> dict[str, Any] | None:
+        if self._view is None or self._follower is None:
+            return None
+        return {
+            "log": str(self._settings.log_address),
+            "state": self._follower.state.value,
+            "last_error": self._follower.last_error or None,
+            "gaps": self._follower.num_gaps,
+            "users": len(self._view),
+            "offsets": self._view.offsets,
+            **asdict(self._view.counters),
+        }
+
+    def _load_histories(self) -> HistoryColumns | None:
+        return None if self._settings.state_url is None else load_history_columns(self._settings.state_url)
+
+    def _open_tail(self, offsets: Any) -> LogTail:
+        address, cfg = self._settings.log_address, self._settings.config.log
+        assert address is not None
+        reader = open_reader(address, cfg)
+        try:
+            earliest = reader.earliest(cfg.events_topic)
+        finally:
+            reader.close()
+        return open_tail(address, cfg.events_topic, {**earliest, **offsets}, cfg)
+
+    def _open_writer(self) -> Any:
+        assert self._settings.log_address is not None
+        return open_writer(self._settings.log_address, self._settings.config.log)
+
+    def _follow_once(self) -> None:
+        assert self._follower is not None
+        is_well = self._follower.step()
+        if not is_well or self._follower.state is FollowerState.FOLLOW:
+            self._histories_tried.set()
+        if not is_well:
+            self._stopping.wait(_RETRY_S)
+
+    def _append_once(self) -> None:
+        assert self._sink is not None
+        self._sink.step(_SINK_POLL_S)
+
+    def _spawn(self, name: str, step: Callable[[], None]) -> None:
+        closing = self._follower if name == "log-follower" else self._sink
+        assert closing is not None
+
+        def run() -> None:
+            try:
+                while not self._stopping.is_set():
+                    step()
+            except Exception:
+                logger.exception("Replica: the loop %s has ended", name)
+                raise
+            finally:
+                closing.close()
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+
+def _model_facts(model: LiveModel | None) -> dict[str, Any] | None:
+    if model is None:
+        return None
+    shown = ("metrics", "teachers", "parent", "seed", "student")
+    return {
+        "model_version": model.version,
+        "model_age_s": (SystemClock().now_ms() - model.created_ms) / 1000,
+        "created_ms": model.created_ms,
+        "digest": model.digest,
+        "offsets": model.offsets,
+        "items": model.recommender.num_rows,
+        "dim": model.recommender.dim,
+        "namespaces": model.recommender.namespaces,
+        **{name: model.manifest[name] for name in shown if name in model.manifest},
+    }
+
+
+__all__ = ["STUDENT", "Replica", "ReplicaSettings"]

@@ -1,0 +1,93 @@
+"""Follow the board from a replica: take each newly promoted version, say when it serves, survive the board's restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from streamrec.errors import ModelRejected
+from streamrec.registry.board import Posted, RemoteBoard
+
+logger = logging.getLogger(__name__)
+
+# A poll ends by itself this often, so that a board that forgot us (a restart) is noticed.
+POLL_S = 5.0
+_RETRY_S = 0.2
+
+
+class BoardSubscription:
+    """Long-poll the board.
+
+    Args:
+        replica_id: Who acknowledges.
+        board_name: The board actor's name; it is created when it is not there.
+        registry_url: What a created board reads its versions from.
+        student: Whose versions.
+        load: Verifies and swaps (manifest, arrays, meta); raises `ModelRejected`.
+        loader: Where ``load`` runs, so that requests are answered meanwhile.
+    """
+
+    def __init__(
+        self, replica_id: str, board_name: str, registry_url: str | None, student: str, load: Callable[..., object], loader: Executor
+    ) -> None:
+        self._replica_id = replica_id
+        self._created = (registry_url, student, board_name)
+        self._load = load
+        self._loader = loader
+        self._actor: Any = None
+        self._epoch = ""
+        self._seq = 0
+        self.last_error = ""
+
+    async def run(self) -> None:
+        """Take promoted versions until cancelled."""
+        try:
+            while True:
+                if not await self.step(POLL_S):
+                    await asyncio.sleep(_RETRY_S)
+        except asyncio.CancelledError:
+            if self._actor is not None:
+                self._actor.leave.remote(self._replica_id)
+            raise
+
+    async def step(self, timeout_s: float) -> bool:
+        """Wait up to ``timeout_s`` for a promotion and take it; False when the board can't be asked."""
+        try:
+            if self._actor is None:
+                self._actor = (await asyncio.to_thread(RemoteBoard.get_or_create, *self._created)).actor
+            posted: Posted | None = await self._actor.wait.remote(self._replica_id, self._epoch, self._seq, timeout_s)
+            if posted is not None:
+                await self._take(posted)
+            self.last_error = ""
+        except (RayError, ValueError) as error:
+            # The actor is restarting, or its owner's objects are gone with it: ask again, by name.
+            self._actor = None
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if reason != self.last_error:
+                logger.warning("Board: can't be asked (%s), trying again", reason)
+            self.last_error = reason
+            return False
+        return True
+
+    def facts(self) -> dict[str, Any]:
+        """Return what this replica knows of the board."""
+        return {"seq": self._seq, "last_error": self.last_error or None}
+
+    async def _take(self, posted: Posted) -> None:
+        reference: ray.ObjectRef[Any] = posted.arrays[0]
+        arrays = await reference
+        refused = ""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._loader, self._load, posted.manifest, arrays, posted.meta)
+        except ModelRejected as error:
+            refused = str(error)
+            logger.error("Model: %s", refused)
+        # A refused version is not asked for again: the live one goes on serving until the next promotion.
+        self._epoch, self._seq = posted.epoch, posted.seq
+        self._actor.ack.remote(self._replica_id, posted.epoch, posted.seq, refused)

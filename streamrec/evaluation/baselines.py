@@ -1,0 +1,153 @@
+"""Rank without a model: most popular, recently popular, the user's own history."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.evaluation.ranking import UNRANKED
+from streamrec.features.examples import Examples
+from streamrec.state import ComponentState, digest_of
+
+RECENT_BASKETS = 1500
+"""Recently popular counts the last 1,500 baskets, as the Online Retail protocol does."""
+
+
+class Popularity:
+    """Count target items, over all time and over the last `RECENT_BASKETS` baskets.
+
+    **Contract.** `ranks` reads the counts as they are; `update` adds a batch. Calling them in that order is progressive validation.
+    """
+
+    name = "popularity"
+
+    def __init__(self) -> None:
+        self._total = np.zeros(1024, np.int64)
+        self._recent = np.zeros(1024, np.int64)
+        self._baskets: deque[NDArray[np.int32]] = deque()
+
+    def counts(self, num_rows: int) -> NDArray[np.float32]:
+        """Return how often each row was a target. [num_rows] float32."""
+        self._fit(num_rows)
+        return self._total[:num_rows].astype(np.float32)
+
+    def update(self, rows: NDArray[np.int32], basket: NDArray[np.int64]) -> None:
+        """Count target rows [T]; ``basket`` [T] numbers the basket of each, equal values side by side."""
+        if len(rows) == 0:
+            return
+        self._fit(int(rows.max()) + 1)
+        np.add.at(self._total, rows, 1)
+        edges = np.flatnonzero(np.diff(basket)) + 1
+        for part in np.split(rows, edges)[-RECENT_BASKETS:]:
+            self._baskets.append(part)
+            np.add.at(self._recent, part, 1)
+            if len(self._baskets) > RECENT_BASKETS:
+                np.subtract.at(self._recent, self._baskets.popleft(), 1)
+
+    def ranks(
+        self, examples: Examples, namespace_of_rows: NDArray[np.int32], seen: list[NDArray[np.int32]] | None = None
+    ) -> dict[str, NDArray[np.int32]]:
+        """Rank the targets by the three baselines.
+
+        Args:
+            examples: Q queries.
+            namespace_of_rows: Candidates of a query are the rows of its namespace. [V] int32
+            seen: Rows that are no candidates, per query; None masks nothing.
+
+        Returns:
+            ``popular``, ``recent_popular`` and ``own_history`` to 0-based ranks. [T] int32
+        """
+        num_rows = len(namespace_of_rows)
+        self._fit(num_rows)
+        result = {}
+        for name, counts in (("popular", self._total), ("recent_popular", self._recent)):
+            position = _positions(counts[:num_rows], namespace_of_rows)
+            result[name] = _static_ranks(examples, position, seen)
+        result["own_history"] = _own_history_ranks(examples, _positions(self._total[:num_rows], namespace_of_rows), seen)
+        return result
+
+    def _fit(self, num_rows: int) -> None:
+        if num_rows > len(self._total):
+            capacity = max(num_rows, 2 * len(self._total))
+            self._total = np.concatenate([self._total, np.zeros(capacity - len(self._total), np.int64)])
+            self._recent = np.concatenate([self._recent, np.zeros(capacity - len(self._recent), np.int64)])
+
+    def snapshot(self) -> ComponentState:
+        """Return counts and the recent baskets."""
+        used = int(np.flatnonzero(self._total)[-1]) + 1 if self._total.any() else 0
+        parts = list(self._baskets)
+        arrays: dict[str, NDArray[Any]] = {
+            "total": self._total[:used].copy(),
+            "basket_rows": np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32),
+            "basket_sizes": np.asarray([len(part) for part in parts], np.int64),
+        }
+        return ComponentState(arrays)
+
+    def delta(self) -> ComponentState | None:
+        """Return None: the whole is small."""
+        return None
+
+    def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
+        """Replace the state; see `streamrec.state.Component`."""
+        self._total, self._recent, self._baskets = np.zeros(1024, np.int64), np.zeros(1024, np.int64), deque()
+        if "total" not in base.arrays:
+            return
+        total = base.arrays["total"]
+        self._fit(len(total))
+        self._total[: len(total)] = total
+        rows, sizes = base.arrays["basket_rows"], base.arrays["basket_sizes"]
+        self._baskets.extend(np.split(rows, np.cumsum(sizes)[:-1]) if len(sizes) else [])
+        np.add.at(self._recent, rows, 1)
+
+    def delete_user(self, namespace: str, user_id: str) -> int:
+        """Return 0: counts carry no user."""
+        return 0
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state, in hex."""
+        return digest_of(self.snapshot())
+
+
+def _positions(counts: NDArray[np.int64], namespace_of_rows: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return each row's 0-based place by count within its namespace; ties go to the lower row. [V] int32."""
+    position = np.zeros(len(counts), np.int32)
+    for namespace in np.unique(namespace_of_rows):
+        rows = np.flatnonzero(namespace_of_rows == namespace)
+        order = np.argsort(-counts[rows], kind="stable")
+        position[rows[order]] = np.arange(len(rows), dtype=np.int32)
+    return position
+
+
+def _static_ranks(examples: Examples, position: NDArray[np.int32], seen: list[NDArray[np.int32]] | None) -> NDArray[np.int32]:
+    targets = examples.target_rows
+    known = targets < len(position)
+    ranks = np.where(known, position[np.minimum(targets, len(position) - 1)], UNRANKED).astype(np.int32)
+    if seen is not None:
+        for index, query in enumerate(examples.query_of_target):
+            masked = seen[query]
+            ranks[index] = UNRANKED if targets[index] in masked else ranks[index] - int((position[masked] < ranks[index]).sum())
+    return ranks
+
+
+def _own_history_ranks(examples: Examples, position: NDArray[np.int32], seen: list[NDArray[np.int32]] | None) -> NDArray[np.int32]:
+    """Rank own items by frequency, then recency; the rest follows by popularity."""
+    if seen is not None:  # Own items are masked, so only popularity is left.
+        return _static_ranks(examples, position, seen)
+    ranks = np.full(len(examples.target_rows), UNRANKED, np.int32)
+    for query in range(len(examples)):
+        history = examples.history[query]
+        own, first, counts = np.unique(history[history >= 0], return_index=True, return_counts=True)
+        own = own[np.lexsort((first, -counts))]
+        place = {int(row): rank for rank, row in enumerate(own)}
+        own_positions = position[own]
+        for index in range(examples.indptr[query], examples.indptr[query + 1]):
+            target = int(examples.target_rows[index])
+            if target in place:
+                ranks[index] = place[target]
+            elif target < len(position):
+                ranks[index] = position[target] + int((own_positions > position[target]).sum())
+    return ranks

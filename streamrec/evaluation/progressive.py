@@ -1,0 +1,77 @@
+"""Keep running means of progressive (test-then-train) metrics per model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from streamrec.evaluation.ranking import METRICS, PerQuery
+from streamrec.state import ComponentState, digest_of
+
+RECENT_QUERIES = 2048
+"""Queries that the newest-window means look back over, about one or two batches."""
+
+
+class Progressive:
+    """Sum each model's per-query metrics, over everything and with an exponential window.
+
+    References: Dawid, "Statistical Theory: The Prequential Approach", JRSS A 1984; Gama et al., "On evaluating stream learning algorithms",
+    Machine Learning 2013.
+    """
+
+    name = "metrics"
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[float]] = {}
+        self._queries: dict[str, int] = {}
+        self._recent: dict[str, list[float]] = {}
+
+    def add(self, model: str, values: PerQuery) -> dict[str, float]:
+        """Add a batch's per-query values and return its means; an empty batch changes nothing."""
+        num = len(values["recall@20"])
+        if num == 0:
+            return {}
+        totals = [float(np.sum(values[name], dtype=np.float64)) for name in METRICS]
+        held = self._sums.setdefault(model, [0.0] * len(METRICS))
+        self._sums[model] = [old + new for old, new in zip(held, totals, strict=True)]
+        self._queries[model] = self._queries.get(model, 0) + num
+        keep = float(np.exp(-num / RECENT_QUERIES))
+        means = [total / num for total in totals]
+        recent = self._recent.get(model, means)
+        self._recent[model] = [keep * old + (1 - keep) * new for old, new in zip(recent, means, strict=True)]
+        return dict(zip(METRICS, means, strict=True))
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """Return each model's metric means over all its queries."""
+        return {model: {name: total / self._queries[model] for name, total in zip(METRICS, sums, strict=True)} for model, sums in self._sums.items()}
+
+    def recent(self) -> dict[str, dict[str, float]]:
+        """Return each model's metric means over about the last `RECENT_QUERIES` queries."""
+        return {model: dict(zip(METRICS, values, strict=True)) for model, values in self._recent.items()}
+
+    def num_queries(self) -> Mapping[str, int]:
+        """Return how many queries each model answered."""
+        return dict(self._queries)
+
+    def snapshot(self) -> ComponentState:
+        """Return all sums."""
+        return ComponentState({}, {"sums": self._sums, "queries": self._queries, "recent": self._recent})
+
+    def delta(self) -> ComponentState | None:
+        """Return None: the whole is small."""
+        return None
+
+    def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
+        """Replace the state; see `streamrec.state.Component`."""
+        self._sums = {model: list(values) for model, values in base.meta.get("sums", {}).items()}
+        self._queries = dict(base.meta.get("queries", {}))
+        self._recent = {model: list(values) for model, values in base.meta.get("recent", {}).items()}
+
+    def delete_user(self, namespace: str, user_id: str) -> int:
+        """Return 0: sums carry no user."""
+        return 0
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state, in hex."""
+        return digest_of(self.snapshot())

@@ -1,0 +1,73 @@
+"""Compute ranking metrics from the ranks of the targets.
+
+Shapes: ``Q`` queries, ``T`` targets, ``V`` rows. Ranks are 0-based; a target that is no
+candidate or too far down has `UNRANKED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamrec.features.examples import Examples
+
+METRICS = ("recall@20", "recall@50", "mrr@20", "ndcg@10", "ndcg@20")
+UNRANKED = np.int32(2**30)
+RANK_LIMIT = 100
+"""No metric looks further down a ranking."""
+
+PerQuery = Mapping[str, NDArray[np.float32]]
+
+
+def ranks_from_scores(scores: torch.Tensor, examples: Examples) -> NDArray[np.int32]:
+    """Rank each target among all rows of its query, down to `RANK_LIMIT`.
+
+    Args:
+        scores: ``-inf`` marks rows that are not candidates. [Q, V] float32
+        examples: Q queries.
+
+    Returns:
+        The target's place in the query's best `RANK_LIMIT` rows; `UNRANKED` when it is not among them, is no candidate or lies outside
+        the V rows. Equal scores are ordered arbitrarily, but the same way every time. [T] int32
+    """
+    best, rows = scores.topk(min(RANK_LIMIT, scores.shape[1]), dim=1)
+    rows = torch.where(torch.isneginf(best), torch.full_like(rows, -1), rows)
+    query = torch.from_numpy(examples.query_of_target)
+    target = torch.from_numpy(examples.target_rows.astype(np.int64))
+    found, place = (rows[query] == target[:, None]).max(1)  # [T]
+    return np.where(found.numpy(), place.numpy(), UNRANKED).astype(np.int32)
+
+
+def per_query_metrics(ranks: NDArray[np.int32], examples: Examples) -> dict[str, NDArray[np.float32]]:
+    """Compute all `METRICS` for each query.
+
+    Recall@k is hits / min(k, basket size); MRR@k is the reciprocal rank of the first hit; NDCG@k has binary gains.
+
+    Args:
+        ranks: 0-based rank of each target. [T] int32
+        examples: Q queries.
+
+    Returns:
+        Metric name to values. [Q] float32
+    """
+    query, num = examples.query_of_target, len(examples)
+    sizes = np.diff(examples.indptr)
+    gains = 1.0 / np.log2(np.arange(2, 102))
+    ideal = np.concatenate([[0.0], np.cumsum(gains)])
+
+    def summed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(query, values, num).astype(np.float64)
+
+    result = {}
+    for k in (20, 50):
+        result[f"recall@{k}"] = summed((ranks < k).astype(float)) / np.minimum(k, sizes)
+    best = np.full(num, int(UNRANKED), np.int64)
+    np.minimum.at(best, query, ranks)
+    result["mrr@20"] = np.where(best < 20, 1.0 / (best + 1.0), 0.0)
+    for k in (10, 20):
+        dcg = summed(np.where(ranks < k, gains[np.minimum(ranks, 99)], 0.0))
+        result[f"ndcg@{k}"] = dcg / ideal[np.minimum(k, sizes)]
+    return {name: values.astype(np.float32) for name, values in result.items()}

@@ -1,0 +1,267 @@
+"""Run a real Apache Kafka as a child of this process: one node, KRaft, loopback only, data below the run's folder.
+
+The broker lives no longer than the process that started it, even when that one is killed (`streamrec.log._supervise`). Started again on
+the same folder it has the same records, cluster id and, where they are free, ports.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TextIO
+
+from streamrec.config import cache_folder
+from streamrec.errors import EmbeddedBrokerError
+from streamrec.log.base import MAX_RECORD_BYTES, LogAddress
+from streamrec.log.kafka_install import ALTERNATIVES, find_java, kafka_jars
+
+with warnings.catch_warnings():
+    # kafka-python reads its schemas with importlib.resources.read_text, which Python 3.11 and 3.12 call deprecated and 3.13 no longer does.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from kafka import KafkaAdminClient
+    from kafka.errors import KafkaError
+
+LOOPBACK = "127.0.0.1"
+
+# A small heap and one compiler thread: the broker shares the machine with what it feeds. The first tier compiles soonest.
+_JVM_OPTIONS = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:CICompilerCount=1", "-Djava.awt.headless=true")
+_LOG_OPTIONS = (
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
+)
+_SETTINGS: Mapping[str, str | int] = {
+    "process.roles": "broker,controller",
+    "node.id": 1,
+    "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "inter.broker.listener.name": "BROKER",
+    "controller.listener.names": "CONTROLLER",
+    "auto.create.topics.enable": "false",
+    "offsets.topic.num.partitions": 1,
+    "offsets.topic.replication.factor": 1,
+    "transaction.state.log.num.partitions": 1,
+    "transaction.state.log.replication.factor": 1,
+    "transaction.state.log.min.isr": 1,
+    "share.coordinator.state.topic.num.partitions": 1,
+    "share.coordinator.state.topic.replication.factor": 1,
+    "share.coordinator.state.topic.min.isr": 1,
+    "group.initial.rebalance.delay.ms": 0,
+    # A record is larger than its key and value by its frame.
+    "message.max.bytes": MAX_RECORD_BYTES + 65_536,
+    # Replays carry old timestamps: retention by time would drop them as they arrive. The run's folder bounds the data.
+    "log.retention.ms": -1,
+    "log.cleaner.enable": "false",
+    # After a kill the old session must run out before the broker is let in again; the default of 9 s makes a restart slow.
+    "broker.session.timeout.ms": 3000,
+    "broker.heartbeat.interval.ms": 500,
+    "num.network.threads": 1,
+    "num.io.threads": 2,
+    "background.threads": 2,
+    "num.recovery.threads.per.data.dir": 1,
+}
+_STOP_GRACE_S = 10.0
+_MAX_PORT_ATTEMPTS = 3
+_LOOK_EVERY_S = 0.02
+# Longer than a slow machine needs: an admin client that gives up leaves its thread behind.
+_BOOTSTRAP_MS = 5000
+_QUOTED_LINES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    cluster_id: str
+    broker_port: int
+    controller_port: int
+
+
+class EmbeddedKafka:
+    """Hold a broker that runs; made by `start_embedded`."""
+
+    def __init__(self, address: LogAddress, supervisor: subprocess.Popen[bytes]) -> None:
+        self.address = address
+        self._supervisor = supervisor
+
+    @property
+    def is_running(self) -> bool:
+        """Tell whether the broker's process is there."""
+        return self._supervisor.poll() is None
+
+    def stop(self) -> None:
+        """Stop the broker cleanly, by force after 10 s; returns when it is gone. Stopping twice is fine."""
+        _stop(self._supervisor)
+
+
+def start_embedded(folder: Path, say: Callable[[str], None], start_timeout_s: float = 60.0) -> EmbeddedKafka:
+    """Start a broker on a folder and return when it answers.
+
+    Args:
+        folder: Data, settings and the broker's log file (``broker.log``); made when missing.
+        say: Gets one line when jars must be fetched and there is no terminal for a progress bar.
+        start_timeout_s: Bound of the wait for the broker, and for one that still runs on the folder to leave.
+
+    Raises:
+        EmbeddedBrokerError: No jars, no Java, the folder is in use, or it did not start in time; says which and names the alternatives.
+    """
+    java = find_java()
+    jars = kafka_jars(cache_folder() / "kafka", say)
+    command = [str(java), *_JVM_OPTIONS, *_LOG_OPTIONS, "-cp", os.pathsep.join(str(jar) for jar in jars)]
+    deadline = time.monotonic() + start_timeout_s
+    folder = folder.absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock, (folder / "broker.log").open("ab") as output:
+            _take(lock, folder, deadline)
+            for attempt in range(1, _MAX_PORT_ATTEMPTS + 1):
+                node = _node(folder)
+                _configure(folder, node)
+                _format(folder, node, command, output, deadline)
+                started = _launch(folder, node, command, lock, output, deadline)
+                if started is not None:
+                    return started
+                if attempt < _MAX_PORT_ATTEMPTS:
+                    (folder / "node.json").write_text(json.dumps(asdict(_Node(node.cluster_id, 0, 0))))
+    except OSError as error:
+        what = f"Embedded Kafka: the disk refused ({error.strerror}) in {folder}"
+        raise EmbeddedBrokerError(what, do=f"free some space or check its permissions, or {ALTERNATIVES}") from error
+    raise _did_not_start(folder, "its ports were taken by others again and again", 0)
+
+
+def _take(lock: TextIO, folder: Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                what = f"Embedded Kafka: another process runs one on {folder}"
+                raise EmbeddedBrokerError(what, do="stop it, choose another run folder, or use its address with --broker HOST:PORT") from error
+            time.sleep(_LOOK_EVERY_S)
+        else:
+            return
+
+
+def _node(folder: Path) -> _Node:
+    """Return the node of the last start, with new ports where the old ones are taken."""
+    file = folder / "node.json"
+    node = _Node(**json.loads(file.read_text())) if file.exists() else _Node(_new_cluster_id(), 0, 0)
+    with socket.socket() as broker, socket.socket() as controller:
+        node = _Node(node.cluster_id, _bind(broker, node.broker_port), _bind(controller, node.controller_port))
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(node)))
+    temporary.replace(file)
+    return node
+
+
+def _bind(probe: socket.socket, port: int) -> int:
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        probe.bind((LOOPBACK, port))
+    except OSError:
+        probe.bind((LOOPBACK, 0))
+    return int(probe.getsockname()[1])
+
+
+def _new_cluster_id() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+def _configure(folder: Path, node: _Node) -> None:
+    controller = f"{LOOPBACK}:{node.controller_port}"
+    broker = f"{LOOPBACK}:{node.broker_port}"
+    settings = {
+        **_SETTINGS,
+        "listeners": f"BROKER://{broker},CONTROLLER://{controller}",
+        "advertised.listeners": f"BROKER://{broker}",
+        "controller.quorum.voters": f"1@{controller}",
+    }
+    for name in ("data", "formatting"):
+        lines = [f"{key}={value}\n" for key, value in {**settings, "log.dirs": folder / name}.items()]
+        (folder / f"{name}.properties").write_text("".join(lines))
+
+
+def _format(folder: Path, node: _Node, command: list[str], output: IO[bytes], deadline: float) -> None:
+    """Format the storage beside its place, so that a folder in place is a whole one."""
+    if (folder / "data").exists():
+        return
+    shutil.rmtree(folder / "formatting", ignore_errors=True)
+    arguments = ["kafka.tools.StorageTool", "format", "-t", node.cluster_id, "-c", str(folder / "formatting.properties")]
+    since = output.tell()
+    try:
+        subprocess.run(  # noqa: S603 - our own command
+            [*command, *arguments], stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=max(1.0, deadline - time.monotonic()), check=True
+        )
+    except subprocess.SubprocessError as error:
+        raise _did_not_start(folder, "its storage could not be formatted", since) from error
+    (folder / "formatting").rename(folder / "data")
+
+
+def _launch(folder: Path, node: _Node, command: list[str], lock: TextIO, output: IO[bytes], deadline: float) -> EmbeddedKafka | None:
+    """Start the broker and wait for its answer; None when another process took a port meanwhile."""
+    since = output.tell()
+    script = str(Path(__file__).with_name("_supervise.py"))
+    supervisor = subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-I", "-S", script, str(lock.fileno()), str(_STOP_GRACE_S), *command, "kafka.Kafka", str(folder / "data.properties")],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        pass_fds=(lock.fileno(),),
+        start_new_session=True,  # Ctrl-C in a terminal reaches this process, which then stops the broker last
+    )
+    try:
+        while time.monotonic() < deadline:
+            if supervisor.poll() is not None:
+                _stop(supervisor)
+                if "Address already in use" in _log_since(folder, since):
+                    return None
+                raise _did_not_start(folder, f"it ended with status {supervisor.returncode}", since)
+            if _answers(node.broker_port):
+                return EmbeddedKafka(LogAddress("kafka", f"{LOOPBACK}:{node.broker_port}"), supervisor)
+            time.sleep(_LOOK_EVERY_S)
+    except BaseException:
+        _stop(supervisor)
+        raise
+    _stop(supervisor)
+    raise _did_not_start(folder, "it did not answer in time", since)
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=1.0).close()
+        with KafkaAdminClient(bootstrap_servers=f"{LOOPBACK}:{port}", bootstrap_timeout_ms=_BOOTSTRAP_MS) as admin:
+            return bool(admin.describe_cluster()["brokers"])
+    except (OSError, KafkaError):
+        return False
+
+
+def _stop(supervisor: subprocess.Popen[bytes]) -> None:
+    assert supervisor.stdin is not None
+    supervisor.stdin.close()
+    try:
+        supervisor.wait(_STOP_GRACE_S + 5.0)
+    except subprocess.TimeoutExpired:
+        supervisor.kill()  # the kernel then kills the broker
+        supervisor.wait()
+
+
+def _did_not_start(folder: Path, reason: str, since: int) -> EmbeddedBrokerError:
+    lines = _log_since(folder, since).splitlines()[-_QUOTED_LINES:]
+    quoted = "; its last lines: " + " | ".join(line.strip()[:200] for line in lines) if lines else ""
+    what = f"Embedded Kafka: it did not start on {folder} ({reason}{quoted})"
+    return EmbeddedBrokerError(what, do=f"read {folder / 'broker.log'}, or {ALTERNATIVES}")
+
+
+def _log_since(folder: Path, since: int) -> str:
+    with (folder / "broker.log").open("rb") as file:
+        file.seek(since)
+        return file.read().decode(errors="replace")

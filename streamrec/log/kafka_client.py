@@ -1,0 +1,146 @@
+"""Talk to a Kafka cluster: client settings, offset queries, and errors in our words."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from streamrec.errors import BrokerError, BrokerUnavailable, ConfigError
+from streamrec.events.schema import LOG_ROW
+from streamrec.log.offsets import no_topic
+from streamrec.log.rows import NO_ROWS
+from streamrec.log.topics import checked_topic
+
+_AWAY = {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._RESOLVE,
+    KafkaError._TIMED_OUT,
+    KafkaError._TIMED_OUT_QUEUE,
+    KafkaError._MSG_TIMED_OUT,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NETWORK_EXCEPTION,
+}
+_MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+# librdkafka writes refused connections to standard error many times a second; our errors say it once.
+_CRITICAL_ONLY = 2
+_PROBE_S = 2.0
+
+
+def checked_servers(servers: str) -> str:
+    """Return ``HOST:PORT[,HOST:PORT]`` if it is that.
+
+    Raises:
+        ConfigError: It isn't.
+    """
+    for server in servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65_536:
+            what = "Broker: not an address"
+            raise ConfigError(what, got=repr(servers), allowed="HOST:PORT[,HOST:PORT], or auto, embedded, local", do="correct --broker (log.broker)")
+    return servers
+
+
+def client_settings(servers: str, **more: Any) -> dict[str, Any]:
+    """Return the settings that all clients share, and some more in librdkafka's names with ``_`` for ``.``."""
+    settings: dict[str, Any] = {
+        "bootstrap.servers": servers,
+        "log_level": _CRITICAL_ONLY,
+        "socket.nagle.disable": True,
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 1000,
+    }
+    return settings | {name.replace("_", "."): value for name, value in more.items()}
+
+
+def consumer_settings(servers: str, **more: Any) -> dict[str, Any]:
+    """Return the settings of a consumer of given offsets, without a group; an offset that is not there is an error and no jump."""
+    settings = client_settings(servers, enable_auto_commit=False, enable_auto_offset_store=False, auto_offset_reset="error", fetch_min_bytes=1)
+    # librdkafka asks for a group even where partitions are assigned by hand; nothing is ever committed to it.
+    return settings | {"group.id": "streamrec-unused"} | {name.replace("_", "."): value for name, value in more.items()}
+
+
+@contextmanager
+def explained(servers: str, topic: str = "") -> Iterator[None]:
+    """Turn the client's errors into ours."""
+    try:
+        yield
+    except KafkaException as error:
+        raise in_our_words(error.args[0], servers, topic) from error
+
+
+def in_our_words(error: KafkaError, servers: str, topic: str = "") -> BrokerError:
+    """Return our error for one of the client's."""
+    if error.code() in _AWAY:
+        return unavailable(servers, error.str())
+    if error.code() in _MISSING:
+        return no_topic(topic)
+    return BrokerError(
+        f"Kafka: {servers} refused", got=f"{error.name()} ({error.str()})", do="see the broker's log", address=servers, code=error.name()
+    )
+
+
+def unavailable(servers: str, reason: str) -> BrokerUnavailable:
+    """Return the error for a broker that does not answer; names what a plain connection says."""
+    said = "; ".join(f"{server.strip()}: {_probe(server.strip())}" for server in servers.split(","))
+    return BrokerUnavailable(
+        f"Broker: no Kafka answers at {servers}", got=f"{said} ({reason})", do="start it, or correct --broker (log.broker)", address=servers
+    )
+
+
+def _probe(server: str) -> str:
+    host, _, port = server.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()
+    except OSError as error:
+        return (error.strerror or str(error) or type(error).__name__).lower()
+    return "something listens there, but does not answer as a Kafka broker does in time"
+
+
+def partitions_of(consumer: Consumer, servers: str, topic: str, timeout_s: float) -> list[int]:
+    """Return a topic's partitions in order, without creating the topic.
+
+    Raises:
+        BrokerError: It does not exist.
+        BrokerUnavailable: Nobody answers within ``timeout_s``.
+    """
+    checked_topic(topic)
+    with explained(servers, topic):
+        found = consumer.list_topics(topic, timeout=timeout_s).topics[topic]
+        if found.error is not None:
+            raise KafkaException(found.error)
+    return sorted(found.partitions)
+
+
+def offsets_at(consumer: Consumer, servers: str, topic: str, partitions: Sequence[int], where: int, timeout_s: float) -> dict[int, int]:
+    """Return by partition the earliest offset (inclusive) or the end offset (exclusive), in one request per broker.
+
+    Args:
+        consumer: Whom to ask through.
+        servers: Named in errors.
+        topic: The partitions' topic.
+        partitions: Which ones.
+        where: ``OFFSET_BEGINNING`` or ``OFFSET_END``; Kafka takes them in place of a timestamp.
+        timeout_s: Bound of the wait.
+    """
+    wanted = [TopicPartition(topic, partition, where) for partition in partitions]
+    with explained(servers, topic):
+        answers = consumer.offsets_for_times(wanted, timeout=timeout_s) if wanted else []
+        for answer in answers:
+            if answer.error is not None:
+                raise KafkaException(answer.error)
+    return {answer.partition: answer.offset for answer in answers}
+
+
+def messages_table(messages: Iterable[Message]) -> pa.Table:
+    """Return the log rows of a client's messages, in their order."""
+    rows = [(message.topic(), message.partition(), message.offset(), message.timestamp()[1], message.key(), message.value()) for message in messages]
+    return pa.table(list(zip(*rows, strict=True)), schema=LOG_ROW) if rows else NO_ROWS

@@ -1,0 +1,161 @@
+"""Name ranges of offsets, plan them and check them against what a log holds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from streamrec.errors import BrokerError, RetentionGap, RowCountMismatch
+
+Bounds = Mapping[tuple[str, int], tuple[int, int]]
+"""By (topic, partition): the earliest offset there is (inclusive) and the end offset (exclusive)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetRange:
+    """Name the offsets ``[start, end)`` of one partition.
+
+    Attributes:
+        start: First offset, inclusive.
+        end: Last offset, exclusive; equal to ``start`` for no offsets.
+    """
+
+    topic: str
+    partition: int
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if self.partition < 0 or not 0 <= self.start <= self.end:
+            what = "Offsets: not a range"
+            raise BrokerError(what, got=repr(self), allowed="partition >= 0 and 0 <= start <= end", do="correct the plan")
+
+    @property
+    def num_offsets(self) -> int:
+        """Return how many offsets the range has."""
+        return self.end - self.start
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}] offsets [{self.start}, {self.end})"
+
+
+def plan_ranges(topic: str, next_offsets: Mapping[int, int], latest: Mapping[int, int], max_offsets: int) -> list[OffsetRange]:
+    """Divide at most ``max_offsets`` offsets over the partitions that have new ones.
+
+    Each partition gets an equal part; what one has no use for goes to the others. The same arguments always give the same plan.
+
+    Args:
+        topic: The topic of all ranges.
+        next_offsets: By partition, the first offset not yet read (inclusive); a partition that is missing starts at 0.
+        latest: By partition, the end offset (exclusive).
+        max_offsets: Upper bound of the offsets of all ranges together.
+
+    Returns:
+        One range per partition of ``latest``, by partition; those without work have ``start == end``.
+
+    Example:
+        >>> [str(part) for part in plan_ranges("t", {0: 5}, {0: 100, 1: 3}, 10)]
+        ['t[0] offsets [5, 12)', 't[1] offsets [0, 3)']
+    """
+    waiting = {partition: max(0, end - next_offsets.get(partition, 0)) for partition, end in sorted(latest.items())}
+    taken = dict.fromkeys(waiting, 0)
+    left = max_offsets
+    while left > 0 and (open_partitions := [partition for partition in waiting if waiting[partition] > taken[partition]]):
+        part = max(1, left // len(open_partitions))
+        for partition in open_partitions:
+            more = min(part, left, waiting[partition] - taken[partition])
+            taken[partition] += more
+            left -= more
+    starts = {partition: next_offsets.get(partition, 0) for partition in waiting}
+    return [OffsetRange(topic, partition, start, start + taken[partition]) for partition, start in starts.items()]
+
+
+def check_ranges(ranges: Sequence[OffsetRange], bounds: Bounds) -> None:
+    """Check that a log holds every offset of every range.
+
+    Raises:
+        BrokerError: A partition does not exist, or is named twice.
+        RetentionGap: A range starts below the earliest offset (facts: topic, partition, wanted, earliest).
+        RowCountMismatch: A range ends beyond the log's end (facts: topic, partition, wanted, latest).
+    """
+    seen: set[tuple[str, int]] = set()
+    for part in ranges:
+        place = (part.topic, part.partition)
+        if place in seen:
+            what = "Offsets: one partition has two ranges"
+            raise BrokerError(what, got=str(part), allowed="one range per partition", do="read them in two calls")
+        seen.add(place)
+        if place not in bounds:
+            raise no_partition(part.topic, part.partition, [partition for topic, partition in bounds if topic == part.topic])
+        earliest, latest = bounds[place]
+        if part.num_offsets and part.start < earliest:
+            raise retention_gap(part.topic, part.partition, part.start, earliest)
+        if part.end > latest:
+            what = f"Log: {part.topic}[{part.partition}] ends at offset {latest} (exclusive), before the planned range does"
+            raise RowCountMismatch(
+                what,
+                got=str(part),
+                do="check that the broker holds the data of this run",
+                topic=part.topic,
+                partition=part.partition,
+                wanted=part.end,
+                latest=latest,
+            )
+
+
+def retention_gap(topic: str, partition: int, wanted: int, earliest: int) -> RetentionGap:
+    """Return the error for an offset below the earliest one."""
+    return RetentionGap(
+        f"Log: {topic}[{partition}] no longer holds the offset that was asked for",
+        got=f"offset {wanted}",
+        allowed=f"{earliest} or later",
+        do="lengthen the topic's retention, or start again from the earliest offset on purpose",
+        topic=topic,
+        partition=partition,
+        wanted=wanted,
+        earliest=earliest,
+    )
+
+
+def beyond_the_end(topic: str, partition: int, wanted: int, latest: int) -> BrokerError:
+    """Return the error for following a partition from an offset that it has not reached."""
+    return BrokerError(
+        f"Log: {topic}[{partition}] has not reached the offset to follow it from",
+        got=f"offset {wanted}",
+        allowed=f"at most {latest}",
+        do="check that the broker holds the data of this run",
+        topic=topic,
+        partition=partition,
+        wanted=wanted,
+        latest=latest,
+    )
+
+
+def no_partition(topic: str, partition: int, existing: Sequence[int]) -> BrokerError:
+    """Return the error for a partition that does not exist."""
+    return BrokerError(
+        f"Log: {topic}[{partition}] does not exist",
+        got=f"partition {partition}",
+        allowed=f"one of {list(existing)}",
+        do="check log.num_partitions",
+        topic=topic,
+        partition=partition,
+    )
+
+
+def no_topic(topic: str) -> BrokerError:
+    """Return the error for a topic that does not exist."""
+    return BrokerError(f"Log: topic {topic!r} does not exist", do="create it (LogAdmin.ensure_topic) or correct its name", topic=topic)
+
+
+def other_num_partitions(topic: str, existing: int, wanted: int) -> BrokerError:
+    """Return the error for a topic that exists with another number of partitions."""
+    return BrokerError(
+        f"Log: topic {topic!r} exists with another number of partitions",
+        got=existing,
+        allowed=f"{wanted} as configured",
+        do="set log.num_partitions to what is there, or choose another topic name",
+        topic=topic,
+        existing=existing,
+        wanted=wanted,
+    )

@@ -1,0 +1,76 @@
+"""Define the sequential teacher: a causal pre-norm transformer over item rows.
+
+References: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv:1808.09781.
+**Deviation**: pre-norm blocks, and a softmax over items (full, or shared uniform negatives) instead of one negative a step, after Klenitskiy
+and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023, arXiv:2309.07602.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    """Attend causally, then transform each position."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.norm_attention = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm_feed = nn.LayerNorm(dim)
+        self.feed = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map x [B, S, D] → [B, S, D]; padding is on the right, so causality alone keeps it out."""
+        batch, length, dim = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, H, S, D / H] each
+        rate = self.dropout if self.training else 0.0
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=rate)
+        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, dim))
+        result: torch.Tensor = x + self.feed(self.norm_feed(x))
+        return result
+
+
+class SequentialTransformer(nn.Module):
+    """Encode item sequences; item vectors are both input and output embeddings.
+
+    Args:
+        num_items: V.
+        dim: D.
+        num_layers: Blocks.
+        num_heads: Heads; must divide D.
+        length: S, the longest sequence.
+        dropout: Rate on embeddings and inside blocks.
+    """
+
+    def __init__(self, num_items: int, dim: int, num_layers: int, num_heads: int, length: int, dropout: float) -> None:
+        super().__init__()
+        self.length = length
+        self.items = nn.Embedding(num_items, dim)
+        self.positions = nn.Embedding(length, dim)
+        self.bias = nn.Parameter(torch.zeros(num_items))
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList([Block(dim, num_heads, dropout) for _ in range(num_layers)])
+        self.norm = nn.LayerNorm(dim)
+        nn.init.normal_(self.items.weight, std=0.02)
+        nn.init.normal_(self.positions.weight, std=0.02)
+
+    def forward(self, sequence: torch.Tensor) -> torch.Tensor:
+        """Return the state after each position: sequence [B, S] int64, oldest first, -1 pads on the right → [B, S, D]."""
+        x = self.items(sequence.clamp(min=0)) + self.positions(torch.arange(sequence.shape[1], device=sequence.device))
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x)
+        result: torch.Tensor = self.norm(x)
+        return result
+
+    def logits(self, states: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Score items: states [M, D], rows [C] (None for all V) → [M, C]."""
+        if rows is None:
+            return torch.addmm(self.bias, states, self.items.weight.T)
+        return torch.addmm(self.bias[rows], states, self.items.weight[rows].T)

@@ -1,0 +1,279 @@
+"""Commit the streaming state atomically: content-addressed blobs, a commit that names them, and one pointer moved last.
+
+    blobs/<sha256>          a component's base or delta
+    commits/00000012.json   which blobs make up the state, and the caller's facts
+    HEAD                    who may commit, and the commits that are valid
+
+A crash at any point leaves the pointer where it was or where it was going. A second writer raises the epoch in the pointer, after which the
+first one's commits are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from streamrec.errors import Damaged, Fenced, StorageError
+from streamrec.pipeline.commit import Commit, CommitId, CommitRef, Entry, Head, Owner
+from streamrec.state import ComponentState, from_bytes, to_bytes
+from streamrec.storage import BlobRef, Blobs, Storage, Token
+
+logger = logging.getLogger(__name__)
+
+_HEAD = "HEAD"
+# Each failed attempt had another process succeed, so this many in a row means that something is wrong.
+_ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class AddedDelta:
+    """Say that a component's state is that of the previous commit plus this delta."""
+
+    state: ComponentState
+
+
+Change = ComponentState | Sequence[ComponentState] | AddedDelta | None
+"""A component in a commit: its whole state, a base with its deltas, one more delta, or None for 'as in the previous commit'."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Hold a loaded commit.
+
+    Attributes:
+        id: Its number.
+        facts: What the writer said about it.
+        components: Per component the base and the deltas to apply, in order.
+        skipped: One sentence per newer commit that is damaged; empty when this is the newest.
+    """
+
+    id: CommitId
+    facts: Mapping[str, Any]
+    components: Mapping[str, tuple[ComponentState, ...]]
+    skipped: tuple[str, ...] = ()
+
+
+class CheckpointStore:
+    """Commit and load the streaming state.
+
+    **Contract.** `commit` returns when the state outlives a crash of the machine; when it raises, the commit before stays valid, and the next
+    attempt gives all that changed since that one: whole states instead of deltas that were handed over. `load_newest` gives one commit's
+    components, never a mix of two. One thread uses a store.
+
+    Args:
+        storage: Where to keep everything; what else is under ``blobs`` and ``commits`` gets removed.
+        keep: How many commits stay loadable.
+    """
+
+    def __init__(self, storage: Storage, keep: int = 3) -> None:
+        if keep < 1:
+            msg = f"CheckpointStore: keep is out of bounds, got {keep}, allowed >= 1"
+            raise ValueError(msg)
+        self._storage = storage
+        self._keep = keep
+        self._blobs = Blobs(storage)
+        self._commits: dict[CommitRef, Commit] = {}
+        self._owner: Owner | None = None
+
+    def acquire(self) -> int:
+        """Become the writer: raise the epoch, so that whoever wrote before is refused. Return the epoch."""
+        owner = Owner(socket.gethostname(), os.getpid(), uuid.uuid4().hex)
+        for _ in range(_ATTEMPTS):
+            head, token = self._read_head()
+            taken = Head(head.epoch + 1, owner, head.commits) if head is not None else Head(1, owner)
+            if self._storage.swap(_HEAD, taken.to_json(), token) is not None:
+                self._owner = owner
+                # What the writer in between removed is not known here.
+                self._blobs = Blobs(self._storage)
+                return taken.epoch
+        what = "Checkpoint: others keep becoming the writer"
+        raise StorageError(what, got=f"{_ATTEMPTS} attempts", do="stop the other pipelines on this state")
+
+    def check_owner(self) -> None:
+        """Return if this store may still commit.
+
+        Raises:
+            Fenced: Another writer has taken over.
+        """
+        self._own_head()
+
+    def commit(self, components: Mapping[str, Change], facts: Mapping[str, Any], previous: CommitId | None) -> CommitId:
+        """Commit the state of all components.
+
+        Args:
+            components: Every component by name. What a whole state was serialised to is not written again if it is there.
+            facts: JSON-serialisable facts, such as batch number, offsets and books.
+            previous: The commit that was loaded or made last; None only for the first one.
+
+        Returns:
+            The commit's number.
+
+        Raises:
+            Fenced: Another writer has taken over.
+            StorageError: The storage refused, or ``previous`` is not a commit that this one can follow.
+        """
+        head, token = self._own_head()
+        older = _from(head, previous)
+        try:
+            before = self._commit_at(older[0]).components if older else {}
+            entries = {name: self._entry(name, change, before) for name, change in components.items()}
+            # A number is used once, also by a writer that died before it moved the pointer.
+            first = max((ref.number for ref in head.commits), default=0) + 1
+            ref = self._write_commit(Commit(CommitId(first), head.epoch, previous, facts, entries))
+            moved = Head(head.epoch, head.owner, (ref, *older)[: self._keep])
+            if self._storage.swap(_HEAD, moved.to_json(), token) is None:
+                self._own_head()
+                what = "Checkpoint: the pointer moved though nobody took over"
+                raise StorageError(what, do="let one thread use a store")
+        except Fenced:
+            raise
+        except StorageError as error:
+            stays = f"commit {previous} stays valid" if previous is not None else "nothing was committed before"
+            what = f"Checkpoint: not committed, {stays} ({error})"
+            raise type(error)(what, **error.facts) from error
+        self._prune(moved)
+        return ref.number
+
+    def load_newest(self, only: Collection[str] | None = None) -> Checkpoint | None:
+        """Load the newest commit whose every digest is right; None when nothing was ever committed. Needs no `acquire`.
+
+        Args:
+            only: Names of the components to load; all when None.
+
+        Raises:
+            Damaged: Commits are there, and none is whole.
+            StorageError: The storage refused; that is no reason to fall back to an older state.
+        """
+        for _ in range(_ATTEMPTS):
+            head, token = self._read_head()
+            if head is None or not head.commits:
+                return None
+            skipped: list[str] = []
+            for ref in head.commits:
+                try:
+                    loaded = self._load(ref, only)
+                except Damaged as error:
+                    skipped.append(f"commit {ref.number}: {error}")
+                    continue
+                # A writer that is busy may have pruned what this reader was about to read; then there is a newer commit.
+                if skipped and self._read_head()[1] != token:
+                    break
+                for sentence in skipped:
+                    logger.error("fell back to commit %d, because a newer one is damaged: %s", ref.number, sentence)
+                return replace(loaded, skipped=tuple(skipped))
+            if self._read_head()[1] == token:
+                what = f"Checkpoint: none of the {len(skipped)} commits at {self._storage.address} is whole"
+                raise Damaged(what, got="; ".join(skipped), do="restore the folder from a copy, or start with an empty one")
+        what = "Checkpoint: commits are pruned faster than they can be read"
+        raise StorageError(what, got=f"{_ATTEMPTS} attempts", do="keep more of them")
+
+    def _entry(self, name: str, change: Change, before: Mapping[str, Entry]) -> Entry:
+        if isinstance(change, ComponentState):
+            return Entry(self._blobs.put(to_bytes(change)))
+        if isinstance(change, Sequence):
+            if not change:
+                what = f"Checkpoint: component {name!r} has no base"
+                raise StorageError(what, do="give a base, or None for an unchanged component")
+            base, *deltas = (self._blobs.put(to_bytes(state)) for state in change)
+            return Entry(base, tuple(deltas))
+        if name not in before:
+            what = f"Checkpoint: component {name!r} is not in the previous commit"
+            raise StorageError(what, got="nothing or a delta", allowed=", ".join(sorted(before)) or "none", do="give its whole state")
+        if change is None:
+            return before[name]
+        return Entry(before[name].base, (*before[name].deltas, self._blobs.put(to_bytes(change.state))))
+
+    def _write_commit(self, commit: Commit) -> CommitRef:
+        for _ in range(_ATTEMPTS):
+            data = commit.to_json()
+            key = _commit_key(commit.number)
+            if self._storage.write_new(key, data) or self._storage.read(key) == data:
+                ref = CommitRef(commit.number, hashlib.sha256(data).hexdigest(), commit.epoch)
+                self._commits[ref] = Commit.from_json(data)  # as a restart will see it
+                return ref
+            commit = replace(commit, number=CommitId(commit.number + 1))
+        what = "Checkpoint: the next numbers are all taken by commits that were never finished"
+        raise StorageError(what, got=_commit_key(commit.number), do="stop the other pipelines on this state")
+
+    def _commit_at(self, ref: CommitRef) -> Commit:
+        found = self._commits.get(ref)
+        if found is None:
+            try:
+                data = self._storage.read(_commit_key(ref.number))
+            except StorageError as error:
+                if not error.facts.get("missing"):
+                    raise
+                what = f"Checkpoint: commit {ref.number} is gone"
+                raise Damaged(what, got=str(error), do="use an older one") from error
+            if hashlib.sha256(data).hexdigest() != ref.sha256:
+                what = f"Checkpoint: commit {ref.number} does not match its digest"
+                raise Damaged(what, got=f"{len(data)} bytes", do="use an older one")
+            found = self._commits[ref] = Commit.from_json(data)
+        return found
+
+    def _load(self, ref: CommitRef, only: Collection[str] | None) -> Checkpoint:
+        commit = self._commit_at(ref)
+        wanted = {name: entry for name, entry in commit.components.items() if only is None or name in only}
+        components = {name: tuple(from_bytes(self._blobs.get(blob)) for blob in entry.blobs) for name, entry in wanted.items()}
+        return Checkpoint(ref.number, commit.facts, components)
+
+    def _prune(self, head: Head) -> None:
+        try:
+            # Listed before the look at the pointer: whatever a writer that takes over later puts here is not in these lists.
+            commits, blobs = self._storage.list("commits"), self._blobs.names()
+            self._own_head()
+            self._commits = {ref: commit for ref, commit in self._commits.items() if ref in head.commits}
+            kept_keys = {_commit_key(ref.number) for ref in head.commits}
+            needed = {blob.sha256 for ref in head.commits for blob in self._blobs_of(ref)}
+            for key in commits:
+                if key not in kept_keys:
+                    self._storage.delete(key)
+            self._blobs.remove(sha256 for sha256 in blobs if sha256 not in needed)
+        except StorageError as error:
+            logger.warning("commit %d is safe, but what it replaces could not be removed: %s", head.commits[0].number, error)
+
+    def _blobs_of(self, ref: CommitRef) -> list[BlobRef]:
+        try:
+            return [blob for entry in self._commit_at(ref).components.values() for blob in entry.blobs]
+        except Damaged:
+            return []  # it can't be loaded, so it needs nothing
+
+    def _own_head(self) -> tuple[Head, Token]:
+        head, token = self._read_head()
+        if self._owner is None or head is None or token is None:
+            what = "Checkpoint: this process is not the writer"
+            raise StorageError(what, do="call acquire() first")
+        if head.owner.writer != self._owner.writer:
+            owner = head.owner
+            what = "Checkpoint: another writer has taken over the state"
+            got = f"process {owner.pid} on {owner.host}, epoch {head.epoch}"
+            raise Fenced(what, got=got, do="let that one run, or stop it and start again", host=owner.host, pid=owner.pid, epoch=head.epoch)
+        return head, token
+
+    def _read_head(self) -> tuple[Head | None, Token | None]:
+        found = self._storage.read_with_token(_HEAD)
+        return (None, None) if found is None else (Head.from_json(found[0]), found[1])
+
+
+def _from(head: Head, previous: CommitId | None) -> tuple[CommitRef, ...]:
+    """Return the valid commits from ``previous`` on, newest first; what came after it was damaged, or its writer never heard of its success."""
+    if previous is None:
+        if any(ref.epoch != head.epoch for ref in head.commits):
+            what = "Checkpoint: commits are there already"
+            raise StorageError(what, got="no previous commit", allowed=[ref.number for ref in head.commits], do="load the newest one first")
+        return ()
+    older = tuple(ref for ref in head.commits if ref.number <= previous)
+    if not older or older[0].number != previous:
+        what = "Checkpoint: there is no such previous commit"
+        raise StorageError(what, got=previous, allowed=[ref.number for ref in head.commits], do="load the newest one first")
+    return older
+
+
+def _commit_key(number: CommitId) -> str:
+    return f"commits/{number:08d}.json"

@@ -1,0 +1,68 @@
+"""See all state as named components, wherever they live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+from streamrec.state import Component, ComponentState
+from streamrec.workers import Pending, Worker
+
+C = TypeVar("C")
+
+
+class WorkerComponent(Generic[C]):
+    """A component inside a worker: ``pick`` finds it there, for example the replay buffer of a learner."""
+
+    def __init__(self, name: str, worker: Worker[C], pick: Callable[[C], Component]) -> None:
+        self.name = name
+        self._worker = worker
+        self._pick = pick
+
+    def begin_snapshot(self) -> Pending[ComponentState]:
+        """Ask for the whole state without waiting."""
+        return self._worker.submit(_snapshot, self._pick)
+
+    def begin_delta(self) -> Pending[ComponentState | None]:
+        """Ask for the change without waiting."""
+        return self._worker.submit(_delta, self._pick)
+
+    def snapshot(self) -> ComponentState:
+        """Return the whole state."""
+        return self.begin_snapshot().result()
+
+    def delta(self) -> ComponentState | None:
+        """Return the change since the last snapshot or delta."""
+        return self.begin_delta().result()
+
+    def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
+        """Replace the state; see `streamrec.state.Component`."""
+        self._worker.submit(_restore, self._pick, base, tuple(deltas)).result()
+
+    def delete_user(self, namespace: str, user_id: str) -> int:
+        """Remove the user and return how many entries went."""
+        return self._worker.submit(_delete_user, self._pick, namespace, user_id).result()
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state, in hex."""
+        return self._worker.submit(_digest, self._pick).result()
+
+
+def _snapshot(target: C, pick: Callable[[C], Component]) -> ComponentState:
+    return pick(target).snapshot()
+
+
+def _delta(target: C, pick: Callable[[C], Component]) -> ComponentState | None:
+    return pick(target).delta()
+
+
+def _restore(target: C, pick: Callable[[C], Component], base: ComponentState, deltas: tuple[ComponentState, ...]) -> None:
+    pick(target).restore(base, deltas)
+
+
+def _delete_user(target: C, pick: Callable[[C], Component], namespace: str, user_id: str) -> int:
+    return pick(target).delete_user(namespace, user_id)
+
+
+def _digest(target: C, pick: Callable[[C], Component]) -> str:
+    return pick(target).digest()

@@ -1,0 +1,362 @@
+"""Move the stream by one micro-batch per `Controller.step`: plan → read → evaluate → gate → label → learn → publish → checkpoint.
+
+**Contract.** Before a step reads anything its plan is durable; a step is a function of the state and its plan. After a crash `recover`
+goes back to the last commit, and the plans made since are executed unchanged, so that a killed run ends in the same bits as an undisturbed
+one. Nothing in here sleeps.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from streamrec.evaluation.progressive import Progressive
+from streamrec.evaluation.ranking import per_query_metrics
+from streamrec.features.examples import Examples
+from streamrec.log.base import Record
+from streamrec.pipeline.components import WorkerComponent
+from streamrec.pipeline.ingest import Ingest, Ingested
+from streamrec.pipeline.parts import Parts
+from streamrec.pipeline.plan import Measured, Plan, next_plan, version_name
+from streamrec.pipeline.publisher import ItemFacts
+from streamrec.pipeline.report import StageTimer, StepReport
+from streamrec.pipeline.saving import Saver
+from streamrec.pipeline.stream_state import StreamState, books
+from streamrec.registry.gate import Verdict, Window
+from streamrec.registry.version import VersionFacts
+from streamrec.soft_labels.ensemble import Ensemble
+from streamrec.soft_labels.schema import SoftLabels, TeacherScores
+from streamrec.soft_labels.scorer import Scorer
+from streamrec.state import Component, ComponentState
+from streamrec.student.learner import CURRENT, Learner
+from streamrec.teachers.linear import LinearStatistics
+from streamrec.teachers.requests import RefreshRequest
+from streamrec.workers import Pending
+
+logger = logging.getLogger(__name__)
+
+
+class Controller:
+    """Own the stream's state and move it; see the module's contract.
+
+    Args:
+        parts: Collaborators; which of them live in actors makes no difference here.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.config = parts.config
+        self.state = StreamState()
+        self.ingest = Ingest(self.config)
+        self.ensemble = Ensemble()
+        self.progressive = Progressive()
+        self._saver = Saver(parts.checkpoints, self.components())
+        self._committed_counts = dict(self.state.counts)
+        now = parts.clock.monotonic_s()
+        self._last = {"publish": -np.inf, "checkpoint": now, "events": now}
+        self._plans_ahead: set[int] | None = None
+
+    def components(self) -> dict[str, Component]:
+        """Return all state by name."""
+        ingest, parts = self.ingest, self.parts
+        own: list[Component] = [
+            self.state, ingest.dedupe, ingest.vocabulary, ingest.histories, ingest.popularity, ingest.window, self.ensemble, self.progressive,
+        ]  # fmt: skip
+        for name, worker in (("student", parts.student), ("control", parts.control)):
+            if worker is not None:
+                own += [WorkerComponent(name, worker, _itself), WorkerComponent(f"{name}_replay", worker, _replay)]
+        if parts.linear is not None:
+            own.append(WorkerComponent("linear_statistics", parts.linear, _statistics))
+        return {component.name: component for component in own}
+
+    def recover(self) -> bool:
+        """Go back to the last commit; return False when there is none and the state is new.
+
+        Raises:
+            StorageError: The state can't be read.
+            Damaged: No commit is whole.
+        """
+        if not self._saver.restore():
+            return False
+        self._committed_counts = dict(self.state.counts)
+        for version in {self.state.live, self.state.candidate} - {None}:
+            if self.parts.publisher is not None and version is not None:
+                self.parts.student.submit(Learner.hold, version, *self.parts.publisher.load(version)).result()
+        for teacher, version in self.state.pending.items():
+            self.parts.refresher.start(self._refresh_request(teacher, version))
+        return True
+
+    def step(self) -> StepReport | None:
+        """Plan and execute one micro-batch; return None when there is nothing to do.
+
+        A plan that an earlier run left behind comes first, unchanged.
+        """
+        plan = self._planned() or self._new_plan()
+        return None if plan is None else self.execute(plan)
+
+    def lag(self) -> int:
+        """Return how many records of the log have not been read."""
+        ends = self.parts.reader.latest(self.config.log.events_topic)
+        return sum(max(0, end - self.state.offsets.get(partition, 0)) for partition, end in ends.items())
+
+    def books(self) -> dict[str, int]:
+        """Return the balance: what is read but not committed is pending."""
+        return books(self.state, self._committed_counts)
+
+    def _planned(self) -> Plan | None:
+        if self._plans_ahead is None:
+            self._plans_ahead = set(self.parts.plans.batches()) if self.parts.plans is not None else set()
+        batch = self.state.batch + 1
+        if self.parts.plans is None or batch not in self._plans_ahead:
+            return None
+        return Plan.model_validate(self.parts.plans.read(batch))
+
+    def _new_plan(self) -> Plan | None:
+        clock, last = self.parts.clock, self._last
+        now = clock.monotonic_s()
+        measured = Measured(
+            ends=self.parts.reader.latest(self.config.log.events_topic),
+            finished=self.parts.refresher.finished(),
+            now_ms=clock.now_ms(),
+            since_publish_s=now - last["publish"],
+            since_checkpoint_s=now - last["checkpoint"],
+            since_events_s=now - last["events"],
+        )
+        plan = next_plan(self.state.facts(self._has_uncommitted()), measured, self.config)
+        if plan is not None and self.parts.plans is not None:
+            self.parts.plans.write(plan.model_dump(mode="json"), plan.batch)
+        return plan
+
+    def _has_uncommitted(self) -> bool:
+        return self.parts.checkpoints is not None and self.state.counts != self._committed_counts
+
+    def execute(self, plan: Plan) -> StepReport:
+        """Execute a plan; it must be the next one."""
+        timer, report = StageTimer(), StepReport(plan)
+        report.refreshes_failed = self._drop_failed()
+        self._activate(plan)
+        with timer.stage("read"):
+            rows = self.parts.reader.read_table([part.to_range() for part in plan.ranges])
+        with timer.stage("ingest"):
+            ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermark_ms, self._delete_user)
+            self._send_dead_letters(ingested.rejected)
+        examples = ingested.examples
+        report.num_queries = len(examples)
+        if plan.num_records:
+            self._last["events"] = self.parts.clock.monotonic_s()
+        scores = self._begin_scoring(examples, plan)
+        self._evaluate(examples, plan, report, timer)
+        with timer.stage("evaluate"):
+            labels = self._label(examples, scores.result(), report)
+        self.ingest.popularity.update(*ingested.targets)
+        with timer.stage("learn"):
+            self._learn(examples, labels, plan, report)
+        self._account(ingested, plan, labels)
+        with timer.stage("publish"):
+            self._publish(examples, plan, report)
+        with timer.stage("refresh"):
+            self._start_refreshes(plan, report)
+        with timer.stage("checkpoint"):
+            self._checkpoint(plan, report)
+        report.books, report.seconds = self.books(), timer.seconds
+        return report
+
+    def _activate(self, plan: Plan) -> None:
+        """Take finished refreshes into use, as the plan says, and wait for those of a stored plan."""
+        for teacher, version in plan.teachers.items():
+            if self.state.teachers.get(teacher) != version:
+                self.parts.refresher.wait(teacher, version)
+                logger.info("teacher %s: labels come from %s from batch %d on", teacher, version, plan.batch)
+            if self.state.pending.get(teacher) == version:
+                del self.state.pending[teacher]
+        self.state.teachers = dict(plan.teachers)
+
+    def _drop_failed(self) -> dict[str, str]:
+        failed = self.parts.refresher.failed()
+        for teacher in failed:
+            self.state.pending.pop(teacher, None)
+        return failed
+
+    def _begin_scoring(self, examples: Examples, plan: Plan) -> Pending[dict[str, TeacherScores]]:
+        namespaces = self.ingest.vocabulary.namespace_of_rows()
+        temperatures = self.ensemble.temperatures(plan.teachers)
+        teachers = plan.teachers if len(examples) else {}
+        return self.parts.scorer.submit(Scorer.score, examples, teachers, temperatures, namespaces, self._seen(examples, plan))
+
+    def _seen(self, examples: Examples, plan: Plan) -> list[NDArray[np.int32]] | None:
+        return self.parts.seen(examples) if self.parts.seen is not None and plan.evaluate else None
+
+    def _evaluate(self, examples: Examples, plan: Plan, report: StepReport, timer: StageTimer) -> None:
+        """Score the students on the new events before they learn from them, then let the gate decide."""
+        if not plan.evaluate:
+            return
+        with timer.stage("evaluate"):
+            seen = self._seen(examples, plan)
+            versions = [CURRENT, *{version for version in (self.state.candidate, self.state.live) if version is not None}]
+            student = self.parts.student.submit(Learner.ranks, examples, versions, seen)
+            control = self.parts.control.submit(Learner.ranks, examples, [CURRENT], seen) if self.parts.control is not None else None
+            for name, ranks in self.ingest.popularity.ranks(examples, self.ingest.vocabulary.namespace_of_rows(), seen).items():
+                report.metrics[name] = self.progressive.add(name, per_query_metrics(ranks, examples))
+            by_version = {version: per_query_metrics(ranks, examples) for version, ranks in student.result().items()}
+            report.metrics["student"] = self.progressive.add("student", by_version[CURRENT])
+        with timer.stage("gate"):
+            self._decide(plan, report, {version: values["recall@20"] for version, values in by_version.items()})
+        if control is not None:
+            with timer.stage("evaluate"):
+                values = per_query_metrics(control.result()[CURRENT], examples)
+                report.metrics["student_events_only"] = self.progressive.add("student_events_only", values)
+
+    def _decide(self, plan: Plan, report: StepReport, recalls: dict[str, NDArray[np.float32]]) -> None:
+        candidate, live = self.state.candidate, self.state.live
+        if candidate is None or self.parts.publisher is None:
+            return
+        window = Window.from_scores(plan.batch, recalls[candidate], recalls.get(live) if live is not None else None)
+        if self.state.evidence:
+            held = self.state.evidence
+            window += Window(plan.batch, int(held["num_queries"]), held["candidate_sum"], held["live_sum"], held["difference_squares"])
+        report.decision = decision = self.parts.publisher.decide(candidate, live, window, plan.idle)
+        if decision.verdict is Verdict.WAIT:
+            names = ("num_queries", "candidate_sum", "live_sum", "difference_squares")
+            self.state.evidence = {name: getattr(window, name) for name in names}
+            return
+        self.state.candidate, self.state.evidence = None, {}
+        self.state.versions["promoted" if decision.promote else "rejected"] += 1
+        if decision.promote:
+            self.state.live = candidate
+
+    def _label(self, examples: Examples, scores: dict[str, TeacherScores], report: StepReport) -> SoftLabels | None:
+        """Mix the teachers' answers, and only then let the ensemble learn what the users did."""
+        if not scores:
+            return None
+        for name, part in scores.items():
+            values = per_query_metrics(part.target_ranks, examples)
+            report.metrics[f"teachers.{name}"] = self.progressive.add(f"teachers.{name}", values)
+        config = self.config.soft_labels
+        labels = self.ensemble.mix(examples, scores, config.top_k, config.temperature)
+        self.ensemble.observe(examples, scores)
+        report.weights = self.ensemble.weights(scores)
+        return labels
+
+    def _learn(self, examples: Examples, labels: SoftLabels | None, plan: Plan, report: StepReport) -> None:
+        items = self.ingest.vocabulary.take_changed()
+        for worker in filter(None, (self.parts.student, self.parts.control)):
+            worker.submit(Learner.put_items, *items)
+        if not plan.new_passes or not len(examples):
+            return
+        passes = (plan.seed, plan.new_passes, plan.replay_passes)
+        student = self.parts.student.submit(Learner.step, examples, labels, *passes)
+        control = self.parts.control.submit(Learner.step, examples, None, *passes) if self.parts.control is not None else None
+        statistics = self.parts.linear.submit(LinearStatistics.update, examples) if self.parts.linear is not None else None
+        report.learned = student.result()
+        for other in filter(None, (control, statistics)):
+            other.result()
+
+    def _account(self, ingested: Ingested, plan: Plan, labels: SoftLabels | None) -> None:
+        state = self.state
+        state.batch = plan.batch
+        state.watermark_ms = ingested.watermark_ms
+        state.offsets |= {part.partition: part.end for part in plan.ranges}
+        for name, num in ingested.counts.items():
+            state.counts[name] += num
+        for name in self.config.teachers.enabled:
+            state.events_since[name] = state.events_since.get(name, 0) + ingested.num_interactions
+        for name, version in (labels.versions if labels is not None else {}).items():
+            key = f"{name} {version}"
+            state.labels[key] = state.labels.get(key, 0) + len(ingested.examples)
+
+    def _publish(self, examples: Examples, plan: Plan, report: StepReport) -> None:
+        """Publish the weights as the next candidate, unless one is still waiting for evidence."""
+        state, publisher = self.state, self.parts.publisher
+        if publisher is None or not plan.publish or state.candidate is not None or not (len(examples) or state.live is None):
+            return
+        version = version_name(plan.batch)
+        export = self.parts.student.submit(Learner.export)
+        probes = self.parts.student.submit(Learner.probes, examples)
+        kept = [name for name in (state.live,) if name is not None]
+        self.parts.student.submit(Learner.hold_current, version, kept)
+        facts = VersionFacts(
+            offsets={self.config.log.events_topic: dict(state.offsets)},
+            metrics={f"{model}.{name}": value for model, values in self.progressive.recent().items() for name, value in values.items()},
+            teachers=dict(state.teachers),
+            config=self.config.model_dump(mode="json"),
+            parent=state.live,
+            seed=self.config.seed,
+        )
+        items = ItemFacts(self.ingest.vocabulary, self.ingest.popularity.counts(len(self.ingest.vocabulary)))
+        publisher.publish(version, export.result(), probes.result(), items, facts)
+        state.candidate, state.evidence = version, {}
+        state.versions["published"] += 1
+        report.published = version
+        self._last["publish"] = self.parts.clock.monotonic_s()
+        if state.live is None:  # Nothing to compare with: the first version goes live on its probes.
+            self._decide(plan, report, {version: np.zeros(0, np.float32)})
+
+    def _start_refreshes(self, plan: Plan, report: StepReport) -> None:
+        for teacher in plan.start_refresh:
+            version = version_name(plan.batch)
+            self.state.pending[teacher] = version
+            self.state.events_since[teacher] = 0
+            report.refreshes_started[teacher] = version
+            self.parts.refresher.start(self._refresh_request(teacher, version))
+
+    def _refresh_request(self, teacher: str, version: str) -> RefreshRequest:
+        payload = ComponentState()
+        if teacher == "linear" and self.parts.linear is not None:
+            payload = self.parts.linear.submit(LinearStatistics.matrices).result()
+        elif teacher == "transformer":
+            payload = ComponentState({"sequences": self.ingest.window.sequences(self.config.teachers.transformer.sequence_length)})
+        seed = (self.config.seed * 1_000_003 + int(version[1:])) % 2**31
+        return RefreshRequest(teacher, version, self.state.teachers.get(teacher), seed, len(self.ingest.vocabulary), payload)
+
+    def _checkpoint(self, plan: Plan, report: StepReport) -> None:
+        if not plan.checkpoint or self.parts.checkpoints is None:
+            return
+        # The linear teacher's request lives in memory only: a commit in its middle could not start it again with the same numbers.
+        if "linear" in self.state.pending:
+            self.parts.refresher.wait("linear", self.state.pending["linear"])
+        needed = self._saver.commit(self.state.batch, {"offsets": self.state.offsets, "counts": self.state.counts, "seed": self.config.seed})
+        self._committed_counts = dict(self.state.counts)
+        report.committed = True
+        self._last["checkpoint"] = self.parts.clock.monotonic_s()
+        if self.parts.plans is not None:
+            self.parts.plans.prune(needed)
+        if self.parts.publisher is not None:
+            self.parts.publisher.prune(plan.now_ms)
+
+    def _delete_user(self, namespace: str, user_id: str) -> None:
+        removed = {name: component.delete_user(namespace, user_id) for name, component in self.components().items()}
+        logger.info("deletion: removed %s", {name: num for name, num in removed.items() if num})
+
+    def _send_dead_letters(self, rejected: pa.Table) -> None:
+        if rejected.num_rows == 0 or self.parts.dead_letters is None:
+            return
+        self.parts.dead_letters.append(self.config.log.dead_letter_topic, [dead_letter(row) for row in rejected.to_pylist()])
+
+
+def dead_letter(row: dict[str, Any]) -> Record:
+    """Wrap a rejected record: where it was, why it was rejected, and its original bytes in base64.
+
+    The key is topic/partition/offset, so that a record that is sent again after a crash can be told.
+    """
+    where = f"{row['topic']}/{row['partition']}/{row['offset']}"
+    encoded = {name: None if row[name] is None else base64.b64encode(row[name]).decode("ascii") for name in ("key", "value")}
+    facts = {name: row[name] for name in ("topic", "partition", "offset", "reason", "detail")}
+    return Record(where.encode(), json.dumps({**facts, **{f"{name}_base64": text for name, text in encoded.items()}}).encode())
+
+
+def _itself(learner: Learner) -> Component:
+    return learner
+
+
+def _replay(learner: Learner) -> Component:
+    return learner.replay
+
+
+def _statistics(statistics: LinearStatistics) -> Component:
+    return statistics

@@ -1,0 +1,144 @@
+"""Bring a batch of log rows into the state: decode, drop duplicates and late events, hand out rows, advance histories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from streamrec.config import Config
+from streamrec.evaluation.baselines import Popularity
+from streamrec.events.codec import EventCodec
+from streamrec.events.meaning import roles_of
+from streamrec.events.schema import Kind
+from streamrec.features.dedupe import Dedupe, hash_key
+from streamrec.features.examples import Examples
+from streamrec.features.histories import NEGATIVE, TARGET, Histories, HistoryEvents
+from streamrec.features.item_text import hash_words
+from streamrec.features.vocabulary import Vocabulary
+from streamrec.teachers.window import EventWindow
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """Hold what a batch became.
+
+    Attributes:
+        examples: Queries cut out of it.
+        rejected: Records for the dead-letter topic, as `streamrec.events.codec.Decoded`.
+        counts: received, applied, duplicate, rejected, late.
+        num_interactions: Applied interactions.
+        watermark_ms: Highest event time seen so far.
+        targets: Target rows in time order [T] int32 and the basket of each [T] int64.
+    """
+
+    examples: Examples
+    rejected: pa.Table
+    counts: Mapping[str, int]
+    num_interactions: int
+    watermark_ms: int
+    targets: tuple[NDArray[np.int32], NDArray[np.int64]]
+
+
+class Ingest:
+    """Own the components that events go into before any model sees them."""
+
+    def __init__(self, config: Config) -> None:
+        features = config.features
+        self._config = config
+        self._codec = EventCodec(config.events)
+        self.dedupe = Dedupe(features.dedupe_horizon)
+        self.vocabulary = Vocabulary(features.words_per_item)
+        self.histories = Histories(features.history_length, features.max_users)
+        self.popularity = Popularity()
+        self.window = EventWindow(config.teachers.window_events)
+
+    def apply(self, rows: pa.Table, now_ms: int, watermark_ms: int, delete_user: Callable[[str, str], None]) -> Ingested:
+        """Apply a batch.
+
+        Events are taken in the order (event time, partition, offset). A deletion removes what the user did before it, also in this batch.
+
+        Args:
+            rows: Log rows.
+            now_ms: Processing time that event times are validated against.
+            watermark_ms: Highest event time of earlier batches; older by more than the lateness is late.
+            delete_user: Removes a user from all components.
+        """
+        decoded = self._codec.decode(rows, now_ms)
+        valid = decoded.valid.sort_by([("event_time", "ascending"), ("partition", "ascending"), ("offset", "ascending")])
+        late = pc.less(valid["event_time"], watermark_ms - round(self._config.features.lateness_s * 1000))
+        on_time = valid.filter(pc.invert(late))
+        fresh = self.dedupe.fresh(on_time["namespace"].to_pylist(), on_time["event_id"].to_pylist())
+        events = on_time.filter(pa.array(fresh))
+        counts = {
+            "received": rows.num_rows,
+            "applied": events.num_rows,
+            "duplicate": on_time.num_rows - events.num_rows,
+            "rejected": decoded.rejected.num_rows,
+            "late": valid.num_rows - on_time.num_rows,
+        }
+        newest = pc.max(events["event_time"]).as_py() if events.num_rows else None
+        self._describe(events.filter(pc.equal(events["kind"], Kind.ITEM_UPDATE.value)))
+        interactions = self._after_deletions(events, delete_user)
+        batch = self._history_events(interactions)
+        examples = self.histories.advance(batch)
+        targets = _baskets(batch)
+        return Ingested(examples, decoded.rejected, counts, interactions.num_rows, max(watermark_ms, newest or 0), targets)
+
+    def _describe(self, updates: pa.Table) -> None:
+        """Give items a row and the words of their titles and categories."""
+        if updates.num_rows == 0:
+            return
+        rows = self.vocabulary.rows_for(updates["namespace"].to_pylist(), updates["item_id"].to_pylist())
+        titles, categories = updates["title"].to_pylist(), updates["categories"].to_pylist()
+        texts = [" ".join([title or "", *(names or [])]) for title, names in zip(titles, categories, strict=True)]
+        features = self._config.features
+        self.vocabulary.describe(rows, hash_words(texts, features.words_per_item, features.word_buckets))
+
+    def _after_deletions(self, events: pa.Table, delete_user: Callable[[str, str], None]) -> pa.Table:
+        """Delete users that asked for it and return the interactions that remain."""
+        interactions = events.filter(pc.equal(events["kind"], Kind.INTERACTION.value))
+        kinds = events["kind"].to_pylist()
+        if Kind.DELETION.value not in kinds:
+            return interactions
+        users = list(zip(events["namespace"].to_pylist(), events["user_id"].to_pylist(), strict=True))
+        deleted_at = {users[index]: index for index, kind in enumerate(kinds) if kind == Kind.DELETION.value}
+        for user in deleted_at:
+            delete_user(*user)
+        stays = [deleted_at.get(user, -1) < index for index, user in enumerate(users)]
+        return events.filter(pc.and_(pa.array(stays), pc.equal(events["kind"], Kind.INTERACTION.value)))
+
+    def _history_events(self, interactions: pa.Table) -> HistoryEvents:
+        namespaces, items = interactions["namespace"].to_pylist(), interactions["item_id"].to_pylist()
+        users = list(zip(namespaces, interactions["user_id"].to_pylist(), strict=True))
+        roles, weights = roles_of(interactions, self._config.events.meanings)
+        rows = self.vocabulary.rows_for(namespaces, items)
+        times = _numpy(interactions["event_time"])
+        codes = {name: self.vocabulary.namespace_code(name) for name in dict.fromkeys(namespaces)}
+        hashes = {user: hash_key(*user) for user in dict.fromkeys(users)}
+        positive = roles != NEGATIVE
+        user_hashes = np.fromiter((hashes[user] for user in users), np.int64, len(users))
+        self.window.add(user_hashes[positive], rows[positive], times[positive])
+        namespace = np.fromiter((codes[name] for name in namespaces), np.int32, len(namespaces))
+        return HistoryEvents(users, rows, times, roles, weights, namespace)
+
+
+def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
+    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return values
+
+
+def _baskets(events: HistoryEvents) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return target rows ordered by (event time, user) and a number that is equal within a basket."""
+    chosen = np.flatnonzero(events.roles == TARGET)
+    numbers = {user: number for number, user in enumerate(dict.fromkeys(events.users))}
+    user = np.fromiter((numbers[events.users[index]] for index in chosen.tolist()), np.int64, len(chosen))
+    order = np.lexsort((user, events.times[chosen]))
+    chosen, user = chosen[order], user[order]
+    change = np.diff(events.times[chosen], prepend=-1).astype(bool) | np.diff(user, prepend=-1).astype(bool)
+    return events.rows[chosen], np.cumsum(change)

@@ -1,0 +1,57 @@
+"""Name everything that a controller is wired with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.clock import Clock
+from streamrec.config import Config
+from streamrec.features.examples import Examples
+from streamrec.log.base import LogWriter, TableReader
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.plan_store import PlanStore
+from streamrec.pipeline.publisher import Publisher
+from streamrec.soft_labels.scorer import Scorer
+from streamrec.student.learner import Learner
+from streamrec.teachers.linear import LinearStatistics
+from streamrec.teachers.requests import Refresher
+from streamrec.workers import Worker
+
+
+@dataclass
+class Parts:
+    """Hold a controller's collaborators; what is None is left out of the flow.
+
+    Attributes:
+        config: The resolved configuration.
+        clock: Processing time.
+        reader: Reads planned ranges.
+        student: The distilled student.
+        control: The same student on events alone.
+        scorer: Scores with teachers.
+        linear: Statistics of the linear teacher.
+        refresher: Carries out refreshes.
+        dead_letters: Where rejected records go.
+        publisher: Publishes and promotes.
+        checkpoints: Where state is committed.
+        plans: Where plans are made durable.
+        seen: Rows that are no candidates in evaluation, per query; for protocols that mask a user's items.
+    """
+
+    config: Config
+    clock: Clock
+    reader: TableReader
+    student: Worker[Learner]
+    scorer: Worker[Scorer]
+    refresher: Refresher
+    linear: Worker[LinearStatistics] | None = None
+    control: Worker[Learner] | None = None
+    dead_letters: LogWriter | None = None
+    publisher: Publisher | None = None
+    checkpoints: CheckpointStore | None = None
+    plans: PlanStore | None = None
+    seen: Callable[[Examples], list[NDArray[np.int32]]] | None = None

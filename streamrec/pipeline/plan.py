@@ -1,0 +1,153 @@
+"""Plan micro-batches: a pure function from measured state to a durable plan, which is executed unchanged even after a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from streamrec.config import Config
+from streamrec.log.offsets import OffsetRange
+
+
+class PlannedRange(BaseModel):
+    """Name the offsets ``[start, end)`` of one partition."""
+
+    model_config = ConfigDict(frozen=True)
+    topic: str
+    partition: int
+    start: int
+    end: int
+
+    def to_range(self) -> OffsetRange:
+        """Return it as the log's range."""
+        return OffsetRange(self.topic, self.partition, self.start, self.end)
+
+
+class Plan(BaseModel):
+    """Fix everything that one `Controller.step` depends on besides the state.
+
+    Attributes:
+        batch: Number of the micro-batch, from 1.
+        ranges: Offsets to read, every partition listed.
+        now_ms: Processing time to validate event times against.
+        seed: Of learning.
+        evaluate: Score the students on the new events first.
+        new_passes: Passes over the new examples; 0 does not learn.
+        replay_passes: Replayed examples a pass, as a multiple of the new ones.
+        teachers: Teacher name to the version whose labels are used.
+        start_refresh: Teachers whose next version (named after this batch) starts after learning.
+        publish: Publish a version after learning, unless one is still waiting for the gate.
+        checkpoint: Commit at the end.
+        idle: No events came for a while: a waiting version is promoted on its probes alone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    batch: int
+    ranges: tuple[PlannedRange, ...]
+    now_ms: int
+    seed: int
+    evaluate: bool = True
+    new_passes: int = 1
+    replay_passes: int = 1
+    teachers: dict[str, str] = {}
+    start_refresh: tuple[str, ...] = ()
+    publish: bool = True
+    checkpoint: bool = False
+    idle: bool = False
+
+    @property
+    def num_records(self) -> int:
+        """Number of records in the ranges."""
+        return sum(part.end - part.start for part in self.ranges)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Hold what the planner looks at besides the stream state.
+
+    Attributes:
+        ends: End offset (exclusive) of each partition.
+        finished: Teacher name to its newest complete version.
+        now_ms: Processing time.
+        since_publish_s: Since the last publication.
+        since_checkpoint_s: Since the last commit.
+        since_events_s: Since events last came.
+    """
+
+    ends: Mapping[int, int]
+    finished: Mapping[str, str]
+    now_ms: int
+    since_publish_s: float
+    since_checkpoint_s: float
+    since_events_s: float
+
+
+def version_name(batch: int) -> str:
+    """Return the name of whatever a batch makes; names sort by age."""
+    return f"v{batch:08d}"
+
+
+def take_ranges(topic: str, offsets: Mapping[int, int], ends: Mapping[int, int], limit: int) -> tuple[PlannedRange, ...]:
+    """Take up to ``limit`` records over all partitions, in proportion to each one's lag.
+
+    Args:
+        topic: Topic name.
+        offsets: Next offset of each partition; one that is missing starts at 0.
+        ends: End offset (exclusive) of each partition.
+        limit: At most so many records, but at least one from some partition that has any.
+    """
+    lags = {partition: max(0, end - offsets.get(partition, 0)) for partition, end in ends.items()}
+    total = sum(lags.values())
+    share = min(1.0, limit / total) if total else 0.0
+    taken = {partition: int(lag * share) for partition, lag in lags.items()}
+    if total and not sum(taken.values()):
+        taken[max(lags, key=lambda partition: lags[partition])] = 1
+    return tuple(
+        PlannedRange(topic=topic, partition=partition, start=offsets.get(partition, 0), end=offsets.get(partition, 0) + taken[partition])
+        for partition in sorted(ends)
+    )
+
+
+def due_refreshes(events_since: Mapping[str, int], pending: Mapping[str, str], config: Config) -> tuple[str, ...]:
+    """Return the teachers that have had enough new events and are not being refreshed."""
+    limits = {"transformer": config.teachers.transformer_refresh_events, "linear": config.teachers.linear_refresh_events}
+    return tuple(name for name in config.teachers.enabled if name not in pending and events_since.get(name, 0) >= limits[name])
+
+
+def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | None:
+    """Plan the next micro-batch, or return None when there is nothing to do."""
+    ranges = take_ranges(config.log.events_topic, state.offsets, measured.ends, config.pipeline.max_batch_events)
+    num = sum(part.end - part.start for part in ranges)
+    idle = num == 0 and state.candidate is not None and measured.since_events_s >= config.pipeline.idle_promote_s
+    dirty = state.has_uncommitted and measured.since_checkpoint_s >= config.pipeline.checkpoint_interval_s
+    if num == 0 and not idle and not dirty:
+        return None
+    batch = state.batch + 1
+    return Plan(
+        batch=batch,
+        ranges=ranges,
+        now_ms=measured.now_ms,
+        seed=(config.seed * 1_000_003 + batch) % 2**31,
+        new_passes=config.student.new_passes,
+        replay_passes=config.student.replay_passes,
+        teachers={**state.teachers, **{name: version for name, version in measured.finished.items() if state.pending.get(name) == version}},
+        start_refresh=due_refreshes(state.events_since, state.pending, config) if num else (),
+        publish=num > 0 and measured.since_publish_s >= config.pipeline.publish_interval_s,
+        checkpoint=measured.since_checkpoint_s >= config.pipeline.checkpoint_interval_s,
+        idle=idle,
+    )
+
+
+@dataclass(frozen=True)
+class StreamFacts:
+    """Hold the part of the stream state that planning depends on; see `streamrec.pipeline.stream_state.StreamState`."""
+
+    batch: int
+    offsets: Mapping[int, int]
+    teachers: Mapping[str, str]
+    pending: Mapping[str, str]
+    events_since: Mapping[str, int]
+    candidate: str | None
+    has_uncommitted: bool

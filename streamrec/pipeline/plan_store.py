@@ -1,0 +1,97 @@
+"""Keep each step's plan from before its first read, so that a restart executes the same step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from streamrec.errors import Damaged, StorageError
+from streamrec.storage import Storage
+
+_FORMAT = 1
+
+
+class PlanStore:
+    """Write and read plans by the number of their micro-batch.
+
+    **Contract.** `write` returns when the plan outlives a crash of the machine. A plan never changes.
+
+    Args:
+        storage: Where to keep them, under ``plans/``.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def write(self, plan: Mapping[str, Any], batch: int) -> None:
+        """Store a plan; the same plan again is fine.
+
+        Raises:
+            StorageError: Another plan has this number, or the storage refused.
+        """
+        data = _to_bytes(plan)
+        key = _key(batch)
+        if self._storage.write_new(key, data):
+            return
+        there = self._storage.read(key)
+        if there != data:
+            what = f"Plan: batch {batch} has another plan already"
+            raise StorageError(what, got=data.decode(), allowed=there.decode(errors="replace"), do="execute the stored plan", batch=batch)
+
+    def read(self, batch: int) -> dict[str, Any]:
+        """Return a batch's plan.
+
+        Raises:
+            StorageError: There is none (fact ``missing=True``), or the storage refused.
+            Damaged: It is not what was written.
+        """
+        return _from_bytes(self._storage.read(_key(batch)), batch)
+
+    def newest(self) -> tuple[int, dict[str, Any]] | None:
+        """Return the highest batch number that has a plan, and the plan; None while there is none."""
+        batches = self.batches()
+        return (batches[-1], self.read(batches[-1])) if batches else None
+
+    def batches(self) -> list[int]:
+        """Return the numbers of all plans, ascending."""
+        return sorted(int(key.rpartition("/")[2].removesuffix(".json")) for key in self._storage.list("plans"))
+
+    def prune(self, before: int) -> int:
+        """Remove the plans of batches below ``before`` (exclusive) and return how many."""
+        gone = [batch for batch in self.batches() if batch < before]
+        for batch in gone:
+            self._storage.delete(_key(batch))
+        return len(gone)
+
+
+def _key(batch: int) -> str:
+    return f"plans/{batch:08d}.json"
+
+
+def _canonical(plan: Mapping[str, Any]) -> str:
+    return json.dumps(plan, sort_keys=True, separators=(",", ":"))
+
+
+def _to_bytes(plan: Mapping[str, Any]) -> bytes:
+    text = _canonical(plan)
+    return _canonical({"format": _FORMAT, "sha256": hashlib.sha256(text.encode()).hexdigest(), "plan": plan}).encode()
+
+
+def _from_bytes(data: bytes, batch: int) -> dict[str, Any]:
+    try:
+        values = json.loads(data)
+        plan: dict[str, Any] = values["plan"]
+        written = values["format"]
+        is_whole = values["sha256"] == hashlib.sha256(_canonical(plan).encode()).hexdigest()
+    except (ValueError, TypeError, KeyError) as error:
+        what = f"Plan: that of batch {batch} can't be read"
+        raise Damaged(what, got=repr(data[:80]), do="restore it from a copy") from error
+    if written != _FORMAT:
+        what = f"Plan: that of batch {batch} is in another format"
+        raise StorageError(what, got=written, allowed=_FORMAT, do="run it with the streamrec that wrote it")
+    if not is_whole:
+        what = f"Plan: that of batch {batch} does not match its digest"
+        raise Damaged(what, do="restore it from a copy")
+    return plan

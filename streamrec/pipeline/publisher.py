@@ -1,0 +1,124 @@
+"""Publish the student's weights, ask the gate, and move the live alias."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.config import Config
+from streamrec.errors import ModelRejected
+from streamrec.features.vocabulary import Vocabulary
+from streamrec.registry.gate import Decision, Gate, Health, Verdict, Window
+from streamrec.registry.registry import Registry
+from streamrec.registry.version import Probes, VersionFacts
+from streamrec.serving.catalog import Catalog
+from streamrec.serving.recommender import Recommender
+from streamrec.serving.slot import check_finite, check_probes
+from streamrec.state import Arrays, pack_strings
+
+logger = logging.getLogger(__name__)
+
+
+class PromotionBoard(Protocol):
+    """Whoever brings a promoted version to the replicas."""
+
+    def publish(self, manifest: dict[str, Any], arrays: Arrays, meta: Mapping[str, Any], promotion: int | None = None) -> int:
+        """Hand out a version; later promotions have higher numbers."""
+        ...
+
+
+class Publisher:
+    """Turn exported weights into versions and decide on them.
+
+    **Contract.** All methods may be called again with the same arguments after a crash: publishing the same weights under the same name,
+    storing the same decision and promoting what is live change nothing.
+    """
+
+    def __init__(self, config: Config, registry: Registry, board: PromotionBoard | None) -> None:
+        self._config = config
+        self._registry = registry
+        self._board = board
+        self._gate = Gate(config.registry)
+        self._newest: tuple[str, dict[str, Any], Arrays, dict[str, Any]] | None = None
+        self._health: dict[str, Health] = {}
+
+    def publish(self, version: str, export: tuple[Arrays, dict[str, Any]], probes: Mapping[str, Any], items: ItemFacts, facts: VersionFacts) -> None:
+        """Store a version: the learner's arrays plus ids and popularity."""
+        arrays, meta = {**export[0], **items.arrays(len(export[0]["item_bias"]))}, dict(export[1])
+        facts = facts.model_copy(update={"probes": Probes.model_validate(dict(probes))})
+        manifest = self._registry.publish(version, arrays, meta, facts)
+        self._newest = (version, manifest.model_dump(mode="json"), arrays, meta)
+        self._health[version] = _examine(version, arrays, meta, probes)
+
+    def decide(self, candidate: str, live: str | None, window: Window, is_idle: bool) -> Decision:
+        """Ask the gate, store its decision, and promote when it says so."""
+        health = self._health.get(candidate) or self._reexamine(candidate)
+        decision = self._gate.decide(health, Health(live) if live else None, window, is_idle=is_idle)
+        if decision.verdict is Verdict.WAIT:
+            return decision
+        self._registry.record_decision(decision)
+        if decision.promote:
+            move = self._registry.promote(candidate, decision.reason, decision)
+            if self._board is not None:
+                manifest, arrays, meta = self._held(candidate)
+                self._board.publish(manifest, arrays, meta, move.number)
+        else:
+            logger.warning("version %s is not promoted: %s", candidate, decision.reason)
+        self._health.pop(candidate, None)
+        return decision
+
+    def load(self, version: str) -> tuple[Arrays, dict[str, Any]]:
+        """Return a version's arrays and meta."""
+        _, arrays, meta = self._held(version)
+        return arrays, meta
+
+    def prune(self, now_ms: int) -> None:
+        """Remove versions that the keep policy gives up."""
+        self._registry.prune(now_ms, self._config.registry)
+
+    def _held(self, version: str) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
+        if self._newest is not None and self._newest[0] == version:
+            return self._newest[1:]
+        stored = self._registry.load(version)
+        return stored.manifest.model_dump(mode="json"), stored.arrays, stored.meta
+
+    def _reexamine(self, version: str) -> Health:
+        manifest, arrays, meta = self._held(version)
+        return _examine(version, arrays, meta, manifest.get("probes") or {})
+
+
+class ItemFacts:
+    """Hold what a version says of items besides weights: ids, namespaces, popularity."""
+
+    def __init__(self, vocabulary: Vocabulary, popularity: NDArray[np.float32]) -> None:
+        self._vocabulary = vocabulary
+        self._popularity = popularity
+
+    def arrays(self, num_rows: int) -> dict[str, NDArray[Any]]:
+        """Return the arrays for the first ``num_rows`` rows."""
+        ids, offsets = pack_strings([item for _, item in self._vocabulary.keys()[:num_rows]])
+        names, name_offsets = pack_strings(self._vocabulary.namespaces)
+        return {
+            "item_id_bytes": ids,
+            "item_id_offsets": offsets,
+            "namespace_bytes": names,
+            "namespace_offsets": name_offsets,
+            "popularity": self._popularity[:num_rows],
+        }
+
+
+def _examine(version: str, arrays: Arrays, meta: dict[str, Any], probes: Mapping[str, Any]) -> Health:
+    """Check that the weights are finite and that serving's own code answers the probes as the learner does."""
+    try:
+        check_finite(arrays)
+    except ModelRejected as error:
+        return Health(version, is_finite=False, detail=str(error))
+    try:
+        check_probes(Recommender(arrays, meta, Catalog(arrays)), probes)
+    except ModelRejected as error:
+        return Health(version, probes_pass=False, detail=str(error))
+    return Health(version)

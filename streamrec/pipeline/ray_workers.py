@@ -1,0 +1,44 @@
+"""Call objects that live in Ray actors; the twin of `streamrec.workers.LocalWorker`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import ray
+
+P = ParamSpec("P")
+T = TypeVar("T")
+C = TypeVar("C")
+
+
+class RayPending(Generic[T]):
+    """A result on its way from an actor."""
+
+    def __init__(self, ref: ray.ObjectRef[T]) -> None:
+        self._ref = ref
+
+    def result(self) -> T:
+        """Wait for it."""
+        value: T = ray.get(self._ref)
+        return value
+
+
+class RayWorker(Generic[C]):
+    """Submit calls to a `streamrec.student.actor.Host`.
+
+    Args:
+        handle: The actor.
+        epoch: This driver's; the actor refuses others after it was adopted.
+        build: Builds the object in the actor from ``args``.
+        args: Arguments of ``build``.
+    """
+
+    def __init__(self, handle: ray.actor.ActorHandle[Any], epoch: int, build: Callable[..., C], *args: Any) -> None:
+        self.handle = handle
+        self._epoch = epoch
+        ray.get(handle.adopt.remote(epoch, build, *args))
+
+    def submit(self, method: Callable[Concatenate[C, P], T], *args: P.args, **kwargs: P.kwargs) -> RayPending[T]:
+        """Send the call; see `streamrec.workers.Worker`."""
+        return RayPending(self.handle.call.remote(self._epoch, method, *args, **kwargs))

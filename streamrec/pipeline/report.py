@@ -1,0 +1,63 @@
+"""Report what one micro-batch did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from streamrec.pipeline.plan import Plan
+from streamrec.registry.gate import Decision
+from streamrec.student.learner import StepMetrics
+
+STAGES = ("plan", "read", "ingest", "evaluate", "gate", "learn", "publish", "refresh", "checkpoint")
+
+
+class StageTimer:
+    """Measure where a step's wall time goes, in seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time inside the block to a stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - began
+
+
+@dataclass
+class StepReport:
+    """Hold one step's outcome.
+
+    Attributes:
+        plan: What was executed.
+        books: The balance after the step; see `streamrec.pipeline.stream_state.books`.
+        num_queries: Queries in the batch.
+        metrics: Model name to metric means over this batch's queries.
+        learned: What the student did, None when the step did not learn.
+        decision: The gate's, if one was asked.
+        published: Version published by this step.
+        refreshes_started: Teacher name to version.
+        refreshes_failed: Teacher name to reason.
+        weights: Teacher name to weight per history-length bucket.
+        committed: Whether the step ended in a commit.
+        seconds: Wall time of each stage.
+    """
+
+    plan: Plan
+    books: Mapping[str, int] = field(default_factory=dict)
+    num_queries: int = 0
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    learned: StepMetrics | None = None
+    decision: Decision | None = None
+    published: str | None = None
+    refreshes_started: dict[str, str] = field(default_factory=dict)
+    refreshes_failed: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, list[float]] = field(default_factory=dict)
+    committed: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,99 @@
+"""Commit components to a checkpoint store, as deltas where they have a cheaper form than the whole."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from streamrec.errors import StorageError
+from streamrec.pipeline.checkpoint import AddedDelta, Change, CheckpointStore
+from streamrec.pipeline.commit import CommitId
+from streamrec.pipeline.components import WorkerComponent
+from streamrec.state import Component, ComponentState
+
+logger = logging.getLogger(__name__)
+
+MAX_DELTAS = 32
+"""A restore applies at most so many deltas to a component before it is whole."""
+
+
+class Saver:
+    """Bring components into a store and back.
+
+    **Contract.** When `commit` raises, the store still has the commit before, and the next `commit` hands over whole states.
+    """
+
+    def __init__(self, store: CheckpointStore | None, components: Mapping[str, Component]) -> None:
+        self._store = store
+        self._components = components
+        self._previous: CommitId | None = None
+        self._base_bytes: dict[str, int] = {}
+        self._deltas: dict[str, list[int]] = {}
+        self._batches: list[int] = []
+
+    def restore(self) -> bool:
+        """Restore all components from the newest whole commit; return False when there is none.
+
+        A component that the commit does not know starts empty.
+        """
+        if self._store is None:
+            return False
+        self._store.acquire()
+        loaded = self._store.load_newest()
+        if loaded is None:
+            return False
+        for name, component in self._components.items():
+            base, *deltas = loaded.components.get(name, (ComponentState(),))
+            component.restore(base, deltas)
+            self._base_bytes[name] = _num_bytes(base)
+            self._deltas[name] = [_num_bytes(delta) for delta in deltas]
+        self._previous = loaded.id
+        self._batches = [int(loaded.facts["batch"])]
+        return True
+
+    def commit(self, batch: int, facts: Mapping[str, Any]) -> int:
+        """Commit the state after ``batch`` and return the oldest batch whose plan a fallback could still need.
+
+        Raises:
+            StorageError: The storage refused; the commit before stays valid.
+            Fenced: Another writer owns the state.
+        """
+        assert self._store is not None
+        changes = self._collect()
+        try:
+            self._previous = self._store.commit(changes, {"batch": batch, **facts}, self._previous)
+        except StorageError:
+            # The deltas handed over are lost with the attempt.
+            self._base_bytes.clear()
+            raise
+        self._batches = [*self._batches, batch][-3:]
+        return self._batches[0] + 1
+
+    def _collect(self) -> dict[str, Change]:
+        """Ask all workers first, then wait, so that they serialise side by side."""
+        asked: dict[str, Any] = {}
+        for name, component in self._components.items():
+            by_delta = self._wants_delta(name)
+            if isinstance(component, WorkerComponent):
+                asked[name] = (by_delta, component.begin_delta() if by_delta else component.begin_snapshot())
+        changes: dict[str, Change] = {}
+        for name, component in self._components.items():
+            by_delta, pending = asked.get(name, (self._wants_delta(name), None))
+            state = pending.result() if pending is not None else (component.delta() if by_delta else component.snapshot())
+            if by_delta and state is not None:
+                self._deltas[name].append(_num_bytes(state))
+                changes[name] = AddedDelta(state)
+                continue
+            whole = state if state is not None else component.snapshot()
+            self._base_bytes[name], self._deltas[name] = _num_bytes(whole), []
+            changes[name] = whole
+        return changes
+
+    def _wants_delta(self, name: str) -> bool:
+        deltas = self._deltas.get(name, [])
+        return name in self._base_bytes and len(deltas) < MAX_DELTAS and sum(deltas) <= self._base_bytes[name]
+
+
+def _num_bytes(state: ComponentState) -> int:
+    return sum(array.nbytes for array in state.arrays.values())

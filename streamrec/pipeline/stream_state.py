@@ -1,0 +1,88 @@
+"""Keep the stream's own state: offsets, books, watermark, teachers in use, the gate's candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamrec.pipeline.plan import StreamFacts
+from streamrec.state import ComponentState, digest_of
+
+BOOK_COLUMNS = ("received", "applied", "duplicate", "rejected", "late", "quarantined")
+
+
+@dataclass
+class StreamState:
+    """Hold what no other component owns; a component itself.
+
+    Attributes:
+        batch: Number of the last micro-batch.
+        offsets: Next offset of each partition.
+        counts: `BOOK_COLUMNS` over everything read.
+        watermark_ms: Highest event time seen.
+        teachers: Teacher name to the version whose labels are used.
+        pending: Teacher name to the version being made.
+        events_since: Teacher name to interactions since its last refresh began.
+        candidate: Published version that waits for the gate.
+        live: Promoted version.
+        versions: How many were published, promoted, rejected.
+        labels: "teacher version" to the number of queries that it labelled.
+        evidence: Paired sums of candidate and live, as far as collected; see `streamrec.registry.gate.Window`.
+    """
+
+    name: str = "stream"
+    batch: int = 0
+    offsets: dict[int, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BOOK_COLUMNS, 0))
+    watermark_ms: int = 0
+    teachers: dict[str, str] = field(default_factory=dict)
+    pending: dict[str, str] = field(default_factory=dict)
+    events_since: dict[str, int] = field(default_factory=dict)
+    candidate: str | None = None
+    live: str | None = None
+    versions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("published", "promoted", "rejected"), 0))
+    labels: dict[str, int] = field(default_factory=dict)
+    evidence: dict[str, float] = field(default_factory=dict)
+
+    def facts(self, has_uncommitted: bool) -> StreamFacts:
+        """Return what planning depends on."""
+        return StreamFacts(self.batch, self.offsets, self.teachers, self.pending, self.events_since, self.candidate, has_uncommitted)
+
+    def _meta(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "name"}
+
+    def snapshot(self) -> ComponentState:
+        """Return everything."""
+        return ComponentState({}, {**self._meta(), "offsets": {str(partition): offset for partition, offset in self.offsets.items()}})
+
+    def delta(self) -> ComponentState | None:
+        """Return None: the whole is small."""
+        return None
+
+    def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
+        """Replace the state; see `streamrec.state.Component`."""
+        fresh = StreamState()
+        vars(self).update(vars(fresh))
+        vars(self).update(base.meta)
+        self.offsets = {int(partition): offset for partition, offset in base.meta.get("offsets", {}).items()}
+
+    def delete_user(self, namespace: str, user_id: str) -> int:
+        """Return 0: counts carry no user."""
+        return 0
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state, in hex."""
+        return digest_of(self.snapshot())
+
+
+def books(state: StreamState, committed: dict[str, int]) -> dict[str, int]:
+    """Return the books: received = applied + duplicate + rejected + late + quarantined + pending.
+
+    Args:
+        state: The state as of the last step.
+        committed: ``counts`` as of the last commit; what came since is pending.
+    """
+    result = {**committed, "received": state.counts["received"]}
+    result["pending"] = state.counts["received"] - committed["received"]
+    return result

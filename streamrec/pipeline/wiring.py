@@ -1,0 +1,131 @@
+"""Wire a controller: everything in this process, or the heavy parts in Ray actors."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from streamrec.clock import Clock, SystemClock
+from streamrec.config import Config
+from streamrec.log.base import LogWriter, TableReader
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.parts import Parts
+from streamrec.pipeline.plan_store import PlanStore
+from streamrec.pipeline.publisher import PromotionBoard, Publisher
+from streamrec.pipeline.ray_workers import RayWorker
+from streamrec.registry.registry import Registry
+from streamrec.soft_labels.scorer import Scorer
+from streamrec.storage import open_storage
+from streamrec.student.actor import host
+from streamrec.student.learner import Learner
+from streamrec.teachers.linear import LinearStatistics
+from streamrec.teachers.refresh import RayRefresher
+from streamrec.teachers.requests import LocalRefresher
+from streamrec.workers import LocalWorker, Worker
+
+C = TypeVar("C")
+
+ACTOR_CPUS = 0.1
+"""Logical CPUs of each long-lived actor: they take turns with the stream, so they must fit beside Ray Train's workers."""
+
+
+def checkpoint_url(state_url: str) -> str:
+    """Return where the checkpoint of a state folder lies."""
+    return f"{state_url.rstrip('/')}/checkpoint"
+
+
+def registry_url(state_url: str) -> str:
+    """Return where the registry of a state folder lies."""
+    return f"{state_url.rstrip('/')}/registry"
+
+
+def make_learner(config: Config, name: str) -> Learner:
+    """Build the student, or with the name ``control`` the same student that never gets labels."""
+    learner = Learner(config.student, config.features, config.soft_labels.top_k, config.seed, name)
+    learner.replay.name = f"{name}_replay"
+    return learner
+
+
+def build_local(
+    config: Config,
+    reader: TableReader,
+    state_url: str,
+    clock: Clock,
+    *,
+    dead_letters: LogWriter | None = None,
+    durable: bool = True,
+    board: PromotionBoard | None = None,
+) -> Controller:
+    """Wire everything in this process, without Ray: for backtests, unit tests and the pure benchmark.
+
+    Args:
+        config: The resolved configuration.
+        reader: The log.
+        state_url: Where teachers go, and with ``durable`` also plans, checkpoints and versions.
+        clock: Processing time.
+        dead_letters: Where rejected records go; None drops them (they stay counted).
+        durable: False keeps no plans, checkpoints and versions.
+        board: Gets promoted versions.
+    """
+    storage = open_storage(state_url)
+    parts = Parts(
+        config=config,
+        clock=clock,
+        reader=reader,
+        student=LocalWorker(make_learner(config, "student")),
+        control=LocalWorker(make_learner(config, "control")) if config.student.control else None,
+        scorer=LocalWorker(Scorer(state_url, config.soft_labels.top_k)),
+        linear=LocalWorker(LinearStatistics(config.teachers.linear)) if "linear" in config.teachers.enabled else None,
+        refresher=LocalRefresher(config.teachers, state_url),
+        dead_letters=dead_letters,
+        publisher=Publisher(config, Registry(open_storage(registry_url(state_url)), clock=clock), board) if durable else None,
+        checkpoints=CheckpointStore(open_storage(checkpoint_url(state_url))) if durable else None,
+        plans=PlanStore(storage) if durable else None,
+    )
+    return Controller(parts)
+
+
+def build_on_ray(
+    config: Config,
+    reader: TableReader,
+    state_url: str,
+    *,
+    dead_letters: LogWriter | None,
+    board: PromotionBoard | None,
+    name: str = "streamrec",
+    clock: Clock | None = None,
+) -> Controller:
+    """Wire the student, its control, the scorer and the linear statistics as detached named actors.
+
+    Args:
+        config: The resolved configuration.
+        reader: The log.
+        state_url: Storage address of plans, checkpoints, teachers and versions, reachable from all nodes.
+        dead_letters: Where rejected records go.
+        board: Gets promoted versions.
+        name: Prefix of the actors' names; one stream per name.
+        clock: Processing time.
+    """
+    epoch = secrets.randbits(62) + 1
+
+    def worker(role: str, build: Callable[..., C], *args: Any) -> Worker[C]:
+        return RayWorker(host(f"{name}-{role}", ACTOR_CPUS), epoch, build, *args)
+
+    clock = clock or SystemClock()
+    parts = Parts(
+        config=config,
+        clock=clock,
+        reader=reader,
+        student=worker("student", make_learner, config, "student"),
+        control=worker("control", make_learner, config, "control") if config.student.control else None,
+        scorer=worker("scorer", Scorer, state_url, config.soft_labels.top_k),
+        linear=worker("linear", LinearStatistics, config.teachers.linear) if "linear" in config.teachers.enabled else None,
+        refresher=RayRefresher(config.teachers, state_url),
+        dead_letters=dead_letters,
+        publisher=Publisher(config, Registry(open_storage(registry_url(state_url)), clock=clock), board),
+        checkpoints=CheckpointStore(open_storage(checkpoint_url(state_url))),
+        plans=PlanStore(open_storage(state_url)),
+    )
+    return Controller(parts)

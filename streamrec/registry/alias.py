@@ -1,0 +1,159 @@
+"""Move the one pointer that says what is live, and append each move to a history that is never rewritten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from streamrec.errors import Damaged, RegistryError
+from streamrec.registry.gate import Decision
+from streamrec.storage import Storage
+
+# Each attempt that loses had another mover win, so this many in a row means that something moves the alias without end.
+_ATTEMPTS = 100
+# Rollbacks in a row that find their way.
+_TRAIL = 8
+
+
+class Move(BaseModel):
+    """Record one move of the alias; the newest one is what is live.
+
+    Attributes:
+        number: Position in the history, from 1.
+        action: Promotion or rollback.
+        version: Live from here on.
+        trail: Where a rollback goes, nearest first.
+        reason: Why, a sentence.
+        decision: The gate's decision, if one was made.
+        at_ms: Processing time, UTC.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    action: Literal["promote", "rollback"]
+    version: str
+    trail: tuple[str, ...]
+    reason: str
+    decision: Decision | None = None
+    at_ms: int
+
+    @property
+    def previous(self) -> str | None:
+        """Return the version that a rollback goes to, if any."""
+        return self.trail[0] if self.trail else None
+
+    def to_json(self) -> bytes:
+        """Return the move's JSON, keys sorted."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Move:
+        """Parse what `to_json` wrote.
+
+        Raises:
+            Damaged: It is not a move.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            what = "Registry: a record of the alias can't be read"
+            raise Damaged(what, got=repr(data[:80]), do="restore it from a copy") from error
+
+
+class Alias:
+    """Keep a student's alias and its history.
+
+    **Contract.** A move first takes its number in the history, which decides between concurrent movers; then the alias follows. A mover that
+    died between the two is completed by the next one. The alias only ever goes to higher numbers.
+
+    Args:
+        storage: Where to keep them.
+        student: Folder of the student.
+    """
+
+    def __init__(self, storage: Storage, student: str) -> None:
+        self._storage = storage
+        self._student = student
+
+    def current(self) -> Move | None:
+        """Return the move that made the live version live: one read."""
+        found = self._storage.read_with_token(self._key)
+        return Move.from_json(found[0]) if found is not None else None
+
+    def newest(self) -> Move | None:
+        """Return the history's last move, also when the alias did not follow yet."""
+        move = self.current()
+        while self._storage.exists(key := self._history_key(move.number + 1 if move is not None else 1)):
+            move = Move.from_json(self._storage.read(key))
+        return move
+
+    def history(self, last: int | None) -> list[Move]:
+        """Return the moves, oldest first; only the newest ``last`` when given."""
+        newest = self.newest()
+        end = newest.number if newest is not None else 0
+        first = 1 if last is None else max(1, end - last + 1)
+        return [Move.from_json(self._storage.read(self._history_key(number))) for number in range(first, end + 1)]
+
+    def promote(self, version: str, reason: str, decision: Decision | None, at_ms: int) -> Move:
+        """Make ``version`` the live one, unless it is."""
+
+        def next_move(last: Move | None) -> Move | None:
+            if last is None:
+                return Move(number=1, action="promote", version=version, trail=(), reason=reason, decision=decision, at_ms=at_ms)
+            if last.version == version:
+                return None
+            trail = tuple(name for name in (last.version, *last.trail) if name != version)[:_TRAIL]
+            return Move(number=last.number + 1, action="promote", version=version, trail=trail, reason=reason, decision=decision, at_ms=at_ms)
+
+        return self._move(next_move)
+
+    def rollback(self, reason: str, live: str | None, exists: Callable[[str], bool], at_ms: int) -> Move:
+        """Make the nearest version of the trail live that ``exists``, unless another than ``live`` is live already."""
+
+        def next_move(last: Move | None) -> Move | None:
+            if last is not None and live is not None and last.version != live:
+                return None
+            trail = last.trail if last is not None else ()
+            kept = next((index for index, name in enumerate(trail) if exists(name)), None)
+            if last is None or kept is None:
+                what = "Registry: there is no version to roll back to"
+                raise RegistryError(what, got=f"{last.version} live" if last is not None else "no live version", do="promote a version")
+            return Move(number=last.number + 1, action="rollback", version=trail[kept], trail=trail[kept + 1 :], reason=reason, at_ms=at_ms)
+
+        return self._move(next_move)
+
+    def _move(self, next_move: Callable[[Move | None], Move | None]) -> Move:
+        for _ in range(_ATTEMPTS):
+            last = self.newest()
+            move = next_move(last)
+            if move is None:
+                assert last is not None
+                return self._follow(last)
+            key, data = self._history_key(move.number), move.to_json()
+            if self._storage.write_new(key, data) or self._storage.read(key) == data:
+                return self._follow(move)
+        raise self._contended()
+
+    def _follow(self, move: Move) -> Move:
+        for _ in range(_ATTEMPTS):
+            found = self._storage.read_with_token(self._key)
+            if found is not None and Move.from_json(found[0]).number >= move.number:
+                return move
+            if self._storage.swap(self._key, move.to_json(), found[1] if found is not None else None) is not None:
+                return move
+        raise self._contended()
+
+    def _contended(self) -> RegistryError:
+        what = f"Registry: the alias of {self._student!r} moves faster than it can be read"
+        return RegistryError(what, got=f"{_ATTEMPTS} attempts", do="stop the other movers")
+
+    @property
+    def _key(self) -> str:
+        return f"{self._student}/alias/live"
+
+    def _history_key(self, number: int) -> str:
+        return f"{self._student}/history/{number:08d}.json"

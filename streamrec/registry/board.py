@@ -1,0 +1,225 @@
+"""Hold the newest promoted version in one Ray actor that serving replicas long-poll, so that a swap takes milliseconds.
+
+`Board` is the actor, `RemoteBoard` the handle for drivers. The registry on storage is the truth: the board reads what is live from it when
+it starts and when it restarts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import ray
+from ray.actor import ActorHandle
+
+from streamrec.clock import SystemClock
+from streamrec.errors import RegistryError
+from streamrec.registry.registry import Registry
+from streamrec.registry.swaps import BoardState
+from streamrec.registry.version import ModelVersion
+from streamrec.state import Arrays
+from streamrec.storage import open_storage
+
+BOARD_NAME = "streamrec-board"
+BOARD_NAMESPACE = "streamrec"
+
+
+@dataclass(frozen=True)
+class Posted:
+    """What a replica gets from the board.
+
+    Attributes:
+        epoch: Names the board's incarnation: promotion numbers of different epochs do not compare.
+        seq: Promotion number.
+        manifest: The version's manifest as JSON values.
+        meta: The version's meta.
+        arrays: One reference, in a list so that Ray passes it on instead of fetching it.
+    """
+
+    epoch: str
+    seq: int
+    manifest: dict[str, Any]
+    meta: dict[str, Any]
+    arrays: list[ray.ObjectRef[Any]]
+
+
+class Board:
+    """Serve the newest promoted version to long-polling replicas; runs as an asyncio actor.
+
+    Args:
+        registry_url: Storage address of the registry; None for a board that only holds what is published to it.
+        student: Whose versions.
+
+    **Contract.** Every method may be called again with the same arguments. The arrays belong to this actor: it puts them itself, because an
+    object dies with its owner.
+    """
+
+    def __init__(self, registry_url: str | None = None, student: str = "default") -> None:
+        self._registry_url = registry_url
+        self._student = student
+        self._epoch = uuid.uuid4().hex
+        self._state = BoardState(SystemClock())
+        self._posted: Posted | None = None
+        # The version before keeps its reference, so that a rollback finds it in memory.
+        self._previous: Posted | None = None
+        self._changed = asyncio.Event()
+        self._restored = registry_url is None
+
+    async def publish(self, manifest: dict[str, Any], arrays: Arrays, meta: dict[str, Any], promotion: int | None = None) -> int:
+        """Make a version the newest promoted one and return the live promotion's number.
+
+        Args:
+            manifest: JSON values with at least ``version``.
+            arrays: The resolved numpy arrays.
+            meta: The version's meta.
+            promotion: The registry's number of this promotion; a number that is not above the live one changes nothing. None counts up.
+        """
+        if promotion is not None and promotion <= self._state.seq:
+            return self._state.seq
+        reference = ray.put(dict(arrays))
+        if self._state.publish(str(manifest["version"]), promotion):
+            self._previous, self._posted = self._posted, Posted(self._epoch, self._state.seq, manifest, meta, [reference])
+            self._changed.set()
+            self._changed = asyncio.Event()
+        return self._state.seq
+
+    async def promote_from_registry(self, version_id: str | None = None) -> int:
+        """Publish the version that is live in the registry and return the live promotion's number.
+
+        After a promotion or a rollback in the registry this is what makes it take effect.
+
+        Args:
+            version_id: The version that is expected to be live there; None takes any.
+
+        Raises:
+            RegistryError: This board has no registry, or another version is live there.
+        """
+        if self._registry_url is None:
+            what = "Board: it was created without a registry"
+            raise RegistryError(what, do="create the board with the registry's storage address")
+        found = await asyncio.to_thread(load_live, self._registry_url, self._student, version_id)
+        if found is None:
+            return self._state.seq
+        version, promotion = found
+        return await self.publish(version.manifest.model_dump(mode="json"), version.arrays, version.meta, promotion)
+
+    async def wait(self, replica: str, epoch: str, after_seq: int, timeout_s: float) -> Posted | None:
+        """Return the live version as soon as it is another than (``epoch``, ``after_seq``), or None after ``timeout_s``."""
+        await self._restore()
+        self._state.saw(replica)
+        changed = self._changed
+        if self._is_new(epoch, after_seq):
+            return self._posted
+        try:
+            await asyncio.wait_for(changed.wait(), timeout_s)
+        except TimeoutError:
+            return None
+        finally:
+            self._state.saw(replica)
+        return self._posted if self._is_new(epoch, after_seq) else None
+
+    async def ack(self, replica: str, epoch: str, seq: int, refused: str = "") -> None:
+        """Note that a replica serves a promotion, or why it does not; the time is taken here."""
+        if epoch == self._epoch:
+            self._state.ack(replica, seq, refused)
+
+    async def leave(self, replica: str) -> None:
+        """Forget a replica that stops."""
+        self._state.left(replica)
+
+    async def swap_report(self) -> list[dict[str, Any]]:
+        """Return for each promotion how long it took until all live replicas answered with it."""
+        return self._state.report()
+
+    async def live(self) -> tuple[int, str]:
+        """Return the live promotion's number and version id; (0, "") when nothing was promoted."""
+        await self._restore()
+        return self._state.seq, self._state.version
+
+    def _is_new(self, epoch: str, after_seq: int) -> bool:
+        return self._posted is not None and (epoch != self._epoch or self._posted.seq > after_seq)
+
+    async def _restore(self) -> None:
+        """Read what is live from the registry, once per incarnation."""
+        if self._restored:
+            return
+        self._restored = True
+        try:
+            await self.promote_from_registry()
+        except Exception:
+            self._restored = False
+            raise
+
+
+def load_live(registry_url: str, student: str, version_id: str | None = None) -> tuple[ModelVersion, int] | None:
+    """Read the version that is live in a registry and the number of the move that made it so; None when nothing is.
+
+    Raises:
+        RegistryError: ``version_id`` is given and another version is live.
+    """
+    registry = Registry(open_storage(registry_url), student)
+    move = registry.alias()
+    if version_id is not None and (move is None or move.version != version_id):
+        what = "Board: the version is not the live one of the registry"
+        raise RegistryError(what, got=version_id, allowed=move.version if move else "none is live", do="promote it in the registry first")
+    return None if move is None else (registry.load(move.version), move.number)
+
+
+class RemoteBoard:
+    """Talk to the board actor; blocking, for drivers and command lines.
+
+    Args:
+        actor: Handle of a `Board`.
+        timeout_s: Longest wait for an answer.
+
+    Example:
+        board = RemoteBoard.get_or_create(registry_url)
+        move = registry.promote(version, "not worse than the live one")
+        board.publish(manifest.model_dump(mode="json"), arrays, meta, promotion=move.number)
+    """
+
+    def __init__(self, actor: ActorHandle[Any], timeout_s: float = 30.0) -> None:
+        self.actor = actor
+        self._timeout_s = timeout_s
+
+    @classmethod
+    def get_or_create(cls, registry_url: str | None = None, student: str = "default", name: str = BOARD_NAME) -> RemoteBoard:
+        """Return the cluster's board; the first call creates it, detached, so that it outlives its creator."""
+        options = {
+            "name": name,
+            "namespace": BOARD_NAMESPACE,
+            "lifetime": "detached",
+            "get_if_exists": True,
+            "num_cpus": 0,
+            "max_restarts": -1,
+            # Every method may be repeated, so a call that a restart interrupted is sent again.
+            "max_task_retries": 3,
+        }
+        return cls(cast("ActorHandle[Any]", ray.remote(Board).options(**options).remote(registry_url, student)))
+
+    def publish(self, manifest: dict[str, Any], arrays: Arrays, meta: Mapping[str, Any], promotion: int | None = None) -> int:
+        """Make a version the newest promoted one; see `Board.publish`."""
+        return int(self._get(self.actor.publish.remote(manifest, dict(arrays), dict(meta), promotion)))
+
+    def promote_from_registry(self, version_id: str | None = None) -> int:
+        """Publish what is live in the registry; see `Board.promote_from_registry`."""
+        return int(self._get(self.actor.promote_from_registry.remote(version_id)))
+
+    def live(self) -> tuple[int, str]:
+        """Return the live promotion's number and version id; (0, "") when nothing was promoted."""
+        seq, version = self._get(self.actor.live.remote())
+        return int(seq), str(version)
+
+    def swap_report(self) -> list[dict[str, Any]]:
+        """Return for each promotion how long it took until all live replicas answered with it; see `Swap.report`."""
+        return list(self._get(self.actor.swap_report.remote()))
+
+    def kill(self) -> None:
+        """End the board for good."""
+        ray.kill(self.actor, no_restart=True)
+
+    def _get(self, reference: Any) -> Any:
+        return ray.get(reference, timeout=self._timeout_s)

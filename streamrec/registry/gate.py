@@ -1,0 +1,205 @@
+"""Decide from numbers whether a candidate goes live."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from streamrec.config import RegistryConfig
+from streamrec.errors import Damaged
+from streamrec.registry.version import Number
+
+# One-sided 95 %: a candidate is called worse only when chance explains the difference in fewer than one case of twenty.
+_Z = 1.64
+
+
+class Verdict(StrEnum):
+    """What becomes of a candidate."""
+
+    PROMOTE = "promote"
+    REJECT = "reject"
+    WAIT = "wait"
+
+
+class Reason(StrEnum):
+    """Why."""
+
+    NOT_FINITE = "not_finite"
+    PROBES_FAILED = "probes_failed"
+    WORSE = "worse"
+    TOO_FEW_QUERIES = "too_few_queries"
+    NOT_WORSE = "not_worse"
+    FIRST_VERSION = "first_version"
+    LIVE_NOT_FINITE = "live_not_finite"
+    IDLE = "idle"
+
+
+@dataclass(frozen=True)
+class Health:
+    """Say whether a version is sound by itself.
+
+    Attributes:
+        version: Its id.
+        is_finite: All its weights are finite.
+        probes_pass: It answers its probe histories as its manifest says.
+        detail: What is wrong, for the reason's sentence.
+    """
+
+    version: str
+    is_finite: bool = True
+    probes_pass: bool = True
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Hold paired scores of a candidate and the live version on the same queries, as sums, so that windows add up.
+
+    Attributes:
+        batch: Newest batch whose events are in it.
+        num_queries: Queries that both answered.
+        candidate_sum: Sum of the candidate's scores, such as recall@20.
+        live_sum: Sum of the live version's.
+        difference_squares: Sum of (candidate − live)² per query.
+        metric: Name of the score.
+    """
+
+    batch: int
+    num_queries: int = 0
+    candidate_sum: float = 0.0
+    live_sum: float = 0.0
+    difference_squares: float = 0.0
+    metric: str = "recall@20"
+
+    @classmethod
+    def from_scores(cls, batch: int, candidate: ArrayLike, live: ArrayLike | None = None, metric: str = "recall@20") -> Self:
+        """Sum scores [num_queries] of both on the same queries; None for live while there is none."""
+        ours = np.asarray(candidate, np.float64)
+        theirs = np.zeros_like(ours) if live is None else np.asarray(live, np.float64)
+        if ours.ndim != 1 or ours.shape != theirs.shape:
+            msg = f"Window: scores are not paired, got shapes {ours.shape} and {theirs.shape}, allowed [num_queries] twice"
+            raise ValueError(msg)
+        return cls(batch, len(ours), float(ours.sum()), float(theirs.sum()), float(((ours - theirs) ** 2).sum()), metric)
+
+    def __add__(self, other: Window) -> Window:
+        """Return both windows' queries together."""
+        return Window(
+            max(self.batch, other.batch),
+            self.num_queries + other.num_queries,
+            self.candidate_sum + other.candidate_sum,
+            self.live_sum + other.live_sum,
+            self.difference_squares + other.difference_squares,
+            self.metric,
+        )
+
+    def numbers(self, tolerance: float) -> dict[str, float]:
+        """Return means, their paired difference with its standard error, and the bound that the difference must not lie below."""
+        num = self.num_queries
+        if num == 0:
+            return {"num_queries": 0}
+        candidate, live = self.candidate_sum / num, self.live_sum / num
+        difference = candidate - live
+        # max(): rounding can leave a tiny negative variance when all differences are equal.
+        variance = max(0.0, self.difference_squares - num * difference * difference) / max(1, num - 1)
+        error = math.sqrt(variance / num)
+        allowed = -tolerance * live
+        return {"num_queries": num, "candidate": candidate, "live": live, "difference": difference, "standard_error": error, "allowed": allowed}
+
+
+class Decision(BaseModel):
+    """Record what was decided, by which numbers and why.
+
+    Attributes:
+        verdict: Promote, reject or wait.
+        code: Reason by name.
+        reason: Reason as a sentence.
+        candidate: Version decided on.
+        live: Version that was live, if any.
+        batch: Newest batch in the window.
+        numbers: See `Window.numbers`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    verdict: Verdict
+    code: Reason
+    reason: str
+    candidate: str
+    live: str | None
+    batch: int
+    numbers: Mapping[str, Number]
+
+    @property
+    def promote(self) -> bool:
+        """Tell whether the candidate goes live."""
+        return self.verdict is Verdict.PROMOTE
+
+    def to_json(self) -> bytes:
+        """Return the decision's JSON."""
+        return self.model_dump_json(indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Decision:
+        """Parse what `to_json` wrote.
+
+        Raises:
+            Damaged: It is not a decision.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            what = "Registry: a gate's decision can't be read"
+            raise Damaged(what, got=repr(data[:80]), do="restore it from a copy") from error
+
+
+class Gate:
+    """Decide on candidates; pure, so that the same numbers give the same decision."""
+
+    def __init__(self, cfg: RegistryConfig) -> None:
+        self._cfg = cfg
+
+    def decide(self, candidate: Health, live: Health | None, window: Window, *, is_idle: bool = False) -> Decision:
+        """Decide on one candidate.
+
+        It is rejected when it is not sound, or worse than the live version by more than the tolerance *and* by more than chance explains: the
+        mean difference plus 1.64 standard errors lies below ``-gate_tolerance`` times the live score.
+
+        Args:
+            candidate: The version that may go live.
+            live: The version that is live, None at first.
+            window: Scores of both on events that neither had learned from.
+            is_idle: No events come in, so that waiting for queries would keep the newest weights back.
+        """
+        cfg = self._cfg
+        numbers = window.numbers(cfg.gate_tolerance)
+        scores = f"{window.metric} {numbers.get('candidate', 0.0):.4f} against {numbers.get('live', 0.0):.4f} on {window.num_queries} queries"
+
+        def decision(verdict: Verdict, code: Reason, reason: str) -> Decision:
+            name = live.version if live is not None else None
+            return Decision(verdict=verdict, code=code, reason=reason, candidate=candidate.version, live=name, batch=window.batch, numbers=numbers)
+
+        detail = f": {candidate.detail}" if candidate.detail else ""
+        if not candidate.is_finite or not math.isfinite(window.candidate_sum):
+            return decision(Verdict.REJECT, Reason.NOT_FINITE, f"its weights or scores are not finite{detail}")
+        if not candidate.probes_pass:
+            return decision(Verdict.REJECT, Reason.PROBES_FAILED, f"its probe histories are not answered as recorded{detail}")
+        if live is None:
+            return decision(Verdict.PROMOTE, Reason.FIRST_VERSION, "no version is live yet")
+        if not live.is_finite or not math.isfinite(window.live_sum):
+            return decision(Verdict.PROMOTE, Reason.LIVE_NOT_FINITE, "the live version's weights or scores are not finite")
+        is_enough = window.num_queries >= cfg.gate_min_queries
+        if not is_enough and not is_idle:
+            return decision(Verdict.WAIT, Reason.TOO_FEW_QUERIES, f"{window.num_queries} of {cfg.gate_min_queries} queries so far")
+        # One query has no standard error.
+        if window.num_queries >= 2 and numbers["difference"] + _Z * numbers["standard_error"] < numbers["allowed"]:
+            return decision(Verdict.REJECT, Reason.WORSE, f"worse than live by more than {cfg.gate_tolerance:.0%} and chance: {scores}")
+        if not is_enough:
+            return decision(Verdict.PROMOTE, Reason.IDLE, f"no events come in, and it is not measurably worse: {scores}")
+        return decision(Verdict.PROMOTE, Reason.NOT_WORSE, f"not worse than live: {scores}")

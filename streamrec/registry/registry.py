@@ -1,0 +1,212 @@
+"""Say which version is live, move it, and keep what happened."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from streamrec.clock import Clock, SystemClock
+from streamrec.config import RegistryConfig
+from streamrec.errors import Damaged, RegistryError
+from streamrec.registry.alias import Alias, Move
+from streamrec.registry.gate import Decision
+from streamrec.registry.store import VersionStore
+from streamrec.registry.version import ModelVersion, VersionFacts, VersionId, VersionManifest
+from streamrec.state import Arrays
+from streamrec.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+
+class Pruned(NamedTuple):
+    """Say what `Registry.prune` removed."""
+
+    versions: tuple[str, ...]
+    num_blobs: int
+
+
+class Registry:
+    """Keep a student's versions, the one alias that says which is live, and the history of its moves.
+
+    **Contract.** `publish` is immutable, visible only when complete and safe to call twice. `promote` and `rollback` move the alias atomically
+    and append to a history that is never rewritten. One process publishes and prunes; any number may move, pin and read.
+
+    Args:
+        storage: Where to keep everything, under the student's name.
+        student: Name of the student; several share a storage.
+        clock: Tells processing time.
+    """
+
+    def __init__(self, storage: Storage, student: str = "default", clock: Clock | None = None) -> None:
+        self._store = VersionStore(storage, student)
+        self._storage = storage
+        self._student = student
+        self._alias = Alias(storage, student)
+        self._clock = clock or SystemClock()
+
+    @property
+    def student(self) -> str:
+        """Return the student's name."""
+        return self._student
+
+    def publish(
+        self, version: str, arrays: Arrays, meta: Mapping[str, Any], facts: VersionFacts | None = None, *, as_delta: bool = False
+    ) -> VersionManifest:
+        """Store a version.
+
+        Args:
+            version: Its id, such as `version_id` gives.
+            arrays: Resolved weights by name.
+            meta: JSON-serialisable facts that belong to the weights.
+            facts: What it was made from.
+            as_delta: Store only what changed since ``facts.parent``, where this is less than half of the whole.
+
+        Returns:
+            The manifest; that of the first call when the same weights were published under this id before.
+
+        Raises:
+            RegistryError: The id is taken by other weights, or is not a name.
+        """
+        return self._store.publish(version, arrays, meta, facts or VersionFacts(), self._clock.now_ms(), as_delta=as_delta)
+
+    def load(self, version: str) -> ModelVersion:
+        """Return a version with its verified weights.
+
+        Raises:
+            RegistryError: There is no such version.
+            Damaged: A digest is wrong.
+        """
+        return self._store.load(version)
+
+    def manifest(self, version: str) -> VersionManifest:
+        """Return a version's manifest; see `load`."""
+        return self._store.manifest(version)
+
+    def versions(self) -> list[VersionId]:
+        """Return the ids of all versions, oldest first."""
+        return self._store.versions()
+
+    def live(self) -> VersionId | None:
+        """Return the id of the live version, None while there is none."""
+        move = self.alias()
+        return VersionId(move.version) if move is not None else None
+
+    def alias(self) -> Move | None:
+        """Return the move that made the live version live; its number grows with each move."""
+        return self._alias.current()
+
+    def promote(self, version: str, reason: str, decision: Decision | None = None) -> Move:
+        """Make a version live; nothing happens when it is.
+
+        Raises:
+            RegistryError: There is no such version.
+        """
+        self._store.manifest(version)
+        move = self._alias.promote(version, reason, decision, self._clock.now_ms())
+        if not self._store.exists(version):
+            self.rollback(f"{version} was pruned while it was promoted", live=version)
+            what = "Registry: the version was pruned while it was promoted"
+            raise RegistryError(what, got=repr(version), do="promote a newer one")
+        return move
+
+    def rollback(self, reason: str, live: str | None = None) -> Move:
+        """Make the version live again that was live before.
+
+        Args:
+            reason: Why, a sentence.
+            live: Only if this one is live; so the call can be repeated.
+
+        Raises:
+            RegistryError: There is none to go back to.
+        """
+        return self._alias.rollback(reason, live, self._store.exists, self._clock.now_ms())
+
+    def history(self, last: int | None = None) -> list[Move]:
+        """Return the moves, oldest first; only the newest ``last`` when given."""
+        return self._alias.history(last)
+
+    def record_decision(self, decision: Decision) -> Decision:
+        """Store a decision once for its candidate and batch.
+
+        Returns:
+            The decision that stands: the first one, when a repeated step decides anew.
+        """
+        key = f"{self._student}/decisions/{decision.candidate}/{decision.batch:08d}.json"
+        return decision if self._storage.write_new(key, decision.to_json()) else Decision.from_json(self._storage.read(key))
+
+    def decisions(self, version: str) -> list[Decision]:
+        """Return the decisions on a version, in order of their batches."""
+        keys = self._storage.list(f"{self._student}/decisions/{version}")
+        return [Decision.from_json(self._storage.read(key)) for key in keys]
+
+    def pin(self, version: str) -> None:
+        """Keep a version whatever the policy says.
+
+        Raises:
+            RegistryError: There is no such version.
+        """
+        self._store.manifest(version)
+        self._storage.write_new(f"{self._student}/pins/{version}", b"")
+
+    def unpin(self, version: str) -> None:
+        """Let the policy decide again."""
+        self._storage.delete(f"{self._student}/pins/{version}")
+
+    def pinned(self) -> set[str]:
+        """Return the ids of the pinned versions."""
+        return {key.rpartition("/")[2] for key in self._storage.list(f"{self._student}/pins")}
+
+    def prune(self, now_ms: int, cfg: RegistryConfig) -> Pruned:
+        """Remove versions that the policy gives up, and blobs that no version needs.
+
+        The newest ``keep_last`` stay, those younger than ``keep_for_s``, the live one, the one that a rollback goes to, pinned ones, and those that
+        the delta of one that stays follows.
+
+        Args:
+            now_ms: Processing time, UTC.
+            cfg: The policy.
+        """
+        # Listed first: a blob of a version that is published from here on is not in it.
+        blobs = self._store.blobs()
+        manifests = self._readable_manifests()
+        newest = set(list(manifests)[-cfg.keep_last :])
+        young = {name for name, manifest in manifests.items() if now_ms - manifest.created_ms <= cfg.keep_for_s * 1000}
+        kept = _with_parents(newest | young | self._protected(manifests), manifests)
+        gone = [name for name in manifests if name not in kept]
+        for name in gone:
+            self._store.hide(name)
+        # Somebody may have promoted, rolled back or pinned meanwhile.
+        wanted = _with_parents(self._protected(manifests), manifests)
+        for name in wanted.intersection(gone):
+            self._store.unhide(manifests[name])
+        needed = {blob.sha256 for manifest in self._readable_manifests().values() for blob in manifest.blobs}
+        unneeded = [sha256 for sha256 in blobs if sha256 not in needed]
+        self._store.remove_blobs(unneeded)
+        return Pruned(tuple(name for name in gone if name not in wanted), len(unneeded))
+
+    def _protected(self, manifests: Mapping[str, VersionManifest]) -> set[str]:
+        moves = [move for move in (self._alias.newest(), self._alias.current()) if move is not None]
+        live = {move.version for move in moves}
+        previous = {name for move in moves for name in [name for name in move.trail if name in manifests][:1]}
+        return live | previous | self.pinned()
+
+    def _readable_manifests(self) -> dict[str, VersionManifest]:
+        manifests: dict[str, VersionManifest] = {}
+        for version in self.versions():
+            try:
+                manifests[version] = self._store.manifest(version)
+            except Damaged as error:
+                logger.warning("version %s is damaged and not pruned: %s", version, error)
+        return manifests
+
+
+def _with_parents(names: set[str], manifests: Mapping[str, VersionManifest]) -> set[str]:
+    found = set(names)
+    waiting = list(names)
+    while waiting:
+        manifest = manifests.get(waiting.pop())
+        if manifest is not None and manifest.deltas and manifest.parent is not None and manifest.parent not in found:
+            found.add(manifest.parent)
+            waiting.append(manifest.parent)
+    return found

@@ -1,0 +1,126 @@
+"""Turn a request into an honest answer: ranked items, the version that ranked them, and where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.clock import Clock, SystemClock
+from streamrec.serving.history_view import HistoryView
+from streamrec.serving.recommender import Recommender
+from streamrec.serving.requests import RecommendRequest
+from streamrec.serving.row_map import RowMap
+from streamrec.serving.slot import LiveModel
+
+STUDENT = "student"
+POPULAR = "popular"
+
+# What a float32 of a few units holds; more digits would only be noise on the wire.
+_SCORE_DECIMALS = 6
+
+Rows = NDArray[np.int32]
+_NO_ROWS: Rows = np.empty(0, np.int32)
+
+
+@dataclass
+class Answerer:
+    """Answer requests from a version and the history view.
+
+    Args:
+        view: Histories of known users; None when this server follows no log.
+        clock: Processing time, for a version's age.
+
+    **Contract.** `answer` is called by one thread; `prepare` may be called by the loading thread for a version that isn't live yet.
+    """
+
+    view: HistoryView | None
+    clock: Clock = field(default_factory=SystemClock)
+    _maps: tuple[RowMap, ...] = ()
+
+    def prepare(self, model: LiveModel) -> None:
+        """Do before the swap what the version's first answer would otherwise wait for."""
+        self._keep(self._new_map(model.recommender))
+        for namespace in model.recommender.namespaces:
+            model.recommender.rank(np.zeros(1, np.int32), 1, namespace=namespace)
+
+    def answer(self, request: RecommendRequest, model: LiveModel, request_id: str) -> dict[str, Any]:
+        """Return the answer's JSON object.
+
+        A history in the request is used in place of the view's; the view's items count as seen all the same. When there is no known
+        item to start from, the answer's source is ``popular`` and ``why`` says what was missing.
+        """
+        recommender = model.recommender
+        known = self._known_rows(request, recommender)
+        given = recommender.known_rows(recommender.catalog.rows_of(request.namespace, request.history)) if request.history else _NO_ROWS
+        history = known if request.history is None else given
+        excluded = self._excluded(request, recommender, known, given)
+        if len(history):
+            newest_first = history[::-1][: recommender.history_length]
+            rows, scores = recommender.rank(newest_first, request.n, excluded, request.namespace)
+            num_used, source = len(newest_first), {"source": STUDENT}
+        else:
+            rows, scores = recommender.popular(request.n, excluded, request.namespace)
+            num_used, source = 0, {"source": POPULAR, "why": self._why(request, recommender)}
+        shown = scores.astype(np.float64).round(_SCORE_DECIMALS).tolist()
+        items = [{"item_id": item_id, "score": score} for item_id, score in zip(recommender.ids(rows), shown, strict=True)]
+        return {
+            "items": items,
+            "model_version": model.version,
+            "model_age_s": round((self.clock.now_ms() - model.created_ms) / 1000, 3),
+            **source,
+            "user_events": num_used,
+            "request_id": request_id,
+        }
+
+    def _known_rows(self, request: RecommendRequest, recommender: Recommender) -> Rows:
+        """Return the rows of the user's known items, newest last."""
+        if self.view is None or request.user_id is None:
+            return _NO_ROWS
+        # The map holds the table that its codes belong to: a table that is loaded meanwhile is not mixed in.
+        row_map = self._map_of(recommender)
+        codes = row_map.table.get(request.namespace, request.user_id)
+        if not len(codes):
+            return _NO_ROWS
+        rows = row_map.rows(codes)
+        return rows[rows >= 0]
+
+    def _excluded(self, request: RecommendRequest, recommender: Recommender, known: Rows, given: Rows) -> Rows:
+        parts = [known, given] if request.exclude_seen else []
+        if request.exclude:
+            parts.append(recommender.known_rows(recommender.catalog.rows_of(request.namespace, request.exclude)))
+        present = [part for part in parts if len(part)]
+        return np.concatenate(present) if len(present) > 1 else (present[0] if present else _NO_ROWS)
+
+    def _why(self, request: RecommendRequest, recommender: Recommender) -> str:
+        if not recommender.num_items(request.namespace):
+            return "the model has no items in this namespace"
+        if request.history is None and self.view is None:
+            return "no log is followed and no history was given"
+        if request.history is None and self.view is not None and not len(self.view.get(request.namespace, request.user_id or "")):
+            return "unknown user"
+        return "no known items in history"
+
+    def _map_of(self, recommender: Recommender) -> RowMap:
+        assert self.view is not None
+        table = self.view.table
+        for row_map in self._maps:
+            if row_map.recommender is recommender and row_map.table is table:
+                return row_map
+        fresh = self._new_map(recommender)
+        assert fresh is not None
+        self._keep(fresh)
+        return fresh
+
+    def _new_map(self, recommender: Recommender) -> RowMap | None:
+        if self.view is None:
+            return None
+        newest = self._maps[0] if self._maps else None
+        return RowMap(self.view.table, recommender, newest)
+
+    def _keep(self, row_map: RowMap | None) -> None:
+        # Three: the live version's, the previous one's for a rollback, and the candidate's.
+        if row_map is not None:
+            self._maps = (row_map, *self._maps)[:3]

@@ -1,0 +1,97 @@
+"""Keep a history view up to date from the log, through broker failures and retention gaps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from streamrec.errors import BrokerError, RetentionGap, StorageError
+from streamrec.log.base import LogTail
+from streamrec.serving.history_view import HistoryColumns, HistoryView
+
+logger = logging.getLogger(__name__)
+
+
+class FollowerState(StrEnum):
+    """Name what the follower does next."""
+
+    BOOTSTRAP = "bootstrap"
+    OPEN = "open"
+    FOLLOW = "follow"
+
+
+@dataclass
+class LogFollower:
+    """Feed a history view: the checkpoint's histories first, then the log from the checkpoint's offsets.
+
+    Args:
+        view: What is kept up to date.
+        bootstrap: Loads the checkpoint's histories; None means there is no checkpoint and the log is followed from its earliest offsets.
+        open_tail: Opens the log at {partition: next offset}; partitions that are not named start at their earliest.
+        poll_s: Longest time that one step waits for rows.
+
+    **Contract.** `step` is called in a loop by one thread. It blocks up to ``poll_s`` (longer when the broker does), never sleeps and never
+    raises on a failing broker or storage: it keeps the reason in ``last_error`` and returns False, and the caller decides when to call again.
+    """
+
+    view: HistoryView
+    bootstrap: Callable[[], HistoryColumns | None]
+    open_tail: Callable[[Mapping[int, int]], LogTail]
+    poll_s: float = 0.2
+    state: FollowerState = FollowerState.BOOTSTRAP
+    last_error: str = ""
+    num_gaps: int = 0
+    _tail: LogTail | None = None
+
+    def step(self) -> bool:
+        """Do the next thing; False when it failed and should be tried again later."""
+        try:
+            if self.state is FollowerState.BOOTSTRAP:
+                self._load()
+            elif self.state is FollowerState.OPEN:
+                self._tail = self.open_tail(self.view.offsets)
+                self.state = FollowerState.FOLLOW
+            else:
+                assert self._tail is not None
+                self.view.apply(self._tail.poll(self.poll_s))
+                self.last_error = ""
+        except RetentionGap as error:
+            # The log no longer has what comes next, but a newer checkpoint may.
+            self._fail(error)
+            self.num_gaps += 1
+            self.state = FollowerState.BOOTSTRAP
+            return False
+        except (BrokerError, StorageError) as error:
+            self._fail(error)
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the log's tail."""
+        if self._tail is not None:
+            self._tail.close()
+            self._tail = None
+
+    def _load(self) -> None:
+        columns = self.bootstrap()
+        if columns is not None and not self._is_behind(columns):
+            self.view.load(columns)
+        elif self.num_gaps:
+            # No checkpoint reaches over the gap: what was there is lost to this view, so it goes on from the earliest offsets.
+            self.view.offsets = {}
+        self.state = FollowerState.OPEN
+
+    def _is_behind(self, columns: HistoryColumns) -> bool:
+        """Return whether the view is already past the checkpoint on every partition, as after a reload that found no newer one."""
+        mine = self.view.offsets
+        return bool(mine) and all(mine.get(partition, 0) >= offset for partition, offset in columns.offsets.items())
+
+    def _fail(self, error: Exception) -> None:
+        if str(error) != self.last_error:
+            logger.warning("History view: %s; trying again", error)
+        self.last_error = str(error)
+        self.close()
+        if self.state is FollowerState.FOLLOW:
+            self.state = FollowerState.OPEN

@@ -1,0 +1,211 @@
+"""Follow the log and keep each user's recent items, so that an answer needs no other service.
+
+The view resumes from the checkpoint's histories and applies the log from the checkpoint's offsets on; an offset that it has applied has no
+effect when it is delivered again. It knows no event ids: two records with one ``event_id`` at two offsets count twice here (the learner's
+dedupe is another stage), which costs a doubled entry in one history until the checkpoint is loaded the next time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from streamrec.clock import Clock, SystemClock
+from streamrec.config import Meaning
+from streamrec.events.codec import EventCodec
+from streamrec.events.meaning import NEGATIVE, roles_of
+from streamrec.events.schema import Kind
+
+User = tuple[str, str]
+Item = tuple[str, str]
+Codes = NDArray[np.int32]
+
+_CODE_BYTES = 4
+_TIME_BYTES = 8
+_NO_CODES: Codes = np.empty(0, np.int32)
+
+
+@dataclass(frozen=True)
+class HistoryColumns:
+    """Hold all histories of a checkpoint as columns.
+
+    Attributes:
+        users: (namespace, user id), least recently updated first. [U]
+        indptr: User u has the entries ``indptr[u]:indptr[u + 1]``. [U + 1] int64
+        item_codes: Positions in ``item_ids``, oldest first in each user. [T] int32
+        item_ids: (namespace, item id) of each code.
+        offsets: {partition: next offset to apply, exclusive end of what the histories contain}.
+        times: Event time of each entry in ms UTC [T] int64; None when not known, then every entry counts as older than what follows.
+    """
+
+    users: list[User]
+    indptr: NDArray[np.int64]
+    item_codes: Codes
+    item_ids: list[Item]
+    offsets: dict[int, int]
+    times: NDArray[np.int64] | None = None
+
+
+@dataclass
+class ViewCounters:
+    """Count what the view did since it was last loaded."""
+
+    applied: int = 0
+    repeated: int = 0
+    rejected: int = 0
+    deletions: int = 0
+    evicted: int = 0
+
+
+class HistoryTable:
+    """Hold each user's entries as two immutable byte strings, (codes int32, event times int64), oldest first.
+
+    A change replaces the user's pair by one assignment, so that a reader in another thread sees the history before or after it.
+    """
+
+    def __init__(self, item_ids: list[Item] | None = None) -> None:
+        self.item_ids: list[Item] = [] if item_ids is None else item_ids
+        self.codes: dict[Item, int] = {item: code for code, item in enumerate(self.item_ids)}
+        self.entries: OrderedDict[User, tuple[bytes, bytes]] = OrderedDict()
+
+    def get(self, namespace: str, user_id: str) -> Codes:
+        """Return the user's item codes, newest last; empty when unknown. Read-only."""
+        entry = self.entries.get((namespace, user_id))
+        return _NO_CODES if entry is None else np.frombuffer(entry[0], np.int32)
+
+    def code_of(self, item: Item) -> int:
+        """Return the item's code; a new item gets the next one."""
+        code = self.codes.get(item)
+        if code is None:
+            code = len(self.item_ids)
+            # The list first: whoever sees the code finds the item.
+            self.item_ids.append(item)
+            self.codes[item] = code
+        return code
+
+    def add(self, user: User, code: int, time_ms: int, length: int) -> None:
+        """Put an item at its event time; after those of the same time, and out with the oldest beyond ``length``."""
+        codes, times = self.entries.get(user, (b"", b""))
+        code_bytes, time_bytes = code.to_bytes(_CODE_BYTES, "little"), time_ms.to_bytes(_TIME_BYTES, "little", signed=True)
+        if times and time_ms < int.from_bytes(times[-_TIME_BYTES:], "little", signed=True):
+            at = int(np.searchsorted(np.frombuffer(times, np.int64), time_ms, side="right"))
+            codes = codes[: at * _CODE_BYTES] + code_bytes + codes[at * _CODE_BYTES :]
+            times = times[: at * _TIME_BYTES] + time_bytes + times[at * _TIME_BYTES :]
+        else:
+            codes, times = codes + code_bytes, times + time_bytes
+        self.entries[user] = (codes[-length * _CODE_BYTES :], times[-length * _TIME_BYTES :])
+        self.entries.move_to_end(user)
+
+    def take(self, user: User, code: int, time_ms: int) -> None:
+        """Take out the item's newest occurrence that is not after ``time_ms``, if there is one."""
+        codes, times = self.entries.get(user, (b"", b""))
+        found = np.flatnonzero((np.frombuffer(codes, np.int32) == code) & (np.frombuffer(times, np.int64) <= time_ms))
+        if len(found):
+            at = int(found[-1])
+            codes = codes[: at * _CODE_BYTES] + codes[(at + 1) * _CODE_BYTES :]
+            times = times[: at * _TIME_BYTES] + times[(at + 1) * _TIME_BYTES :]
+            self.entries[user] = (codes, times)
+            self.entries.move_to_end(user)
+
+
+@dataclass
+class HistoryView:
+    """Keep the last ``history_length`` items of the ``max_users`` users that were updated last.
+
+    Args:
+        history_length: Entries kept per user.
+        max_users: Users kept.
+        meanings: What each event type means.
+        codec: Decodes log rows.
+        clock: Processing time, for the codec's bound on future times.
+
+    **Contract.** One thread writes (`load`, `apply`), one other may read (`get`, ``table``). `apply` never raises on bad records and does not
+    block. ``offsets`` are the next ones to apply; where to follow the log from after `load` or a pause. Whoever reads several times for
+    one answer takes ``table`` once: `load` replaces it.
+    """
+
+    history_length: int
+    max_users: int
+    meanings: Mapping[str, Meaning]
+    codec: EventCodec
+    clock: Clock = field(default_factory=SystemClock)
+    table: HistoryTable = field(default_factory=HistoryTable)
+    offsets: dict[int, int] = field(default_factory=dict)
+    counters: ViewCounters = field(default_factory=ViewCounters)
+
+    def __len__(self) -> int:
+        return len(self.table.entries)
+
+    def get(self, namespace: str, user_id: str) -> Codes:
+        """Return the user's recent item codes, newest last; ``table.item_ids`` names them."""
+        return self.table.get(namespace, user_id)
+
+    def load(self, columns: HistoryColumns) -> None:
+        """Replace all histories by a checkpoint's."""
+        table = HistoryTable(list(columns.item_ids))
+        times = columns.times if columns.times is not None else np.zeros(len(columns.item_codes), np.int64)
+        raw_codes = np.ascontiguousarray(columns.item_codes, np.int32).tobytes()
+        raw_times = np.ascontiguousarray(times, np.int64).tobytes()
+        first = max(0, len(columns.users) - self.max_users)
+        ends = columns.indptr[first + 1 :]
+        starts = np.maximum(columns.indptr[first:-1], ends - self.history_length)
+        table.entries.update(
+            (user, (raw_codes[start * _CODE_BYTES : end * _CODE_BYTES], raw_times[start * _TIME_BYTES : end * _TIME_BYTES]))
+            for user, start, end in zip(columns.users[first:], starts.tolist(), ends.tolist(), strict=True)
+        )
+        self.counters = ViewCounters(evicted=first)
+        self.offsets = dict(columns.offsets)
+        self.table = table
+
+    def apply(self, log_rows: pa.Table) -> int:
+        """Apply log rows (schema LOG_ROW) in event-time order and return how many events changed a history.
+
+        Rows below the applied offsets have no effect. Impressions and item updates change no history.
+        """
+        fresh = self._fresh(log_rows)
+        if fresh.num_rows == 0:
+            return 0
+        decoded = self.codec.decode(fresh, self.clock.now_ms())
+        self.counters.rejected += decoded.rejected.num_rows
+        applied = self._apply_events(decoded.valid)
+        self.counters.applied += applied
+        ends = fresh.group_by("partition").aggregate([("offset", "max")])
+        next_offsets = zip(ends["partition"].to_pylist(), ends["offset_max"].to_pylist(), strict=True)
+        self.offsets = {**self.offsets, **{partition: last + 1 for partition, last in next_offsets}}
+        return applied
+
+    def _fresh(self, log_rows: pa.Table) -> pa.Table:
+        """Return the rows whose offsets have not been applied."""
+        partitions = log_rows["partition"].to_numpy()
+        applied_to = np.array([self.offsets.get(partition, 0) for partition in partitions.tolist()], np.int64)
+        is_fresh = log_rows["offset"].to_numpy() >= applied_to
+        self.counters.repeated += int(len(is_fresh) - is_fresh.sum())
+        return log_rows if is_fresh.all() else log_rows.filter(pa.array(is_fresh))
+
+    def _apply_events(self, events: pa.Table) -> int:
+        kind = events["kind"]
+        events = events.filter(pc.or_(pc.equal(kind, Kind.INTERACTION.value), pc.equal(kind, Kind.DELETION.value)))
+        order = np.argsort(events["event_time"].to_numpy(), kind="stable")
+        events = events.select(["kind", "namespace", "user_id", "item_id", "event_type", "value", "event_time"]).take(pa.array(order))
+        roles = roles_of(events, self.meanings)
+        columns = [events[name].to_pylist() for name in ("kind", "namespace", "user_id", "item_id", "event_time")]
+        table = self.table
+        for role, kind_name, namespace, user_id, item_id, time_ms in zip(roles.tolist(), *columns, strict=True):
+            user = (namespace, user_id)
+            if kind_name == Kind.DELETION:
+                table.entries.pop(user, None)
+                self.counters.deletions += 1
+            elif role == NEGATIVE:
+                table.take(user, table.code_of((namespace, item_id)), time_ms)
+            else:
+                table.add(user, table.code_of((namespace, item_id)), time_ms, self.history_length)
+        while len(table.entries) > self.max_users:
+            table.entries.popitem(last=False)
+            self.counters.evicted += 1
+        return len(roles)

@@ -1,0 +1,120 @@
+"""Find the best rows of one namespace for a query: exact, in numpy for small catalogues and in FAISS for large ones.
+
+Shapes: m rows in the namespace, d dimensions, h history items. Positions count within the namespace, rows within the model.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+# Up to here one numpy product with a partial sort is as fast as a FAISS call, and it needs no copy of the vectors.
+EXACT_ROWS = 50_000
+
+
+class Index(Protocol):
+    """Search one namespace.
+
+    **Contract.** One thread at a time: the score buffer is reused.
+    """
+
+    def search(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int) -> tuple[Ints, Floats]:
+        """Return the best positions and their scores, best first, at most ``n``.
+
+        Args:
+            query: [d], already multiplied by the model's scale.
+            own: Positions of the history's items [h]; a position may repeat.
+            own_bias: What each of them adds to its item's score [h].
+            excluded: Positions that may not be returned.
+            n: How many are wanted.
+        """
+        ...
+
+
+class ExactIndex:
+    """Score all rows into one preallocated buffer, then select.
+
+    Args:
+        vectors: [m, d].
+        bias: [m].
+    """
+
+    def __init__(self, vectors: Floats, bias: Floats) -> None:
+        self._vectors = vectors
+        self._bias = bias
+        self._scores = np.empty(len(bias), np.float32)
+
+    def search(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int) -> tuple[Ints, Floats]:
+        """Return the best positions and their scores; see `Index.search`."""
+        scores = self._scores
+        np.dot(self._vectors, query, out=scores)
+        scores += self._bias
+        np.add.at(scores, own, own_bias)
+        scores[excluded] = -np.inf
+        return top(scores, n)
+
+
+class FaissIndex:
+    """Search an exact flat inner-product index; the bias is one more dimension, so that the library ranks the whole score.
+
+    What depends on the request (own-history bias, exclusions) touches at most h + e positions. So the best n + h + e are fetched, those
+    positions are dropped from them and scored by hand, and the best n of both are exactly the best n.
+
+    Args:
+        vectors: [m, d].
+        bias: [m].
+    """
+
+    def __init__(self, vectors: Floats, bias: Floats) -> None:
+        self._vectors = vectors
+        self._bias = bias
+        # Replicas are processes; threads inside one would only take the cores of its neighbours.
+        faiss.omp_set_num_threads(1)
+        self._index = faiss.IndexFlatIP(vectors.shape[1] + 1)
+        self._index.add(np.concatenate([vectors, bias[:, None]], axis=1))
+
+    def search(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int) -> tuple[Ints, Floats]:
+        """Return the best positions and their scores; see `Index.search`."""
+        mine, inverse = np.unique(own, return_inverse=True)
+        special = np.union1d(mine, excluded)
+        fetch = min(n + len(special), len(self._bias))
+        found_scores, found = self._index.search(np.append(query, np.float32(1.0))[None, :], fetch)
+        others = ~np.isin(found[0], special)
+        scores = self._vectors[mine] @ query + self._bias[mine]
+        np.add.at(scores, inverse, own_bias)
+        allowed = ~np.isin(mine, excluded)
+        positions = np.concatenate([found[0][others], mine[allowed]])
+        best, best_scores = top(np.concatenate([found_scores[0][others], scores[allowed]]), n)
+        return positions[best], best_scores
+
+
+def build_index(vectors: Floats, bias: Floats, exact_rows: int = EXACT_ROWS) -> Index:
+    """Return the index that suits the number of rows; above ``exact_rows`` it is FAISS."""
+    return ExactIndex(vectors, bias) if len(bias) <= exact_rows else FaissIndex(vectors, bias)
+
+
+def top(scores: Floats, n: int) -> tuple[Ints, Floats]:
+    """Return the positions and values of the ``n`` largest finite scores, best first; ties go to the lower position.
+
+    Example:
+        >>> positions, values = top(np.array([1.0, 3.0, -np.inf, 3.0], np.float32), 3)
+        >>> positions.tolist(), values.tolist()
+        ([1, 3, 0], [3.0, 3.0, 1.0])
+    """
+    size = len(scores)
+    if n < size:
+        chosen = np.argpartition(scores, size - n)[size - n :]
+        chosen.sort()
+    else:
+        chosen = np.arange(size)
+    values = scores[chosen]
+    order = np.argsort(-values, kind="stable")
+    chosen, values = chosen[order], values[order]
+    num_finite = int(np.searchsorted(-values, np.inf))
+    return chosen[:num_finite], values[:num_finite]

@@ -1,0 +1,197 @@
+"""Rank one namespace's items for a history with one student version, in numpy only.
+
+The formula is the student's own (``streamrec.models``); a contract test holds that both agree:
+w = softmax(position_logits[:L]), p = Σ wᵢ v(hᵢ), q = p·pool_projection + v(h₀)·last_projection, q ← q / max(‖q‖, 1e-6),
+score[j] = scale · ⟨v(j), q⟩ + item_bias[j] + Σ_{i: hᵢ = j} own_bias[i].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.errors import ModelRejected
+from streamrec.serving.catalog import Catalog
+from streamrec.serving.index import EXACT_ROWS, Floats, Index, Ints, build_index
+from streamrec.state import Arrays
+
+_NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
+
+# Smallest query norm that is divided by, as in the student: a zero query keeps its direction undefined instead of becoming infinite.
+_MIN_NORM = np.float32(1e-6)
+
+
+class _Shelf:
+    """One namespace's rows: an index over them, and the way from row to position."""
+
+    def __init__(self, members: NDArray[np.int32], arrays: Arrays, exact_rows: int) -> None:
+        num_rows = len(arrays["item_bias"])
+        self.members = members
+        self.is_all = len(members) == num_rows
+        vectors = arrays["item_vectors"] if self.is_all else arrays["item_vectors"][members]
+        bias = arrays["item_bias"] if self.is_all else arrays["item_bias"][members]
+        self.index: Index = build_index(vectors, bias, exact_rows)
+        self.by_popularity = np.argsort(-arrays["popularity"][members], kind="stable")
+        self._position_of: NDArray[np.int64] = np.empty(0, np.int64)
+        if not self.is_all:
+            self._position_of = np.full(num_rows, -1, np.int64)
+            self._position_of[members] = np.arange(len(members))
+
+    def positions(self, rows: NDArray[np.int32]) -> Ints:
+        """Return the rows' positions, -1 for rows of another namespace."""
+        return rows.astype(np.int64) if self.is_all else self._position_of[rows]
+
+
+class Recommender:
+    """Hold one version, ready to answer.
+
+    Args:
+        arrays: The version's arrays; shared and read-only, never copied when there is one namespace.
+        meta: ``scale``, ``history_length``, ``dim``.
+        catalog: Id translation that already covers these rows; None builds one.
+        exact_rows: Rows above which a namespace is searched by FAISS.
+
+    Raises:
+        ModelRejected: An array is missing or has another shape than the others ask for.
+
+    **Contract.** One thread at a time asks.
+    """
+
+    def __init__(self, arrays: Arrays, meta: Mapping[str, Any], catalog: Catalog | None = None, exact_rows: int = EXACT_ROWS) -> None:
+        check_shapes(arrays, meta)
+        self.catalog = catalog if catalog is not None else Catalog(arrays)
+        self.num_rows = len(arrays["item_bias"])
+        self.dim = int(meta["dim"])
+        self.history_length = int(meta["history_length"])
+        self._scale = np.float32(meta["scale"])
+        self._vectors: Floats = arrays["item_vectors"]
+        self._popularity: Floats = arrays["popularity"]
+        self._own_bias: Floats = arrays["own_bias"]
+        self._pool: Floats = arrays["pool_projection"]
+        self._last: Floats = arrays["last_projection"]
+        self._weights = _softmax_of_prefixes(arrays["position_logits"])
+        names = self.catalog.namespaces
+        codes = arrays["item_namespace"]
+        self._shelves = {
+            names[code]: _Shelf(np.flatnonzero(codes == code).astype(np.int32), arrays, exact_rows) for code in np.unique(codes).tolist()
+        }
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        """Return the namespaces that have items."""
+        return tuple(self._shelves)
+
+    def num_items(self, namespace: str) -> int:
+        """Return how many items the namespace has."""
+        shelf = self._shelves.get(namespace)
+        return 0 if shelf is None else len(shelf.members)
+
+    def holds(self, namespace: str, row: int) -> bool:
+        """Return whether the row is a candidate of the namespace."""
+        shelf = self._shelves.get(namespace)
+        return shelf is not None and bool((shelf.members == row).any())
+
+    def known_rows(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the rows that this version has, in the same order; -1 and rows of later versions go."""
+        return rows[(rows >= 0) & (rows < self.num_rows)]
+
+    def query(self, history: NDArray[np.int32]) -> Floats:
+        """Return the scaled query vector [dim] of a non-empty history (rows, newest first, at most ``history_length``)."""
+        weights = self._weights[len(history) - 1]
+        pooled = weights @ self._vectors[history]
+        query = pooled @ self._pool + self._vectors[history[0]] @ self._last
+        norm = np.sqrt(query @ query)
+        result: Floats = query * (self._scale / max(norm, _MIN_NORM))
+        return result
+
+    def rank(
+        self, history: NDArray[np.int32], n: int, excluded: NDArray[np.int32] = _NO_ROWS, namespace: str = "default"
+    ) -> tuple[NDArray[np.int32], Floats]:
+        """Return the best rows of the namespace and their scores, best first.
+
+        Args:
+            history: Known rows, newest first; those beyond ``history_length`` are ignored. Not empty.
+            n: How many rows are wanted; fewer come when the namespace has no more.
+            excluded: Rows that may not be returned; rows of other namespaces do no harm.
+            namespace: Whose items are candidates.
+
+        Returns:
+            Rows [<= n] int32 and scores [<= n] float32.
+        """
+        shelf = self._shelves.get(namespace)
+        if shelf is None:
+            return _NO_ROWS, np.empty(0, np.float32)
+        history = history[: self.history_length]
+        own, own_bias = shelf.positions(history), self._own_bias[: len(history)]
+        barred = shelf.positions(excluded)
+        if not shelf.is_all:
+            inside = own >= 0
+            own, own_bias, barred = own[inside], own_bias[inside], barred[barred >= 0]
+        positions, scores = shelf.index.search(self.query(history), own, own_bias, barred, n)
+        return shelf.members[positions], scores
+
+    def popular(self, n: int, excluded: NDArray[np.int32] = _NO_ROWS, namespace: str = "default") -> tuple[NDArray[np.int32], Floats]:
+        """Return the namespace's most popular rows and their popularity, best first."""
+        shelf = self._shelves.get(namespace)
+        if shelf is None:
+            return _NO_ROWS, np.empty(0, np.float32)
+        candidates = shelf.members[shelf.by_popularity[: n + len(excluded)]]
+        chosen = candidates[~np.isin(candidates, excluded)][:n]
+        return chosen, self._popularity[chosen]
+
+    def recommend(
+        self, history: NDArray[np.int32], n: int, excluded: NDArray[np.int32] = _NO_ROWS, namespace: str = "default"
+    ) -> tuple[list[str], list[float]]:
+        """Return item ids and scores, best first; see `rank`."""
+        rows, scores = self.rank(history, n, excluded, namespace)
+        return self.ids(rows), scores.tolist()
+
+    def ids(self, rows: NDArray[np.int32]) -> list[str]:
+        """Return the rows' item ids."""
+        id_of = self.catalog.id_of
+        return [id_of(row) for row in rows.tolist()]
+
+
+def check_shapes(arrays: Arrays, meta: Mapping[str, Any]) -> None:
+    """Refuse arrays that don't fit each other.
+
+    Raises:
+        ModelRejected: With the array, its shape and the shape that is needed.
+    """
+    missing = [key for key in ("scale", "history_length", "dim") if key not in meta]
+    if missing or "item_bias" not in arrays:
+        what = "Model: a part is missing"
+        raise ModelRejected(what, got=f"no {', '.join(missing) or 'item_bias'}", do="publish the version again")
+    rows, dim, length = len(arrays["item_bias"]), int(meta["dim"]), int(meta["history_length"])
+    wanted: dict[str, tuple[int, ...]] = {
+        "item_vectors": (rows, dim),
+        "popularity": (rows,),
+        "item_namespace": (rows,),
+        "item_id_offsets": (rows + 1,),
+        "position_logits": (length,),
+        "own_bias": (length,),
+        "pool_projection": (dim, dim),
+        "last_projection": (dim, dim),
+    }
+    for name, shape in wanted.items():
+        if name not in arrays or arrays[name].shape != shape:
+            got = arrays[name].shape if name in arrays else "nothing"
+            what = f"Model: array {name} does not fit the others"
+            raise ModelRejected(what, got=got, allowed=shape, do="publish the version again")
+    num_namespaces = len(arrays["namespace_offsets"]) - 1
+    codes = arrays["item_namespace"]
+    if rows and (codes.min() < 0 or codes.max() >= num_namespaces):
+        what = "Model: array item_namespace names a namespace that isn't there"
+        raise ModelRejected(what, got=int(codes.max()), allowed=f"0 to {num_namespaces - 1}", do="publish the version again")
+
+
+def _softmax_of_prefixes(logits: Floats) -> list[Floats]:
+    """Return softmax(logits[:L]) for L = 1 … len(logits): one table per version instead of one softmax per request."""
+    tables: list[Floats] = []
+    for length in range(1, len(logits) + 1):
+        part = np.exp(logits[:length] - logits[:length].max())
+        tables.append(part / part.sum())
+    return tables

@@ -1,0 +1,59 @@
+"""Translate the history view's item codes into one version's rows, without a dictionary look-up per item of a request."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.serving.history_view import Codes, HistoryTable
+from streamrec.serving.recommender import Recommender
+
+
+class RowMap:
+    """Map item codes of one history table to rows of one version; -1 where the version doesn't know the item.
+
+    Args:
+        table: The histories whose codes are mapped.
+        recommender: The version whose rows are wanted.
+        older: The map of the version before: of the same lineage, so its rows are kept and only what it did not know is looked up.
+
+    **Contract.** One thread at a time.
+    """
+
+    def __init__(self, table: HistoryTable, recommender: Recommender, older: RowMap | None = None) -> None:
+        self.table = table
+        self.recommender = recommender
+        self._num_known = 0
+        self._rows = np.full(max(64, len(table.item_ids)), -1, np.int32)
+        if older is not None and older.table is table and older.recommender.catalog is recommender.catalog:
+            self._inherit(older)
+        self._look_up_new()
+
+    def rows(self, codes: Codes) -> NDArray[np.int32]:
+        """Return the rows of the codes, in the same order."""
+        if self._num_known < len(self.table.item_ids):
+            self._look_up_new()
+        return self._rows[codes]
+
+    def _inherit(self, older: RowMap) -> None:
+        num = older._num_known
+        rows = older._rows[:num].copy()
+        rows[rows >= self.recommender.num_rows] = -1
+        for code in np.flatnonzero(rows < 0).tolist():
+            rows[code] = self._row_of(code)
+        self._rows[:num] = rows
+        self._num_known = num
+
+    def _look_up_new(self) -> None:
+        num = len(self.table.item_ids)
+        if num > len(self._rows):
+            grown = np.full(max(num, 2 * len(self._rows)), -1, np.int32)
+            grown[: self._num_known] = self._rows[: self._num_known]
+            self._rows = grown
+        for code in range(self._num_known, num):
+            self._rows[code] = self._row_of(code)
+        self._num_known = num
+
+    def _row_of(self, code: int) -> int:
+        row = self.recommender.catalog.row_of(*self.table.item_ids[code])
+        return row if row < self.recommender.num_rows else -1

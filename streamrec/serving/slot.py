@@ -1,0 +1,201 @@
+"""Hold the live version: load beside it, verify, warm up, swap one reference, keep the previous."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from streamrec.clock import Clock, SystemClock
+from streamrec.errors import ModelRejected, StreamrecError
+from streamrec.serving.catalog import Catalog
+from streamrec.serving.recommender import Recommender, check_shapes
+from streamrec.state import Arrays
+
+# Learner and server add in another order and, with another BLAS, in another precision; scores are a few units large.
+SCORE_TOLERANCE = 2e-3
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """Everything an answer takes from a version, behind one reference, so that no answer mixes two versions.
+
+    Attributes:
+        version: Version id.
+        recommender: Ranks.
+        digest: SHA-256 over the resolved arrays, as the manifest states it.
+        created_ms: When the version was made, processing time.
+        offsets: {topic: {partition: next offset, exclusive}} that the version learned up to.
+        manifest: What the registry says about the version.
+    """
+
+    version: str
+    recommender: Recommender
+    digest: str
+    created_ms: int
+    offsets: Mapping[str, Mapping[str, int]]
+    manifest: Mapping[str, Any]
+
+
+@dataclass
+class SlotCounters:
+    """Count what the slot did since the process started."""
+
+    loads: int = 0
+    rejected: int = 0
+    swaps: int = 0
+    rollbacks: int = 0
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Say which version was refused, why and when (processing time)."""
+
+    version: str
+    reason: str
+    at_ms: int
+
+
+def _accept(_: LiveModel) -> None:
+    return None
+
+
+@dataclass
+class ModelSlot:
+    """Serve one version and replace it while it serves.
+
+    Args:
+        warm_up: Called with the verified version before the swap, in the loading thread; whatever must be ready at the first answer.
+        digest_of: Computes the digest of (arrays, meta); None skips the check, for versions whose bytes were checked on the way.
+        clock: Processing time.
+
+    **Contract.** `load` and `rollback` are called by one thread at a time; `current` may be read by any thread at any time and is replaced
+    by one assignment. A failed `load` raises, leaves the live version serving and keeps its reason in `last_rejection`.
+    """
+
+    warm_up: Callable[[LiveModel], None] = _accept
+    digest_of: Callable[[Arrays, Mapping[str, Any]], str] | None = None
+    clock: Clock = field(default_factory=SystemClock)
+    current: LiveModel | None = None
+    previous: LiveModel | None = None
+    last_rejection: Rejection | None = None
+    counters: SlotCounters = field(default_factory=SlotCounters)
+
+    def load(self, manifest: Mapping[str, Any], arrays: Arrays, meta: Mapping[str, Any]) -> LiveModel:
+        """Verify a version and make it the live one; the one that was live becomes `previous`.
+
+        Loading the version that is live already changes nothing.
+
+        Args:
+            manifest: The registry's manifest; ``version`` is needed, ``digest`` and ``probes`` are checked when there.
+            arrays: The resolved arrays.
+            meta: ``scale``, ``history_length``, ``dim``.
+
+        Raises:
+            ModelRejected: The version is incomplete, not finite, has another digest than stated or answers a probe otherwise.
+        """
+        version = str(manifest.get("version") or "")
+        if self.current is not None and version == self.current.version and manifest.get("digest", "") == self.current.digest:
+            return self.current
+        self.counters.loads += 1
+        try:
+            candidate = self._build(version, manifest, arrays, meta)
+            check_probes(candidate.recommender, manifest.get("probes") or {})
+            self.warm_up(candidate)
+        except (StreamrecError, ValueError, TypeError, KeyError, IndexError) as error:
+            self.counters.rejected += 1
+            self.last_rejection = Rejection(version, str(error), self.clock.now_ms())
+            if isinstance(error, ModelRejected):
+                raise
+            what = f"Model: version {version} can't be loaded ({type(error).__name__}: {error})"
+            raise ModelRejected(what, do="publish the version again", version=version) from error
+        self._swap(candidate)
+        return candidate
+
+    def rollback(self) -> LiveModel:
+        """Make the previous version live again; it is still warm.
+
+        Raises:
+            ModelRejected: There is none.
+        """
+        if self.previous is None:
+            what = "Model: there is no previous version to go back to"
+            raise ModelRejected(what, got=self.current.version if self.current else "no version", do="promote a version first")
+        self.counters.rollbacks += 1
+        self._swap(self.previous)
+        assert self.current is not None
+        return self.current
+
+    def _swap(self, candidate: LiveModel) -> None:
+        self.previous, self.current = self.current, candidate
+        self.counters.swaps += 1
+
+    def _build(self, version: str, manifest: Mapping[str, Any], arrays: Arrays, meta: Mapping[str, Any]) -> LiveModel:
+        if not version:
+            what = "Model: the manifest names no version"
+            raise ModelRejected(what, got=sorted(manifest), do="publish through the registry")
+        check_shapes(arrays, meta)
+        check_finite(arrays)
+        stated = str(manifest.get("digest") or "")
+        if stated and self.digest_of is not None:
+            found = self.digest_of(arrays, meta)
+            if found != stated:
+                what = f"Model: version {version} is not the one that its manifest describes"
+                raise ModelRejected(what, got=f"digest {found}", allowed=stated, do="publish the version again", version=version)
+        recommender = Recommender(arrays, meta, self._catalog(arrays))
+        offsets = manifest.get("offsets") or {}
+        return LiveModel(version, recommender, stated, int(manifest.get("created_ms") or 0), offsets, manifest)
+
+    def _catalog(self, arrays: Arrays) -> Catalog:
+        if self.current is not None and self.current.recommender.catalog.extend(arrays):
+            return self.current.recommender.catalog
+        return Catalog(arrays)
+
+
+def check_finite(arrays: Arrays) -> None:
+    """Refuse arrays with a NaN or an infinity.
+
+    Raises:
+        ModelRejected: With the array and how many values are not finite.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            bad = int((~np.isfinite(array)).sum())
+            what = f"Model: array {name} is not finite"
+            raise ModelRejected(what, got=f"{bad} NaN or infinite values", allowed="none", do="return to the last good version")
+
+
+def check_probes(recommender: Recommender, probes: Mapping[str, Any], tolerance: float = SCORE_TOLERANCE) -> None:
+    """Ask the probe histories and compare the answers with what the learner expected.
+
+    Args:
+        recommender: The candidate.
+        probes: ``history`` (rows, newest first), ``top`` (rows, best first) and ``score``, one list per probe; ``namespace`` (name per
+            probe) where a version has several. Items whose scores lie within ``tolerance`` of each other may change places.
+        tolerance: Allowed difference of a score.
+
+    Raises:
+        ModelRejected: A probe is answered otherwise.
+    """
+    namespaces = probes.get("namespace") or []
+    for number, (history, expected, scores) in enumerate(zip(probes.get("history", []), probes.get("top", []), probes.get("score", []), strict=True)):
+        namespace = namespaces[number] if number < len(namespaces) else _namespace_of(recommender, expected)
+        rows, values = recommender.rank(np.asarray(history, np.int32), len(expected), namespace=namespace)
+        wanted = np.asarray(scores, np.float32)
+        if len(values) != len(wanted) or not np.allclose(values, wanted, rtol=0, atol=tolerance):
+            _refuse(number, f"scores {values.tolist()}", wanted.tolist())
+        boundary = wanted[-1] + 2 * tolerance if len(wanted) else np.float32(0)
+        firm = {row for row, score in zip(expected, scores, strict=True) if score > boundary}
+        if not firm <= set(rows.tolist()):
+            _refuse(number, f"items {rows.tolist()}", list(expected))
+
+
+def _namespace_of(recommender: Recommender, rows: list[int]) -> str:
+    return next((name for name in recommender.namespaces if rows and recommender.holds(name, rows[0])), "default")
+
+
+def _refuse(number: int, got: str, allowed: object) -> None:
+    what = f"Model: probe {number} is answered otherwise than the learner expected"
+    raise ModelRejected(what, got=got, allowed=allowed, do="check that learner and server use the same formula")

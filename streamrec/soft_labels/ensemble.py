@@ -1,0 +1,140 @@
+"""Weigh the teachers by the mixture that best predicts the newest unseen events, per history length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.features.examples import Examples
+from streamrec.soft_labels.schema import SoftLabels, TeacherScores
+from streamrec.state import ComponentState, digest_of
+
+LENGTH_BOUNDS = (1, 3, 10)
+"""Histories of 1, 2 to 3, 4 to 10 and more items have mixtures of their own."""
+
+_STEP = 0.2
+_FLOOR = 1e-3
+_START_TEMPERATURES = {"linear": 0.05}
+
+
+class Ensemble:
+    """Hold one weight per teacher and history-length bucket, and one temperature per teacher.
+
+    The weights follow one EM step a batch on events that no teacher has seen: the responsibility of teacher t for a target y is
+    ``w_t p_t(y) / Σ w p(y)``. A teacher that knows nothing of a target gets no credit for it; a useless one fades to a floor.
+
+    **Contract.** `observe` must get scores that were made before any teacher learned from the examples.
+
+    References: Dempster, Laird and Rubin, "Maximum Likelihood from Incomplete Data via the EM Algorithm", JRSS B 1977.
+    """
+
+    name = "ensemble"
+
+    def __init__(self) -> None:
+        self._weights: dict[str, list[float]] = {}
+        self._temperatures: dict[str, float] = {}
+
+    def temperatures(self, teachers: Iterable[str]) -> dict[str, float]:
+        """Return each teacher's temperature."""
+        return {name: self._temperatures.get(name, _START_TEMPERATURES.get(name, 1.0)) for name in teachers}
+
+    def weights(self, teachers: Iterable[str]) -> dict[str, list[float]]:
+        """Return each teacher's weight per length bucket; over the given teachers they sum to 1 in each bucket."""
+        names = list(teachers)
+        raw = np.asarray([self._weights.get(name, [1.0] * (len(LENGTH_BOUNDS) + 1)) for name in names])
+        return dict(zip(names, (raw / raw.sum(0)).tolist(), strict=True)) if names else {}
+
+    def observe(self, examples: Examples, scores: Mapping[str, TeacherScores]) -> None:
+        """Move weights and temperatures one step towards what explains these targets best."""
+        if not scores or len(examples) == 0:
+            return
+        query = examples.query_of_target
+        buckets = _buckets(examples)[query]
+        prior = np.asarray(list(self.weights(scores).values()))  # [teachers, buckets]
+        likelihood = np.stack([_probability(part.target_logits, part.log_norm[query], part.temperature) for part in scores.values()])
+        joint = prior[:, buckets] * likelihood
+        total = joint.sum(0)
+        explained = total > 0
+        for bucket in range(len(LENGTH_BOUNDS) + 1):
+            chosen = explained & (buckets == bucket)
+            if chosen.any():
+                responsibility = (joint[:, chosen] / total[chosen]).mean(1)
+                step = _STEP * min(1.0, chosen.sum() / 200)
+                prior[:, bucket] = np.maximum((1 - step) * prior[:, bucket] + step * responsibility, _FLOOR)
+        self._weights |= dict(zip(scores, prior.tolist(), strict=True))
+        for name, part in scores.items():
+            best = max(part.probe, key=lambda factor: part.probe[factor])
+            self._temperatures[name] = float(np.clip(part.temperature * best, 1e-3, 100.0))
+
+    def mix(self, examples: Examples, scores: Mapping[str, TeacherScores], top_k: int, temperature: float) -> SoftLabels:
+        """Mix the teachers' top candidates into one distribution per query.
+
+        Args:
+            examples: Q queries.
+            scores: Teacher name to its answer.
+            top_k: K candidates are kept and renormalised.
+            temperature: Above 1 flattens the mixture.
+        """
+        num = len(examples)
+        if not scores or num == 0:
+            return SoftLabels(np.full((num, top_k), -1, np.int32), np.zeros((num, top_k), np.float32), {})
+        weights, buckets = self.weights(scores), _buckets(examples)
+        rows = np.concatenate([part.rows for part in scores.values()], 1)
+        probs = np.concatenate(
+            [
+                np.asarray(weights[name])[buckets][:, None] * _probability(part.logits, part.log_norm[:, None], part.temperature)
+                for name, part in scores.items()
+            ],
+            1,
+        )
+        rows, probs = _sum_equal_rows(rows, np.where(rows >= 0, probs, 0.0))
+        order = np.argsort(-probs, axis=1, kind="stable")[:, :top_k]
+        rows, probs = np.take_along_axis(rows, order, 1), np.take_along_axis(probs, order, 1) ** (1.0 / temperature)
+        total = probs.sum(1, keepdims=True)
+        probs = np.divide(probs, total, out=np.zeros_like(probs), where=total > 0).astype(np.float32)
+        pad = top_k - rows.shape[1]
+        rows = np.pad(np.where(probs > 0, rows, -1), ((0, 0), (0, max(0, pad))), constant_values=-1).astype(np.int32)
+        return SoftLabels(rows, np.pad(probs, ((0, 0), (0, max(0, pad)))), {name: part.version for name, part in scores.items()})
+
+    def snapshot(self) -> ComponentState:
+        """Return weights and temperatures."""
+        return ComponentState({}, {"weights": self._weights, "temperatures": self._temperatures})
+
+    def delta(self) -> ComponentState | None:
+        """Return None: the whole is small."""
+        return None
+
+    def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
+        """Replace the state; see `streamrec.state.Component`."""
+        self._weights = {name: list(values) for name, values in base.meta.get("weights", {}).items()}
+        self._temperatures = dict(base.meta.get("temperatures", {}))
+
+    def delete_user(self, namespace: str, user_id: str) -> int:
+        """Return 0: weights carry no user."""
+        return 0
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state, in hex."""
+        return digest_of(self.snapshot())
+
+
+def _buckets(examples: Examples) -> NDArray[np.int64]:
+    return np.searchsorted(LENGTH_BOUNDS, examples.lengths, side="left").astype(np.int64)
+
+
+def _probability(logits: NDArray[np.float32], log_norm: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    known = np.isfinite(logits) & np.isfinite(log_norm)
+    exponent = np.where(known, logits.astype(np.float64) / temperature - log_norm, 0.0)
+    return np.where(known, np.exp(np.minimum(exponent, 0.0)), 0.0)
+
+
+def _sum_equal_rows(rows: NDArray[np.int32], probs: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Give all of a row's probability within a query to its first place. [Q, C] each."""
+    order = np.argsort(rows, axis=1, kind="stable")
+    ordered, values = np.take_along_axis(rows, order, 1), np.take_along_axis(probs, order, 1)
+    first = np.concatenate([np.ones((len(rows), 1), bool), np.diff(ordered, axis=1) != 0], 1)
+    group = np.cumsum(first.ravel()) - 1
+    sums = np.bincount(group, values.ravel(), minlength=int(group[-1]) + 1)
+    return ordered, np.where(first, sums[group].reshape(rows.shape), 0.0)

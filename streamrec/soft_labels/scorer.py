@@ -1,0 +1,192 @@
+"""Score examples with teacher versions; lives in a long-lived actor, but knows nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamrec.config import TransformerConfig
+from streamrec.errors import RegistryError
+from streamrec.evaluation.ranking import ranks_from_scores
+from streamrec.features.examples import Examples
+from streamrec.models.linear import decayed_histories
+from streamrec.soft_labels.schema import TeacherScores
+from streamrec.state import ComponentState
+from streamrec.storage import open_storage
+from streamrec.teachers.store import TeacherStore
+from streamrec.teachers.train_loop import build_transformer
+
+PROBE_FACTORS = (0.8, 1.0, 1.25)
+_CHUNK = 1024
+
+
+class LoadedTeacher(Protocol):
+    """A teacher version ready to score."""
+
+    def scores(self, history: NDArray[np.int32], num_rows: int) -> torch.Tensor:
+        """Return raw logits of all rows, -inf where unknown: history [Q, N], newest first → [Q, num_rows]."""
+        ...
+
+
+class TransformerTeacher:
+    """Score with the sequential transformer's state after the newest item."""
+
+    def __init__(self, state: ComponentState) -> None:
+        shape = state.meta["shape"]
+        self._length = int(shape["length"])
+        self._num_items = int(state.meta["num_items"])
+        config = TransformerConfig(dim=shape["dim"], num_layers=shape["num_layers"], num_heads=shape["num_heads"], sequence_length=shape["length"])
+        self._model = build_transformer(self._num_items, config, state).eval()
+
+    def scores(self, history: NDArray[np.int32], num_rows: int) -> torch.Tensor:
+        """Return raw logits; see `LoadedTeacher`. A history of nothing but newer items gives -inf everywhere."""
+        known = np.where(history < self._num_items, history, -1)
+        order = np.argsort(known < 0, axis=1, kind="stable")  # Known items to the front, still newest first.
+        compact = np.take_along_axis(known, order, 1)[:, : self._length]
+        sizes = (compact >= 0).sum(1)
+        position = np.arange(compact.shape[1])[None, :]
+        oldest_first = np.take_along_axis(compact, np.where(position < sizes[:, None], sizes[:, None] - 1 - position, position), 1)
+        states = self._model(torch.from_numpy(oldest_first.astype(np.int64)))
+        last = states[torch.arange(len(states)), torch.from_numpy(np.maximum(sizes - 1, 0))]
+        result = torch.full((len(history), num_rows), float("-inf"))
+        result[:, : self._num_items] = self._model.logits(last)
+        result[torch.from_numpy(sizes == 0)] = float("-inf")
+        return result
+
+
+class LinearTeacher:
+    """Score with the closed-form item-item weights."""
+
+    def __init__(self, state: ComponentState) -> None:
+        self._weights = torch.tensor(np.array(state.arrays["weights"]))
+        self._rows = torch.tensor(state.arrays["rows"].astype(np.int64))
+        self._decay = float(state.meta["decay"])
+        self._slot = np.full(int(state.arrays["rows"].max(initial=-1)) + 1, -1, np.int64)
+        self._slot[state.arrays["rows"]] = np.arange(len(self._rows))
+
+    def scores(self, history: NDArray[np.int32], num_rows: int) -> torch.Tensor:
+        """Return raw logits; see `LoadedTeacher`."""
+        inside = (history >= 0) & (history < len(self._slot))
+        slots = torch.from_numpy(np.where(inside, self._slot[np.where(inside, history, 0)], -1))
+        result = torch.full((len(history), num_rows), float("-inf"))
+        result[:, self._rows] = decayed_histories(slots, len(self._rows), self._decay) @ self._weights
+        result[(slots < 0).all(1)] = float("-inf")
+        return result
+
+
+def load_teacher(state: ComponentState) -> LoadedTeacher:
+    """Make a scorer of a stored version.
+
+    Raises:
+        RegistryError: The version is of a kind that this release does not know.
+    """
+    kinds: dict[str, Callable[[ComponentState], LoadedTeacher]] = {"transformer": TransformerTeacher, "linear": LinearTeacher}
+    kind = str(state.meta.get("kind"))
+    if kind not in kinds:
+        what = "Teacher: unknown kind"
+        raise RegistryError(what, got=repr(kind), allowed=", ".join(kinds), do="use the release that wrote the version")
+    return kinds[kind](state)
+
+
+class Scorer:
+    """Score batches with the teacher versions that a plan names.
+
+    **Contract.** `score` gives the same answer for the same versions and examples, whoever asks and however often. Versions are loaded
+    when first asked for; only the newest asked-for version of each teacher stays in memory.
+    """
+
+    def __init__(self, storage_url: str, top_k: int) -> None:
+        torch.set_num_threads(1)
+        self._store = TeacherStore(open_storage(storage_url))
+        self._top_k = top_k
+        self._loaded: dict[str, tuple[str, LoadedTeacher]] = {}
+
+    def score(
+        self,
+        examples: Examples,
+        teachers: Mapping[str, str],
+        temperatures: Mapping[str, float],
+        namespace_of_rows: NDArray[np.int32],
+        seen: list[NDArray[np.int32]] | None = None,
+    ) -> dict[str, TeacherScores]:
+        """Score all rows of each query's namespace with each teacher.
+
+        Args:
+            examples: Q queries.
+            teachers: Teacher name to version.
+            temperatures: Teacher name to temperature.
+            namespace_of_rows: [V] int32
+            seen: Rows that are no candidates when ranks are taken, per query.
+        """
+        with torch.no_grad():
+            return {
+                name: self._score_one(self._teacher(name, version), version, examples, temperatures.get(name, 1.0), namespace_of_rows, seen)
+                for name, version in teachers.items()
+            }
+
+    def _teacher(self, name: str, version: str) -> LoadedTeacher:
+        held = self._loaded.get(name)
+        if held is None or held[0] != version:
+            held = self._loaded[name] = (version, load_teacher(self._store.load(name, version)))
+        return held[1]
+
+    def _score_one(
+        self,
+        teacher: LoadedTeacher,
+        version: str,
+        examples: Examples,
+        temperature: float,
+        namespaces: NDArray[np.int32],
+        seen: list[NDArray[np.int32]] | None,
+    ) -> TeacherScores:
+        parts = []
+        for start in range(0, max(len(examples), 1), _CHUNK):
+            index = np.arange(start, min(start + _CHUNK, len(examples)))
+            chunk = examples.take(index)
+            scores = teacher.scores(chunk.history, len(namespaces))
+            mask_namespaces(scores, chunk.namespace, namespaces)
+            parts.append(_summarise(scores, chunk, version, temperature, self._top_k, None if seen is None else [seen[i] for i in index]))
+        probe = {factor: float(np.mean([part.probe[factor] for part in parts])) for factor in PROBE_FACTORS}
+        joined = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "logits", "log_norm", "target_logits", "target_ranks")
+        }
+        return TeacherScores(version=version, temperature=temperature, probe=probe, **joined)
+
+
+def mask_namespaces(scores: torch.Tensor, of_query: NDArray[np.int32], of_rows: NDArray[np.int32]) -> None:
+    """Set rows of other namespaces to -inf, in place: scores [Q, V]."""
+    if len(of_rows) and (of_rows != of_rows[0]).any():
+        scores[torch.from_numpy(of_query[:, None] != of_rows[None, :])] = float("-inf")
+
+
+def mask_seen(scores: torch.Tensor, seen: list[NDArray[np.int32]]) -> torch.Tensor:
+    """Return scores with each query's seen rows at -inf: scores [Q, V]."""
+    query = np.repeat(np.arange(len(seen)), [len(rows) for rows in seen])
+    masked = scores.clone()
+    masked[torch.from_numpy(query), torch.from_numpy(np.concatenate([*seen, np.zeros(0, np.int32)]).astype(np.int64))] = float("-inf")
+    return masked
+
+
+def _summarise(
+    scores: torch.Tensor, chunk: Examples, version: str, temperature: float, top_k: int, seen: list[NDArray[np.int32]] | None
+) -> TeacherScores:
+    k = min(top_k, scores.shape[1])
+    logits, rows = scores.topk(k, dim=1)
+    padded = torch.where(torch.isneginf(logits), torch.full_like(rows, -1), rows)
+    query = torch.from_numpy(chunk.query_of_target)
+    target = torch.from_numpy(chunk.target_rows.astype(np.int64))
+    target_logits = scores[query, target]
+    norms = {factor: torch.logsumexp(scores / (temperature * factor), 1) for factor in PROBE_FACTORS}
+    known = ~torch.isneginf(target_logits)
+    probe = {
+        factor: float((target_logits[known] / (temperature * factor) - norm[query[known]]).mean()) if bool(known.any()) else 0.0
+        for factor, norm in norms.items()
+    }
+    return TeacherScores(
+        version, padded.numpy().astype(np.int32), logits.numpy(), norms[1.0].numpy(), target_logits.numpy(),
+        ranks_from_scores(scores if seen is None else mask_seen(scores, seen), chunk), temperature, probe,
+    )  # fmt: skip

@@ -1,0 +1,34 @@
+"""Open a storage by its address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from streamrec.errors import ConfigError
+from streamrec.storage.base import Storage
+from streamrec.storage.bucket import ObjectStorage
+from streamrec.storage.local import LocalStorage
+
+
+def open_storage(address: str | Path) -> Storage:
+    """Open the storage at an address.
+
+    Raises:
+        ConfigError: The scheme is not known.
+        StorageError: The bucket can't be addressed, or the extra ``cloud`` is missing.
+
+    Example:
+        >>> open_storage("/tmp/runs/demo").address
+        '/tmp/runs/demo'
+    """
+    text = str(address)
+    scheme = urlsplit(text).scheme if "://" in text else ""
+    if scheme == "":
+        return LocalStorage(text)
+    if scheme == "file":
+        return LocalStorage(unquote(urlsplit(text).path))
+    if scheme in {"s3", "gs"}:
+        return ObjectStorage(text)
+    what = "Storage: the address has an unknown scheme"
+    raise ConfigError(what, got=repr(text), allowed="a path, file://, s3://bucket/prefix, gs://bucket/prefix", do="correct `state`")

@@ -1,0 +1,91 @@
+"""Score with a published version's arrays, exactly as serving does, over many histories at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamrec.evaluation.ranking import ranks_from_scores
+from streamrec.features.examples import Examples
+from streamrec.soft_labels.scorer import mask_namespaces, mask_seen
+from streamrec.state import Arrays
+
+_CHUNK = 2048
+
+
+class FrozenStudent:
+    """Rank with immutable version arrays.
+
+    Args:
+        arrays: See the format of a version in docs/formats.md.
+        meta: ``scale`` and ``history_length``.
+    """
+
+    def __init__(self, arrays: Arrays, meta: dict[str, Any]) -> None:
+        self.arrays = arrays
+        self.meta = meta
+        self.num_rows = len(arrays["item_bias"])
+        names = ("item_vectors", "item_bias", "position_logits", "own_bias", "pool_projection", "last_projection")
+        self._tensors = {name: torch.from_numpy(np.array(arrays[name])) for name in names}
+
+    def scores(self, history: NDArray[np.int32]) -> torch.Tensor:
+        """Score all rows: history [Q, N], newest first, -1 pads; items the version lacks are skipped → [Q, V].
+
+        A history without a known item gives -inf everywhere.
+        """
+        known = np.where(history < self.num_rows, history, -1)
+        compact = np.take_along_axis(known, np.argsort(known < 0, axis=1, kind="stable"), 1)
+        index = torch.from_numpy(compact.astype(np.int64))
+        inside = index >= 0
+        index = index.clamp(min=0)
+        tensors = self._tensors
+        vectors = tensors["item_vectors"]
+        logits = tensors["position_logits"].expand_as(index).masked_fill(~inside, float("-inf"))
+        empty = ~inside[:, 0]
+        weights = torch.softmax(logits.masked_fill(empty[:, None], 0.0), 1)
+        pooled = torch.nn.functional.embedding_bag(index, vectors, per_sample_weights=weights, mode="sum")
+        query = pooled @ tensors["pool_projection"] + vectors[index[:, 0]] @ tensors["last_projection"]
+        query = query / query.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        scores = torch.addmm(tensors["item_bias"], query, vectors.T, alpha=float(self.meta["scale"]))
+        scores.scatter_add_(1, index, tensors["own_bias"].expand(index.shape) * inside)
+        scores[empty] = float("-inf")
+        return scores
+
+    def ranks(self, examples: Examples, seen: list[NDArray[np.int32]] | None = None) -> NDArray[np.int32]:
+        """Rank each target among the rows of its namespace, less the seen ones. [T] int32."""
+        namespaces = self.arrays["item_namespace"]
+        parts = [np.zeros(0, np.int32)]
+        for start in range(0, len(examples), _CHUNK):
+            index = np.arange(start, min(start + _CHUNK, len(examples)))
+            chunk = examples.take(index)
+            scores = self.scores(chunk.history)
+            mask_namespaces(scores, chunk.namespace, namespaces)
+            if seen is not None:
+                scores = mask_seen(scores, [rows[rows < self.num_rows] for rows in (seen[i] for i in index)])
+            parts.append(ranks_from_scores(scores, chunk))
+        return np.concatenate(parts)
+
+    def probes(self, examples: Examples, num_probes: int = 4, top: int = 10) -> dict[str, list[list[float]]]:
+        """Return the expected answers to a few histories, for whoever loads the version to check.
+
+        Returns:
+            ``history`` (item rows, newest first), ``top`` (item rows, best first) and ``score``, a list per probe. Candidates are the
+            rows of the history's namespace.
+        """
+        probes: dict[str, list[list[float]]] = {"history": [], "top": [], "score": []}
+        usable = np.flatnonzero((examples.history[:, 0] >= 0) & (examples.history.max(1) < self.num_rows))
+        if len(usable) == 0:
+            return probes
+        chosen = examples.take(usable[np.linspace(0, len(usable) - 1, min(num_probes, len(usable))).astype(int)])
+        scores = self.scores(chosen.history)
+        mask_namespaces(scores, chosen.namespace, self.arrays["item_namespace"])
+        best, rows = scores.topk(min(top, self.num_rows), dim=1)
+        for history, score, row in zip(chosen.history.tolist(), best.tolist(), rows.tolist(), strict=True):
+            real = [value > float("-inf") for value in score]
+            probes["history"].append([item for item in history if item >= 0])
+            probes["top"].append([item for item, ok in zip(row, real, strict=True) if ok])
+            probes["score"].append([value for value, ok in zip(score, real, strict=True) if ok])
+        return probes

@@ -1,0 +1,209 @@
+"""Learn continually: one pass over new examples and replay at each step. Pure torch; the actor is a thin shell around this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamrec.config import FeaturesConfig, StudentConfig
+from streamrec.features.examples import Examples
+from streamrec.models.student import StudentModel
+from streamrec.soft_labels.schema import SoftLabels
+from streamrec.state import Arrays, ComponentState, digest_of
+from streamrec.student.frozen import FrozenStudent
+from streamrec.student.losses import Batch, LossParts, full_softmax_loss, localise, sampled_softmax_loss, shuffled
+from streamrec.student.replay import Replay
+from streamrec.student.tables import ItemTables, adam_step
+
+CURRENT = "current"
+_STATE_CAPACITY_NAMES = ("m", "v")
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """Report one `Learner.step`.
+
+    Attributes:
+        num_new: Queries of the batch.
+        num_trained: Queries trained on, replay and passes included.
+        num_labelled: New queries with soft labels.
+        hard_loss: Mean cross-entropy to the targets.
+        soft_loss: Mean cross-entropy to the labels.
+    """
+
+    num_new: int
+    num_trained: int
+    num_labelled: int
+    hard_loss: float
+    soft_loss: float
+
+
+class Learner:
+    """Hold a student, its optimiser and its replay buffer.
+
+    The same class is the control: a learner that is given no labels.
+
+    **Contract.** `step`: the same state, batch and seed give the same result bit for bit on CPU with the same number of threads.
+    `ranks` never changes the state. Versions given to `hold` are only read.
+    """
+
+    def __init__(self, student: StudentConfig, features: FeaturesConfig, top_k: int, seed: int, name: str = "student") -> None:
+        self.name = name
+        self.config = student
+        self.seed = seed
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.model = StudentModel(student.dim, features.history_length, features.word_buckets, student.scale)
+        self.tables = ItemTables(student.dim, features.words_per_item, seed)
+        self.replay = Replay(student.replay_capacity, features.history_length, top_k)
+        self._dense = dict(self.model.named_parameters())
+        self._moments = {f"{name}_{part}": torch.zeros_like(p) for name, p in self._dense.items() for part in _STATE_CAPACITY_NAMES}
+        self._num_steps = 0
+        self._held: dict[str, FrozenStudent] = {}
+
+    def put_items(self, rows: NDArray[np.int32], words: NDArray[np.int32], namespaces: NDArray[np.int32]) -> None:
+        """Add or describe item rows; see `ItemTables.put_items`. Published arrays change at the next step."""
+        self.tables.put_items(rows, words, namespaces)
+
+    def step(self, examples: Examples, labels: SoftLabels | None, seed: int, new_passes: int, replay_passes: int) -> StepMetrics:
+        """Learn from new examples and as many replayed ones a pass.
+
+        Args:
+            examples: New queries; remembered for replay afterwards.
+            labels: Their soft labels, made before anyone learned from them; None for events alone.
+            seed: Of shuffling, dropout, negatives and replay.
+            new_passes: Passes over the new queries.
+            replay_passes: Replayed queries a pass, as a multiple of the new ones.
+        """
+        num, top_k = len(examples), self.replay.top_k
+        if num == 0:
+            return StepMetrics(0, 0, 0, 0.0, 0.0)
+        if labels is None:
+            labels = SoftLabels(np.full((num, top_k), -1, np.int32), np.zeros((num, top_k), np.float32), {})
+        sums, trained = np.zeros(2), 0
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for number in range(new_passes):
+                old, old_labels = self.replay.draw(num * replay_passes, seed * 1000 + number)
+                together = Examples.concat([examples, old])
+                rows = np.concatenate([labels.rows, old_labels.rows])
+                probs = np.concatenate([labels.probs, old_labels.probs])
+                for index in shuffled(len(together), self.config.batch_size, seed * 1000 + number):
+                    parts = self._descend(Batch.of(together.take(index), SoftLabels(rows[index], probs[index], {}), self.config.history_dropout))
+                    sums += np.asarray([parts.hard, parts.soft]) * len(index)
+                    trained += len(index)
+        self.replay.add(examples, labels)
+        self._held.pop(CURRENT, None)
+        return StepMetrics(num, trained, int((labels.probs.sum(1) > 0).sum()), *(sums / trained).tolist())
+
+    def _descend(self, batch: Batch) -> LossParts:
+        self._num_steps += 1
+        tables, share = self.tables, self.config.distill_weight
+        rows: torch.Tensor | None = None
+        if tables.num_rows > self.config.full_softmax_items:
+            rows, batch, sampled = localise(batch, tables.num_rows, self.config.num_negatives, tables.rows("namespace"))
+        vectors = (tables.rows("vectors") if rows is None else tables.tensors["vectors"][rows]).detach().requires_grad_()
+        bias = (tables.rows("bias") if rows is None else tables.tensors["bias"][rows]).detach().requires_grad_()
+        words = tables.rows("words") if rows is None else tables.tensors["words"][rows]
+        resolved = vectors + self.model.content(words)
+        if rows is None:
+            parts = full_softmax_loss(self.model, resolved, bias, batch, tables.rows("namespace"), share)
+        else:
+            parts = sampled_softmax_loss(self.model, resolved, bias, batch, sampled, share)
+        names = list(self._dense)
+        grads = torch.autograd.grad(parts.total, [vectors, bias, *(self._dense[name] for name in names)])
+        with torch.no_grad():
+            tables.step(rows, grads[0], grads[1], self.config.learning_rate, self._num_steps)
+            for name, grad in zip(names, grads[2:], strict=True):
+                adam_step(self._dense[name], grad, self._moments[f"{name}_m"], self._moments[f"{name}_v"], self.config.learning_rate, self._num_steps)
+        return parts
+
+    def export(self) -> tuple[Arrays, dict[str, Any]]:
+        """Return the version arrays that score (docs/formats.md), less what the vocabulary and popularity add, and their meta."""
+        frozen = self._frozen(CURRENT)
+        return frozen.arrays, frozen.meta
+
+    def hold(self, version: str, arrays: Arrays, meta: dict[str, Any]) -> None:
+        """Keep a published version for `ranks`."""
+        self._held[version] = FrozenStudent(arrays, meta)
+
+    def hold_current(self, version: str, release: Iterable[str] = ()) -> None:
+        """Keep the current weights under a version's name and release others."""
+        self._held[version] = self._frozen(CURRENT)
+        for name in release:
+            if name != version:
+                self._held.pop(name, None)
+
+    def ranks(self, examples: Examples, versions: Iterable[str], seen: list[NDArray[np.int32]] | None = None) -> dict[str, NDArray[np.int32]]:
+        """Rank the targets by each version; ``CURRENT`` is the newest weights. Equal weights are scored once."""
+        done: dict[int, NDArray[np.int32]] = {}
+        result = {}
+        with torch.no_grad():
+            for version in versions:
+                frozen = self._frozen(version)
+                if id(frozen) not in done:
+                    done[id(frozen)] = frozen.ranks(examples, seen)
+                result[version] = done[id(frozen)]
+        return result
+
+    def probes(self, examples: Examples) -> dict[str, list[list[float]]]:
+        """Return probe histories with the current weights' answers."""
+        with torch.no_grad():
+            return self._frozen(CURRENT).probes(examples)
+
+    def _frozen(self, version: str) -> FrozenStudent:
+        if version == CURRENT and CURRENT not in self._held:
+            with torch.no_grad():
+                resolved = self.tables.rows("vectors") + self.model.content(self.tables.rows("words"))
+            arrays: dict[str, NDArray[Any]] = {
+                "item_vectors": resolved.numpy(),
+                "item_bias": self.tables.rows("bias").numpy().copy(),
+                "item_namespace": self.tables.rows("namespace").numpy().copy(),
+            }
+            for name in ("position_logits", "own_bias", "pool_projection", "last_projection"):
+                arrays[name] = self._dense[name].detach().numpy().copy()
+            meta = {"scale": self.config.scale, "history_length": len(arrays["own_bias"]), "dim": self.config.dim}
+            self._held[CURRENT] = FrozenStudent(arrays, meta)
+        return self._held[version]
+
+    def num_parameters(self) -> dict[str, int]:
+        """Return how many parameters the item tables and the shared part have."""
+        return {"items": self.tables.num_rows * (self.config.dim + 1), "shared": sum(p.numel() for p in self._dense.values())}
+
+    def snapshot(self) -> ComponentState:
+        """Return weights, moments and the step count; the replay buffer is a component of its own."""
+        arrays: dict[str, NDArray[Any]] = {f"table/{name}": array for name, array in self.tables.state().items()}
+        arrays |= {f"dense/{name}": p.detach().numpy().copy() for name, p in self._dense.items()}
+        arrays |= {f"moment/{name}": m.numpy().copy() for name, m in self._moments.items()}
+        return ComponentState(arrays, {"num_steps": self._num_steps})
+
+    def delta(self) -> ComponentState | None:
+        """Return None: a step touches most of a small student."""
+        return None
+
+    def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
+        """Replace the state; see `streamrec.state.Component`."""
+        arrays: Mapping[str, NDArray[Any]] = base.arrays
+        self._held.clear()
+        if not arrays:
+            return
+        self.tables.restore({name.removeprefix("table/"): array for name, array in arrays.items() if name.startswith("table/")})
+        with torch.no_grad():
+            for name, parameter in self._dense.items():
+                parameter.copy_(torch.from_numpy(np.array(arrays[f"dense/{name}"])))
+        for name, moment in self._moments.items():
+            moment.copy_(torch.from_numpy(np.array(arrays[f"moment/{name}"])))
+        self._num_steps = int(base.meta["num_steps"])
+
+    def delete_user(self, namespace: str, user_id: str) -> int:
+        """Return 0: the weights keep no users; `Replay` does."""
+        return 0
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state, in hex."""
+        return digest_of(self.snapshot())

@@ -1,0 +1,183 @@
+"""Put a mini-batch's loss together: candidates, scores, hard and soft parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamrec.features.examples import Examples
+from streamrec.models.losses import multi_target_cross_entropy, soft_label_cross_entropy
+from streamrec.models.student import StudentModel
+from streamrec.soft_labels.schema import SoftLabels
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Hold a mini-batch as tensors. Rows are item rows; -1 pads.
+
+    Attributes:
+        history: [B, N] int64, newest first.
+        keep: False drops an item from the pool. [B, N] bool
+        query: Query of each target, ascending. [T] int64
+        targets: [T] int64
+        weight: [B] float32
+        label_rows: [B, K] int64
+        label_probs: [B, K] float32
+        namespace: [B] int32
+    """
+
+    history: torch.Tensor
+    keep: torch.Tensor
+    query: torch.Tensor
+    targets: torch.Tensor
+    weight: torch.Tensor
+    label_rows: torch.Tensor
+    label_probs: torch.Tensor
+    namespace: torch.Tensor
+
+    @staticmethod
+    def of(examples: Examples, labels: SoftLabels, history_dropout: float) -> Batch:
+        """Convert examples and labels, and draw the history dropout from torch's generator."""
+        history = torch.from_numpy(examples.history.astype(np.int64))
+        return Batch(
+            history,
+            torch.rand(history.shape) >= history_dropout,
+            torch.from_numpy(examples.query_of_target),
+            torch.from_numpy(examples.target_rows.astype(np.int64)),
+            torch.from_numpy(np.ascontiguousarray(examples.weight)),
+            torch.from_numpy(labels.rows.astype(np.int64)),
+            torch.from_numpy(np.ascontiguousarray(labels.probs)),
+            torch.from_numpy(np.ascontiguousarray(examples.namespace)),
+        )
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """Hold the loss to descend and its parts, per mini-batch means."""
+
+    total: torch.Tensor
+    hard: float
+    soft: float
+
+
+def full_softmax_loss(
+    model: StudentModel, vectors: torch.Tensor, bias: torch.Tensor, batch: Batch, namespaces: torch.Tensor, share: float
+) -> LossParts:
+    """Score all V rows and combine hard and soft losses.
+
+    Args:
+        model: Shared parameters.
+        vectors: u of all rows. [V, D]
+        bias: [V]
+        batch: The mini-batch.
+        namespaces: Namespace of each row; rows of others are no candidates. [V] int32
+        share: Weight of the soft part for labelled examples.
+    """
+    scores = model.score(model.encode(vectors, batch.history, batch.keep), vectors, bias)
+    scores = model.add_own(scores, batch.history)
+    if bool((namespaces != namespaces[0]).any()):
+        scores = scores.masked_fill(batch.namespace[:, None] != namespaces[None, :], float("-inf"))
+    log_probs = torch.log_softmax(scores, 1)
+    return _combine(log_probs, batch.targets, batch, batch.label_rows, share)
+
+
+def sampled_softmax_loss(model: StudentModel, vectors: torch.Tensor, bias: torch.Tensor, batch: Batch, local: SampledRows, share: float) -> LossParts:
+    """Score each example's own rows exactly and shared uniform negatives for the rest.
+
+    The partition sum is exact over targets, labels and history, plus V / M times the sum over M uniform negatives outside them.
+
+    Args:
+        model: Shared parameters.
+        vectors: u of the local rows. [R, D]
+        bias: [R]
+        batch: The mini-batch with rows already local.
+        local: Own candidates and negatives, as local columns.
+        share: Weight of the soft part for labelled examples.
+
+    References: Jean et al., "On Using Very Large Target Vocabulary for NMT", ACL 2015, arXiv:1412.2007.
+    """
+    query = model.encode(vectors, batch.history, batch.keep)  # [B, D]
+    index = local.own.clamp(min=0)
+    own = model.scale * torch.einsum("bd,bcd->bc", query, vectors[index]) + bias[index]  # [B, C]
+    match = (local.own[:, :, None] == batch.history[:, None, :]) & (local.own[:, :, None] >= 0)
+    own = own + (match * model.own_bias).sum(2)
+    negatives = model.score(query, vectors[local.negatives], bias[local.negatives]) + local.log_weight  # [B, M]
+    negatives = negatives.masked_fill(local.collides, float("-inf"))
+    partition = torch.logsumexp(torch.cat([own.masked_fill(~local.counts, float("-inf")), negatives], 1), 1)
+    log_probs = own - partition[:, None]
+    place = torch.arange(len(batch.query)) - torch.searchsorted(batch.query, batch.query)
+    width = local.own.shape[1] - batch.history.shape[1]
+    labels = torch.arange(width - batch.label_rows.shape[1], width).expand(batch.label_rows.shape)
+    return _combine(log_probs, place, batch, labels, share)
+
+
+@dataclass(frozen=True)
+class SampledRows:
+    """Hold the local candidate columns of a sampled mini-batch.
+
+    Attributes:
+        own: Targets, labels, history of each example, in that order; -1 pads. [B, C] int64
+        counts: False on padding and repeats, so that each row enters the partition sum once. [B, C] bool
+        negatives: Shared uniform negatives. [M] int64
+        collides: True where a negative is among the example's own rows or in another namespace. [B, M] bool
+        log_weight: log(V / M).
+    """
+
+    own: torch.Tensor
+    counts: torch.Tensor
+    negatives: torch.Tensor
+    collides: torch.Tensor
+    log_weight: float
+
+
+def localise(batch: Batch, num_rows: int, num_negatives: int, namespaces: torch.Tensor) -> tuple[torch.Tensor, Batch, SampledRows]:
+    """Draw negatives and renumber all rows of a mini-batch as columns of a small local table.
+
+    Returns:
+        (rows of the local table [R], the batch in local columns, its candidates)
+    """
+    num, length = batch.history.shape
+    place = torch.arange(len(batch.query)) - torch.searchsorted(batch.query, batch.query)
+    targets = torch.full((num, int(place.max()) + 1), -1)
+    targets[batch.query, place] = batch.targets
+    own = torch.cat([targets, batch.label_rows, batch.history], 1)  # [B, C]
+    negatives = torch.randint(0, num_rows, (num_negatives,))
+    rows, column = torch.unique(torch.cat([own.flatten(), negatives, torch.tensor([-1])]), return_inverse=True)
+    column = column - 1  # Row -1 sorts first, so padding stays -1.
+    own, negatives = column[: own.numel()].view(own.shape), column[own.numel() : own.numel() + num_negatives]
+    member = torch.zeros(num, len(rows), dtype=torch.bool)
+    member.scatter_(1, own + 1, True)
+    collides = member[:, negatives + 1] | (batch.namespace[:, None] != namespaces[rows[negatives + 1]][None, :])
+    ordered, order = own.sort(dim=1, stable=True)
+    repeat = torch.cat([torch.zeros(num, 1, dtype=torch.bool), ordered[:, 1:] == ordered[:, :-1]], 1)
+    counts = torch.zeros_like(repeat).scatter(1, order, ~repeat) & (own >= 0)
+    width = targets.shape[1]
+    local = Batch(
+        own[:, -length:], batch.keep, batch.query, own[batch.query, place], batch.weight,
+        own[:, width : width + batch.label_rows.shape[1]], batch.label_probs, batch.namespace,
+    )  # fmt: skip
+    weight = float(np.log(num_rows / num_negatives))
+    return rows[1:], local, SampledRows(own, counts, negatives, collides, weight)
+
+
+def _combine(log_probs: torch.Tensor, targets: torch.Tensor, batch: Batch, label_columns: torch.Tensor, share: float) -> LossParts:
+    hard = multi_target_cross_entropy(log_probs, targets, batch.query, len(log_probs))  # [B]
+    if share == 0.0:
+        return LossParts((batch.weight * hard).mean(), float(hard.detach().mean()), 0.0)
+    # A label on a row that is no candidate would be -inf times 0.
+    probs = torch.where(batch.label_rows >= 0, batch.label_probs, torch.zeros(()))
+    log_labels = torch.where(probs > 0, log_probs.gather(1, label_columns.clamp(min=0)), torch.zeros(()))
+    soft = soft_label_cross_entropy(log_labels, torch.arange(probs.shape[1]).expand(probs.shape), probs)
+    labelled = (probs.sum(1) > 0).float()
+    mixed = hard * (1 - share * labelled) + share * soft
+    count = float(labelled.sum())
+    return LossParts((batch.weight * mixed).mean(), float(hard.detach().mean()), float(soft.detach().sum()) / count if count else 0.0)
+
+
+def shuffled(num: int, size: int, seed: int) -> list[NDArray[np.int64]]:
+    """Cut a permutation of ``num`` into mini-batches of ``size``; the last may be smaller."""
+    order = np.random.default_rng([seed, 11]).permutation(num)
+    return [order[start : start + size] for start in range(0, num, size)]

@@ -1,0 +1,141 @@
+"""Keep the last examples with the labels made for them, and draw uniformly from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.features.dedupe import hash_key
+from streamrec.features.examples import Examples
+from streamrec.soft_labels.schema import SoftLabels
+from streamrec.state import ComponentState, digest_of
+
+MAX_TARGETS = 32
+"""A stored basket keeps at most so many targets: a bound on memory, far above a usual basket."""
+
+_COLUMNS = ("history", "targets", "weight", "user", "namespace", "label_rows", "label_probs")
+
+
+class Replay:
+    """Hold up to ``capacity`` queries in a ring; the oldest leave first.
+
+    Labels stay those made before anyone learned from the example; teachers that have seen it since would answer from memory.
+
+    **Contract.** `draw` is a function of the contents and the seed. `delta` holds the queries added since the last snapshot or delta.
+    """
+
+    _data: dict[str, NDArray[Any]]
+    _next: int
+    _size: int
+    _unsaved: list[dict[str, NDArray[Any]]]
+
+    def __init__(self, capacity: int, history_length: int, top_k: int, name: str = "replay") -> None:
+        self.name = name
+        self.capacity = capacity
+        self._history_length = history_length
+        self.top_k = top_k
+        self.restore(ComponentState())
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, examples: Examples, labels: SoftLabels | None) -> None:
+        """Append queries; of a batch larger than the capacity the last ones stay."""
+        num = len(examples)
+        if num == 0 or self.capacity == 0:
+            return
+        if num > self.capacity:
+            keep = np.arange(num - self.capacity, num)
+            examples, labels, num = examples.take(keep), None if labels is None else labels.take(keep), self.capacity
+        columns = self._columns(examples, labels)
+        self._append(columns, num)
+        self._unsaved.append(columns)
+
+    def _columns(self, examples: Examples, labels: SoftLabels | None) -> dict[str, NDArray[Any]]:
+        num = len(examples)
+        place = np.arange(len(examples.target_rows)) - examples.indptr[:-1][examples.query_of_target]
+        kept = place < MAX_TARGETS
+        targets = np.full((num, MAX_TARGETS), -1, np.int32)
+        targets[examples.query_of_target[kept], place[kept]] = examples.target_rows[kept]
+        return {
+            "history": examples.history,
+            "targets": targets,
+            "weight": examples.weight,
+            "user": examples.user,
+            "namespace": examples.namespace,
+            "label_rows": labels.rows if labels is not None else np.full((num, self.top_k), -1, np.int32),
+            "label_probs": labels.probs.astype(np.float16) if labels is not None else np.zeros((num, self.top_k), np.float16),
+        }
+
+    def _append(self, columns: dict[str, NDArray[Any]], num: int) -> None:
+        needed = min(self.capacity, max(self._next + num, self._size))
+        if needed > len(self._data["weight"]):
+            grown = min(self.capacity, max(1024, 2 * needed))
+            for name, old in self._data.items():
+                new = np.zeros((grown, *old.shape[1:]), old.dtype)
+                new[: len(old)] = old
+                self._data[name] = new
+        places = (self._next + np.arange(num)) % self.capacity
+        for name in _COLUMNS:
+            self._data[name][places] = columns[name]
+        self._next = int((self._next + num) % self.capacity)
+        self._size = min(self.capacity, self._size + num)
+
+    def draw(self, num: int, seed: int) -> tuple[Examples, SoftLabels]:
+        """Draw ``num`` queries with replacement, uniformly; none when the buffer is empty."""
+        places = np.random.default_rng([seed, 7]).integers(0, self._size, num) if self._size else np.zeros(0, np.int64)
+        data = {name: self._data[name][places] for name in _COLUMNS}
+        filled = data["targets"] >= 0
+        indptr = np.concatenate([[0], np.cumsum(filled.sum(1))]).astype(np.int64)
+        examples = Examples(data["history"], indptr, data["targets"][filled], data["weight"], data["user"], data["namespace"])
+        return examples, SoftLabels(data["label_rows"], data["label_probs"].astype(np.float32), {})
+
+    def snapshot(self) -> ComponentState:
+        """Return the ring's contents."""
+        self._unsaved.clear()
+        return self._state()
+
+    def _state(self) -> ComponentState:
+        arrays = {name: self._data[name][: self._size].copy() for name in _COLUMNS}
+        return ComponentState(arrays, {"next": self._next, "size": self._size})
+
+    def delta(self) -> ComponentState | None:
+        """Return the queries added since the last snapshot or delta."""
+        arrays = {f"{number}/{name}": part[name] for number, part in enumerate(self._unsaved) for name in _COLUMNS}
+        state = ComponentState(arrays, {"num_parts": len(self._unsaved)})
+        self._unsaved.clear()
+        return state
+
+    def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
+        """Replace the state; see `streamrec.state.Component`."""
+        widths = {"history": self._history_length, "targets": MAX_TARGETS, "label_rows": self.top_k, "label_probs": self.top_k}
+        types = {"weight": np.float32, "user": np.int64, "namespace": np.int32, "label_probs": np.float16}
+        self._data = {
+            name: np.array(base.arrays[name])
+            if name in base.arrays
+            else np.zeros((0, widths[name]) if name in widths else 0, types.get(name, np.int32))
+            for name in _COLUMNS
+        }
+        self._next, self._size = int(base.meta.get("next", 0)), int(base.meta.get("size", 0))
+        self._unsaved = []
+        for delta in deltas:
+            for number in range(delta.meta["num_parts"]):
+                part = {name: delta.arrays[f"{number}/{name}"] for name in _COLUMNS}
+                self._append(part, len(part["weight"]))
+
+    def delete_user(self, namespace: str, user_id: str) -> int:
+        """Remove the user's queries and return how many went."""
+        kept = np.flatnonzero(self._data["user"][: self._size] != hash_key(namespace, user_id))
+        order = kept if self._size < self.capacity else kept[np.argsort((kept - self._next) % self.capacity, kind="stable")]
+        removed = self._size - len(kept)
+        if removed:
+            base = ComponentState({name: self._data[name][order] for name in _COLUMNS}, {"next": len(order) % self.capacity, "size": len(order)})
+            self.restore(base)
+        return removed
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state, in hex."""
+        return digest_of(self._state())

@@ -1,0 +1,91 @@
+"""Hold growing item tables with row-wise Adam, so that a step costs what it touches and not what exists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamrec.state import Arrays
+
+_BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+class ItemTables:
+    """Hold unit-norm item vectors, biases, their Adam moments and item facts for ``num_rows`` rows.
+
+    A new row's vector depends on (seed, row) alone, not on when or with what it was added.
+    """
+
+    def __init__(self, dim: int, words_per_item: int, seed: int) -> None:
+        self.dim = dim
+        self.seed = seed
+        self.num_rows = 0
+        self.tensors = {
+            "vectors": torch.zeros(0, dim), "vectors_m": torch.zeros(0, dim), "vectors_v": torch.zeros(0, dim),
+            "bias": torch.zeros(0), "bias_m": torch.zeros(0), "bias_v": torch.zeros(0),
+            "words": torch.zeros(0, words_per_item, dtype=torch.int64), "namespace": torch.zeros(0, dtype=torch.int32),
+        }  # fmt: skip
+
+    def put_items(self, rows: NDArray[np.int32], words: NDArray[np.int32], namespaces: NDArray[np.int32]) -> None:
+        """Add or describe rows; new ones must follow the last: rows [n], words [n, W], namespaces [n]."""
+        if len(rows) == 0:
+            return
+        first, end = self.num_rows, max(self.num_rows, int(rows.max()) + 1)
+        if end > len(self.tensors["bias"]):
+            self._grow(max(1024, 2 * end))
+        fresh = np.stack([np.random.default_rng([self.seed, row]).standard_normal(self.dim) for row in range(first, end)]) if end > first else None
+        if fresh is not None:
+            unit = torch.from_numpy(fresh).float()
+            self.tensors["vectors"][first:end] = unit / unit.norm(dim=1, keepdim=True)
+            self.num_rows = end
+        index = torch.from_numpy(rows.astype(np.int64))
+        self.tensors["words"][index] = torch.from_numpy(words.astype(np.int64))
+        self.tensors["namespace"][index] = torch.from_numpy(np.array(namespaces))
+
+    def _grow(self, capacity: int) -> None:
+        for name, old in self.tensors.items():
+            new = torch.zeros(capacity, *old.shape[1:], dtype=old.dtype)
+            new[: len(old)] = old
+            self.tensors[name] = new
+
+    def rows(self, name: str) -> torch.Tensor:
+        """Return the used part of a tensor; a view."""
+        return self.tensors[name][: self.num_rows]
+
+    def step(self, rows: torch.Tensor | None, vectors_grad: torch.Tensor, bias_grad: torch.Tensor, learning_rate: float, step: int) -> None:
+        """Descend on rows (None for all) and put their vectors back on the unit sphere: gradients [R, D] and [R].
+
+        **Deviation** from Adam (Kingma and Ba, 2015, arXiv:1412.6980): moments of rows that a step does not touch stand still.
+        """
+        for name, grad in (("vectors", vectors_grad), ("bias", bias_grad)):
+            parts = [self.tensors[f"{name}{suffix}"] for suffix in ("", "_m", "_v")]
+            held = [part[: self.num_rows] if rows is None else part[rows] for part in parts]
+            adam_step(held[0], grad, held[1], held[2], learning_rate, step)
+            if name == "vectors":
+                held[0] /= held[0].norm(dim=1, keepdim=True).clamp(min=1e-6)
+            if rows is not None:
+                for part, new in zip(parts, held, strict=True):
+                    part[rows] = new
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Return copies of the used parts."""
+        return {name: self.rows(name).numpy().copy() for name in self.tensors}
+
+    def restore(self, arrays: Arrays) -> None:
+        """Replace everything by what `state` gave."""
+        self.num_rows = len(arrays["bias"])
+        for name, old in self.tensors.items():
+            new = torch.zeros(max(1024, 2 * self.num_rows), *old.shape[1:], dtype=old.dtype)
+            new[: self.num_rows] = torch.from_numpy(np.array(arrays[name]))
+            self.tensors[name] = new
+
+
+def adam_step(param: torch.Tensor, grad: torch.Tensor, m: torch.Tensor, v: torch.Tensor, learning_rate: float, step: int) -> None:
+    """Make one Adam step in place; ``step`` counts from 1. All tensors have one shape."""
+    m.mul_(_BETA1).add_(grad, alpha=1 - _BETA1)
+    v.mul_(_BETA2).addcmul_(grad, grad, value=1 - _BETA2)
+    denominator = (v.sqrt() / (1 - _BETA2**step) ** 0.5).add_(_EPSILON)
+    param.addcdiv_(m, denominator, value=-learning_rate / (1 - _BETA1**step))

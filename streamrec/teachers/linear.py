@@ -1,0 +1,156 @@
+"""Keep the linear teacher's additive statistics and solve for new versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from streamrec.config import LinearConfig
+from streamrec.features.examples import Examples
+from streamrec.models.linear import decayed_histories, solve_ridge
+from streamrec.state import ComponentState, digest_of
+
+_CHUNK = 1024
+
+
+class LinearStatistics:
+    """Hold G = XᵀX and C = XᵀY over the first ``max_items`` items that became targets or history, most frequent first.
+
+    An item row gets a slot when it first appears and a slot is free; within one batch the most frequent rows come first.
+
+    **Contract.** `update` is additive: the sum over batches equals one pass over all of them up to float rounding, and the same batches in
+    the same order give the same bits. `delta` holds the batches since the last snapshot, not the matrices.
+    """
+
+    name = "linear_statistics"
+
+    _rows: list[int]
+    _slot: NDArray[np.int64]
+    _gram: torch.Tensor
+    _cross: torch.Tensor
+    _num_queries: int
+
+    def __init__(self, config: LinearConfig) -> None:
+        self.config = config
+        self._unsaved: list[Examples] = []
+        self.restore(ComponentState())
+
+    @property
+    def num_queries(self) -> int:
+        """Number of queries added so far."""
+        return self._num_queries
+
+    def update(self, examples: Examples) -> None:
+        """Add a batch of queries."""
+        if len(examples) == 0:
+            return
+        self._add(examples)
+        self._unsaved.append(examples)
+
+    def _add(self, examples: Examples) -> None:
+        self._give_slots(examples)
+        size = len(self._rows)
+        history = torch.from_numpy(self._slots_of(examples.history))
+        targets = self._slots_of(examples.target_rows)
+        share = (1.0 / np.sqrt(np.diff(examples.indptr)))[examples.query_of_target].astype(np.float32)
+        for start in range(0, len(examples), _CHUNK):
+            end = min(start + _CHUNK, len(examples))
+            x = decayed_histories(history[start:end], size, self.config.history_decay)
+            low, high = examples.indptr[start], examples.indptr[end]
+            known = targets[low:high] >= 0
+            y = torch.zeros(end - start, size)
+            y[examples.query_of_target[low:high][known] - start, targets[low:high][known]] = torch.from_numpy(share[low:high][known])
+            # The products get memory of their own: their bits then do not depend on how far the matrices have grown.
+            self._gram[:size, :size] += x.T @ x
+            self._cross[:size, :size] += x.T @ y
+        self._num_queries += len(examples)
+
+    def matrices(self) -> ComponentState:
+        """Return copies of G, C and the slots, which a refresh solves while updates go on."""
+        return self._state()
+
+    def _give_slots(self, examples: Examples) -> None:
+        rows = np.concatenate([examples.target_rows, examples.history[examples.history >= 0]])
+        if int(rows.max()) >= len(self._slot):
+            grown = np.full(2 * int(rows.max()) + 1, -1, np.int64)
+            grown[: len(self._slot)] = self._slot
+            self._slot = grown
+        values, counts = np.unique(rows, return_counts=True)
+        values, counts = values[self._slot[values] < 0], counts[self._slot[values] < 0]
+        chosen = values[np.argsort(-counts, kind="stable")][: self.config.max_items - len(self._rows)]
+        self._slot[chosen] = np.arange(len(self._rows), len(self._rows) + len(chosen))
+        self._rows.extend(chosen.tolist())
+        if len(self._rows) > len(self._gram):
+            capacity = min(self.config.max_items, max(256, 2 * len(self._rows)))
+            for name in ("_gram", "_cross"):
+                old = getattr(self, name)
+                new = torch.zeros(capacity, capacity)
+                new[: len(old), : len(old)] = old
+                setattr(self, name, new)
+
+    def _slots_of(self, rows: NDArray[np.int32]) -> NDArray[np.int64]:
+        inside = (rows >= 0) & (rows < len(self._slot))
+        return np.where(inside, self._slot[np.where(inside, rows, 0)], -1)
+
+    def snapshot(self) -> ComponentState:
+        """Return the matrices and slots."""
+        self._unsaved.clear()
+        return self._state()
+
+    def _state(self) -> ComponentState:
+        size = len(self._rows)
+        arrays = {
+            "gram": self._gram[:size, :size].numpy().copy(),
+            "cross": self._cross[:size, :size].numpy().copy(),
+            "rows": np.asarray(self._rows, np.int32),
+        }
+        return ComponentState(arrays, {"num_queries": self._num_queries})
+
+    def delta(self) -> ComponentState | None:
+        """Return the batches added since the last snapshot or delta."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for number, part in enumerate(self._unsaved):
+            arrays |= {f"{number}/history": part.history, f"{number}/indptr": part.indptr, f"{number}/targets": part.target_rows}
+        state = ComponentState(arrays, {"num_batches": len(self._unsaved)})
+        self._unsaved.clear()
+        return state
+
+    def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
+        """Replace the state; see `streamrec.state.Component`."""
+        rows = base.arrays.get("rows", np.zeros(0, np.int32))
+        self._rows = rows.tolist()
+        self._slot = np.full(max(1024, 2 * int(rows.max(initial=0)) + 1), -1, np.int64)
+        self._slot[rows] = np.arange(len(rows))
+        self._gram = torch.zeros(len(rows), len(rows))
+        self._cross = torch.zeros(len(rows), len(rows))
+        if len(rows):
+            self._gram += torch.from_numpy(np.array(base.arrays["gram"]))
+            self._cross += torch.from_numpy(np.array(base.arrays["cross"]))
+        self._num_queries = int(base.meta.get("num_queries", 0))
+        self._unsaved = []
+        for delta in deltas:
+            for number in range(delta.meta["num_batches"]):
+                history, indptr, targets = (delta.arrays[f"{number}/{name}"] for name in ("history", "indptr", "targets"))
+                num = len(history)
+                zeros = np.zeros(num, np.int32)
+                self._add(Examples(history, indptr, targets, np.ones(num, np.float32), zeros.astype(np.int64), zeros))
+
+    def delete_user(self, namespace: str, user_id: str) -> int:
+        """Return 0: the statistics are sums over users."""
+        return 0
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state, in hex."""
+        return digest_of(self._state())
+
+
+def solve_version(matrices: ComponentState, config: LinearConfig) -> ComponentState:
+    """Return a version, B [M, M] and the item row of each slot [M], from what `LinearStatistics.matrices` gave."""
+    gram, cross = (torch.tensor(matrices.arrays[name]) for name in ("gram", "cross"))
+    weights = solve_ridge(gram, cross, config.ridge)
+    arrays = {"weights": weights.numpy(), "rows": matrices.arrays["rows"]}
+    return ComponentState(arrays, {"kind": "linear", "decay": config.history_decay, "num_queries": matrices.meta["num_queries"]})

@@ -1,0 +1,98 @@
+"""Carry out refreshes on Ray: the transformer by a Ray Train fit, the linear teacher by one task that solves."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from streamrec.config import TeachersConfig
+from streamrec.errors import OperatorError
+from streamrec.state import to_bytes
+from streamrec.storage import open_storage
+from streamrec.teachers.requests import RefreshRequest, carry_out
+from streamrec.teachers.store import TeacherStore
+from streamrec.teachers.trainer import fit_transformer_task
+
+logger = logging.getLogger(__name__)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def _carry_out_task(request: RefreshRequest, config: TeachersConfig, storage_url: str) -> None:
+    carry_out(request, config, storage_url)
+
+
+class RayRefresher:
+    """Start refreshes as Ray tasks and watch for their versions; see `streamrec.teachers.requests.Refresher`.
+
+    The transformer's window goes to storage first: after a crash the same refresh starts again from the same bytes.
+    """
+
+    def __init__(self, config: TeachersConfig, storage_url: str) -> None:
+        self._config = config
+        self._storage_url = storage_url
+        self._storage = open_storage(storage_url)
+        self._store = TeacherStore(self._storage)
+        self._running: dict[tuple[str, str], ray.ObjectRef[None]] = {}
+        self._finished: dict[str, str] = {}
+        self._failed: dict[str, str] = {}
+
+    def start(self, request: RefreshRequest) -> None:
+        """Begin a refresh; a version that is there or under way is not started again."""
+        key = (request.teacher, request.version)
+        if key in self._running:
+            return
+        if self._store.exists(*key):
+            self._finished[request.teacher] = request.version
+            return
+        if request.teacher == "linear":
+            self._running[key] = _carry_out_task.remote(request, self._config, self._storage_url)
+            return
+        payload_key = f"teachers/{request.teacher}/{request.version}/window.safetensors"
+        self._storage.write_new(payload_key, to_bytes(request.payload))
+        facts: dict[str, Any] = {name: value for name, value in asdict(request).items() if name != "payload"}
+        self._running[key] = fit_transformer_task.remote(facts, payload_key, self._config, self._storage_url)
+
+    def finished(self) -> dict[str, str]:
+        """Return the newest complete version of each teacher started here."""
+        self._collect()
+        return dict(self._finished)
+
+    def failed(self) -> dict[str, str]:
+        """Return teacher name to reason for refreshes that failed since the last call."""
+        self._collect()
+        failed, self._failed = self._failed, {}
+        return failed
+
+    def wait(self, teacher: str, version: str) -> None:
+        """Wait until the version is complete.
+
+        Raises:
+            OperatorError: The refresh failed or was never started.
+        """
+        ref = self._running.get((teacher, version))
+        if ref is not None:
+            ray.wait([ref])
+            self._collect()
+        if not self._store.exists(teacher, version):
+            reason = self._failed.get(teacher, "it was never started here")
+            what = "Refresh: a version that the plan names is missing"
+            raise OperatorError(what, got=f"{teacher} {version} ({reason})", do="see the Ray Train log and restart")
+
+    def _collect(self) -> None:
+        if not self._running:
+            return
+        ready, _ = ray.wait(list(self._running.values()), num_returns=len(self._running), timeout=0)
+        for key, ref in list(self._running.items()):
+            if ref not in ready:
+                continue
+            del self._running[key]
+            try:
+                ray.get(ref)
+                self._finished[key[0]] = key[1]
+            except RayError as error:
+                logger.exception("refresh of %s %s failed; the version before stays in use", *key)
+                self._failed[key[0]] = str(error).strip().splitlines()[-1]

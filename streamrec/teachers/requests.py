@@ -1,0 +1,112 @@
+"""Say what a refresh shall do: everything its result depends on, so that it can be done again with the same outcome."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from streamrec.config import TeachersConfig
+from streamrec.state import ComponentState
+from streamrec.storage import open_storage
+from streamrec.teachers.linear import solve_version
+from streamrec.teachers.store import TeacherStore
+from streamrec.teachers.train_loop import Place, train_transformer
+
+
+@dataclass(frozen=True)
+class RefreshRequest:
+    """Ask for one teacher version.
+
+    Attributes:
+        teacher: Name.
+        version: Name of the version to make.
+        previous: Version to start from, or None.
+        seed: Of training.
+        num_items: V at the time of asking.
+        payload: ``sequences`` for the transformer, the statistics for the linear teacher.
+    """
+
+    teacher: str
+    version: str
+    previous: str | None
+    seed: int
+    num_items: int
+    payload: ComponentState
+
+
+class Refresher(Protocol):
+    """Carry out refreshes, here or on a cluster.
+
+    **Contract.** `start` does not wait where the work is done elsewhere, and is idempotent: a version that is there or under way is not
+    started again. `finished` says which started versions are complete; `wait` returns when one is, or raises what made it fail.
+    """
+
+    def start(self, request: RefreshRequest) -> None:
+        """Begin a refresh."""
+        ...
+
+    def finished(self) -> dict[str, str]:
+        """Return teacher name to version for started refreshes that are complete."""
+        ...
+
+    def failed(self) -> dict[str, str]:
+        """Return teacher name to reason for refreshes that failed since the last call."""
+        ...
+
+    def wait(self, teacher: str, version: str) -> None:
+        """Wait until the version is complete."""
+        ...
+
+
+def carry_out(request: RefreshRequest, config: TeachersConfig, storage_url: str, place: Place | None = None) -> dict[str, object]:
+    """Make the version and publish it (rank 0 only), unless it is there; return its facts.
+
+    The same request gives the same version: a function of the request and the previous version alone.
+    """
+    store = TeacherStore(open_storage(storage_url))
+    if store.exists(request.teacher, request.version):
+        return store.facts(request.teacher, request.version)
+    began = time.monotonic()
+    facts: dict[str, object] = {}
+    if request.teacher == "linear":
+        state = solve_version(request.payload, config.linear)
+    else:
+        previous = store.load(request.teacher, request.previous) if request.previous else None
+        sequences = request.payload.arrays["sequences"]
+        state, losses = train_transformer(sequences, request.num_items, previous, config.transformer, request.seed, place)
+        facts |= {"loss_first": losses[0], "loss_last": losses[-1], "num_steps": len(losses), "num_sequences": len(sequences)}
+    facts |= {
+        "seconds": time.monotonic() - began,
+        "previous": request.previous,
+        "num_items": request.num_items,
+        "num_workers": place.world if place else 1,
+    }
+    if place is None or place.rank == 0:
+        store.publish(request.teacher, request.version, state, facts)
+    return facts
+
+
+class LocalRefresher:
+    """Refresh in this process, at once."""
+
+    def __init__(self, config: TeachersConfig, storage_url: str) -> None:
+        self._config = config
+        self._storage_url = storage_url
+        self._finished: dict[str, str] = {}
+
+    def start(self, request: RefreshRequest) -> None:
+        """Refresh now; an exception is raised here."""
+        carry_out(request, self._config, self._storage_url)
+        self._finished[request.teacher] = request.version
+
+    def finished(self) -> dict[str, str]:
+        """Return the newest version made of each teacher."""
+        return dict(self._finished)
+
+    def failed(self) -> dict[str, str]:
+        """Return nothing: a failure has been raised."""
+        return {}
+
+    def wait(self, teacher: str, version: str) -> None:
+        """Return at once."""

@@ -1,0 +1,110 @@
+"""Keep the newest interactions as training sequences for the neural teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.features.dedupe import hash_key
+from streamrec.state import ComponentState, digest_of
+
+_TYPES = {"user": np.int64, "row": np.int32, "time": np.int64}
+
+
+class EventWindow:
+    """Hold the last ``capacity`` interactions in a ring: user hash, item row, event time.
+
+    **Contract.** `sequences` is a function of the contents alone. `delta` holds the events added since the last snapshot or delta.
+    """
+
+    name = "window"
+
+    _data: dict[str, NDArray[Any]]
+    _next: int
+    _size: int
+    _unsaved: list[dict[str, NDArray[Any]]]
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.restore(ComponentState())
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, user: NDArray[np.int64], row: NDArray[np.int32], time: NDArray[np.int64]) -> None:
+        """Append events in order: user hash [E], item row [E], event time in ms UTC [E]."""
+        part: dict[str, NDArray[Any]] = {"user": user, "row": row, "time": time}
+        self._append(part)
+        self._unsaved.append(part)
+
+    def _append(self, part: dict[str, NDArray[Any]]) -> None:
+        part = {name: values[-self.capacity :] for name, values in part.items()}
+        places = (self._next + np.arange(len(part["row"]))) % self.capacity
+        for name, values in part.items():
+            self._data[name][places] = values
+        self._next = int((self._next + len(places)) % self.capacity)
+        self._size = min(self.capacity, self._size + len(places))
+
+    def sequences(self, length: int) -> NDArray[np.int32]:
+        """Cut each user's events, in time order, into pieces of at most ``length`` + 1 that overlap by one.
+
+        Returns:
+            Item rows, oldest first, padded with -1 on the right; pieces of one event are left out. [U, length + 1] int32
+        """
+        user, row, time = (self._data[name][: self._size] for name in ("user", "row", "time"))
+        arrival = (np.arange(self._size) - self._next) % max(self._size, 1)
+        order = np.lexsort((arrival, time, user))
+        user, row = user[order], row[order]
+        first = np.concatenate([[True], user[1:] != user[:-1]]) if len(user) else np.zeros(0, bool)
+        starts = np.flatnonzero(first)
+        ends = np.append(starts[1:], len(user))
+        pieces = np.maximum(-(-(ends - starts - 1) // length), 0)
+        # Pieces are counted from the newest event, so that a user's last piece is full.
+        number = np.arange(int(pieces.sum())) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        stop = np.repeat(ends, pieces) - number * length
+        begin = np.maximum(stop - length - 1, np.repeat(starts, pieces))
+        index = begin[:, None] + np.arange(length + 1)[None, :]
+        return np.where(index < stop[:, None], row[np.minimum(index, max(len(row) - 1, 0))], -1).astype(np.int32)
+
+    def snapshot(self) -> ComponentState:
+        """Return the ring's contents."""
+        self._unsaved.clear()
+        return self._state()
+
+    def _state(self) -> ComponentState:
+        return ComponentState({name: self._data[name][: self._size].copy() for name in _TYPES}, {"next": self._next, "size": self._size})
+
+    def delta(self) -> ComponentState | None:
+        """Return the events added since the last snapshot or delta."""
+        arrays = {f"{number}/{name}": part[name] for number, part in enumerate(self._unsaved) for name in _TYPES}
+        state = ComponentState(arrays, {"num_parts": len(self._unsaved)})
+        self._unsaved.clear()
+        return state
+
+    def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
+        """Replace the state; see `streamrec.state.Component`."""
+        self._data = {name: np.zeros(self.capacity, kind) for name, kind in _TYPES.items()}
+        self._next, self._size = int(base.meta.get("next", 0)), int(base.meta.get("size", 0))
+        for name in base.arrays:
+            self._data[name][: self._size] = base.arrays[name]
+        self._unsaved = []
+        for delta in deltas:
+            for number in range(delta.meta["num_parts"]):
+                self._append({name: delta.arrays[f"{number}/{name}"] for name in _TYPES})
+
+    def delete_user(self, namespace: str, user_id: str) -> int:
+        """Remove the user's events and return how many went."""
+        order = (self._next + np.arange(self._size)) % self._size if self._size == self.capacity else np.arange(self._size)
+        kept = order[self._data["user"][order] != hash_key(namespace, user_id)]
+        removed = self._size - len(kept)
+        if removed:
+            state = ComponentState({name: self._data[name][kept] for name in _TYPES}, {"next": len(kept) % self.capacity, "size": len(kept)})
+            self.restore(state)
+        return removed
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state, in hex."""
+        return digest_of(self._state())

@@ -1,0 +1,96 @@
+import json
+
+import pytest
+
+from streamrec.errors import RequestError
+from streamrec.serving.requests import RecommendRequest, RequestLimits, error_body, parse_json, parse_recommend, parse_recommend_query
+
+LIMITS = RequestLimits(namespace="shop", max_n=50, max_history=3, max_id_bytes=10)
+
+
+def parse(**values):
+    return parse_recommend(json.dumps(values).encode(), LIMITS)
+
+
+def test_a_user_alone_gets_the_defaults():
+    assert parse(user_id="u") == RecommendRequest("u", "shop", None, 20, (), True, None)
+
+
+def test_every_field_is_read():
+    request = parse(user_id="u", history=["a", "b"], namespace="blog", n=5, exclude=["c"], exclude_seen=False, context={"page": 3, "app": True})
+    assert request == RecommendRequest("u", "blog", ("a", "b"), 5, ("c",), False, {"page": 3, "app": True})
+
+
+def test_a_history_alone_is_enough():
+    assert parse(history=[]).user_id is None
+
+
+def test_the_default_number_of_items_respects_a_smaller_bound():
+    assert parse_recommend(b'{"user_id": "u"}', RequestLimits(max_n=7)).n == 7
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "got", "allowed"),
+    [
+        ({}, "user_id", "neither user_id nor history", "one of them"),
+        ({"user_id": "u", "n": 0}, "n", 0, "1 to 50"),
+        ({"user_id": "u", "n": 10_000}, "n", 10_000, "1 to 50"),
+        ({"user_id": "u", "n": True}, "n", True, "1 to 50"),
+        ({"user_id": "u", "n": 2.0}, "n", 2.0, "1 to 50"),
+        ({"user_id": "u", "n": None}, "n", None, "1 to 50"),
+        ({"user_id": ""}, "user_id", "", "non-empty"),
+        ({"user_id": 7}, "user_id", 7, "non-empty"),
+        ({"user_id": "u" * 11}, "user_id", "11 characters", "10 bytes"),
+        ({"user_id": "é" * 6}, "user_id", "6 characters", "10 bytes"),
+        ({"history": "a"}, "history", "str", "list"),
+        ({"history": ["a"] * 4}, "history", "4 ids", "at most 3"),
+        ({"history": [1]}, "history", 1, "non-empty"),
+        ({"user_id": "u", "exclude": [None]}, "exclude", None, "non-empty"),
+        ({"user_id": "u", "exclude_seen": 1}, "exclude_seen", 1, "true or false"),
+        ({"user_id": "u", "namespace": ""}, "namespace", "", "1 to 64"),
+        ({"user_id": "u", "context": []}, "context", "list", "object"),
+        ({"user_id": "u", "context": {"a": []}}, "context.a", "list", "string"),
+        ({"user_id": "u", "excluded": []}, "excluded", "an unknown field", "did you mean exclude?"),
+    ],
+)
+def test_a_refusal_names_the_field_what_was_got_and_what_is_allowed(values, field, got, allowed):
+    with pytest.raises(RequestError) as caught:
+        parse(**values)
+    error = error_body(caught.value)["error"]
+    assert (error["field"], error["got"]) == (field, got)
+    assert allowed in error["allowed"]
+    assert field in error["message"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"user_id": "u"} x', b'{"user_id": NaN}'])
+def test_a_body_that_is_not_json_is_refused_with_the_place(body):
+    with pytest.raises(RequestError, match="not JSON .* line 1"):
+        parse_json(body)
+
+
+def test_a_document_that_is_no_object_is_refused():
+    with pytest.raises(RequestError, match="body"):
+        parse_recommend(b"[]", LIMITS)
+
+
+def test_a_refusal_of_a_long_value_stays_short():
+    with pytest.raises(RequestError) as caught:
+        parse(**{"x" * 100_000: 1})
+    assert len(json.dumps(error_body(caught.value))) < 1_000
+
+
+def test_the_query_string_is_read():
+    request = parse_recommend_query("u", b"n=3&namespace=blog&exclude_seen=false", LIMITS)
+    assert request == RecommendRequest("u", "blog", None, 3, (), False, None)
+    assert parse_recommend_query("u", b"", LIMITS) == RecommendRequest("u", "shop")
+
+
+@pytest.mark.parametrize(
+    ("user_id", "query", "field"),
+    [("u", b"n=0", "n"), ("u", b"n=51", "n"), ("u", b"n=x", "n"), ("u", b"n=", "n"), ("u", b"n=" + b"9" * 5000, "n"),
+     ("u", b"exclude_seen=maybe", "exclude_seen"), ("u", b"count=3", "count"), ("u" * 11, b"", "user_id"), ("u", b"namespace=", "namespace")],
+)  # fmt: skip
+def test_a_bad_query_is_refused_by_field(user_id, query, field):
+    with pytest.raises(RequestError) as caught:
+        parse_recommend_query(user_id, query, LIMITS)
+    assert error_body(caught.value)["error"]["field"] == field

@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+
+from streamrec.clock import ManualClock
+from streamrec.errors import ModelRejected
+from streamrec.registry.version import digest_arrays
+from streamrec.serving.recommender import Recommender
+from streamrec.serving.slot import ModelSlot, check_probes
+
+
+def manifest_of(version: str, arrays, meta, **changed):
+    return {"version": version, "created_ms": 5, "digest": digest_arrays(arrays, meta), "offsets": {"events": {"0": 7}}, **changed}
+
+
+def probes_of(arrays, meta, histories=([1, 2], [3])):
+    recommender = Recommender(arrays, meta)
+    answers = [recommender.rank(np.array(history, np.int32), 5) for history in histories]
+    return {
+        "history": [list(history) for history in histories],
+        "top": [rows.tolist() for rows, _ in answers],
+        "score": [scores.tolist() for _, scores in answers],
+    }
+
+
+@pytest.fixture
+def slot():
+    return ModelSlot(digest_of=digest_arrays, clock=ManualClock(1_000))
+
+
+@pytest.fixture
+def first(slot, version):
+    arrays, meta = version(20)
+    return slot.load(manifest_of("v1", arrays, meta), arrays, meta)
+
+
+def test_a_loaded_version_is_live_with_its_facts(slot, first):
+    assert slot.current is first
+    assert (first.version, first.created_ms, first.offsets) == ("v1", 5, {"events": {"0": 7}})
+    assert slot.counters.swaps == 1
+
+
+def test_a_second_version_keeps_the_first_for_a_rollback(slot, first, version):
+    arrays, meta = version(24, seed=1)
+    second = slot.load(manifest_of("v2", arrays, meta), arrays, meta)
+    assert (slot.current, slot.previous) == (second, first)
+    assert second.recommender.catalog is first.recommender.catalog
+
+    assert slot.rollback() is first
+    assert (slot.current, slot.previous) == (first, second)
+
+
+def test_a_rollback_without_a_previous_version_says_so(slot, first):
+    with pytest.raises(ModelRejected, match="no previous version"):
+        slot.rollback()
+    assert slot.current is first
+
+
+def test_the_live_version_is_not_loaded_again(slot, first, version):
+    arrays, meta = version(20)
+    assert slot.load(manifest_of("v1", arrays, meta), arrays, meta) is first
+    assert slot.previous is None
+
+
+def test_another_lineage_gets_its_own_catalog(slot, first, version):
+    arrays, meta = version(20, prefix="other")
+    second = slot.load(manifest_of("v2", arrays, meta), arrays, meta)
+    assert second.recommender.ids(np.array([0], np.int32)) == ["other-0"]
+    assert first.recommender.ids(np.array([0], np.int32)) == ["item-0"]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["item_vectors", "item_bias", "own_bias", "popularity"])
+def test_weights_that_are_not_finite_are_refused_and_the_live_version_goes_on(slot, first, version, name, bad):
+    arrays, meta = version(20)
+    arrays[name].flat[0] = bad
+    with pytest.raises(ModelRejected, match=name):
+        slot.load(manifest_of("v2", arrays, meta), arrays, meta)
+    assert slot.current is first
+    assert slot.last_rejection is not None
+    assert (slot.last_rejection.version, slot.last_rejection.at_ms) == ("v2", 1_000)
+    assert name in slot.last_rejection.reason
+    assert slot.counters.rejected == 1
+
+
+def test_another_digest_than_stated_is_refused(slot, first, version):
+    arrays, meta = version(20)
+    stated = manifest_of("v2", arrays, meta)
+    arrays["item_bias"][0] += 1
+    with pytest.raises(ModelRejected, match="digest"):
+        slot.load(stated, arrays, meta)
+    assert slot.current is first
+
+
+def test_probes_that_are_answered_as_expected_pass(slot, first, version):
+    arrays, meta = version(20, seed=2)
+    slot.load(manifest_of("v2", arrays, meta, probes=probes_of(arrays, meta)), arrays, meta)
+    assert slot.current is not first
+
+
+@pytest.mark.parametrize("what", ["score", "top"])
+def test_a_probe_that_is_answered_otherwise_is_refused(slot, first, version, what):
+    arrays, meta = version(20, seed=2)
+    probes = probes_of(arrays, meta)
+    probes[what][1][0] += 1
+    with pytest.raises(ModelRejected, match="probe 1"):
+        slot.load(manifest_of("v2", arrays, meta, probes=probes), arrays, meta)
+    assert slot.current is first
+
+
+def test_probe_items_with_nearly_equal_scores_may_change_places(version):
+    arrays, meta = version(20)
+    probes = probes_of(arrays, meta, histories=[[4]])
+    arrays["item_vectors"][probes["top"][0][1]] = arrays["item_vectors"][probes["top"][0][0]]
+    arrays["item_bias"][probes["top"][0][1]] = arrays["item_bias"][probes["top"][0][0]] + 1e-5
+    probes["score"][0][1] = probes["score"][0][0]
+    check_probes(Recommender(arrays, meta), probes)
+
+
+def test_a_version_that_can_not_be_built_is_refused_with_the_reason(slot, first, version):
+    arrays, meta = version(20)
+    arrays["item_id_bytes"] = np.full_like(arrays["item_id_bytes"], 0xFF)
+    with pytest.raises(ModelRejected, match="v2"):
+        slot.load({"version": "v2"}, arrays, meta)
+    assert slot.current is first
+
+
+def test_a_manifest_without_a_version_is_refused(slot, version):
+    with pytest.raises(ModelRejected, match="names no version"):
+        slot.load({}, *version(20))
+    assert slot.current is None
+
+
+def test_warming_up_comes_before_the_swap_and_its_failure_stops_it(version):
+    seen = []
+
+    def warm_up(model):
+        seen.append((model.version, slot.current))
+        if model.version == "v2":
+            msg = "cold"
+            raise ValueError(msg)
+
+    slot = ModelSlot(warm_up=warm_up)
+    arrays, meta = version(20)
+    first = slot.load({"version": "v1"}, arrays, meta)
+    with pytest.raises(ModelRejected, match="cold"):
+        slot.load({"version": "v2"}, arrays, meta)
+    assert seen == [("v1", None), ("v2", first)]
+    assert slot.current is first
