@@ -18,6 +18,7 @@ from serve.deployments import build_application
 from serve.replica import ReplicaSettings
 from streamrec.config import load_config
 from streamrec.log.base import LogAddress
+from streamrec.pipeline.layout import registry_url
 
 
 class Arguments(BaseModel):
@@ -41,7 +42,7 @@ def app(args: Arguments) -> Application:
         config=config,
         log_address=LogAddress.parse(args.log) if args.log else None,
         state_url=state,
-        registry_url=args.registry or state,
+        registry_url=args.registry or registry_url(state),
         student=args.student,
     )
     return build_application(settings, args.num_cpus_per_replica)

@@ -6,7 +6,6 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.handle import DeploymentHandle
 
 from serve.replica import Replica, ReplicaSettings
 from serve.routes import Routes
@@ -48,27 +47,33 @@ def make_routes(replica: Replica, settings: ReplicaSettings) -> Routes:
     return Routes(replica, limits, config.serving.max_body_bytes)
 
 
+def deployment_options(num_replicas: int, num_cpus: float) -> dict[str, Any]:
+    """Return Serve's options of the deployment; the benchmark's no-op takes the same.
+
+    Args:
+        num_replicas: Replicas.
+        num_cpus: CPUs that Ray reserves for a replica; a small share, because a laptop has few.
+    """
+    return {
+        "num_replicas": num_replicas,
+        "max_ongoing_requests": _MAX_ONGOING,
+        "ray_actor_options": {"num_cpus": num_cpus, "runtime_env": {"env_vars": _ONE_THREAD}},
+        "graceful_shutdown_timeout_s": 2.0,
+        "graceful_shutdown_wait_loop_s": 0.1,
+        "health_check_period_s": 5.0,
+        "health_check_timeout_s": 10.0,
+        "logging_config": {"enable_access_log": False},
+    }
+
+
 def build_application(settings: ReplicaSettings, num_cpus: float = 0.2) -> Application:
     """Return the application, ready for ``serve.run``.
 
     Args:
         settings: What to serve.
-        num_cpus: CPUs that Ray reserves for a replica; a small share, because a laptop has few.
+        num_cpus: CPUs that Ray reserves for a replica.
     """
-    deployment: Any = serve.deployment(
-        serve.ingress()(Recommender),
-        name="Recommender",
-        num_replicas=settings.config.serving.num_replicas,
-        max_ongoing_requests=_MAX_ONGOING,
-        ray_actor_options={"num_cpus": num_cpus, "runtime_env": {"env_vars": _ONE_THREAD}},
-        graceful_shutdown_timeout_s=2.0,
-        graceful_shutdown_wait_loop_s=0.1,
-        health_check_period_s=5.0,
-        health_check_timeout_s=10.0,
-        logging_config={"enable_access_log": False},
-    )
+    options = deployment_options(settings.config.serving.num_replicas, num_cpus)
+    deployment: Any = serve.deployment(serve.ingress()(Recommender), name="Recommender", **options)
     application: Application = deployment.bind(settings)
     return application
-
-
-__all__ = ["APP_NAME", "DeploymentHandle", "Recommender", "build_application"]

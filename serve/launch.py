@@ -11,6 +11,7 @@ import shutil
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from serve.replica import ReplicaSettings
 from streamrec.config import Config
 from streamrec.errors import OperatorError
 from streamrec.log.base import LogAddress
+from streamrec.pipeline import layout
 from streamrec.registry.board import BOARD_NAME, BOARD_NAMESPACE, RemoteBoard
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class _Launched:
 
 
 _launched = _Launched()
+_stop_serve: Callable[[], None] = serve.shutdown
 
 
 def launch(
@@ -65,7 +68,7 @@ def launch(
         config: ``serving.host``, ``serving.port`` (0 takes a free one) and the bounds of requests.
         address: The event log to follow and to append to.
         state_url: Where the pipeline's state is; its checkpoint's histories are the first ones.
-        registry_url: Where the registry is; the board reads the live version from it.
+        registry_url: Where the registry is; the board reads the live version from it. None takes the state's.
         student: Whose versions.
         proxy: ``auto`` takes HAProxy where it is installed, else Serve's Python proxy, saying so.
         num_cpus_per_replica: CPUs that Ray reserves for each replica.
@@ -74,6 +77,8 @@ def launch(
     Raises:
         OperatorError: HAProxy was asked for and isn't there, or no replica answers in time.
     """
+    if registry_url is None and state_url is not None:
+        registry_url = layout.registry_url(state_url)
     if not ray.is_initialized():
         _start_ray()
     _launched.board = RemoteBoard.get_or_create(registry_url, student)
@@ -96,7 +101,7 @@ def shutdown() -> None:
     global _launched
     mine, _launched = _launched, _Launched()
     if ray.is_initialized():
-        serve.shutdown()
+        _stop_serve()
         if mine.board is not None:
             mine.board.kill()
         if mine.ray_folder is not None:

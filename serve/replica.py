@@ -7,7 +7,7 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,11 +17,11 @@ from streamrec.clock import SystemClock
 from streamrec.config import Config
 from streamrec.errors import BrokerUnavailable
 from streamrec.events.codec import EventCodec
-from streamrec.log.base import LogAddress, LogTail
-from streamrec.log.connect import open_reader, open_tail, open_writer
+from streamrec.log.base import LogAddress, LogTail, LogWriter
+from streamrec.log.connect import open_table_reader, open_tail, open_writer
 from streamrec.pipeline.bootstrap_view import load_history_columns
 from streamrec.registry.version import digest_arrays
-from streamrec.serving.answers import STUDENT, Answerer
+from streamrec.serving.answers import POPULAR, STUDENT, Answerer
 from streamrec.serving.event_sink import EventSink
 from streamrec.serving.follower import FollowerState, LogFollower
 from streamrec.serving.history_view import HistoryColumns, HistoryView
@@ -90,7 +90,7 @@ class Replica:
         self._histories_tried = threading.Event()
         self._threads: list[threading.Thread] = []
         self._board_task: asyncio.Task[None] | None = None
-        self._num_answers = {"student": 0, "popular": 0}
+        self._num_answers = {STUDENT: 0, POPULAR: 0}
 
     async def start(self) -> None:
         """Follow the board and the log; returns with a model and histories if they are there within a few seconds."""
@@ -180,17 +180,17 @@ class Replica:
     def _load_histories(self) -> HistoryColumns | None:
         return None if self._settings.state_url is None else load_history_columns(self._settings.state_url)
 
-    def _open_tail(self, offsets: Any) -> LogTail:
+    def _open_tail(self, offsets: Mapping[int, int]) -> LogTail:
         address, cfg = self._settings.log_address, self._settings.config.log
         assert address is not None
-        reader = open_reader(address, cfg)
+        reader = open_table_reader(address, cfg)
         try:
             earliest = reader.earliest(cfg.events_topic)
         finally:
             reader.close()
         return open_tail(address, cfg.events_topic, {**earliest, **offsets}, cfg)
 
-    def _open_writer(self) -> Any:
+    def _open_writer(self) -> LogWriter:
         assert self._settings.log_address is not None
         return open_writer(self._settings.log_address, self._settings.config.log)
 
@@ -240,6 +240,3 @@ def _model_facts(model: LiveModel | None) -> dict[str, Any] | None:
         "namespaces": model.recommender.namespaces,
         **{name: model.manifest[name] for name in shown if name in model.manifest},
     }
-
-
-__all__ = ["STUDENT", "Replica", "ReplicaSettings"]

@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -166,6 +167,7 @@ class StudentConfig(Section):
     replay_passes: int = Field(default=1, ge=0)
     replay_capacity: int = Field(default=100_000, ge=0)
     history_dropout: float = Field(default=0.2, ge=0, lt=1)
+    element_dropout: float = Field(default=0.3, ge=0, lt=1)
     num_negatives: int = Field(default=2048, ge=1)
     full_softmax_items: int = Field(default=6000, ge=1)
     control: bool = True
@@ -175,7 +177,7 @@ class RegistryConfig(Section):
     """Keep and promote versions."""
 
     keep_last: int = Field(default=20, ge=2)
-    keep_for_s: Duration = 3600.0
+    keep_for_s: Duration = 600.0
     gate_tolerance: float = Field(default=0.1, ge=0, le=1)
     gate_min_queries: int = Field(default=30, ge=1)
 
@@ -238,6 +240,29 @@ def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None
     return parse_config(values)
 
 
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """Return dotted keys and values of ``KEY=VALUE`` texts; a value is TOML, or a string when it is none.
+
+    Raises:
+        ConfigError: A text has no ``=``.
+
+    Example:
+        >>> parse_overrides(["student.dim=32", "log.broker=127.0.0.1:9092"])
+        {'student.dim': 32, 'log.broker': '127.0.0.1:9092'}
+    """
+    result: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            what = "Config: an override does not parse"
+            raise ConfigError(what, got=repr(text), allowed="KEY=VALUE", do="write for example student.dim=32")
+        try:
+            result[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            result[key.strip()] = value
+    return result
+
+
 def parse_config(values: dict[str, Any]) -> Config:
     """Validate a dictionary as a configuration.
 
@@ -255,6 +280,11 @@ def parse_config(values: dict[str, Any]) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise _explain(error) from error
+
+
+def ray_address() -> str | None:
+    """Return the cluster that `RAY_ADDRESS` names, as inside ``ray job submit``; None for a local one."""
+    return os.environ.get("RAY_ADDRESS") or None
 
 
 def cache_folder() -> Path:

@@ -19,6 +19,7 @@ from streamrec.events.validate import check_columns
 
 BLOCK_ROWS = 16_384  # a block's bytes stay in the processor's cache: whole partitions at once parse at half the speed
 
+_NO_EVENTS, _NONE_REJECTED = EVENT.empty_table(), REJECTED.empty_table()
 _CODE_TO_REASON = pa.array([None, *REASON_CODES], pa.string())
 _KIND_OF: dict[type, Kind] = {
     Interaction: Kind.INTERACTION,
@@ -77,7 +78,7 @@ class EventCodec:
                 rejected.append(_rejected_rows(batch, parsed.reasons, parsed.details))
                 events = events.filter(pa.array(good))
             valid.append(events)
-        return Decoded(pa.concat_tables(valid or [EVENT.empty_table()]), pa.concat_tables(rejected or [REJECTED.empty_table()]))
+        return Decoded(pa.concat_tables(valid or [_NO_EVENTS]), pa.concat_tables(rejected or [_NONE_REJECTED]))
 
 
 def _blocks(rows: pa.Table) -> Iterator[pa.RecordBatch]:

@@ -14,6 +14,8 @@ MAX_DETAIL_CHARS = 120  # a detail quotes the record, which may hold megabytes
 
 REASON_CODES: dict[Reason, int] = {reason: code for code, reason in enumerate(Reason, start=1)}
 
+_NO_COLUMNS = WIRE.empty_table()  # made once: making it costs more than decoding a record
+
 
 @dataclass
 class Parsed:
@@ -32,7 +34,7 @@ class Parsed:
     @classmethod
     def of_rows(cls, num_rows: int) -> Parsed:
         """Start with no columns and nothing rejected."""
-        return cls(WIRE.empty_table(), np.zeros(num_rows, np.int8), {})
+        return cls(_NO_COLUMNS, np.zeros(num_rows, np.int8), {})
 
     def reject(self, row: int, reason: Reason, detail: str) -> None:
         """Record why a row is rejected; the first reason stands."""

@@ -1,17 +1,13 @@
-"""Read text and Parquet files into columns, with errors that name the line and the column."""
+"""Read text and Parquet files into tables, with errors that name the line."""
 
 from __future__ import annotations
 
 import csv
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
@@ -20,7 +16,6 @@ from streamrec.errors import DatasetError
 HEAD_BYTES = 65_536
 _GZIP_MAGIC = b"\x1f\x8b"
 _PARQUET_MAGIC = b"PAR1"
-_TIMES_ALLOWED = "seconds, milliseconds, or ISO 8601 such as 2010-12-01 08:26:00 or 2010-12-01T08:26:00Z"
 
 
 def open_plain(path: Path) -> IO[bytes]:
@@ -41,8 +36,7 @@ def open_plain(path: Path) -> IO[bytes]:
 
 def is_parquet(path: Path) -> bool:
     """Say whether a file's content is Parquet."""
-    with open_plain(path) as file:
-        return file.read(4) == _PARQUET_MAGIC
+    return _read(path, len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
 
 
 def first_line(path: Path) -> str:
@@ -159,145 +153,3 @@ def read_parquet(path: Path) -> pa.Table:
         what = f"Dataset: {path} has no rows"
         raise DatasetError(what, got="0 rows", allowed="at least one row", do="check the download")
     return table
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Give typed columns of a table, with errors that say where a cell is wrong.
-
-    Attributes:
-        table: The columns as read.
-        path: The file, for errors.
-        first_line: The line number of row 0: 2 below a header, else 1; for Parquet, rows are counted so too.
-    """
-
-    table: pa.Table
-    path: Path
-    first_line: int = 2
-
-    def require(self, names: Iterable[str]) -> None:
-        """Raise a `DatasetError` unless the table has these columns."""
-        missing = [name for name in names if name not in self.table.column_names]
-        if missing:
-            what = f"Dataset: {self.path} has no column {missing[0]!r}"
-            raise DatasetError(what, allowed=", ".join(self.table.column_names), do="name an existing column", column=missing[0])
-
-    def texts(self, name: str) -> pa.Array:
-        """Return a column as strings; whole floats that stand for ids lose their ``.0``."""
-        column = _whole(self.table[name])
-        if pa.types.is_floating(column.type) and pc.all(pc.equal(pc.floor(column), column)).as_py():
-            column = column.cast(pa.int64())
-        return column.cast(pa.string())
-
-    def ids(self, name: str) -> pa.Array:
-        """Return a column as strings; a cell that is null or empty is an error."""
-        column = self.texts(name)
-        empty = pc.fill_null(pc.equal(pc.binary_length(column), 0), fill_value=True).to_numpy(zero_copy_only=False)
-        if empty.any():
-            raise self._wrong(int(np.argmax(empty)), name, "an id")
-        return column
-
-    def integers(self, name: str) -> pa.Array:
-        """Return a column as int64."""
-        return self._cast(name, pa.int64(), "an integer")
-
-    def numbers(self, name: str) -> pa.Array:
-        """Return a column as float64; an empty cell is null."""
-        column = _whole(self.table[name])
-        if pa.types.is_string(column.type):
-            column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
-        return self._cast(name, pa.float64(), "a number", column)
-
-    def times_ms(self, name: str) -> pa.Array:
-        """Return a column of times as int64 milliseconds since the epoch, UTC.
-
-        Numbers are seconds while the column's largest is below 1e11 (the year 5138), else milliseconds below 1e14, else microseconds
-        below 1e17, else nanoseconds. Texts are ISO 8601 with an optional offset from UTC; without one they are UTC. Texts such as
-        ``12/31/2010 8:26`` are month, day, year, UTC.
-        """
-        column = _whole(self.table[name])
-        if pa.types.is_temporal(column.type):
-            times = column.cast(pa.timestamp("ms"), safe=False) if not pa.types.is_timestamp(column.type) else _instants(column)
-            return self._without_nulls(times.cast(pa.int64()), name)
-        for kind in (pa.int64(), pa.float64()):
-            try:
-                return self._without_nulls(_scale_to_ms(column.cast(kind)), name)
-            except pa.ArrowInvalid:
-                continue
-        parsed = _parse_times(column.cast(pa.string()))
-        return self._without_nulls(parsed, name)
-
-    def _without_nulls(self, times: pa.Array, name: str) -> pa.Array:
-        if times.null_count:
-            raise self._wrong(int(np.argmax(times.is_null().to_numpy(zero_copy_only=False))), name, _TIMES_ALLOWED)
-        return times
-
-    def _cast(self, name: str, kind: pa.DataType, allowed: str, column: pa.Array | None = None) -> pa.Array:
-        column = _whole(self.table[name]) if column is None else column
-        try:
-            return column.cast(kind)
-        except pa.ArrowInvalid as error:
-            raise self._wrong(_first_failure(column, kind), name, allowed) from error
-
-    def _wrong(self, row: int, name: str, allowed: str) -> DatasetError:
-        line = row + self.first_line
-        what = f"Dataset: line {line}, column {name!r} of {self.path} can't be used"
-        got = repr(self.table[name][row].as_py())
-        return DatasetError(what, got=got[:80], allowed=allowed, do="correct or remove the line", line=line, column=name)
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
-
-
-def _first_failure(column: pa.Array, kind: pa.DataType) -> int:
-    """Return the first row that can't be cast, found by halving."""
-    start, end = 0, len(column)
-    while end - start > 1:
-        middle = (start + end) // 2
-        try:
-            column.slice(start, middle - start).cast(kind)
-            start = middle
-        except pa.ArrowInvalid:
-            end = middle
-    return start
-
-
-def _instants(column: pa.Array) -> pa.Array:
-    zoned = column.type.tz is not None
-    times = column.cast(pa.timestamp("ms", "UTC" if zoned else None), safe=False)
-    return times.cast(pa.timestamp("ms")) if zoned else times
-
-
-def _scale_to_ms(numbers: pa.Array) -> pa.Array:
-    largest = pc.max(pc.abs(numbers)).as_py() or 0
-    values = numbers.to_numpy(zero_copy_only=False)
-    for bound, factor in ((1e11, 1e3), (1e14, 1.0), (1e17, 1e-3), (np.inf, 1e-6)):
-        if largest < bound:
-            scaled = values * int(factor) if factor >= 1 else values // int(1 / factor)
-            return pa.array(np.round(scaled).astype(np.int64), mask=numbers.is_null().to_numpy(zero_copy_only=False))
-    return numbers
-
-
-def _parse_times(texts: pa.Array) -> pa.Array:
-    """Return int64 milliseconds; null where a text is no time."""
-    zoned = pc.match_substring_regex(texts, r"\d[ ]?(Z|[+-]\d{2}(:?\d{2})?)$")
-    nothing = pa.scalar(None, pa.string())
-    parts = [
-        _cast_where_possible(pc.if_else(zoned, texts, nothing), pa.timestamp("us", "UTC")),
-        _cast_where_possible(pc.if_else(zoned, nothing, texts), pa.timestamp("us")),
-    ]
-    american = pc.strptime(texts, format="%m/%d/%Y %H:%M", unit="s", error_is_null=True)
-    millis = [pc.divide(part.cast(pa.int64()), 1000) for part in parts]
-    return pc.coalesce(*millis, pc.multiply(american.cast(pa.int64()), 1000))
-
-
-def _cast_where_possible(texts: pa.Array, kind: pa.DataType) -> pa.Array:
-    try:
-        return texts.cast(kind)
-    except pa.ArrowInvalid:
-        if len(texts) == 1:
-            return pa.nulls(1, kind)
-        middle = len(texts) // 2
-        return pa.concat_arrays([_cast_where_possible(texts.slice(0, middle), kind), _cast_where_possible(texts.slice(middle), kind)])

@@ -142,20 +142,6 @@ class Histories:
             self._sizes[slot] = 0
             self._free.append(slot)
 
-    def recent_sequences(self, max_users: int) -> NDArray[np.int32]:
-        """Return item rows of the most recently updated users with at least two items, oldest first, padded with -1 on the right.
-
-        Returns:
-            Sequences in slot order. [num_users, N] int32
-        """
-        slots = np.fromiter(sorted(self._slots.values()), np.int64, len(self._slots))
-        slots = slots[self._sizes[slots] >= 2]
-        if len(slots) > max_users:
-            newest = np.argsort(-self._touched[slots], kind="stable")[:max_users]
-            slots = np.sort(slots[newest])
-        inside = np.arange(self.length)[None, :] < self._sizes[slots][:, None]
-        return np.where(inside, self._rows[slots], -1).astype(np.int32)
-
     def snapshot(self) -> ComponentState:
         """Return users and their entries, in slot order so that slots keep their order when restored."""
         order = sorted(self._slots.items(), key=lambda item: item[1])
@@ -219,6 +205,28 @@ class Histories:
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         return digest_of(self.snapshot())
+
+
+def columns_of(state: ComponentState) -> tuple[list[tuple[str, str]], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
+    """Return what `Histories.snapshot` holds as columns, least recently updated user first.
+
+    Returns:
+        (users (namespace, id) [U], indptr [U + 1], item rows oldest first [T] int32, event times in ms UTC [T] int64)
+    """
+    arrays = state.arrays
+    users = list(
+        zip(
+            unpack_strings(arrays["namespace_bytes"], arrays["namespace_offsets"]),
+            unpack_strings(arrays["user_bytes"], arrays["user_offsets"]),
+            strict=True,
+        )
+    )
+    order = np.argsort(arrays["touched"], kind="stable")
+    sizes = arrays["sizes"]
+    starts = np.cumsum(sizes) - sizes
+    indptr = np.concatenate([[0], np.cumsum(sizes[order])]).astype(np.int64)
+    source = np.repeat(starts[order] - indptr[:-1], sizes[order]) + np.arange(indptr[-1])
+    return [users[index] for index in order.tolist()], indptr, arrays["rows"][source], arrays["times"][source]
 
 
 @dataclass(frozen=True)

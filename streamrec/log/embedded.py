@@ -72,6 +72,8 @@ _SETTINGS: Mapping[str, str | int] = {
     "num.recovery.threads.per.data.dir": 1,
 }
 _STOP_GRACE_S = 10.0
+# A broker whose starter was killed leaves within the grace; one that stays longer is in use.
+_LEAVE_S = _STOP_GRACE_S + 5.0
 _MAX_PORT_ATTEMPTS = 3
 _LOOK_EVERY_S = 0.02
 # Longer than a slow machine needs: an admin client that gives up leaves its thread behind.
@@ -109,7 +111,7 @@ def start_embedded(folder: Path, say: Callable[[str], None], start_timeout_s: fl
     Args:
         folder: Data, settings and the broker's log file (``broker.log``); made when missing.
         say: Gets one line when jars must be fetched and there is no terminal for a progress bar.
-        start_timeout_s: Bound of the wait for the broker, and for one that still runs on the folder to leave.
+        start_timeout_s: Bound of the wait for the broker's answer.
 
     Raises:
         EmbeddedBrokerError: No jars, no Java, the folder is in use, or it did not start in time; says which and names the alternatives.
@@ -122,7 +124,7 @@ def start_embedded(folder: Path, say: Callable[[str], None], start_timeout_s: fl
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock, (folder / "broker.log").open("ab") as output:
-            _take(lock, folder, deadline)
+            _take(lock, folder, min(deadline, time.monotonic() + _LEAVE_S))
             for attempt in range(1, _MAX_PORT_ATTEMPTS + 1):
                 node = _node(folder)
                 _configure(folder, node)
@@ -145,10 +147,17 @@ def _take(lock: TextIO, folder: Path, deadline: float) -> None:
         except BlockingIOError as error:
             if time.monotonic() > deadline:
                 what = f"Embedded Kafka: another process runs one on {folder}"
-                raise EmbeddedBrokerError(what, do="stop it, choose another run folder, or use its address with --broker HOST:PORT") from error
+                raise EmbeddedBrokerError(what, do=f"stop it, choose another run folder, or use it with --broker {_address_of(folder)}") from error
             time.sleep(_LOOK_EVERY_S)
         else:
             return
+
+
+def _address_of(folder: Path) -> str:
+    try:
+        return f"{LOOPBACK}:{json.loads((folder / 'node.json').read_text())['broker_port']}"
+    except (OSError, ValueError):
+        return "HOST:PORT"
 
 
 def _node(folder: Path) -> _Node:
@@ -248,7 +257,7 @@ def _stop(supervisor: subprocess.Popen[bytes]) -> None:
     assert supervisor.stdin is not None
     supervisor.stdin.close()
     try:
-        supervisor.wait(_STOP_GRACE_S + 5.0)
+        supervisor.wait(_LEAVE_S)
     except subprocess.TimeoutExpired:
         supervisor.kill()  # the kernel then kills the broker
         supervisor.wait()

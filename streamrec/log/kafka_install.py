@@ -20,7 +20,7 @@ from jgo.constants import MAVEN_CENTRAL_URL
 from jgo.maven import MavenContext, PythonResolver
 from jgo.parse import Endpoint
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from streamrec.errors import EmbeddedBrokerError
 
@@ -133,7 +133,7 @@ def _progress(say: Callable[[str], None]) -> Iterator[Callable[[int], None]]:
         say(title)
         yield lambda _num_bytes: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=_APPROXIMATE_BYTES)
         yield lambda num_bytes: progress.advance(task, num_bytes)

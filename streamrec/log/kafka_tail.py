@@ -16,7 +16,6 @@ from streamrec.log.offsets import beyond_the_end, retention_gap
 logger = logging.getLogger(__name__)
 
 _MAX_ROWS_PER_POLL = 10_000
-_AWAY = {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT}
 
 
 class KafkaTail:
@@ -32,7 +31,8 @@ class KafkaTail:
         self._cfg = cfg
         self._next = dict(start_offsets)
         self._is_away = False
-        self._consumer = Consumer(consumer_settings(servers, fetch_wait_max_ms=50, queued_max_messages_kbytes=16_384))
+        settings = consumer_settings(servers, fetch_wait_max_ms=50, queued_max_messages_kbytes=16_384)
+        self._consumer = Consumer(settings | {"error_cb": self._on_client_error})
         self._consumer.assign([TopicPartition(topic, partition, offset) for partition, offset in sorted(self._next.items())])
 
     def poll(self, timeout_s: float) -> pa.Table:
@@ -57,14 +57,15 @@ class KafkaTail:
         error = message.error()
         if error is None:
             return True
-        if error.code() in _AWAY:
-            if not self._is_away:
-                logger.warning("%s does not answer (%s): %s is followed again when it does", self._servers, error.str(), self._topic)
-            self._is_away = True
-            return False
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             raise self._out_of_range(message)
         raise in_our_words(error, self._servers, self._topic)
+
+    def _on_client_error(self, error: KafkaError) -> None:
+        """Note that the broker went away, once; the client looks for it by itself."""
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and not self._is_away:
+            logger.warning("%s does not answer: %s is followed again when it does", self._servers, self._topic)
+            self._is_away = True
 
     def _out_of_range(self, message: Message) -> BrokerError:
         partition = message.partition()

@@ -75,10 +75,9 @@ class LocalLog:
         """Release nothing: files are opened for the time of a read."""
 
     def _read(self, ranges: Sequence[OffsetRange]) -> list[pa.Table]:
-        places = {(part.topic, part.partition): self._topics.of(part.topic) for part in ranges}
-        bounds = {(topic, number): folders[number].bounds() for (topic, number), folders in places.items() if number < len(folders)}
-        check_ranges(ranges, bounds)
-        return [_rows(part.topic, part.partition, self._topics.of(part.topic)[part.partition], part.start, part.end) for part in ranges]
+        folders = [self._topics.folder(part.topic, part.partition) for part in ranges]
+        check_ranges(ranges, {(part.topic, part.partition): folder.bounds() for part, folder in zip(ranges, folders, strict=True)})
+        return [_rows(part.topic, part.partition, folder, part.start, part.end) for part, folder in zip(ranges, folders, strict=True)]
 
 
 class LocalWriter:
@@ -113,8 +112,7 @@ class LocalWriter:
 
     def _choose(self, topic: str, record: Record, num_partitions: int) -> int:
         if record.partition is not None:
-            if not 0 <= record.partition < num_partitions:
-                raise no_partition(topic, record.partition, range(num_partitions))
+            self._topics.folder(topic, record.partition)
             return record.partition
         if record.key is not None:
             return partition_of(record.key, num_partitions)
@@ -140,11 +138,9 @@ class LocalAdmin:
 
     def drop_before(self, topic: str, offsets: Mapping[int, int]) -> None:
         """Drop by partition the segments that lie wholly below an offset, except for the newest."""
-        folders = _Topics(self._root).of(topic)
+        topics = _Topics(self._root)
         for partition, offset in offsets.items():
-            if not 0 <= partition < len(folders):
-                raise no_partition(topic, partition, range(len(folders)))
-            folders[partition].drop_before(offset)
+            topics.folder(topic, partition).drop_before(offset)
 
     def close(self) -> None:
         """Release nothing."""
@@ -176,9 +172,8 @@ class LocalTail:
     def poll(self, timeout_s: float) -> pa.Table:
         """Return the records that came; looks every few milliseconds until some did or the time is over."""
         deadline = time.monotonic() + timeout_s
-        folders = self._topics.of(self._topic)
         while True:
-            rows = [table for partition in self._next if (table := self._news(partition, folders)).num_rows]
+            rows = [table for partition in self._next if (table := self._news(partition)).num_rows]
             left_s = deadline - time.monotonic()
             if rows or left_s <= 0:
                 return concatenated(rows)
@@ -187,10 +182,8 @@ class LocalTail:
     def close(self) -> None:
         """Release nothing."""
 
-    def _news(self, partition: int, folders: Sequence[PartitionFolder]) -> pa.Table:
-        if not 0 <= partition < len(folders):
-            raise no_partition(self._topic, partition, range(len(folders)))
-        folder = folders[partition]
+    def _news(self, partition: int) -> pa.Table:
+        folder = self._topics.folder(self._topic, partition)
         changed_ns = folder.changed_ns()
         if self._settled_ns.get(partition) == changed_ns:
             return NO_ROWS
@@ -224,6 +217,12 @@ class _Topics:
             known = [PartitionFolder(folder / str(number)) for number in range(sum(1 for _ in folder.iterdir()))]
             self._known[topic] = known
         return known
+
+    def folder(self, topic: str, partition: int) -> PartitionFolder:
+        folders = self.of(topic)
+        if not 0 <= partition < len(folders):
+            raise no_partition(topic, partition, range(len(folders)))
+        return folders[partition]
 
 
 def _rows(topic: str, partition: int, folder: PartitionFolder, start: int, end: int) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Name ranges of offsets, plan them and check them against what a log holds. Pure."""
+"""Name ranges of offsets and check them against what a log holds. Pure."""
 
 from __future__ import annotations
 
@@ -37,37 +37,6 @@ class OffsetRange:
 
     def __str__(self) -> str:
         return f"{self.topic}[{self.partition}] offsets [{self.start}, {self.end})"
-
-
-def plan_ranges(topic: str, next_offsets: Mapping[int, int], latest: Mapping[int, int], max_offsets: int) -> list[OffsetRange]:
-    """Divide at most ``max_offsets`` offsets over the partitions that have new ones.
-
-    Each partition gets an equal part; what one has no use for goes to the others. The same arguments always give the same plan.
-
-    Args:
-        topic: The topic of all ranges.
-        next_offsets: By partition, the first offset not yet read (inclusive); a partition that is missing starts at 0.
-        latest: By partition, the end offset (exclusive).
-        max_offsets: Upper bound of the offsets of all ranges together.
-
-    Returns:
-        One range per partition of ``latest``, by partition; those without work have ``start == end``.
-
-    Example:
-        >>> [str(part) for part in plan_ranges("t", {0: 5}, {0: 100, 1: 3}, 10)]
-        ['t[0] offsets [5, 12)', 't[1] offsets [0, 3)']
-    """
-    waiting = {partition: max(0, end - next_offsets.get(partition, 0)) for partition, end in sorted(latest.items())}
-    taken = dict.fromkeys(waiting, 0)
-    left = max_offsets
-    while left > 0 and (open_partitions := [partition for partition in waiting if waiting[partition] > taken[partition]]):
-        part = max(1, left // len(open_partitions))
-        for partition in open_partitions:
-            more = min(part, left, waiting[partition] - taken[partition])
-            taken[partition] += more
-            left -= more
-    starts = {partition: next_offsets.get(partition, 0) for partition in waiting}
-    return [OffsetRange(topic, partition, start, start + taken[partition]) for partition, start in starts.items()]
 
 
 def check_ranges(ranges: Sequence[OffsetRange], bounds: Bounds) -> None:

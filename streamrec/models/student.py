@@ -42,13 +42,14 @@ class StudentModel(nn.Module):
         table = torch.cat([self.words, torch.zeros(1, self.words.shape[1])])
         return nn.functional.embedding_bag(padded, table, mode="mean", padding_idx=len(self.words))
 
-    def encode(self, vectors: torch.Tensor, history: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+    def encode(self, vectors: torch.Tensor, history: torch.Tensor, keep: torch.Tensor | None = None, element_dropout: float = 0.0) -> torch.Tensor:
         """Encode histories into unit queries.
 
         Args:
             vectors: Item vectors u. [V, D]
             history: Columns into ``vectors``, newest first, -1 pads; at least one item each. [B, N] int64
             keep: False drops an item from the pool (history dropout). [B, N] bool
+            element_dropout: Rate at which elements of the pooled and the newest vector are dropped.
 
         Returns:
             [B, D]
@@ -60,7 +61,11 @@ class StudentModel(nn.Module):
         pooled_over = pooled_over | (inside & (torch.arange(history.shape[1]) == 0))
         weights = torch.softmax(self.position_logits.expand_as(index).masked_fill(~pooled_over, float("-inf")), 1)  # [B, N]
         pooled = nn.functional.embedding_bag(index, vectors, per_sample_weights=weights, mode="sum")  # [B, D]
-        query = pooled @ self.pool_projection + vectors[index[:, 0]] @ self.last_projection
+        newest = vectors[index[:, 0]]
+        if element_dropout:
+            pooled = nn.functional.dropout(pooled, element_dropout)
+            newest = nn.functional.dropout(newest, element_dropout)
+        query = pooled @ self.pool_projection + newest @ self.last_projection
         unit: torch.Tensor = query / query.norm(dim=1, keepdim=True).clamp(min=EPSILON)
         return unit
 

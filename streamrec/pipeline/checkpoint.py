@@ -16,6 +16,7 @@ import os
 import socket
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -172,6 +173,15 @@ class CheckpointStore:
                 raise Damaged(what, got="; ".join(skipped), do="restore the folder from a copy, or start with an empty one")
         what = "Checkpoint: commits are pruned faster than they can be read"
         raise StorageError(what, got=f"{_ATTEMPTS} attempts", do="keep more of them")
+
+    def kept_facts(self) -> list[Mapping[str, Any]]:
+        """Return the facts of every commit that a fallback could go to, newest first; what they need, such as plans, must stay."""
+        head, _ = self._read_head()
+        facts: list[Mapping[str, Any]] = []
+        for ref in head.commits if head is not None else ():
+            with suppress(Damaged):
+                facts.append(self._commit_at(ref).facts)
+        return facts
 
     def _entry(self, name: str, change: Change, before: Mapping[str, Entry]) -> Entry:
         if isinstance(change, ComponentState):

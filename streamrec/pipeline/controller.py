@@ -23,7 +23,7 @@ from streamrec.log.base import Record
 from streamrec.pipeline.components import WorkerComponent
 from streamrec.pipeline.ingest import Ingest, Ingested
 from streamrec.pipeline.parts import Parts
-from streamrec.pipeline.plan import Measured, Plan, next_plan, version_name
+from streamrec.pipeline.plan import Measured, Plan, next_plan, take_ranges, version_name
 from streamrec.pipeline.publisher import ItemFacts
 from streamrec.pipeline.report import StageTimer, StepReport
 from streamrec.pipeline.saving import Saver
@@ -97,8 +97,32 @@ class Controller:
 
         A plan that an earlier run left behind comes first, unchanged.
         """
-        plan = self._planned() or self._new_plan()
-        return None if plan is None else self.execute(plan)
+        plan = self.planned() or self._new_plan()
+        return None if plan is None else self.run(plan)
+
+    def run(self, plan: Plan) -> StepReport:
+        """Make a plan durable, then execute it."""
+        if self.parts.plans is not None:
+            self.parts.plans.write(plan.model_dump(mode="json"), plan.batch)
+        return self.execute(plan)
+
+    def finish(self) -> StepReport | None:
+        """Commit what is not committed yet, by a plan that reads nothing."""
+        if not self._has_uncommitted():
+            return None
+        return self.run(
+            Plan(
+                batch=self.state.batch + 1,
+                ranges=take_ranges(self.config.log.events_topic, self.state.offsets, self.state.offsets, 1),
+                now_ms=self.parts.clock.now_ms(),
+                seed=0,
+                evaluate=False,
+                new_passes=0,
+                teachers=self.state.teachers,
+                publish=False,
+                checkpoint=True,
+            )
+        )
 
     def lag(self) -> int:
         """Return how many records of the log have not been read."""
@@ -109,7 +133,8 @@ class Controller:
         """Return the balance: what is read but not committed is pending."""
         return books(self.state, self._committed_counts)
 
-    def _planned(self) -> Plan | None:
+    def planned(self) -> Plan | None:
+        """Return the next plan if an earlier run left it behind."""
         if self._plans_ahead is None:
             self._plans_ahead = set(self.parts.plans.batches()) if self.parts.plans is not None else set()
         batch = self.state.batch + 1
@@ -128,10 +153,7 @@ class Controller:
             since_checkpoint_s=now - last["checkpoint"],
             since_events_s=now - last["events"],
         )
-        plan = next_plan(self.state.facts(self._has_uncommitted()), measured, self.config)
-        if plan is not None and self.parts.plans is not None:
-            self.parts.plans.write(plan.model_dump(mode="json"), plan.batch)
-        return plan
+        return next_plan(self.state.facts(self._has_uncommitted()), measured, self.config)
 
     def _has_uncommitted(self) -> bool:
         return self.parts.checkpoints is not None and self.state.counts != self._committed_counts
@@ -143,6 +165,7 @@ class Controller:
         self._activate(plan)
         with timer.stage("read"):
             rows = self.parts.reader.read_table([part.to_range() for part in plan.ranges])
+        num_known = len(self.ingest.vocabulary)
         with timer.stage("ingest"):
             ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermark_ms, self._delete_user)
             self._send_dead_letters(ingested.rejected)
@@ -150,10 +173,12 @@ class Controller:
         report.num_queries = len(examples)
         if plan.num_records:
             self._last["events"] = self.parts.clock.monotonic_s()
-        scores = self._begin_scoring(examples, plan)
-        self._evaluate(examples, plan, report, timer)
-        with timer.stage("evaluate"):
-            labels = self._label(examples, scores.result(), report)
+        with timer.stage("label"):
+            scores = self._begin_scoring(examples, plan)
+        judged = np.arange(len(examples)) if not self.parts.known_only else _known_queries(examples, num_known)
+        self._evaluate(examples.take(judged), plan, report, timer)
+        with timer.stage("label"):
+            labels = self._label(examples, scores.result(), judged, plan, report)
         self.ingest.popularity.update(*ingested.targets)
         with timer.stage("learn"):
             self._learn(examples, labels, plan, report)
@@ -230,12 +255,14 @@ class Controller:
         if decision.promote:
             self.state.live = candidate
 
-    def _label(self, examples: Examples, scores: dict[str, TeacherScores], report: StepReport) -> SoftLabels | None:
+    def _label(
+        self, examples: Examples, scores: dict[str, TeacherScores], judged: NDArray[np.int64], plan: Plan, report: StepReport
+    ) -> SoftLabels | None:
         """Mix the teachers' answers, and only then let the ensemble learn what the users did."""
         if not scores:
             return None
-        for name, part in scores.items():
-            values = per_query_metrics(part.target_ranks, examples)
+        for name, part in scores.items() if plan.evaluate else ():
+            values = {metric: per_query[judged] for metric, per_query in per_query_metrics(part.target_ranks, examples).items()}
             report.metrics[f"teachers.{name}"] = self.progressive.add(f"teachers.{name}", values)
         config = self.config.soft_labels
         labels = self.ensemble.mix(examples, scores, config.top_k, config.temperature)
@@ -337,6 +364,13 @@ class Controller:
         if rejected.num_rows == 0 or self.parts.dead_letters is None:
             return
         self.parts.dead_letters.append(self.config.log.dead_letter_topic, [dead_letter(row) for row in rejected.to_pylist()])
+
+
+def _known_queries(examples: Examples, num_rows: int) -> NDArray[np.int64]:
+    """Return the queries that have some item below ``num_rows`` in the history and all targets below it."""
+    has_history = ((examples.history >= 0) & (examples.history < num_rows)).any(1)
+    unknown = np.bincount(examples.query_of_target, examples.target_rows >= num_rows, len(examples))
+    return np.flatnonzero(has_history & (unknown == 0))
 
 
 def dead_letter(row: dict[str, Any]) -> Record:

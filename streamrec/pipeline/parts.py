@@ -40,6 +40,7 @@ class Parts:
         checkpoints: Where state is committed.
         plans: Where plans are made durable.
         seen: Rows that are no candidates in evaluation, per query; for protocols that mask a user's items.
+        known_only: Evaluate only targets, and histories with an item, that earlier batches contained.
     """
 
     config: Config
@@ -55,3 +56,4 @@ class Parts:
     checkpoints: CheckpointStore | None = None
     plans: PlanStore | None = None
     seen: Callable[[Examples], list[NDArray[np.int32]]] | None = None
+    known_only: bool = False

@@ -60,7 +60,7 @@ class Publisher:
         decision = self._gate.decide(health, Health(live) if live else None, window, is_idle=is_idle)
         if decision.verdict is Verdict.WAIT:
             return decision
-        self._registry.record_decision(decision)
+        decision = self._registry.record_decision(decision)
         if decision.promote:
             move = self._registry.promote(candidate, decision.reason, decision)
             if self._board is not None:

@@ -11,7 +11,7 @@ from streamrec.pipeline.plan import Plan
 from streamrec.registry.gate import Decision
 from streamrec.student.learner import StepMetrics
 
-STAGES = ("plan", "read", "ingest", "evaluate", "gate", "learn", "publish", "refresh", "checkpoint")
+STAGES = ("plan", "read", "ingest", "evaluate", "label", "gate", "learn", "publish", "refresh", "checkpoint")
 
 
 class StageTimer:

@@ -30,7 +30,6 @@ class Saver:
         self._previous: CommitId | None = None
         self._base_bytes: dict[str, int] = {}
         self._deltas: dict[str, list[int]] = {}
-        self._batches: list[int] = []
 
     def restore(self) -> bool:
         """Restore all components from the newest whole commit; return False when there is none.
@@ -49,7 +48,6 @@ class Saver:
             self._base_bytes[name] = _num_bytes(base)
             self._deltas[name] = [_num_bytes(delta) for delta in deltas]
         self._previous = loaded.id
-        self._batches = [int(loaded.facts["batch"])]
         return True
 
     def commit(self, batch: int, facts: Mapping[str, Any]) -> int:
@@ -67,8 +65,7 @@ class Saver:
             # The deltas handed over are lost with the attempt.
             self._base_bytes.clear()
             raise
-        self._batches = [*self._batches, batch][-3:]
-        return self._batches[0] + 1
+        return min(int(kept["batch"]) for kept in self._store.kept_facts()) + 1
 
     def _collect(self) -> dict[str, Change]:
         """Ask all workers first, then wait, so that they serialise side by side."""

@@ -11,6 +11,7 @@ from streamrec.config import Config
 from streamrec.log.base import LogWriter, TableReader
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.layout import checkpoint_url, registry_url
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import PromotionBoard, Publisher
@@ -29,16 +30,6 @@ C = TypeVar("C")
 
 ACTOR_CPUS = 0.1
 """Logical CPUs of each long-lived actor: they take turns with the stream, so they must fit beside Ray Train's workers."""
-
-
-def checkpoint_url(state_url: str) -> str:
-    """Return where the checkpoint of a state folder lies."""
-    return f"{state_url.rstrip('/')}/checkpoint"
-
-
-def registry_url(state_url: str) -> str:
-    """Return where the registry of a state folder lies."""
-    return f"{state_url.rstrip('/')}/registry"
 
 
 def make_learner(config: Config, name: str) -> Learner:

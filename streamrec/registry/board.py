@@ -75,7 +75,8 @@ class Board:
             manifest: JSON values with at least ``version``.
             arrays: The resolved numpy arrays.
             meta: The version's meta.
-            promotion: The registry's number of this promotion; a number that is not above the live one changes nothing. None counts up.
+            promotion: The registry's number of this promotion; a number that is not above the live one changes nothing. None counts up, for
+                boards without a registry; the two ways don't mix.
         """
         if promotion is not None and promotion <= self._state.seq:
             return self._state.seq

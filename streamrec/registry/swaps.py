@@ -36,12 +36,13 @@ class Swap:
     def report(self, live: set[str]) -> dict[str, Any]:
         """Return the swap as a JSON object; ``all_replicas_ms`` is None while a live replica has not acknowledged."""
         waiting = (self.expected & live) - self.acked_ms.keys()
-        is_done = bool(self.acked_ms) and not waiting
+        # A replica that started later took the version when it came, which says nothing about the swap.
+        times = [acked for replica, acked in self.acked_ms.items() if replica in self.expected]
         return {
             "seq": self.seq,
             "version": self.version,
             "replicas": len(self.acked_ms),
-            "all_replicas_ms": max(self.acked_ms.values()) if is_done else None,
+            "all_replicas_ms": max(times) if times and not waiting else None,
             "acked_ms": dict(self.acked_ms),
             "refused": dict(self.refused),
             "waiting": sorted(waiting),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from streamrec.errors import BrokerError, RetentionGap, StorageError
@@ -44,6 +44,7 @@ class LogFollower:
     last_error: str = ""
     num_gaps: int = 0
     _tail: LogTail | None = None
+    _gaps: dict[int, int] = field(default_factory=dict)
 
     def step(self) -> bool:
         """Do the next thing; False when it failed and should be tried again later."""
@@ -61,6 +62,7 @@ class LogFollower:
             # The log no longer has what comes next, but a newer checkpoint may.
             self._fail(error)
             self.num_gaps += 1
+            self._gaps[error.facts["partition"]] = error.facts["earliest"]
             self.state = FollowerState.BOOTSTRAP
             return False
         except (BrokerError, StorageError) as error:
@@ -76,17 +78,19 @@ class LogFollower:
 
     def _load(self) -> None:
         columns = self.bootstrap()
-        if columns is not None and not self._is_behind(columns):
+        if columns is not None and self._is_ahead(columns):
             self.view.load(columns)
-        elif self.num_gaps:
-            # No checkpoint reaches over the gap: what was there is lost to this view, so it goes on from the earliest offsets.
-            self.view.offsets = {}
+        lost = {partition: earliest for partition, earliest in self._gaps.items() if self.view.offsets.get(partition, 0) < earliest}
+        if lost:
+            logger.warning("History view: no checkpoint reaches over the retention gap, going on at %s without what was there", lost)
+            self.view.offsets = {**self.view.offsets, **lost}
+        self._gaps = {}
         self.state = FollowerState.OPEN
 
-    def _is_behind(self, columns: HistoryColumns) -> bool:
-        """Return whether the view is already past the checkpoint on every partition, as after a reload that found no newer one."""
+    def _is_ahead(self, columns: HistoryColumns) -> bool:
+        """Return whether the checkpoint holds something that the view does not."""
         mine = self.view.offsets
-        return bool(mine) and all(mine.get(partition, 0) >= offset for partition, offset in columns.offsets.items())
+        return not mine or any(offset > mine.get(partition, 0) for partition, offset in columns.offsets.items())
 
     def _fail(self, error: Exception) -> None:
         if str(error) != self.last_error:

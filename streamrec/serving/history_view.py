@@ -189,16 +189,16 @@ class HistoryView:
         return log_rows if is_fresh.all() else log_rows.filter(pa.array(is_fresh))
 
     def _apply_events(self, events: pa.Table) -> int:
-        kind = events["kind"]
-        events = events.filter(pc.or_(pc.equal(kind, Kind.INTERACTION.value), pc.equal(kind, Kind.DELETION.value)))
+        kinds = events["kind"]
+        events = events.filter(pc.or_(pc.equal(kinds, Kind.INTERACTION.value), pc.equal(kinds, Kind.DELETION.value)))
         order = np.argsort(events["event_time"].to_numpy(), kind="stable")
-        events = events.select(["kind", "namespace", "user_id", "item_id", "event_type", "value", "event_time"]).take(pa.array(order))
-        roles = roles_of(events, self.meanings)
+        events = events.take(pa.array(order))
+        roles, _ = roles_of(events, self.meanings)
         columns = [events[name].to_pylist() for name in ("kind", "namespace", "user_id", "item_id", "event_time")]
         table = self.table
-        for role, kind_name, namespace, user_id, item_id, time_ms in zip(roles.tolist(), *columns, strict=True):
+        for role, kind, namespace, user_id, item_id, time_ms in zip(roles.tolist(), *columns, strict=True):
             user = (namespace, user_id)
-            if kind_name == Kind.DELETION:
+            if kind == Kind.DELETION:
                 table.entries.pop(user, None)
                 self.counters.deletions += 1
             elif role == NEGATIVE:

@@ -109,12 +109,14 @@ def top(scores: Floats, n: int) -> tuple[Ints, Floats]:
     """
     size = len(scores)
     if n < size:
-        chosen = np.argpartition(scores, size - n)[size - n :]
+        chosen = scores.argpartition(size - n)[size - n :]
         chosen.sort()
     else:
         chosen = np.arange(size)
     values = scores[chosen]
-    order = np.argsort(-values, kind="stable")
+    order = (-values).argsort(kind="stable")
     chosen, values = chosen[order], values[order]
-    num_finite = int(np.searchsorted(-values, np.inf))
-    return chosen[:num_finite], values[:num_finite]
+    if len(values) and values[-1] == -np.inf:
+        num_finite = int(np.searchsorted(-values, np.inf))
+        chosen, values = chosen[:num_finite], values[:num_finite]
+    return chosen, values

@@ -126,7 +126,7 @@ def _buckets(examples: Examples) -> NDArray[np.int64]:
 
 def _probability(logits: NDArray[np.float32], log_norm: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
     known = np.isfinite(logits) & np.isfinite(log_norm)
-    exponent = np.where(known, logits.astype(np.float64) / temperature - log_norm, 0.0)
+    exponent = np.where(known, logits, 0.0) / temperature - np.where(known, log_norm, 0.0)
     return np.where(known, np.exp(np.minimum(exponent, 0.0)), 0.0)
 
 

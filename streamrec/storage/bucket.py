@@ -34,11 +34,8 @@ class ObjectStorage:
             raise StorageError(what, got=url, do="run `pip install 'streamrec[cloud]'`")
         self._url = url.rstrip("/")
         with self._explained("open", ""):
-            self._store = from_url(
-                self._url,
-                retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=30)},
-                client_options={"connect_timeout": "5s", "timeout": "300s"},
-            )
+            # No client_options here: they would replace those from the environment (AWS_ALLOW_HTTP, AWS_TIMEOUT, a proxy, …).
+            self._store = from_url(self._url, retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=30)})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ObjectStorage, (self._url,)

@@ -21,7 +21,10 @@ from streamrec.student.replay import Replay
 from streamrec.student.tables import ItemTables, adam_step
 
 CURRENT = "current"
-_STATE_CAPACITY_NAMES = ("m", "v")
+_MOMENTS = ("m", "v")
+
+FAST_RATES = {"own_bias": 10.0, "position_logits": 10.0}
+"""Factors on the learning rate of parameters that have far to go: a bias on the user's own items of 2 to 4 is usual."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Learner:
         self.tables = ItemTables(student.dim, features.words_per_item, seed)
         self.replay = Replay(student.replay_capacity, features.history_length, top_k)
         self._dense = dict(self.model.named_parameters())
-        self._moments = {f"{name}_{part}": torch.zeros_like(p) for name, p in self._dense.items() for part in _STATE_CAPACITY_NAMES}
+        self._moments = {f"{name}_{part}": torch.zeros_like(p) for name, p in self._dense.items() for part in _MOMENTS}
         self._num_steps = 0
         self._held: dict[str, FrozenStudent] = {}
 
@@ -94,7 +97,11 @@ class Learner:
                 rows = np.concatenate([labels.rows, old_labels.rows])
                 probs = np.concatenate([labels.probs, old_labels.probs])
                 for index in shuffled(len(together), self.config.batch_size, seed * 1000 + number):
-                    parts = self._descend(Batch.of(together.take(index), SoftLabels(rows[index], probs[index], {}), self.config.history_dropout))
+                    parts = self._descend(
+                        Batch.of(
+                            together.take(index), SoftLabels(rows[index], probs[index], {}), self.config.history_dropout, self.config.element_dropout
+                        )
+                    )
                     sums += np.asarray([parts.hard, parts.soft]) * len(index)
                     trained += len(index)
         self.replay.add(examples, labels)
@@ -120,7 +127,8 @@ class Learner:
         with torch.no_grad():
             tables.step(rows, grads[0], grads[1], self.config.learning_rate, self._num_steps)
             for name, grad in zip(names, grads[2:], strict=True):
-                adam_step(self._dense[name], grad, self._moments[f"{name}_m"], self._moments[f"{name}_v"], self.config.learning_rate, self._num_steps)
+                rate = self.config.learning_rate * FAST_RATES.get(name, 1.0)
+                adam_step(self._dense[name], grad, self._moments[f"{name}_m"], self._moments[f"{name}_v"], rate, self._num_steps)
         return parts
 
     def export(self) -> tuple[Arrays, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class Batch:
         label_rows: [B, K] int64
         label_probs: [B, K] float32
         namespace: [B] int32
+        element_dropout: Rate for the encoder.
     """
 
     history: torch.Tensor
@@ -37,9 +38,10 @@ class Batch:
     label_rows: torch.Tensor
     label_probs: torch.Tensor
     namespace: torch.Tensor
+    element_dropout: float = 0.0
 
     @staticmethod
-    def of(examples: Examples, labels: SoftLabels, history_dropout: float) -> Batch:
+    def of(examples: Examples, labels: SoftLabels, history_dropout: float, element_dropout: float) -> Batch:
         """Convert examples and labels, and draw the history dropout from torch's generator."""
         history = torch.from_numpy(examples.history.astype(np.int64))
         return Batch(
@@ -51,6 +53,7 @@ class Batch:
             torch.from_numpy(labels.rows.astype(np.int64)),
             torch.from_numpy(np.ascontiguousarray(labels.probs)),
             torch.from_numpy(np.ascontiguousarray(examples.namespace)),
+            element_dropout,
         )
 
 
@@ -76,7 +79,7 @@ def full_softmax_loss(
         namespaces: Namespace of each row; rows of others are no candidates. [V] int32
         share: Weight of the soft part for labelled examples.
     """
-    scores = model.score(model.encode(vectors, batch.history, batch.keep), vectors, bias)
+    scores = model.score(model.encode(vectors, batch.history, batch.keep, batch.element_dropout), vectors, bias)
     scores = model.add_own(scores, batch.history)
     if bool((namespaces != namespaces[0]).any()):
         scores = scores.masked_fill(batch.namespace[:, None] != namespaces[None, :], float("-inf"))
@@ -99,7 +102,7 @@ def sampled_softmax_loss(model: StudentModel, vectors: torch.Tensor, bias: torch
 
     References: Jean et al., "On Using Very Large Target Vocabulary for NMT", ACL 2015, arXiv:1412.2007.
     """
-    query = model.encode(vectors, batch.history, batch.keep)  # [B, D]
+    query = model.encode(vectors, batch.history, batch.keep, batch.element_dropout)  # [B, D]
     index = local.own.clamp(min=0)
     own = model.scale * torch.einsum("bd,bcd->bc", query, vectors[index]) + bias[index]  # [B, C]
     match = (local.own[:, :, None] == batch.history[:, None, :]) & (local.own[:, :, None] >= 0)
@@ -155,10 +158,8 @@ def localise(batch: Batch, num_rows: int, num_negatives: int, namespaces: torch.
     repeat = torch.cat([torch.zeros(num, 1, dtype=torch.bool), ordered[:, 1:] == ordered[:, :-1]], 1)
     counts = torch.zeros_like(repeat).scatter(1, order, ~repeat) & (own >= 0)
     width = targets.shape[1]
-    local = Batch(
-        own[:, -length:], batch.keep, batch.query, own[batch.query, place], batch.weight,
-        own[:, width : width + batch.label_rows.shape[1]], batch.label_probs, batch.namespace,
-    )  # fmt: skip
+    columns = own[:, width : width + batch.label_rows.shape[1]]
+    local = replace(batch, history=own[:, -length:], targets=own[batch.query, place], label_rows=columns)
     weight = float(np.log(num_rows / num_negatives))
     return rows[1:], local, SampledRows(own, counts, negatives, collides, weight)
 

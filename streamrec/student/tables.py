@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from streamrec.state import Arrays
 
+BIAS_RATE = 5.0
+"""Item biases carry popularity, whose logarithm spans several units, while vectors move on the unit sphere."""
+
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
@@ -63,7 +66,8 @@ class ItemTables:
         for name, grad in (("vectors", vectors_grad), ("bias", bias_grad)):
             parts = [self.tensors[f"{name}{suffix}"] for suffix in ("", "_m", "_v")]
             held = [part[: self.num_rows] if rows is None else part[rows] for part in parts]
-            adam_step(held[0], grad, held[1], held[2], learning_rate, step)
+            rate = learning_rate * (BIAS_RATE if name == "bias" else 1.0)
+            adam_step(held[0], grad, held[1], held[2], rate, step)
             if name == "vectors":
                 held[0] /= held[0].norm(dim=1, keepdim=True).clamp(min=1e-6)
             if rows is not None:

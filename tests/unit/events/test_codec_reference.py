@@ -139,7 +139,9 @@ ids = st.one_of(st.sampled_from(["a", "b", "user-1", "é", "x" * 16, "x" * 17, "
 times = st.one_of(st.integers(0, NOW_MS), st.integers(-5, 5), st.sampled_from([2**63, 2**64, 10**30, NOW_MS + 86_400_001, 1.5, "5", True, -(2**63)]))
 numbers = st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False), st.integers(), st.text(max_size=3), st.booleans())
 leaves = st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.floats(-1e6, 1e6), st.text(max_size=5))
-json_values = st.recursive(leaves, lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=4), children, max_size=3), max_leaves=5)
+json_values = st.recursive(
+    leaves, lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=4), children, max_size=3), max_leaves=5
+)
 records = st.fixed_dictionaries(
     {},
     optional={
@@ -168,10 +170,46 @@ good = st.builds(
     st.sampled_from(["u1", "ü2"]),
     st.integers(0, NOW_MS),
 )
-fragments = st.sampled_from([
-    *(b"{", b"}", b"{}", b"[", b"]", b"null", b"\n", b"\r", b"\t", b" ", b",", b":", b'"', b"\\", b"NaN", b"-Infinity", b"1e999", b"\x00", b"\xff"),
-    *(b"\xef\xbb\xbf", b'"a":1', b'"user_id":', b'"x":NaN', b'"x":Inf', b"\\ud800", b"true", b"//", b"1", b"-", b".", b'{"a":1}', b'"event_time":5'),
-])
+fragments = st.sampled_from(
+    [
+        *(
+            b"{",
+            b"}",
+            b"{}",
+            b"[",
+            b"]",
+            b"null",
+            b"\n",
+            b"\r",
+            b"\t",
+            b" ",
+            b",",
+            b":",
+            b'"',
+            b"\\",
+            b"NaN",
+            b"-Infinity",
+            b"1e999",
+            b"\x00",
+            b"\xff",
+        ),
+        *(
+            b"\xef\xbb\xbf",
+            b'"a":1',
+            b'"user_id":',
+            b'"x":NaN',
+            b'"x":Inf',
+            b"\\ud800",
+            b"true",
+            b"//",
+            b"1",
+            b"-",
+            b".",
+            b'{"a":1}',
+            b'"event_time":5',
+        ),
+    ]
+)
 
 
 @st.composite

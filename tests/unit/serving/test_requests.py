@@ -64,7 +64,7 @@ def test_a_refusal_names_the_field_what_was_got_and_what_is_allowed(values, fiel
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"user_id": "u"} x', b'{"user_id": NaN}'])
 def test_a_body_that_is_not_json_is_refused_with_the_place(body):
-    with pytest.raises(RequestError, match="not JSON .* line 1"):
+    with pytest.raises(RequestError, match=r"not JSON .* line 1"):
         parse_json(body)
 
 

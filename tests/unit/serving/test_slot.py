@@ -12,7 +12,7 @@ def manifest_of(version: str, arrays, meta, **changed):
     return {"version": version, "created_ms": 5, "digest": digest_arrays(arrays, meta), "offsets": {"events": {"0": 7}}, **changed}
 
 
-def probes_of(arrays, meta, histories=([1, 2], [3])):
+def probes_of(arrays, meta, histories=((1, 2), (3,))):
     recommender = Recommender(arrays, meta)
     answers = [recommender.rank(np.array(history, np.int32), 5) for history in histories]
     return {

@@ -1,0 +1,66 @@
+"""Learn what is in the log, or in a file, train the first teachers with Ray Train, and bring the first version live.
+
+    python -m jobs.bootstrap --config streamrec.toml
+    python -m jobs.bootstrap --config streamrec.toml --data ratings.csv --max-events 50000
+    ray job submit --working-dir . -- python -m jobs.bootstrap --config streamrec.toml
+
+``--data`` sends a file's events to the log first; a later ``python -m jobs.replay`` of the same file goes on behind them. A job that was
+killed goes on where it was; a state that has a live version is left alone. The last line of the output is one JSON object. The exit status is
+0, or 1 after an error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+from jobs import cli
+from jobs.stream import describe
+from streamrec.clock import SystemClock
+from streamrec.events.datasets import Dataset, load_dataset
+from streamrec.events.replay import Pace
+from streamrec.pipeline.bootstrap import bootstrap
+from streamrec.pipeline.replay import replay_dataset
+from streamrec.pipeline.session import Session, open_session
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit status."""
+    parser = cli.parser(__doc__, "jobs.bootstrap")
+    parser.add_argument("--data", help="send this file's events first")
+    parser.add_argument("--max-events", type=int, help="send only the file's first N events")
+    options = parser.parse_args(argv)
+    return cli.run(lambda: _bootstrap(options.config, options.set, options.data, options.max_events))
+
+
+def _bootstrap(path: str | None, overrides: list[str], data: str | None, max_events: int | None) -> int:
+    config = cli.resolve(path, overrides)
+    with open_session(config, cli.say) as session:
+        if data is not None:
+            _send(session, load_dataset(data), max_events)
+        controller = session.controller()
+        controller.recover()
+        bootstrap(controller, session.reader.latest(config.log.events_topic), lambda report: cli.say(describe(report)))
+        controller.finish()
+        sys.stdout.write(json.dumps(cli.summary(controller)) + "\n")
+    return 0
+
+
+def _send(session: Session, dataset: Dataset, max_events: int | None) -> None:
+    """Send a file's events, or the first of them, to the log, unless an earlier run did."""
+    replay_dataset(
+        session.config,
+        dataset,
+        session.address,
+        pace=Pace.parse("max"),
+        clock=SystemClock(),
+        sleep=time.sleep,
+        max_events=max_events,
+        with_items=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Share what the jobs' command lines have in common: options, signals, errors, the closing JSON."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from streamrec.config import Config, load_config, parse_overrides
+from streamrec.errors import StreamrecError
+from streamrec.pipeline.controller import Controller
+
+_console = Console(stderr=True)
+
+
+def parser(doc: str | None, prog: str) -> argparse.ArgumentParser:
+    """Return a parser with ``--config`` and ``--set``, whose help is the module's docstring."""
+    result = argparse.ArgumentParser(prog=f"python -m {prog}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--config", help="configuration file; without it STREAMREC_CONFIG, then ./streamrec.toml, then defaults")
+    result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, such as student.dim=32")
+    return result
+
+
+def resolve(path: str | None, overrides: list[str]) -> Config:
+    """Return the configuration with the command line's overrides."""
+    return load_config(path, parse_overrides(overrides))
+
+
+def say(line: str) -> None:
+    """Print a line to the error output."""
+    _console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def stop_on_signals() -> threading.Event:
+    """Return an event that SIGINT and SIGTERM set."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def run(job: Callable[[], int]) -> int:
+    """Run a job; one of our errors is one paragraph and exit status 1."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return job()
+    except StreamrecError as error:
+        _console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+
+
+def summary(controller: Controller) -> dict[str, Any]:
+    """Return what a job ends with."""
+    state = controller.state
+    return {
+        "batch": state.batch,
+        "books": controller.books(),
+        "versions": state.versions,
+        "live": state.live,
+        "teachers": state.teachers,
+        "labels": state.labels,
+        "weights": controller.ensemble.weights(state.teachers),
+        "offsets": {str(partition): offset for partition, offset in sorted(state.offsets.items())},
+        "metrics": controller.progressive.means(),
+        "digests": {name: component.digest() for name, component in controller.components().items()},
+    }

@@ -1,0 +1,77 @@
+"""Move the stream: read Kafka, evaluate, label, learn, publish, checkpoint, until told to stop.
+
+    python -m jobs.stream --config streamrec.toml
+    ray job submit --working-dir . -- python -m jobs.stream --config streamrec.toml
+
+The state is in the configured folder or bucket; a job that was killed goes on from the last commit with the same bits. A new state needs
+``python -m jobs.bootstrap`` first. ``--until-idle 5s`` ends when nothing came for that long, ``--max-events N`` after N records.
+``--set KEY=VALUE`` overrides a setting, such as ``--set log.broker=127.0.0.1:9092``.
+
+SIGTERM and Ctrl-C end it after the step in progress, with a commit. A line per step goes to the error output; the last line of the output is
+one JSON object with the books, versions and metrics. The exit status is 0, 1 after an error, 2 when the state was never bootstrapped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+from jobs import cli
+from streamrec.config import parse_duration_s
+from streamrec.pipeline.driver import Driver
+from streamrec.pipeline.report import StepReport
+from streamrec.pipeline.session import open_session
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit status."""
+    parser = cli.parser(__doc__, "jobs.stream")
+    parser.add_argument("--until-idle", help="end when nothing came for that long")
+    parser.add_argument("--max-events", type=int, help="end after so many records")
+    options = parser.parse_args(argv)
+    return cli.run(lambda: _stream(options.config, options.set, options.until_idle, options.max_events))
+
+
+def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_events: int | None) -> int:
+    config = cli.resolve(path, overrides)
+    idle_s = parse_duration_s(until_idle) if until_idle else float("inf")
+    stop = cli.stop_on_signals()
+    with open_session(config, cli.say) as session:
+        driver = Driver(session.controller, lambda seconds: stop.wait(seconds) and None, cli.say)
+        if driver.controller.state.live is None:
+            cli.say("Stream: the state was never bootstrapped, run python -m jobs.bootstrap first")
+            return 2
+        cli.say(f"going on after batch {driver.controller.state.batch}, {driver.controller.lag()} records behind")
+        last, read = time.monotonic(), 0
+        while not stop.is_set() and time.monotonic() - last < idle_s and (max_events is None or read < max_events):
+            report = driver.step()
+            if report is not None and report.plan.num_records:
+                last, read = time.monotonic(), read + report.plan.num_records
+                cli.say(describe(report))
+        driver.controller.finish()
+        sys.stdout.write(json.dumps(cli.summary(driver.controller)) + "\n")
+    return 0
+
+
+def describe(report: StepReport) -> str:
+    """Return a step as one line."""
+    student = report.metrics.get("student", {}).get("recall@20")
+    seconds = sum(report.seconds.values())
+    decision = f"{report.decision.verdict.value} {report.decision.candidate}" if report.decision else ""
+    parts = [
+        f"batch {report.plan.batch}",
+        f"{report.plan.num_records} records in {seconds:.2f} s",
+        f"recall@20 {student:.3f}" if student is not None else "",
+        f"published {report.published}" if report.published else "",
+        decision,
+        "committed" if report.committed else "",
+        *(f"refresh of {teacher} started" for teacher in report.refreshes_started),
+        *(f"refresh of {teacher} failed: {reason}" for teacher, reason in report.refreshes_failed.items()),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Cut a dataset into a base and test blocks, as published protocols do.
+
+* ``progressive``: a basket is one (user, event time); the base is the first half of the baskets, then 20 equal blocks; nothing masked.
+* ``sessions`` (ADER, RecSys 2020): period 0 is the base, each later period a block; items that no earlier period contained are dropped from
+  the test, nothing masked.
+* ``leave-one-out``: each user's last event in file order of time is the test; items the user has had are masked.
+* ``static``: the file's split; items of the other splits are masked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from streamrec.errors import DatasetError
+
+ProtocolName = Literal["progressive", "sessions", "leave-one-out", "static"]
+PROTOCOLS: tuple[str, ...] = get_args(ProtocolName)
+
+NUM_PROGRESSIVE_BLOCKS = 20
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Hold the order in which events are played and which block each belongs to.
+
+    Attributes:
+        order: Positions in the dataset's events, block by block. [E] int64
+        block: Block of each event in that order, 0 is the base. [E] int64
+        mask_seen: Items that the user has had are no candidates.
+        known_only: Only items of earlier blocks are tested.
+    """
+
+    order: NDArray[np.int64]
+    block: NDArray[np.int64]
+    mask_seen: bool = False
+    known_only: bool = False
+
+    def of_block(self, number: int) -> NDArray[np.int64]:
+        """Return the positions of a block's events, in order."""
+        return self.order[self.block == number]
+
+
+def cut(events: pa.Table, protocol: str) -> Blocks:
+    """Assign events to blocks.
+
+    Args:
+        events: ``user_id`` and ``event_time`` in file order of time; ``period`` for ``sessions``; ``split`` (train, valid, test) for ``static``.
+        protocol: One of `PROTOCOLS`.
+
+    Raises:
+        DatasetError: The file lacks what the protocol needs.
+    """
+    if protocol == "progressive":
+        return _progressive(events)
+    if protocol == "sessions":
+        if "period" not in events.column_names:
+            what = "Dataset: the protocol 'sessions' needs a period of each click"
+            raise DatasetError(
+                what, got=", ".join(events.column_names), allowed="a file with the columns period, session, item", do="use 'progressive'"
+            )
+        _, block = np.unique(events["period"].to_numpy(), return_inverse=True)
+        order = np.argsort(block, kind="stable")
+        return Blocks(order, block[order].astype(np.int64), known_only=True)
+    if protocol == "leave-one-out":
+        last = _last_of_user(events)
+        order = np.argsort(last, kind="stable")
+        return Blocks(order, last[order].astype(np.int64), mask_seen=True)
+    if protocol == "static":
+        if "split" not in events.column_names:
+            what = "Dataset: the protocol 'static' needs a split of each row"
+            raise DatasetError(
+                what, got=", ".join(events.column_names), allowed="a file with the columns split, user, item", do="use 'leave-one-out'"
+            )
+        codes = np.asarray([{"train": 0, "test": 1}.get(name, -1) for name in events["split"].to_pylist()])
+        kept = np.flatnonzero(codes >= 0)
+        order = kept[np.argsort(codes[kept], kind="stable")]
+        return Blocks(order, codes[order].astype(np.int64), mask_seen=True)
+    what = "Backtest: unknown protocol"
+    raise DatasetError(what, got=repr(protocol), allowed=", ".join(PROTOCOLS), do="choose one of them")
+
+
+def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    encoded = pc.dictionary_encode(pa.chunked_array([pa.concat_arrays(column.chunks)]))
+    codes: NDArray[np.int64] = encoded.chunk(0).indices.to_numpy().astype(np.int64)
+    return codes
+
+
+def _progressive(events: pa.Table) -> Blocks:
+    time = events["event_time"].to_numpy()
+    user = _codes(events["user_id"])
+    order = np.lexsort((user, time))
+    change = np.concatenate([[True], (np.diff(time[order]) != 0) | (np.diff(user[order]) != 0)])
+    basket = np.cumsum(change) - 1
+    half = (int(basket[-1]) + 1) // 2
+    rest = int(basket[-1]) + 1 - half
+    block = np.where(basket < half, 0, 1 + (basket - half) * NUM_PROGRESSIVE_BLOCKS // max(rest, 1))
+    return Blocks(order, block)
+
+
+def _last_of_user(events: pa.Table) -> NDArray[np.int64]:
+    user = _codes(events["user_id"])
+    last = np.zeros(len(user), np.int64)
+    final = np.full(int(user.max(initial=-1)) + 1, -1)
+    final[user] = np.arange(len(user))
+    last[final] = 1
+    return last

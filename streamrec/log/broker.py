@@ -1,0 +1,98 @@
+"""Turn ``--broker`` into a log that runs: ``auto``, ``embedded``, ``local`` or ``HOST:PORT``.
+
+Apart from `streamrec.log.connect`, because only the process that starts the log needs what an embedded broker takes to start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from confluent_kafka import Consumer
+
+from streamrec.errors import EmbeddedBrokerError
+from streamrec.log.base import LogAddress
+from streamrec.log.connect import kafka_address, local_address
+from streamrec.log.embedded import start_embedded
+from streamrec.log.kafka_client import consumer_settings, explained
+from streamrec.log.kafka_install import KAFKA_VERSION
+
+
+class BrokerHandle(Protocol):
+    """Hold on to what `resolve_broker` started."""
+
+    def stop(self) -> None:
+        """Stop what was started; nothing for a log that runs by itself. Stopping twice is fine."""
+        ...
+
+
+class StartedBroker(BrokerHandle, Protocol):
+    """A log whose process this one started."""
+
+    address: LogAddress
+
+
+class NothingToStop:
+    """Stand for a log that needs no process, or whose process is somebody else's."""
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+
+def resolve_broker(
+    broker: str,
+    run_folder: Path,
+    say: Callable[[str], None],
+    *,
+    connect_timeout_s: float = 30.0,
+    start: Callable[[Path, Callable[[str], None]], StartedBroker] = start_embedded,
+) -> tuple[LogAddress, BrokerHandle]:
+    """Return the address of the log to use, running, and the handle to stop it with.
+
+    ``auto`` stays with the kind of log that the run folder already holds, because offsets of one mean nothing in the other; in a new
+    run folder it takes the embedded Kafka and falls back to files, saying so with the reason.
+
+    Args:
+        broker: ``auto``, ``embedded``, ``local`` or ``HOST:PORT[,HOST:PORT]``.
+        run_folder: The embedded Kafka's data goes to ``kafka`` in it, files to ``log``.
+        say: Gets one line that says which log it is.
+        connect_timeout_s: How long to look for the Kafka at ``HOST:PORT``.
+        start: Starts the embedded Kafka.
+
+    Raises:
+        ConfigError: ``broker`` is none of these.
+        BrokerUnavailable: No Kafka answers at ``HOST:PORT``.
+        EmbeddedBrokerError: The embedded Kafka can't be had, and nothing else was allowed.
+    """
+    kafka_folder, local_folder = run_folder / "kafka", run_folder / "log"
+    if broker == "auto" and local_folder.exists():
+        say(f"broker: files in {local_folder}, as before in this run")
+        return local_address(local_folder), NothingToStop()
+    if broker == "local":
+        say(f"broker: files in {local_folder}")
+        return local_address(local_folder), NothingToStop()
+    if broker not in {"auto", "embedded"}:
+        return _reached(kafka_address(broker), say, connect_timeout_s), NothingToStop()
+    try:
+        embedded = start(kafka_folder, say)
+    except EmbeddedBrokerError as error:
+        if broker == "embedded" or (kafka_folder / "data").exists():
+            raise
+        say(f"broker: files in {local_folder} instead of Kafka, because: {error}")
+        return local_address(local_folder), NothingToStop()
+    say(f"broker: embedded Apache Kafka {KAFKA_VERSION} at {embedded.address.where}")
+    return embedded.address, embedded
+
+
+def _reached(address: LogAddress, say: Callable[[str], None], timeout_s: float) -> LogAddress:
+    started = time.monotonic()
+    consumer = Consumer(consumer_settings(address.where))
+    try:
+        with explained(address.where):
+            brokers = consumer.list_topics(timeout=timeout_s).brokers
+    finally:
+        consumer.close()
+    say(f"broker: Kafka at {address.where} ({len(brokers)} brokers, answered in {time.monotonic() - started:.1f} s)")
+    return address

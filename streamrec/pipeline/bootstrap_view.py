@@ -1,0 +1,36 @@
+"""Read the histories of the newest checkpoint in the form in which a serving replica takes them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamrec.features.histories import columns_of
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.layout import checkpoint_url
+from streamrec.serving.history_view import HistoryColumns
+from streamrec.state import unpack_strings
+from streamrec.storage import open_storage
+
+
+def load_history_columns(state_url: str) -> HistoryColumns | None:
+    """Return the checkpoint's histories and the offsets to follow the log from; None when nothing was committed yet.
+
+    Args:
+        state_url: Storage address of a pipeline's state.
+
+    Raises:
+        Damaged: No commit is whole.
+        StorageError: The storage refused.
+    """
+    loaded = CheckpointStore(open_storage(checkpoint_url(state_url))).load_newest(only=("histories", "vocabulary", "stream"))
+    if loaded is None:
+        return None
+    histories, vocabulary, stream = (loaded.components[name][0] for name in ("histories", "vocabulary", "stream"))
+    offsets = {int(partition): int(offset) for partition, offset in stream.meta["offsets"].items()}
+    if "namespace" not in vocabulary.arrays:
+        return HistoryColumns([], np.zeros(1, np.int64), np.zeros(0, np.int32), [], offsets)
+    namespaces = vocabulary.meta["namespaces"]
+    items = unpack_strings(vocabulary.arrays["item_id_bytes"], vocabulary.arrays["item_id_offsets"])
+    item_ids = [(namespaces[code], item) for code, item in zip(vocabulary.arrays["namespace"].tolist(), items, strict=True)]
+    users, indptr, rows, times = columns_of(histories)
+    return HistoryColumns(users, indptr, rows, item_ids, offsets, times)

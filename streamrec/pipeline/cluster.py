@@ -1,0 +1,83 @@
+"""Connect to a Ray cluster, or start a local one that leaves nothing behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from streamrec.config import Config, ray_address
+from streamrec.errors import ResourcesShort
+from streamrec.student.actor import NAMESPACE
+
+OBJECT_STORE_BYTES = 512 * 2**20
+"""A laptop's object store: weights and batches are a few MiB each."""
+
+READ_CPUS = 0.5
+"""Left for the tasks that read the log; without it Ray Data waits for ever beside Ray Train's workers."""
+
+SERVING_CPUS = 0.2
+
+
+@contextmanager
+def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
+    """Be connected to Ray inside the block.
+
+    `RAY_ADDRESS` is used when it is set, and a connection that is there already is kept. Otherwise a local cluster is started; it ends with
+    the block and its temporary folder is removed.
+
+    Args:
+        num_cpus: Logical CPUs of a local cluster; None takes the machine's.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    if ray_address() is not None:
+        ray.init(namespace=NAMESPACE, log_to_driver=False)
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's sockets live below this folder, and a socket's path may have 107 bytes.
+    usual = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="streamrec-", dir=usual if len(usual) <= 16 else "/tmp")  # noqa: S108 (mkdtemp makes a private folder)
+    try:
+        ray.init(
+            address="local",
+            namespace=NAMESPACE,
+            num_cpus=num_cpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            _temp_dir=folder,
+        )
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_resources(config: Config, actor_cpus: float, num_replicas: int = 0) -> None:
+    """Compare what the plan needs with what the cluster has, so that nothing waits for ever.
+
+    Raises:
+        ResourcesShort: There are fewer CPUs or GPUs than needed.
+    """
+    teachers = config.teachers
+    training = teachers.num_train_workers * teachers.cpus_per_worker if "transformer" in teachers.enabled else 0.0
+    num_actors = 2 + int(config.student.control) + int("linear" in teachers.enabled)
+    needed = num_actors * actor_cpus + training + READ_CPUS + num_replicas * SERVING_CPUS
+    have = ray.cluster_resources()
+    if have.get("CPU", 0.0) + 1e-6 < needed:
+        what = "Resources: the plan does not fit this Ray cluster"
+        got = f"{have.get('CPU', 0.0):g} CPUs"
+        do = f"lower teachers.num_train_workers ({teachers.num_train_workers}) or cpus_per_worker ({teachers.cpus_per_worker:g}), or add a node"
+        raise ResourcesShort(what, got=got, allowed=f"{needed:g} or more", do=do)
+    if teachers.use_gpu and have.get("GPU", 0.0) < teachers.num_train_workers:
+        what = "Resources: teachers.use_gpu asks for more GPUs than the cluster has"
+        raise ResourcesShort(what, got=f"{have.get('GPU', 0.0):g}", allowed=f"{teachers.num_train_workers} or more", do="set use_gpu = false")

@@ -1,0 +1,73 @@
+"""Step a controller until told to stop, and bring it back after a failure."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from ray.exceptions import RayActorError, RayTaskError
+
+from streamrec.errors import BrokerUnavailable, OperatorError, StreamrecError
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.report import StepReport
+
+logger = logging.getLogger(__name__)
+
+IDLE_WAIT_S = 0.02
+MAX_FAILURES = 10
+"""Failures in a row after which the driver gives up and says why."""
+
+
+class Driver:
+    """Drive one controller; a new one is built from the last commit when an actor has died.
+
+    **Contract.** `step` waits by itself only through ``wait``. It returns None when nothing was to do, and raises the last failure when
+    `MAX_FAILURES` came in a row. A broker that is away is asked again after growing waits; what it acknowledged is never asked for twice.
+
+    Args:
+        build: Makes a controller, not yet recovered.
+        wait: Waits so many seconds.
+        say: Gets a line about each failure.
+    """
+
+    def __init__(self, build: Callable[[], Controller], wait: Callable[[float], None], say: Callable[[str], None]) -> None:
+        self._build = build
+        self._wait = wait
+        self._say = say
+        self._failures = 0
+        self.controller = build()
+        self.recovered = self.controller.recover()
+
+    def step(self) -> StepReport | None:
+        """Do one step, or wait a moment when there is nothing to do."""
+        try:
+            report = self.controller.step()
+        except BrokerUnavailable as error:
+            self._again(error)
+            return None
+        except (RayActorError, RayTaskError, OperatorError) as error:
+            if _is_final(error):
+                raise
+            self._again(error)
+            self.controller = self._build()
+            self.controller.recover()
+            return None
+        self._failures = 0
+        if report is None:
+            self._wait(IDLE_WAIT_S)
+        return report
+
+    def _again(self, error: Exception) -> None:
+        self._failures += 1
+        reason = str(error).strip().splitlines()[-1]
+        if self._failures >= MAX_FAILURES:
+            logger.error("giving up after %d failures in a row: %s", self._failures, reason)
+            raise error
+        wait_s = min(0.1 * 2**self._failures, 10.0)
+        self._say(f"failure {self._failures} of {MAX_FAILURES}, trying again in {wait_s:.1f} s: {reason}")
+        self._wait(wait_s)
+
+
+def _is_final(error: Exception) -> bool:
+    """Return whether trying again can't help: the storage refused or another writer owns the state."""
+    return isinstance(error, StreamrecError) and type(error) is not OperatorError

@@ -1,0 +1,13 @@
+"""Say where the parts of a pipeline's state lie below its address."""
+
+from __future__ import annotations
+
+
+def checkpoint_url(state_url: str) -> str:
+    """Return where the checkpoint of a state folder lies."""
+    return f"{state_url.rstrip('/')}/checkpoint"
+
+
+def registry_url(state_url: str) -> str:
+    """Return where the registry of a state folder lies."""
+    return f"{state_url.rstrip('/')}/registry"

@@ -1,0 +1,99 @@
+"""Open everything that a stream job needs, in order, and close it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamrec.config import Config
+from streamrec.log.base import LogAddress, LogReader, LogWriter
+from streamrec.log.broker import resolve_broker
+from streamrec.log.connect import kafka_address, local_address, open_admin, open_reader, open_writer
+from streamrec.pipeline.cluster import check_resources, ray_cluster
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
+from streamrec.registry.board import RemoteBoard
+
+
+@dataclass
+class Session:
+    """Hold what is open.
+
+    Attributes:
+        config: The resolved configuration.
+        state_url: Storage address of the state.
+        address: The event log.
+        reader: Reads it through Ray Data.
+        writer: Appends to it.
+        board: Hands promoted versions to replicas.
+    """
+
+    config: Config
+    state_url: str
+    address: LogAddress
+    reader: LogReader
+    writer: LogWriter
+    board: RemoteBoard
+
+    def controller(self, name: str = "streamrec") -> Controller:
+        """Build a controller on Ray actors, without restoring it."""
+        return build_on_ray(self.config, self.reader, self.state_url, dead_letters=self.writer, board=self.board, name=name)
+
+
+def state_address(config: Config) -> str:
+    """Return the state's storage address; a path becomes absolute, because actors have other working folders."""
+    return config.state if "://" in config.state else str(Path(config.state).absolute())
+
+
+def run_folder(config: Config) -> Path:
+    """Return the local folder of the run: the state's own, or one in the working folder when the state is in a bucket."""
+    return Path(config.state if "://" not in config.state else "runs/local").absolute()
+
+
+@contextmanager
+def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | None = None, num_replicas: int = 0) -> Iterator[Session]:
+    """Connect to Ray and the log, and create the topics.
+
+    Args:
+        config: The resolved configuration.
+        say: Gets a line for each thing that is found or started.
+        num_cpus: Logical CPUs of a local Ray.
+        num_replicas: Serving replicas that must fit beside the stream.
+
+    Raises:
+        BrokerUnavailable: No broker answers.
+        ResourcesShort: The cluster can't hold the plan.
+    """
+    with ExitStack() as stack:
+        address, handle = log_address(config, say)
+        stack.callback(handle)
+        stack.enter_context(ray_cluster(num_cpus))
+        check_resources(config, ACTOR_CPUS, num_replicas)
+        admin = open_admin(address, config.log)
+        admin.ensure_topic(config.log.events_topic, config.log.num_partitions)
+        admin.ensure_topic(config.log.dead_letter_topic, 1)
+        admin.close()
+        reader, writer = open_reader(address, config.log), open_writer(address, config.log)
+        stack.callback(reader.close)
+        stack.callback(writer.close)
+        state_url = state_address(config)
+        board = RemoteBoard.get_or_create(registry_url(state_url))
+        yield Session(config, state_url, address, reader, writer, board)
+
+
+def log_address(config: Config, say: Callable[[str], None]) -> tuple[LogAddress, Callable[[], None]]:
+    """Return the log's address, starting an embedded broker if the configuration says so, and a function that stops it."""
+    broker = config.log.broker
+    if broker.startswith("kafka://"):
+        return kafka_address(broker.removeprefix("kafka://")), _nothing
+    if broker.startswith("local://"):
+        return local_address(broker.removeprefix("local://")), _nothing
+    address, handle = resolve_broker(broker, run_folder(config), say, connect_timeout_s=config.log.connect_timeout_s)
+    return address, handle.stop
+
+
+def _nothing() -> None:
+    """Stop nothing."""

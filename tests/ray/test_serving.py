@@ -1,0 +1,259 @@
+"""The whole serving stage on Ray Serve: proxy, replicas, board, registry and log, asked through HTTP."""
+
+import http.client
+import json
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import ray
+
+from serve import launch as launcher
+from streamrec.config import parse_config
+from streamrec.log.connect import local_address, open_admin
+from streamrec.registry.board import RemoteBoard
+from streamrec.registry.registry import Registry
+from streamrec.registry.version import VersionFacts
+from streamrec.serving.recommender import Recommender
+from streamrec.state import pack_strings
+from streamrec.storage import open_storage
+
+NUM_ITEMS = 300
+NUM_REPLICAS = 2
+PATIENCE_S = 30.0
+
+
+def make_version(seed):
+    """Return the arrays and the meta of a random student; every seed ranks differently."""
+    rng = np.random.default_rng(seed)
+    ids, id_offsets = pack_strings([f"item-{row}" for row in range(NUM_ITEMS)])
+    names, name_offsets = pack_strings(["default"])
+    arrays = {
+        "item_vectors": rng.normal(size=(NUM_ITEMS, 8)).astype(np.float32),
+        "item_bias": np.zeros(NUM_ITEMS, np.float32),
+        "popularity": rng.permutation(NUM_ITEMS).astype(np.float32),
+        "item_namespace": np.zeros(NUM_ITEMS, np.int32),
+        "item_id_bytes": ids,
+        "item_id_offsets": id_offsets,
+        "namespace_bytes": names,
+        "namespace_offsets": name_offsets,
+        "position_logits": np.zeros(10, np.float32),
+        "own_bias": np.zeros(10, np.float32),
+        "pool_projection": np.eye(8, dtype=np.float32),
+        "last_projection": np.eye(8, dtype=np.float32),
+    }
+    return arrays, {"scale": 9.0, "history_length": 10, "dim": 8}
+
+
+@dataclass
+class Server:
+    """What the tests ask and move."""
+
+    host: str
+    port: int
+    registry: Registry
+    board: RemoteBoard
+    num_versions: int = 0
+
+    def ask(self, method, path, value=None, body=None):
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
+        try:
+            data = body if body is not None else (None if value is None else json.dumps(value).encode())
+            connection.request(method, path, data, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def from_every_replica(self, method, path, value, is_wanted):
+        """Ask until every replica has given a wanted answer; return one answer by replica."""
+        found = {}
+        deadline = time.monotonic() + PATIENCE_S
+        while len(found) < NUM_REPLICAS:
+            answer = self.ask(method, path, value)
+            assert time.monotonic() < deadline, f"still {found.keys()}, last {answer}"
+            if is_wanted(*answer):
+                found[answer[1]["x-streamrec-replica"]] = answer
+        return found
+
+    def promote(self, seed, spoilt=False):
+        """Publish, promote and hand out one version; return its id."""
+        self.num_versions += 1
+        version = f"v{self.num_versions:08d}"
+        arrays, meta = make_version(seed)
+        if spoilt:
+            arrays["item_bias"][7] = np.nan
+        manifest = self.registry.publish(version, arrays, meta, VersionFacts(offsets={"events": {0: seed}}))
+        move = self.registry.promote(version, "a test")
+        self.board.publish(manifest.model_dump(mode="json"), arrays, meta, move.number)
+        return version
+
+    def wait_for_version(self, version):
+        self.from_every_replica("GET", "/readyz", None, lambda status, _, answer: status == 200 and answer["model_version"] == version)
+
+
+@pytest.fixture(scope="module")
+def server(ray_cluster, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serving")
+    config = parse_config({"serving": {"port": 0, "num_replicas": NUM_REPLICAS, "max_body_bytes": 5000}, "log": {"num_partitions": 2}})
+    address = local_address(folder / "log")
+    open_admin(address, config.log).ensure_topic(config.log.events_topic, 2)
+    state = str(folder / "state")
+    base_url = launcher.launch(config, address, state)
+    host, port = base_url.removeprefix("http://").split(":")
+    yield Server(host, int(port), Registry(open_storage(f"{state}/registry")), RemoteBoard.get_or_create())
+    launcher.shutdown()
+
+
+@pytest.fixture
+def live(server):
+    """The server with a version live on every replica."""
+    version = server.promote(server.num_versions)
+    server.wait_for_version(version)
+    return server
+
+
+def test_without_a_version_the_server_is_alive_but_not_ready(server):
+    assert server.ask("GET", "/healthz")[0] == 200
+    for method, path, value in (("GET", "/readyz", None), ("POST", "/v1/recommend", {"user_id": "u"})):
+        status, _, answer = server.ask(method, path, value)
+        assert (status, answer["error"]["field"]) == (503, "model")
+
+
+def test_a_promoted_version_answers_on_every_replica(live):
+    answers = live.from_every_replica("POST", "/v1/recommend", {"history": ["item-3"], "n": 5}, lambda status, *_: status == 200)
+    for _, headers, answer in answers.values():
+        assert answer["source"] == "student"
+        assert answer["model_version"] == headers["x-streamrec-model"]
+        assert len(answer["items"]) == 5
+
+
+def test_swaps_under_requests_lose_none_and_mix_no_versions(live):
+    histories = [[f"item-{first}", f"item-{first + 1}"] for first in range(0, 40, 2)]
+    expected, seen, stop = {}, [], threading.Event()
+
+    def expect(version, seed):
+        recommender = Recommender(*make_version(seed))
+        for number, history in enumerate(histories):
+            rows = recommender.catalog.rows_of("default", history)[::-1]
+            expected[number, version] = recommender.recommend(rows, 5, rows)[0]
+
+    def ask_on():
+        number = 0
+        while not stop.is_set():
+            number = (number + 1) % len(histories)
+            seen.append((number, *live.ask("POST", "/v1/recommend", {"history": histories[number], "n": 5})))
+
+    expect(f"v{live.num_versions:08d}", live.num_versions - 1)
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask_on) for _ in range(4)]
+        try:
+            for _ in range(10):
+                seed = live.num_versions
+                version = live.promote(seed)
+                expect(version, seed)
+                live.wait_for_version(version)
+        finally:
+            stop.set()
+        for one in asking:
+            one.result()
+
+    assert len(seen) > 50
+    assert {status for _, status, _, _ in seen} == {200}
+    assert all([item["item_id"] for item in answer["items"]] == expected[number, answer["model_version"]] for number, _, _, answer in seen)
+    swaps = live.board.swap_report()[-10:]
+    assert [swap["version"] for swap in swaps] == [f"v{number:08d}" for number in range(live.num_versions - 9, live.num_versions + 1)]
+    assert all(swap["all_replicas_ms"] is not None and not swap["refused"] for swap in swaps)
+
+
+def test_events_are_acknowledged_from_the_log_and_change_the_next_answers(live):
+    now_ms = time.time_ns() // 1_000_000
+    events = [
+        {"event_id": f"event-{n}", "user_id": "fresh", "item_id": f"item-{n}", "event_type": "click", "event_time": now_ms + n} for n in range(3)
+    ]
+    assert live.ask("GET", "/v1/recommend/fresh")[2]["why"] == "unknown user"
+
+    status, _, answer = live.ask("POST", "/v1/events", [*events, {"event_id": "bad"}])
+
+    assert (status, answer["accepted"], answer["rejected"]) == (200, 3, 1)
+    assert [result["offset"] for result in answer["results"][:3]] == [0, 1, 2]
+    assert answer["results"][3]["reason"] == "missing_field"
+    answers = live.from_every_replica("GET", "/v1/recommend/fresh?n=7", None, lambda _, __, answer: answer["user_events"] == 3)
+    for _, _, answer in answers.values():
+        assert answer["source"] == "student"
+        assert not {"item-0", "item-1", "item-2"} & {item["item_id"] for item in answer["items"]}
+
+
+def test_a_version_that_is_not_finite_is_refused_and_the_live_one_goes_on(live):
+    before = f"v{live.num_versions:08d}"
+    live.promote(0, spoilt=True)
+    answers = live.from_every_replica("GET", "/v1/models", None, lambda _, __, facts: facts["last_rejection"] is not None)
+    for _, _, facts in answers.values():
+        assert facts["live"]["model_version"] == before
+        assert "item_bias is not finite" in facts["last_rejection"]["reason"]
+    assert live.board.swap_report()[-1]["refused"].keys() == answers.keys()
+
+
+def test_models_shows_what_serves_and_where_it_stands(live):
+    facts = live.ask("GET", "/v1/models")[2]
+    assert facts["live"]["model_version"] == f"v{live.num_versions:08d}"
+    assert facts["live"]["items"] == NUM_ITEMS
+    assert facts["live"]["offsets"] == {"events": {"0": live.num_versions - 1}}
+    assert facts["previous"]["model_version"] != facts["live"]["model_version"]
+    assert facts["history_view"]["state"] == "follow"
+
+
+def test_a_rollback_in_the_registry_takes_effect_within_a_second(live):
+    before = live.num_versions
+    live.wait_for_version(live.promote(before))
+    start_s = time.monotonic()
+    move = live.registry.rollback("a test")
+    live.board.promote_from_registry(move.version)
+    live.wait_for_version(f"v{before:08d}")
+    assert time.monotonic() - start_s < 1.0
+
+
+def test_a_board_that_dies_comes_back_with_the_registrys_live_version(live):
+    version = live.promote(77)
+    live.wait_for_version(version)
+    ray.kill(live.board.actor, no_restart=False)
+    assert live.board.live()[1] == version
+    after = live.promote(78)
+    live.wait_for_version(after)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "field"),
+    [
+        ("POST", "/v1/recommend", b'{"user_id": "u", "n": 10000}', 400, "n"),
+        ("POST", "/v1/recommend", b"no json", 400, "body"),
+        ("POST", "/v1/recommend", b"x" * 6000, 413, "body"),
+        ("GET", "/v1/recommend", None, 405, "method"),
+        ("GET", "/v3", None, 404, "path"),
+    ],
+)
+def test_refusals_reach_the_client_through_the_proxy(live, method, path, body, status, field):
+    got, _, answer = live.ask(method, path, body=body)
+    assert (got, answer["error"]["field"]) == (status, field)
+
+
+def test_after_a_shutdown_nothing_is_left_and_the_python_proxy_serves_too(server):
+    folder = launcher._launched.haproxy_folder
+    launcher.shutdown()
+    if folder is not None:
+        assert not folder.exists()
+        assert subprocess.run(["pgrep", "-f", str(folder)], check=False, capture_output=True).stdout == b""
+    base_url = launcher.launch(parse_config({"serving": {"port": 0, "num_replicas": 1}}), proxy="python")
+    server.host, port = base_url.removeprefix("http://").split(":")
+    server.port = int(port)
+    board = RemoteBoard.get_or_create()
+    arrays, meta = make_version(3)
+    board.publish({"version": "v1"}, arrays, meta)
+    deadline = time.monotonic() + PATIENCE_S
+    while (answer := server.ask("POST", "/v1/recommend", {"history": ["item-1"]}))[0] != 200:
+        assert time.monotonic() < deadline, answer
+    assert answer[2]["source"] == "student"

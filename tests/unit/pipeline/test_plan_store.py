@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streamrec.errors import Damaged, StorageError
+from streamrec.pipeline.plan_store import PlanStore
+from streamrec.storage import LocalStorage
+
+PLAN = {"batch": 3, "ranges": [["events", 0, 10, 20]], "teachers": {"linear": "l1"}, "seed": 5}
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path)
+
+
+def test_a_plan_is_read_as_it_was_written(storage: LocalStorage) -> None:
+    PlanStore(storage).write(PLAN, 3)
+    assert PlanStore(storage).read(3) == PLAN
+    assert storage.list() == ["plans/00000003.json"]
+
+
+def test_the_same_plan_again_is_fine_and_another_is_refused(storage: LocalStorage) -> None:
+    plans = PlanStore(storage)
+    plans.write(PLAN, 3)
+    plans.write(dict(reversed(PLAN.items())), 3)
+    with pytest.raises(StorageError, match="batch 3 has another plan already"):
+        plans.write({**PLAN, "seed": 6}, 3)
+    assert plans.read(3) == PLAN
+
+
+def test_the_newest_plan_is_the_one_with_the_highest_number(storage: LocalStorage) -> None:
+    plans = PlanStore(storage)
+    assert plans.newest() is None
+    for batch in (9, 10, 123_456_789):
+        plans.write({"batch": batch}, batch)
+    assert plans.newest() == (123_456_789, {"batch": 123_456_789})
+    assert plans.batches() == [9, 10, 123_456_789]
+
+
+def test_old_plans_go_up_to_but_without_the_number_given(storage: LocalStorage) -> None:
+    plans = PlanStore(storage)
+    for batch in range(5):
+        plans.write({"batch": batch}, batch)
+    assert plans.prune(before=3) == 3
+    assert plans.batches() == [3, 4]
+
+
+def test_a_missing_plan_says_so(storage: LocalStorage) -> None:
+    with pytest.raises(StorageError, match="no such object") as caught:
+        PlanStore(storage).read(1)
+    assert caught.value.facts["missing"] is True
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"format":1}'])
+def test_what_is_no_plan_is_damaged(storage: LocalStorage, data: bytes) -> None:
+    storage.write_new("plans/00000001.json", data)
+    with pytest.raises(Damaged):
+        PlanStore(storage).read(1)
+
+
+def test_a_plan_with_one_changed_digit_is_damaged(storage: LocalStorage) -> None:
+    PlanStore(storage).write(PLAN, 1)
+    data = storage.read("plans/00000001.json")
+    storage.delete("plans/00000001.json")
+    storage.write_new("plans/00000001.json", data.replace(b"20", b"21"))
+    with pytest.raises(Damaged, match="does not match its digest"):
+        PlanStore(storage).read(1)
+    storage.write_new("plans/00000002.json", data.replace(b'"format":1', b'"format":2'))
+    with pytest.raises(StorageError, match="another format, got 2"):
+        PlanStore(storage).read(2)

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamrec.clock import ManualClock
+from streamrec.config import RegistryConfig
+from streamrec.errors import RegistryError
+from streamrec.registry.registry import Registry
+from streamrec.registry.version import VersionFacts
+from streamrec.storage import LocalStorage, Storage
+from streamrec.testing.storage_faults import FaultyStorage
+
+KEEP_TWO = RegistryConfig(keep_last=2, keep_for_s=60)
+LATE = 1_000_000
+
+
+class World:
+    """A registry with versions of 4,000 rows, one published per second."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.clock = ManualClock()
+        self.storage = storage
+        self.registry = Registry(storage, clock=self.clock)
+
+    def publish(self, *versions: str, parent: str | None = None) -> None:
+        for version in versions:
+            arrays = {"w": np.arange(4000, dtype=np.float32)}
+            arrays["w"][: int(version[1:])] = -1
+            self.registry.publish(version, arrays, {}, VersionFacts(parent=parent), as_delta=parent is not None)
+            self.clock.advance(1)
+
+    def loadable(self) -> Sequence[str]:
+        fresh = Registry(self.storage)
+        return [fresh.load(version).id for version in fresh.versions()]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(LocalStorage(tmp_path))
+
+
+def test_the_newest_and_the_young_stay_and_the_rest_goes_with_its_blobs(world: World) -> None:
+    world.publish("v1", "v2", "v3", "v4", "v5")
+    assert world.registry.prune(3_000, KEEP_TWO) == ((), 0)
+    pruned = world.registry.prune(60_000 + 1_500, KEEP_TWO)
+    assert pruned == (("v1", "v2"), 2)
+    assert world.registry.prune(LATE, KEEP_TWO).versions == ("v3",)
+    assert world.loadable() == ["v4", "v5"]
+    assert len(world.storage.list("default/blobs")) == 2
+
+
+def test_live_previous_and_pinned_versions_stay(world: World) -> None:
+    world.publish("v1", "v2", "v3", "v4", "v5", "v6")
+    world.registry.promote("v1", "first")
+    world.registry.promote("v2", "second")
+    world.registry.pin("v3")
+    world.registry.prune(LATE, KEEP_TWO)
+    assert world.loadable() == ["v1", "v2", "v3", "v5", "v6"]
+    world.registry.unpin("v3")
+    world.registry.rollback("bad")
+    world.registry.prune(LATE, KEEP_TWO)
+    assert world.loadable() == ["v1", "v5", "v6"]
+
+
+def test_a_rollback_skips_what_was_pruned(world: World) -> None:
+    world.publish("v1", "v2", "v3", "v4", "v5")
+    for version in ("v1", "v2", "v3"):
+        world.registry.promote(version, "better")
+    world.registry.prune(LATE, KEEP_TWO)
+    assert world.loadable() == ["v2", "v3", "v4", "v5"]
+    assert world.registry.rollback("bad").version == "v2"
+    with pytest.raises(RegistryError, match="no version to roll back to, got v2 live"):
+        world.registry.rollback("worse")
+
+
+def test_what_a_kept_delta_follows_stays(world: World) -> None:
+    world.publish("v1")
+    world.publish("v2", parent="v1")
+    world.publish("v3", parent="v2")
+    world.publish("v4")
+    assert len(world.registry.manifest("v3").deltas) == 2
+    world.registry.prune(LATE, KEEP_TWO)
+    assert world.loadable() == ["v1", "v2", "v3", "v4"]
+    world.publish("v5")
+    world.registry.prune(LATE, KEEP_TWO)
+    assert world.loadable() == ["v4", "v5"]
+    assert len(world.storage.list("default/blobs")) == 2
+
+
+def test_blobs_of_a_publication_that_never_ended_go(world: World) -> None:
+    world.publish("v1")
+    world.storage.write_new(f"default/blobs/{'0' * 64}", b"left over")
+    assert world.registry.prune(LATE, KEEP_TWO) == ((), 1)
+    assert world.loadable() == ["v1"]
+
+
+def test_a_damaged_manifest_does_not_stop_the_rest(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.publish("v1", "v2", "v3", "v4")
+    world.storage.delete("default/versions/v2/manifest.json")
+    world.storage.write_new("default/versions/v2/manifest.json", b"{")
+    assert Registry(world.storage).prune(LATE, KEEP_TWO).versions == ("v1",)
+    assert "version v2 is damaged" in caplog.text
+
+
+class _PromotingStorage(FaultyStorage):
+    """Has somebody else promote a version just after its manifest was removed."""
+
+    def delete(self, key: str) -> None:
+        super().delete(key)
+        if key == "default/versions/v1/manifest.json":
+            other = Registry(self._inner)
+            other._alias.promote("v1", "at the same time", None, 0)
+
+
+def test_a_version_that_is_promoted_while_it_is_pruned_stays(tmp_path: Path) -> None:
+    inner = LocalStorage(tmp_path)
+    World(inner).publish("v1", "v2", "v3", "v4")
+    pruned = Registry(_PromotingStorage(inner)).prune(LATE, KEEP_TWO)
+    assert pruned.versions == ("v2",)
+    registry = Registry(inner)
+    assert registry.live() == "v1"
+    assert [registry.load(version).id for version in registry.versions()] == ["v1", "v3", "v4"]
+
+
+def test_a_promotion_of_what_was_just_pruned_is_taken_back(tmp_path: Path) -> None:
+    inner = LocalStorage(tmp_path)
+    world = World(inner)
+    world.publish("v1", "v2", "v3", "v4")
+    world.registry.promote("v4", "first")
+    world.registry.manifest("v1")
+    Registry(inner).prune(LATE, KEEP_TWO)
+    with pytest.raises(RegistryError, match="pruned while it was promoted"):
+        world.registry.promote("v1", "too late")
+    assert world.registry.live() == "v4"
