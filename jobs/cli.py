@@ -45,6 +45,15 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
+def waiter(stop: threading.Event) -> Callable[[float], None]:
+    """Return a function that waits so many seconds, or until the event is set."""
+
+    def wait(seconds: float) -> None:
+        stop.wait(seconds)
+
+    return wait
+
+
 def run(job: Callable[[], int]) -> int:
     """Run a job; one of our errors is one paragraph and exit status 1."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")

@@ -39,7 +39,7 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
     idle_s = parse_duration_s(until_idle) if until_idle else float("inf")
     stop = cli.stop_on_signals()
     with open_session(config, cli.say) as session:
-        driver = Driver(session.controller, lambda seconds: stop.wait(seconds) and None, cli.say)
+        driver = Driver(session.controller, cli.waiter(stop), cli.say)
         if driver.controller.state.live is None:
             cli.say("Stream: the state was never bootstrapped, run python -m jobs.bootstrap first")
             return 2

@@ -11,12 +11,16 @@ Arguments (``serve run serve.app:app config=streamrec.toml log=kafka://HOST:9092
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 from ray.serve import Application
 
 from serve.deployments import build_application
 from serve.replica import ReplicaSettings
 from streamrec.config import load_config
+from streamrec.errors import ConfigError
 from streamrec.log.base import LogAddress
 from streamrec.pipeline.layout import registry_url
 
@@ -34,10 +38,22 @@ class Arguments(BaseModel):
     num_cpus_per_replica: float = 0.2
 
 
-def app(args: Arguments) -> Application:
-    """Return the application that the arguments describe."""
+def app(arguments: dict[str, Any]) -> Application:
+    """Return the application that the arguments describe.
+
+    Raises:
+        ConfigError: The configuration is not valid, or an argument is unknown.
+    """
+    try:
+        args = Arguments.model_validate(arguments)
+    except ValidationError as error:
+        first = error.errors()[0]
+        what = f"Serving: argument {'.'.join(map(str, first['loc']))} is not valid ({first['msg']})"
+        raise ConfigError(what, got=repr(first["input"]), allowed=", ".join(Arguments.model_fields), do="correct the argument") from error
     config = load_config(args.config)
     state = args.state or config.state
+    # Replicas have other working folders.
+    state = state if "://" in state else str(Path(state).absolute())
     settings = ReplicaSettings(
         config=config,
         log_address=LogAddress.parse(args.log) if args.log else None,

@@ -11,13 +11,15 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import ray
 from ray import serve
+from ray.serve import Application, RunTarget
 from ray.serve.config import ControllerOptions, HTTPOptions, ProxyLocation
 
 from serve.deployments import APP_NAME, build_application
@@ -26,7 +28,8 @@ from streamrec.config import Config
 from streamrec.errors import OperatorError
 from streamrec.log.base import LogAddress
 from streamrec.pipeline import layout
-from streamrec.registry.board import BOARD_NAME, BOARD_NAMESPACE, RemoteBoard
+from streamrec.pipeline.cluster import SERVING_CPUS, ray_cluster
+from streamrec.registry.board import BOARD_NAME, RemoteBoard
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +44,8 @@ class _Launched:
     """What `shutdown` has to undo."""
 
     haproxy_folder: Path | None = None
-    ray_folder: Path | None = None
     board: RemoteBoard | None = None
+    ray: ExitStack | None = None
 
 
 _launched = _Launched()
@@ -57,12 +60,14 @@ def launch(
     *,
     student: str = "default",
     proxy: Proxy = "auto",
-    num_cpus_per_replica: float = 0.2,
+    num_cpus_per_replica: float = SERVING_CPUS,
+    beside: Mapping[str, Application] | None = None,
     timeout_s: float = 120.0,
 ) -> str:
     """Serve on this Ray cluster and return the base URL, such as ``http://127.0.0.1:8000``.
 
     Starts a local Ray when this process is connected to none. When it returns, replicas answer; ``/readyz`` is 503 until a version is live.
+    One process launches once until it calls `shutdown`.
 
     Args:
         config: ``serving.host``, ``serving.port`` (0 takes a free one) and the bounds of requests.
@@ -72,43 +77,50 @@ def launch(
         student: Whose versions.
         proxy: ``auto`` takes HAProxy where it is installed, else Serve's Python proxy, saying so.
         num_cpus_per_replica: CPUs that Ray reserves for each replica.
+        beside: Other applications to serve behind the same proxy, by the name that is also their path.
         timeout_s: Longest wait for the replicas.
 
     Raises:
-        OperatorError: HAProxy was asked for and isn't there, or no replica answers in time.
+        OperatorError: HAProxy was asked for and isn't there, no replica answers in time, or this process has launched already.
     """
-    if registry_url is None and state_url is not None:
-        registry_url = layout.registry_url(state_url)
-    if not ray.is_initialized():
-        _start_ray()
-    _launched.board = RemoteBoard.get_or_create(registry_url, student)
-    port = config.serving.port or free_port()
-    env_vars = _flags(proxy)
-    serve.start(
-        http_options=HTTPOptions(host=config.serving.host, port=port),
-        proxy_location=ProxyLocation.HeadOnly,
-        controller_options=ControllerOptions(runtime_env={"env_vars": env_vars}) if env_vars else None,
-    )
+    if _launched.ray is not None:
+        what = "Serving: this process serves already"
+        raise OperatorError(what, do="call shutdown first")
+    registry_url = layout.registry_url(state_url) if registry_url is None and state_url is not None else registry_url
     settings = ReplicaSettings(config, address, state_url, registry_url, student, BOARD_NAME)
-    serve.run(build_application(settings, num_cpus_per_replica), name=APP_NAME, route_prefix="/")
-    host = _reachable(config.serving.host)
-    wait_until_answers(host, port, "/healthz", timeout_s)
-    return f"http://{host}:{port}"
+    applications = {APP_NAME: build_application(settings, num_cpus_per_replica), **(beside or {})}
+    host, port = config.serving.host, config.serving.port or free_port()
+    try:
+        _launched.ray = ExitStack()
+        _launched.ray.enter_context(ray_cluster())
+        if not RemoteBoard.exists():
+            _launched.board = RemoteBoard.get_or_create(registry_url, student)
+        flags = _flags(proxy)
+        serve.start(
+            http_options=HTTPOptions(host=host, port=port),
+            proxy_location=ProxyLocation.HeadOnly,
+            controller_options=ControllerOptions(runtime_env={"env_vars": flags}) if flags else None,
+        )
+        serve.run_many([RunTarget(one, name, "/" if name == APP_NAME else f"/{name}") for name, one in applications.items()])
+        wait_until_answers(_reachable(host), port, "/healthz", timeout_s)
+    except BaseException:
+        shutdown()
+        raise
+    return f"http://{_reachable(host)}:{port}"
 
 
 def shutdown() -> None:
-    """Stop what `launch` started: replicas, proxy, the board, HAProxy's folder, and Ray when `launch` started it. Safe to call twice."""
+    """Stop what `launch` started: replicas, proxy, HAProxy's folder, and the board and Ray when they are its own. Safe to call twice."""
     global _launched
     mine, _launched = _launched, _Launched()
     if ray.is_initialized():
         _stop_serve()
         if mine.board is not None:
             mine.board.kill()
-        if mine.ray_folder is not None:
-            ray.shutdown()
-    for folder in (mine.haproxy_folder, mine.ray_folder):
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+    if mine.ray is not None:
+        mine.ray.close()
+    if mine.haproxy_folder is not None:
+        shutil.rmtree(mine.haproxy_folder, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -191,16 +203,3 @@ def _short_folder() -> str:
     """Return the temporary folder, or /tmp when its path is too long for sockets."""
     usual = tempfile.gettempdir()
     return usual if len(usual) + len("/streamrec-12345678") <= _MAX_FOLDER_CHARS else "/tmp"  # noqa: S108 (mkdtemp makes a private folder in it)
-
-
-def _start_ray() -> None:
-    folder = _launched.ray_folder = Path(tempfile.mkdtemp(prefix="streamrec-", dir=_short_folder()))
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",
-        namespace=BOARD_NAMESPACE,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        _temp_dir=str(folder),
-    )

@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 # A Python loop in a background thread may hold the interpreter this long while a request waits; the default is 5 ms.
 _SWITCH_INTERVAL_S = 0.001
 _RETRY_S = 0.5
+# Adds half of itself to the freshness of histories, and bounds what a busy log costs a replica.
+_GATHER_S = 0.01
 _SINK_POLL_S = 0.5
 # How long a new replica keeps out of traffic to get a model and histories before it answers with what it has.
 _WARM_START_S = 10.0
@@ -196,11 +198,12 @@ class Replica:
 
     def _follow_once(self) -> None:
         assert self._follower is not None
+        was_following = self._follower.state is FollowerState.FOLLOW
         is_well = self._follower.step()
-        if not is_well or self._follower.state is FollowerState.FOLLOW:
+        if was_following or not is_well:
             self._histories_tried.set()
-        if not is_well:
-            self._stopping.wait(_RETRY_S)
+        # A pause after rows came lets the next ones gather: decoding two at once costs as much as decoding one.
+        self._stopping.wait(_GATHER_S if is_well else _RETRY_S)
 
     def _append_once(self) -> None:
         assert self._sink is not None

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from serve.http import BodyTooLargeError, ClientGoneError, Headers, Receive, Scope, Send, header, last_segment, path_of, read_body, respond
-from streamrec.errors import BrokerError, RequestError
+from streamrec.errors import BrokerError, DataError, RequestError
 from streamrec.serving.requests import RecommendRequest, RequestLimits, error_body, parse_json, parse_recommend, parse_recommend_query
 from streamrec.serving.slot import LiveModel
 
@@ -131,6 +131,9 @@ class Routes:
             results = await asyncio.wait_for(asyncio.wrap_future(self._backend.submit_events(events)), APPEND_TIMEOUT_S)
         except BrokerError as error:
             await self._refuse(send, 503, "broker", "no acknowledgement", "an acknowledgement", str(error), [(b"retry-after", b"1")])
+            return
+        except DataError as error:
+            await self._refuse(send, 400, "events", "a record that the log does not take", "smaller records", str(error))
             return
         except TimeoutError:
             what = f"Events: the broker did not acknowledge within {APPEND_TIMEOUT_S:g} s, send again with the same event_id"

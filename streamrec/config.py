@@ -287,6 +287,11 @@ def ray_address() -> str | None:
     return os.environ.get("RAY_ADDRESS") or None
 
 
+def java_home() -> str | None:
+    """Return the Java that `JAVA_HOME` names, or None."""
+    return os.environ.get("JAVA_HOME") or None
+
+
 def cache_folder() -> Path:
     """Return the per-user cache folder (`STREAMREC_CACHE`, else `XDG_CACHE_HOME`/streamrec, else ~/.cache/streamrec)."""
     own = os.environ.get("STREAMREC_CACHE")

@@ -56,7 +56,7 @@ class Progressive:
 
     def snapshot(self) -> ComponentState:
         """Return all sums."""
-        return ComponentState({}, {"sums": self._sums, "queries": self._queries, "recent": self._recent})
+        return ComponentState({}, {"sums": dict(self._sums), "queries": dict(self._queries), "recent": dict(self._recent)})
 
     def delta(self) -> ComponentState | None:
         """Return None: the whole is small."""

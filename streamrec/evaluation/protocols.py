@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from streamrec.errors import DatasetError
+from streamrec.errors import ConfigError, DatasetError
 
 ProtocolName = Literal["progressive", "sessions", "leave-one-out", "static"]
 PROTOCOLS: tuple[str, ...] = get_args(ProtocolName)
@@ -34,16 +34,18 @@ class Blocks:
         block: Block of each event in that order, 0 is the base. [E] int64
         mask_seen: Items that the user has had are no candidates.
         known_only: Only items of earlier blocks are tested.
+        seen: Positions of the events whose items are masked for their user. [S] int64
     """
 
     order: NDArray[np.int64]
     block: NDArray[np.int64]
     mask_seen: bool = False
     known_only: bool = False
+    seen: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def of_block(self, number: int) -> NDArray[np.int64]:
         """Return the positions of a block's events, in order."""
-        return self.order[self.block == number]
+        return np.asarray(self.order[self.block == number], np.int64)
 
 
 def cut(events: pa.Table, protocol: str) -> Blocks:
@@ -54,41 +56,28 @@ def cut(events: pa.Table, protocol: str) -> Blocks:
         protocol: One of `PROTOCOLS`.
 
     Raises:
+        ConfigError: There is no such protocol.
         DatasetError: The file lacks what the protocol needs.
     """
-    if protocol == "progressive":
-        return _progressive(events)
-    if protocol == "sessions":
-        if "period" not in events.column_names:
-            what = "Dataset: the protocol 'sessions' needs a period of each click"
-            raise DatasetError(
-                what, got=", ".join(events.column_names), allowed="a file with the columns period, session, item", do="use 'progressive'"
-            )
-        _, block = np.unique(events["period"].to_numpy(), return_inverse=True)
-        order = np.argsort(block, kind="stable")
-        return Blocks(order, block[order].astype(np.int64), known_only=True)
-    if protocol == "leave-one-out":
-        last = _last_of_user(events)
-        order = np.argsort(last, kind="stable")
-        return Blocks(order, last[order].astype(np.int64), mask_seen=True)
-    if protocol == "static":
-        if "split" not in events.column_names:
-            what = "Dataset: the protocol 'static' needs a split of each row"
-            raise DatasetError(
-                what, got=", ".join(events.column_names), allowed="a file with the columns split, user, item", do="use 'leave-one-out'"
-            )
-        codes = np.asarray([{"train": 0, "test": 1}.get(name, -1) for name in events["split"].to_pylist()])
-        kept = np.flatnonzero(codes >= 0)
-        order = kept[np.argsort(codes[kept], kind="stable")]
-        return Blocks(order, codes[order].astype(np.int64), mask_seen=True)
-    what = "Backtest: unknown protocol"
-    raise DatasetError(what, got=repr(protocol), allowed=", ".join(PROTOCOLS), do="choose one of them")
+    check_protocol(protocol)
+    cutters = {"progressive": _progressive, "sessions": _sessions, "leave-one-out": _leave_one_out, "static": _static}
+    return cutters[protocol](events)
+
+
+def check_protocol(name: str) -> None:
+    """Raise unless there is such a protocol.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if name not in PROTOCOLS:
+        what = "Backtest: unknown protocol"
+        raise ConfigError(what, got=repr(name), allowed=", ".join(PROTOCOLS), do="choose one of them")
 
 
 def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
     encoded = pc.dictionary_encode(pa.chunked_array([pa.concat_arrays(column.chunks)]))
-    codes: NDArray[np.int64] = encoded.chunk(0).indices.to_numpy().astype(np.int64)
-    return codes
+    return np.asarray(encoded.chunk(0).indices.to_numpy(), np.int64)
 
 
 def _progressive(events: pa.Table) -> Blocks:
@@ -101,6 +90,31 @@ def _progressive(events: pa.Table) -> Blocks:
     rest = int(basket[-1]) + 1 - half
     block = np.where(basket < half, 0, 1 + (basket - half) * NUM_PROGRESSIVE_BLOCKS // max(rest, 1))
     return Blocks(order, block)
+
+
+def _sessions(events: pa.Table) -> Blocks:
+    if "period" not in events.column_names:
+        what = "Dataset: the protocol 'sessions' needs a period of each click"
+        raise DatasetError(what, got=", ".join(events.column_names), allowed="a file with the columns period, session, item", do="use 'progressive'")
+    _, block = np.unique(events["period"].to_numpy(), return_inverse=True)
+    order = np.argsort(block, kind="stable")
+    return Blocks(order, block[order].astype(np.int64), known_only=True)
+
+
+def _leave_one_out(events: pa.Table) -> Blocks:
+    last = _last_of_user(events)
+    order = np.argsort(last, kind="stable")
+    return Blocks(order, last[order], mask_seen=True, seen=np.flatnonzero(last == 0))
+
+
+def _static(events: pa.Table) -> Blocks:
+    if "split" not in events.column_names:
+        what = "Dataset: the protocol 'static' needs a split of each row"
+        raise DatasetError(what, got=", ".join(events.column_names), allowed="a file with the columns split, user, item", do="use 'leave-one-out'")
+    codes = np.asarray([{"train": 0, "test": 1}.get(name, -1) for name in events["split"].to_pylist()], np.int64)
+    kept = np.flatnonzero(codes >= 0)
+    order = kept[np.argsort(codes[kept], kind="stable")]
+    return Blocks(order, codes[order], mask_seen=True, seen=np.flatnonzero(codes != 1))
 
 
 def _last_of_user(events: pa.Table) -> NDArray[np.int64]:

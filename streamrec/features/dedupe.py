@@ -34,7 +34,7 @@ class Dedupe:
         self.horizon = horizon
         self._young: set[int] = set()
         self._old: set[int] = set()
-        self._unsaved: list[int] = []
+        self._unsaved: list[int] | None = None  # None asks for a snapshot.
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
@@ -50,7 +50,8 @@ class Dedupe:
                 result[index] = False
             else:
                 self._remember(key)
-                self._unsaved.append(key)
+                if self._unsaved is not None:
+                    self._unsaved.append(key)
         return result
 
     def _remember(self, key: int) -> None:
@@ -60,20 +61,22 @@ class Dedupe:
 
     def snapshot(self) -> ComponentState:
         """Return both generations, sorted."""
-        self._unsaved.clear()
+        self._unsaved = []
         return ComponentState({"young": _sorted(self._young), "old": _sorted(self._old)})
 
     def delta(self) -> ComponentState | None:
-        """Return the ids remembered since the last snapshot or delta, in order."""
+        """Return the ids remembered since the last snapshot or delta, in order; None before the first snapshot."""
+        if self._unsaved is None:
+            return None
         state = ComponentState({"added": np.asarray(self._unsaved, np.int64)})
-        self._unsaved.clear()
+        self._unsaved = []
         return state
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
         self._young = set(base.arrays["young"].tolist()) if "young" in base.arrays else set()
         self._old = set(base.arrays["old"].tolist()) if "old" in base.arrays else set()
-        self._unsaved.clear()
+        self._unsaved = []
         for delta in deltas:
             for key in delta.arrays["added"].tolist():
                 self._remember(key)

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.events.meaning import NEGATIVE, TARGET
 from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
 from streamrec.state import ComponentState, digest_of, pack_strings, unpack_strings
-
-TARGET, CONTEXT, NEGATIVE = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class HistoryEvents:
         users: (namespace, user id) of each event, length E.
         rows: Item rows. [E] int32
         times: Event time in ms UTC. [E] int64
-        roles: `TARGET`, `CONTEXT` or `NEGATIVE`. [E] int8
+        roles: Codes of `streamrec.events.meaning`. [E] int8
         weights: Weight of the event type. [E] float32
         namespaces: Namespace codes. [E] int32
     """

@@ -107,7 +107,7 @@ class Vocabulary:
             "namespace": self.namespace_of_rows(),
             "words": self.words().copy(),
         }
-        return ComponentState(arrays, {"namespaces": self.namespaces})
+        return ComponentState(arrays, {"namespaces": list(self.namespaces)})
 
     def delta(self) -> ComponentState | None:
         """Return None: a snapshot is small beside the tables it names."""

@@ -32,8 +32,8 @@ def multi_target_cross_entropy(log_probs: torch.Tensor, targets: torch.Tensor, q
 def soft_label_cross_entropy(log_probs: torch.Tensor, columns: torch.Tensor, probs: torch.Tensor) -> torch.Tensor:
     """Compute the cross-entropy of the student to a teacher mixture on its top-K candidates.
 
-    **Requirements**: ``probs`` sums to 1 for each labelled example and is 0 on padding; temperature has been applied when the labels were
-    made.
+    **Requirements**: ``probs`` is 0 on padding and sums to how much the example's labels count; temperature has been applied when the labels
+    were made.
 
     **Inputs**: log_probs of the candidates [B, C] float32; columns of the labels [B, K] int64, 0 on padding; probs [B, K] float32.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from streamrec.clock import ManualClock
@@ -64,6 +66,7 @@ def run_backtest(
     protocol: str,
     *,
     max_blocks: int | None = None,
+    num_threads: int | None = None,
     on_step: Callable[[int, int, dict[str, dict[str, float]]], None] = lambda done, total, metrics: None,
 ) -> BacktestResult:
     """Play a dataset block by block: each block is scored as a whole, then learned, then the teachers refresh.
@@ -73,6 +76,7 @@ def run_backtest(
         config: The resolved configuration; no enabled teachers backtests the student on events alone.
         protocol: See `streamrec.evaluation.protocols`.
         max_blocks: Stop after so many test blocks.
+        num_threads: Of torch, in the whole process; None takes all cores.
         on_step: Called after each step with (steps done, steps in all, metrics of the block or nothing).
 
     Raises:
@@ -84,6 +88,7 @@ def run_backtest(
     config = config.model_copy(update={"features": config.features.model_copy(update={"lateness_s": 1e12, "max_users": 10**9})})
     with tempfile.TemporaryDirectory(prefix="streamrec-backtest-") as folder:
         player = _Player(dataset, config, blocks, folder)
+        torch.set_num_threads(num_threads or os.cpu_count() or 1)  # The scorer has asked for one, as suits an actor beside others.
         result = BacktestResult(protocol)
         for number in range(BASE_STEPS):
             report = player.play(player.base_part(number), evaluate=False, learn=True)
@@ -158,8 +163,8 @@ class _Player:
         self._log.append(self._topic, [Record(key, value) for key, value in zip(keys, values, strict=True)])
 
     def _remember_seen(self) -> None:
-        """Note every user's items of the blocks before, also those that histories no longer hold."""
-        events = self._events.take(pa.array(self._blocks.of_block(0)))
+        """Note every user's items outside the test, also those that histories no longer hold."""
+        events = self._events.take(pa.array(self._blocks.seen))
         namespace = self.config.events.namespace
         rows = self.controller.ingest.vocabulary.rows_for([namespace] * events.num_rows, events["item_id"].to_pylist())
         users, index = np.unique(np.asarray(events["user_id"].to_pylist(), dtype=object), return_inverse=True)

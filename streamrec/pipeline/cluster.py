@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+import ray.data
 
 from streamrec.config import Config, ray_address
 from streamrec.errors import ResourcesShort
@@ -23,6 +24,9 @@ READ_CPUS = 0.5
 
 SERVING_CPUS = 0.2
 
+LOCAL_CPUS = 4
+"""Logical CPUs of a local cluster at least: they isolate nothing, and Ray warns when it starts many more processes than these."""
+
 
 @contextmanager
 def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
@@ -32,8 +36,9 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
     the block and its temporary folder is removed.
 
     Args:
-        num_cpus: Logical CPUs of a local cluster; None takes the machine's.
+        num_cpus: Logical CPUs of a local cluster; None takes the machine's, but at least `LOCAL_CPUS`.
     """
+    _quieten()
     if ray.is_initialized():
         yield
         return
@@ -49,7 +54,7 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
         ray.init(
             address="local",
             namespace=NAMESPACE,
-            num_cpus=num_cpus,
+            num_cpus=num_cpus or max(LOCAL_CPUS, os.cpu_count() or 1),
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=False,
@@ -62,6 +67,15 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _quieten() -> None:
+    """Keep Ray's progress out of a stream job's output: a step has several executions a second."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    for name in ("ray.data", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # A local cluster asks for a token by default, which is what we want; Ray warns about it at each start.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+
+
 def check_resources(config: Config, actor_cpus: float, num_replicas: int = 0) -> None:
     """Compare what the plan needs with what the cluster has, so that nothing waits for ever.
 
@@ -72,7 +86,7 @@ def check_resources(config: Config, actor_cpus: float, num_replicas: int = 0) ->
     training = teachers.num_train_workers * teachers.cpus_per_worker if "transformer" in teachers.enabled else 0.0
     num_actors = 2 + int(config.student.control) + int("linear" in teachers.enabled)
     needed = num_actors * actor_cpus + training + READ_CPUS + num_replicas * SERVING_CPUS
-    have = ray.cluster_resources()
+    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call] # Ray ships it untyped
     if have.get("CPU", 0.0) + 1e-6 < needed:
         what = "Resources: the plan does not fit this Ray cluster"
         got = f"{have.get('CPU', 0.0):g} CPUs"

@@ -7,20 +7,18 @@ one. Nothing in here sleeps.
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from streamrec.errors import OperatorError
 from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.ranking import per_query_metrics
 from streamrec.features.examples import Examples
-from streamrec.log.base import Record
 from streamrec.pipeline.components import WorkerComponent
+from streamrec.pipeline.dead_letters import dead_letters
 from streamrec.pipeline.ingest import Ingest, Ingested
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Measured, Plan, next_plan, take_ranges, version_name
@@ -41,6 +39,9 @@ from streamrec.workers import Pending
 
 logger = logging.getLogger(__name__)
 
+OBSERVED_QUERIES = 512
+"""The ensemble looks at so many queries of a batch: enough for means, and the student scores them once more."""
+
 
 class Controller:
     """Own the stream's state and move it; see the module's contract.
@@ -59,8 +60,9 @@ class Controller:
         self._saver = Saver(parts.checkpoints, self.components())
         self._committed_counts = dict(self.state.counts)
         now = parts.clock.monotonic_s()
-        self._last = {"publish": -np.inf, "checkpoint": now, "events": now}
+        self._last = {"publish": -np.inf, "checkpoint": now}
         self._plans_ahead: set[int] | None = None
+        self._is_torn = False
 
     def components(self) -> dict[str, Component]:
         """Return all state by name."""
@@ -104,12 +106,17 @@ class Controller:
         """Make a plan durable, then execute it."""
         if self.parts.plans is not None:
             self.parts.plans.write(plan.model_dump(mode="json"), plan.batch)
+            if self._plans_ahead is not None:  # If this step fails before it changes anything, it is tried again as planned.
+                self._plans_ahead.add(plan.batch)
         return self.execute(plan)
 
     def finish(self) -> StepReport | None:
-        """Commit what is not committed yet, by a plan that reads nothing."""
+        """Execute what an earlier run planned, then commit what is not committed yet, by a plan that reads nothing."""
+        report = None
+        while (stored := self.planned()) is not None:
+            report = self.run(stored)
         if not self._has_uncommitted():
-            return None
+            return report
         return self.run(
             Plan(
                 batch=self.state.batch + 1,
@@ -151,7 +158,6 @@ class Controller:
             now_ms=clock.now_ms(),
             since_publish_s=now - last["publish"],
             since_checkpoint_s=now - last["checkpoint"],
-            since_events_s=now - last["events"],
         )
         return next_plan(self.state.facts(self._has_uncommitted()), measured, self.config)
 
@@ -159,20 +165,26 @@ class Controller:
         return self.parts.checkpoints is not None and self.state.counts != self._committed_counts
 
     def execute(self, plan: Plan) -> StepReport:
-        """Execute a plan; it must be the next one."""
+        """Execute a plan; it must be the next one.
+
+        Raises:
+            OperatorError: An earlier step broke off after it had begun to change the state; only a new controller can go on.
+        """
+        if self._is_torn:
+            what = "Stream: the step before broke off in its middle"
+            raise OperatorError(what, got=f"batch {plan.batch}", do="build a new controller and recover it from the last commit")
         timer, report = StageTimer(), StepReport(plan)
         report.refreshes_failed = self._drop_failed()
-        self._activate(plan)
+        with timer.stage("refresh"):
+            report.activated = self._activate(plan)
         with timer.stage("read"):
             rows = self.parts.reader.read_table([part.to_range() for part in plan.ranges])
-        num_known = len(self.ingest.vocabulary)
+        num_known, self._is_torn = len(self.ingest.vocabulary), True
         with timer.stage("ingest"):
-            ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermark_ms, self._delete_user)
+            ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermarks_ms, self._delete_user)
             self._send_dead_letters(ingested.rejected)
         examples = ingested.examples
         report.num_queries = len(examples)
-        if plan.num_records:
-            self._last["events"] = self.parts.clock.monotonic_s()
         with timer.stage("label"):
             scores = self._begin_scoring(examples, plan)
         judged = np.arange(len(examples)) if not self.parts.known_only else _known_queries(examples, num_known)
@@ -189,18 +201,19 @@ class Controller:
             self._start_refreshes(plan, report)
         with timer.stage("checkpoint"):
             self._checkpoint(plan, report)
+        self._is_torn = False
         report.books, report.seconds = self.books(), timer.seconds
         return report
 
-    def _activate(self, plan: Plan) -> None:
-        """Take finished refreshes into use, as the plan says, and wait for those of a stored plan."""
-        for teacher, version in plan.teachers.items():
-            if self.state.teachers.get(teacher) != version:
-                self.parts.refresher.wait(teacher, version)
-                logger.info("teacher %s: labels come from %s from batch %d on", teacher, version, plan.batch)
+    def _activate(self, plan: Plan) -> dict[str, str]:
+        """Take finished refreshes into use, as the plan says, and wait for those of a stored plan; return what is new."""
+        new = {teacher: version for teacher, version in plan.teachers.items() if self.state.teachers.get(teacher) != version}
+        for teacher, version in new.items():
+            self.parts.refresher.wait(teacher, version)
             if self.state.pending.get(teacher) == version:
                 del self.state.pending[teacher]
         self.state.teachers = dict(plan.teachers)
+        return new
 
     def _drop_failed(self) -> dict[str, str]:
         failed = self.parts.refresher.failed()
@@ -266,7 +279,10 @@ class Controller:
             report.metrics[f"teachers.{name}"] = self.progressive.add(f"teachers.{name}", values)
         config = self.config.soft_labels
         labels = self.ensemble.mix(examples, scores, config.top_k, config.temperature)
-        self.ensemble.observe(examples, scores)
+        sample = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), OBSERVED_QUERIES)).astype(np.int64))
+        seen = examples.take(sample)
+        student = self.parts.student.submit(Learner.target_log_probs, seen)
+        self.ensemble.observe(seen, {name: part.take(examples, sample) for name, part in scores.items()}, student.result())
         report.weights = self.ensemble.weights(scores)
         return labels
 
@@ -287,7 +303,7 @@ class Controller:
     def _account(self, ingested: Ingested, plan: Plan, labels: SoftLabels | None) -> None:
         state = self.state
         state.batch = plan.batch
-        state.watermark_ms = ingested.watermark_ms
+        state.watermarks_ms = dict(ingested.watermarks_ms)
         state.offsets |= {part.partition: part.end for part in plan.ranges}
         for name, num in ingested.counts.items():
             state.counts[name] += num
@@ -337,7 +353,9 @@ class Controller:
         if teacher == "linear" and self.parts.linear is not None:
             payload = self.parts.linear.submit(LinearStatistics.matrices).result()
         elif teacher == "transformer":
-            payload = ComponentState({"sequences": self.ingest.window.sequences(self.config.teachers.transformer.sequence_length)})
+            # The number of items travels with the sequences: both are kept, and a restart later in the stream must train the same version.
+            sequences = self.ingest.window.sequences(self.config.teachers.transformer.sequence_length)
+            payload = ComponentState({"sequences": sequences}, {"num_items": len(self.ingest.vocabulary)})
         seed = (self.config.seed * 1_000_003 + int(version[1:])) % 2**31
         return RefreshRequest(teacher, version, self.state.teachers.get(teacher), seed, len(self.ingest.vocabulary), payload)
 
@@ -363,7 +381,7 @@ class Controller:
     def _send_dead_letters(self, rejected: pa.Table) -> None:
         if rejected.num_rows == 0 or self.parts.dead_letters is None:
             return
-        self.parts.dead_letters.append(self.config.log.dead_letter_topic, [dead_letter(row) for row in rejected.to_pylist()])
+        self.parts.dead_letters.append(self.config.log.dead_letter_topic, [letter for row in rejected.to_pylist() for letter in dead_letters(row)])
 
 
 def _known_queries(examples: Examples, num_rows: int) -> NDArray[np.int64]:
@@ -371,17 +389,6 @@ def _known_queries(examples: Examples, num_rows: int) -> NDArray[np.int64]:
     has_history = ((examples.history >= 0) & (examples.history < num_rows)).any(1)
     unknown = np.bincount(examples.query_of_target, examples.target_rows >= num_rows, len(examples))
     return np.flatnonzero(has_history & (unknown == 0))
-
-
-def dead_letter(row: dict[str, Any]) -> Record:
-    """Wrap a rejected record: where it was, why it was rejected, and its original bytes in base64.
-
-    The key is topic/partition/offset, so that a record that is sent again after a crash can be told.
-    """
-    where = f"{row['topic']}/{row['partition']}/{row['offset']}"
-    encoded = {name: None if row[name] is None else base64.b64encode(row[name]).decode("ascii") for name in ("key", "value")}
-    facts = {name: row[name] for name in ("topic", "partition", "offset", "reason", "detail")}
-    return Record(where.encode(), json.dumps({**facts, **{f"{name}_base64": text for name, text in encoded.items()}}).encode())
 
 
 def _itself(learner: Learner) -> Component:

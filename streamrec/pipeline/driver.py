@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
 from streamrec.errors import BrokerUnavailable, OperatorError, StreamrecError
 from streamrec.pipeline.controller import Controller
@@ -45,7 +45,7 @@ class Driver:
         except BrokerUnavailable as error:
             self._again(error)
             return None
-        except (RayActorError, RayTaskError, OperatorError) as error:
+        except (RayActorError, OperatorError) as error:
             if _is_final(error):
                 raise
             self._again(error)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from streamrec.config import Config
 from streamrec.evaluation.baselines import Popularity
 from streamrec.events.codec import EventCodec
-from streamrec.events.meaning import roles_of
+from streamrec.events.meaning import NEGATIVE, TARGET, roles_of
 from streamrec.events.schema import Kind
 from streamrec.features.dedupe import Dedupe, hash_key
 from streamrec.features.examples import Examples
-from streamrec.features.histories import NEGATIVE, TARGET, Histories, HistoryEvents
+from streamrec.features.histories import Histories, HistoryEvents
 from streamrec.features.item_text import hash_words
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.teachers.window import EventWindow
@@ -33,7 +33,7 @@ class Ingested:
         rejected: Records for the dead-letter topic, as `streamrec.events.codec.Decoded`.
         counts: received, applied, duplicate, rejected, late.
         num_interactions: Applied interactions.
-        watermark_ms: Highest event time seen so far.
+        watermarks_ms: Highest event time seen so far, per partition.
         targets: Target rows in time order [T] int32 and the basket of each [T] int64.
     """
 
@@ -41,7 +41,7 @@ class Ingested:
     rejected: pa.Table
     counts: Mapping[str, int]
     num_interactions: int
-    watermark_ms: int
+    watermarks_ms: Mapping[int, int]
     targets: tuple[NDArray[np.int32], NDArray[np.int64]]
 
 
@@ -58,7 +58,7 @@ class Ingest:
         self.popularity = Popularity()
         self.window = EventWindow(config.teachers.window_events)
 
-    def apply(self, rows: pa.Table, now_ms: int, watermark_ms: int, delete_user: Callable[[str, str], None]) -> Ingested:
+    def apply(self, rows: pa.Table, now_ms: int, watermarks_ms: Mapping[int, int], delete_user: Callable[[str, str], None]) -> Ingested:
         """Apply a batch.
 
         Events are taken in the order (event time, partition, offset). A deletion removes what the user did before it, also in this batch.
@@ -66,12 +66,13 @@ class Ingest:
         Args:
             rows: Log rows.
             now_ms: Processing time that event times are validated against.
-            watermark_ms: Highest event time of earlier batches; older by more than the lateness is late.
+            watermarks_ms: Highest event time of earlier batches in each partition; older by more than the lateness is late. Partitions
+                are compared with themselves only, because one may be read far ahead of another.
             delete_user: Removes a user from all components.
         """
         decoded = self._codec.decode(rows, now_ms)
         valid = decoded.valid.sort_by([("event_time", "ascending"), ("partition", "ascending"), ("offset", "ascending")])
-        late = pc.less(valid["event_time"], watermark_ms - round(self._config.features.lateness_s * 1000))
+        late = pa.array(self._is_late(valid, watermarks_ms))
         on_time = valid.filter(pc.invert(late))
         fresh = self.dedupe.fresh(on_time["namespace"].to_pylist(), on_time["event_id"].to_pylist())
         events = on_time.filter(pa.array(fresh))
@@ -82,13 +83,19 @@ class Ingest:
             "rejected": decoded.rejected.num_rows,
             "late": valid.num_rows - on_time.num_rows,
         }
-        newest = pc.max(events["event_time"]).as_py() if events.num_rows else None
         self._describe(events.filter(pc.equal(events["kind"], Kind.ITEM_UPDATE.value)))
         interactions = self._after_deletions(events, delete_user)
         batch = self._history_events(interactions)
         examples = self.histories.advance(batch)
         targets = _baskets(batch)
-        return Ingested(examples, decoded.rejected, counts, interactions.num_rows, max(watermark_ms, newest or 0), targets)
+        return Ingested(examples, decoded.rejected, counts, interactions.num_rows, _advance(watermarks_ms, events), targets)
+
+    def _is_late(self, events: pa.Table, watermarks_ms: Mapping[int, int]) -> NDArray[np.bool_]:
+        partition, time = _numpy(events["partition"]), _numpy(events["event_time"])
+        late = np.zeros(len(time), bool)
+        for number, watermark_ms in watermarks_ms.items():
+            late |= (partition == number) & (time < watermark_ms - round(self._config.features.lateness_s * 1000))
+        return late
 
     def _describe(self, updates: pa.Table) -> None:
         """Give items a row and the words of their titles and categories."""
@@ -131,6 +138,12 @@ class Ingest:
 def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
     values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return values
+
+
+def _advance(watermarks_ms: Mapping[int, int], events: pa.Table) -> dict[int, int]:
+    newest = events.group_by("partition").aggregate([("event_time", "max")])
+    seen = dict(zip(newest["partition"].to_pylist(), newest["event_time_max"].to_pylist(), strict=True))
+    return {number: max(watermarks_ms.get(number, 0), seen.get(number, 0)) for number in {*watermarks_ms, *seen}}
 
 
 def _baskets(events: HistoryEvents) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -40,7 +40,7 @@ class Plan(BaseModel):
         start_refresh: Teachers whose next version (named after this batch) starts after learning.
         publish: Publish a version after learning, unless one is still waiting for the gate.
         checkpoint: Commit at the end.
-        idle: No events came for a while: a waiting version is promoted on its probes alone.
+        idle: A version has waited for a while, so too few events come to judge it: it is promoted unless it is measurably worse.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +73,6 @@ class Measured:
         now_ms: Processing time.
         since_publish_s: Since the last publication.
         since_checkpoint_s: Since the last commit.
-        since_events_s: Since events last came.
     """
 
     ends: Mapping[int, int]
@@ -81,7 +80,6 @@ class Measured:
     now_ms: int
     since_publish_s: float
     since_checkpoint_s: float
-    since_events_s: float
 
 
 def version_name(batch: int) -> str:
@@ -90,23 +88,22 @@ def version_name(batch: int) -> str:
 
 
 def take_ranges(topic: str, offsets: Mapping[int, int], ends: Mapping[int, int], limit: int) -> tuple[PlannedRange, ...]:
-    """Take up to ``limit`` records over all partitions, in proportion to each one's lag.
+    """Take up to ``limit`` records over all partitions: one of each that has any, the rest in proportion to each one's lag.
 
     Args:
         topic: Topic name.
         offsets: Next offset of each partition; one that is missing starts at 0.
         ends: End offset (exclusive) of each partition.
-        limit: At most so many records, but at least one from some partition that has any.
+        limit: At most so many records; where it is below the number of partitions that have any, the ones furthest behind come first.
     """
     lags = {partition: max(0, end - offsets.get(partition, 0)) for partition, end in ends.items()}
-    total = sum(lags.values())
-    share = min(1.0, limit / total) if total else 0.0
-    taken = {partition: int(lag * share) for partition, lag in lags.items()}
-    if total and not sum(taken.values()):
-        taken[max(lags, key=lambda partition: lags[partition])] = 1
+    behind = sorted((partition for partition, lag in lags.items() if lag), key=lambda partition: (-lags[partition], partition))[:limit]
+    rest = sum(lags[partition] - 1 for partition in behind)
+    spare = min(rest, limit - len(behind))
+    taken = {partition: 1 + ((lags[partition] - 1) * spare // rest if rest else 0) for partition in behind}
     return tuple(
-        PlannedRange(topic=topic, partition=partition, start=offsets.get(partition, 0), end=offsets.get(partition, 0) + taken[partition])
-        for partition in sorted(ends)
+        PlannedRange(topic=topic, partition=partition, start=start, end=start + taken.get(partition, 0))
+        for partition, start in ((partition, offsets.get(partition, 0)) for partition in sorted(ends))
     )
 
 
@@ -120,7 +117,7 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     """Plan the next micro-batch, or return None when there is nothing to do."""
     ranges = take_ranges(config.log.events_topic, state.offsets, measured.ends, config.pipeline.max_batch_events)
     num = sum(part.end - part.start for part in ranges)
-    idle = num == 0 and state.candidate is not None and measured.since_events_s >= config.pipeline.idle_promote_s
+    idle = state.candidate is not None and measured.since_publish_s >= config.pipeline.idle_promote_s
     dirty = state.has_uncommitted and measured.since_checkpoint_s >= config.pipeline.checkpoint_interval_s
     if num == 0 and not idle and not dirty:
         return None

@@ -61,7 +61,10 @@ class Publisher:
         if decision.verdict is Verdict.WAIT:
             return decision
         decision = self._registry.record_decision(decision)
-        if decision.promote:
+        newest = self._registry.live()
+        if decision.promote and newest is not None and newest > candidate:
+            logger.info("version %s was promoted before a crash, and %s since: the alias stays", candidate, newest)
+        elif decision.promote:
             move = self._registry.promote(candidate, decision.reason, decision)
             if self._board is not None:
                 manifest, arrays, meta = self._held(candidate)

@@ -42,6 +42,7 @@ class StepReport:
         learned: What the student did, None when the step did not learn.
         decision: The gate's, if one was asked.
         published: Version published by this step.
+        activated: Teacher name to the version whose labels are used from this step on.
         refreshes_started: Teacher name to version.
         refreshes_failed: Teacher name to reason.
         weights: Teacher name to weight per history-length bucket.
@@ -56,6 +57,7 @@ class StepReport:
     learned: StepMetrics | None = None
     decision: Decision | None = None
     published: str | None = None
+    activated: dict[str, str] = field(default_factory=dict)
     refreshes_started: dict[str, str] = field(default_factory=dict)
     refreshes_failed: dict[str, str] = field(default_factory=dict)
     weights: dict[str, list[float]] = field(default_factory=dict)

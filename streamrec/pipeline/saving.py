@@ -45,8 +45,9 @@ class Saver:
         for name, component in self._components.items():
             base, *deltas = loaded.components.get(name, (ComponentState(),))
             component.restore(base, deltas)
-            self._base_bytes[name] = _num_bytes(base)
-            self._deltas[name] = [_num_bytes(delta) for delta in deltas]
+            if name in loaded.components:  # Else there is no base that a delta could follow.
+                self._base_bytes[name] = _num_bytes(base)
+                self._deltas[name] = [_num_bytes(delta) for delta in deltas]
         self._previous = loaded.id
         return True
 

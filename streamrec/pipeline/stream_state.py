@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from streamrec.pipeline.plan import StreamFacts
 from streamrec.state import ComponentState, digest_of
 
 BOOK_COLUMNS = ("received", "applied", "duplicate", "rejected", "late", "quarantined")
+_BY_PARTITION = ("offsets", "watermarks_ms")
 
 
 @dataclass
@@ -20,7 +22,7 @@ class StreamState:
         batch: Number of the last micro-batch.
         offsets: Next offset of each partition.
         counts: `BOOK_COLUMNS` over everything read.
-        watermark_ms: Highest event time seen.
+        watermarks_ms: Highest event time seen in each partition.
         teachers: Teacher name to the version whose labels are used.
         pending: Teacher name to the version being made.
         events_since: Teacher name to interactions since its last refresh began.
@@ -35,7 +37,7 @@ class StreamState:
     batch: int = 0
     offsets: dict[int, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BOOK_COLUMNS, 0))
-    watermark_ms: int = 0
+    watermarks_ms: dict[int, int] = field(default_factory=dict)
     teachers: dict[str, str] = field(default_factory=dict)
     pending: dict[str, str] = field(default_factory=dict)
     events_since: dict[str, int] = field(default_factory=dict)
@@ -50,11 +52,12 @@ class StreamState:
         return StreamFacts(self.batch, self.offsets, self.teachers, self.pending, self.events_since, self.candidate, has_uncommitted)
 
     def _meta(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "name"}
+        return {key: copy.deepcopy(value) for key, value in vars(self).items() if key != "name"}
 
     def snapshot(self) -> ComponentState:
         """Return everything."""
-        return ComponentState({}, {**self._meta(), "offsets": {str(partition): offset for partition, offset in self.offsets.items()}})
+        by_partition = {name: {str(partition): value for partition, value in getattr(self, name).items()} for name in _BY_PARTITION}
+        return ComponentState({}, {**self._meta(), **by_partition})
 
     def delta(self) -> ComponentState | None:
         """Return None: the whole is small."""
@@ -64,8 +67,9 @@ class StreamState:
         """Replace the state; see `streamrec.state.Component`."""
         fresh = StreamState()
         vars(self).update(vars(fresh))
-        vars(self).update(base.meta)
-        self.offsets = {int(partition): offset for partition, offset in base.meta.get("offsets", {}).items()}
+        vars(self).update(copy.deepcopy(dict(base.meta)))
+        for name in _BY_PARTITION:
+            setattr(self, name, {int(partition): value for partition, value in base.meta.get(name, {}).items()})
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Return 0: counts carry no user."""

@@ -201,6 +201,15 @@ class RemoteBoard:
         }
         return cls(cast("ActorHandle[Any]", ray.remote(Board).options(**options).remote(registry_url, student)))
 
+    @classmethod
+    def exists(cls, name: str = BOARD_NAME) -> bool:
+        """Return whether the cluster has a board."""
+        try:
+            ray.get_actor(name, namespace=BOARD_NAMESPACE)
+        except ValueError:
+            return False
+        return True
+
     def publish(self, manifest: dict[str, Any], arrays: Arrays, meta: Mapping[str, Any], promotion: int | None = None) -> int:
         """Make a version the newest promoted one; see `Board.publish`."""
         return int(self._get(self.actor.publish.remote(manifest, dict(arrays), dict(meta), promotion)))

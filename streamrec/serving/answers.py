@@ -85,7 +85,7 @@ class Answerer:
         if not len(codes):
             return _NO_ROWS
         rows = row_map.rows(codes)
-        return rows[rows >= 0]
+        return rows if rows.min() >= 0 else rows[rows >= 0]
 
     def _excluded(self, request: RecommendRequest, recommender: Recommender, known: Rows, given: Rows) -> Rows:
         parts = [known, given] if request.exclude_seen else []

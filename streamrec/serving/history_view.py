@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from streamrec.clock import Clock, SystemClock
@@ -175,9 +175,9 @@ class HistoryView:
         self.counters.rejected += decoded.rejected.num_rows
         applied = self._apply_events(decoded.valid)
         self.counters.applied += applied
-        ends = fresh.group_by("partition").aggregate([("offset", "max")])
-        next_offsets = zip(ends["partition"].to_pylist(), ends["offset_max"].to_pylist(), strict=True)
-        self.offsets = {**self.offsets, **{partition: last + 1 for partition, last in next_offsets}}
+        partitions, next_offsets = fresh["partition"].to_numpy(), fresh["offset"].to_numpy() + 1
+        ends = {int(partition): int(next_offsets[partitions == partition].max()) for partition in np.unique(partitions)}
+        self.offsets = {**self.offsets, **ends}
         return applied
 
     def _fresh(self, log_rows: pa.Table) -> pa.Table:
@@ -189,23 +189,24 @@ class HistoryView:
         return log_rows if is_fresh.all() else log_rows.filter(pa.array(is_fresh))
 
     def _apply_events(self, events: pa.Table) -> int:
-        kinds = events["kind"]
-        events = events.filter(pc.or_(pc.equal(kinds, Kind.INTERACTION.value), pc.equal(kinds, Kind.DELETION.value)))
-        order = np.argsort(events["event_time"].to_numpy(), kind="stable")
-        events = events.take(pa.array(order))
         roles, _ = roles_of(events, self.meanings)
-        columns = [events[name].to_pylist() for name in ("kind", "namespace", "user_id", "item_id", "event_time")]
-        table = self.table
-        for role, kind, namespace, user_id, item_id, time_ms in zip(roles.tolist(), *columns, strict=True):
+        columns = (events[name].to_pylist() for name in ("event_time", "kind", "namespace", "user_id", "item_id"))
+        # Sorting by time alone keeps the log's order among events of one time.
+        in_order = sorted(zip(*columns, roles.tolist(), strict=True), key=itemgetter(0))
+        table, num_applied = self.table, 0
+        for time_ms, kind, namespace, user_id, item_id, role in in_order:
             user = (namespace, user_id)
             if kind == Kind.DELETION:
                 table.entries.pop(user, None)
                 self.counters.deletions += 1
+            elif kind != Kind.INTERACTION:
+                continue
             elif role == NEGATIVE:
                 table.take(user, table.code_of((namespace, item_id)), time_ms)
             else:
                 table.add(user, table.code_of((namespace, item_id)), time_ms, self.history_length)
+            num_applied += 1
         while len(table.entries) > self.max_users:
             table.entries.popitem(last=False)
             self.counters.evicted += 1
-        return len(roles)
+        return num_applied

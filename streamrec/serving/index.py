@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
+Ints = NDArray[np.int32]
 
 # Up to here one numpy product with a partial sort is as fast as a FAISS call, and it needs no copy of the vectors.
 EXACT_ROWS = 50_000
@@ -89,7 +89,7 @@ class FaissIndex:
         scores = self._vectors[mine] @ query + self._bias[mine]
         np.add.at(scores, inverse, own_bias)
         allowed = ~np.isin(mine, excluded)
-        positions = np.concatenate([found[0][others], mine[allowed]])
+        positions = np.concatenate([found[0][others].astype(np.int32), mine[allowed]])
         best, best_scores = top(np.concatenate([found_scores[0][others], scores[allowed]]), n)
         return positions[best], best_scores
 
@@ -109,10 +109,10 @@ def top(scores: Floats, n: int) -> tuple[Ints, Floats]:
     """
     size = len(scores)
     if n < size:
-        chosen = scores.argpartition(size - n)[size - n :]
+        chosen = scores.argpartition(size - n)[size - n :].astype(np.int32)
         chosen.sort()
     else:
-        chosen = np.arange(size)
+        chosen = np.arange(size, dtype=np.int32)
     values = scores[chosen]
     order = (-values).argsort(kind="stable")
     chosen, values = chosen[order], values[order]

@@ -7,6 +7,7 @@ score[j] = scale · ⟨v(j), q⟩ + item_bias[j] + Σ_{i: hᵢ = j} own_bias[i].
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from streamrec.state import Arrays
 _NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
 # Smallest query norm that is divided by, as in the student: a zero query keeps its direction undefined instead of becoming infinite.
-_MIN_NORM = np.float32(1e-6)
+_MIN_NORM = 1e-6
 
 
 class _Shelf:
@@ -35,14 +36,14 @@ class _Shelf:
         bias = arrays["item_bias"] if self.is_all else arrays["item_bias"][members]
         self.index: Index = build_index(vectors, bias, exact_rows)
         self.by_popularity = np.argsort(-arrays["popularity"][members], kind="stable")
-        self._position_of: NDArray[np.int64] = np.empty(0, np.int64)
+        self._position_of: Ints = np.empty(0, np.int32)
         if not self.is_all:
-            self._position_of = np.full(num_rows, -1, np.int64)
+            self._position_of = np.full(num_rows, -1, np.int32)
             self._position_of[members] = np.arange(len(members))
 
     def positions(self, rows: NDArray[np.int32]) -> Ints:
         """Return the rows' positions, -1 for rows of another namespace."""
-        return rows.astype(np.int64) if self.is_all else self._position_of[rows]
+        return rows if self.is_all else self._position_of[rows]
 
 
 class Recommender:
@@ -66,13 +67,13 @@ class Recommender:
         self.num_rows = len(arrays["item_bias"])
         self.dim = int(meta["dim"])
         self.history_length = int(meta["history_length"])
-        self._scale = np.float32(meta["scale"])
+        self._scale = float(meta["scale"])
         self._vectors: Floats = arrays["item_vectors"]
         self._popularity: Floats = arrays["popularity"]
         self._own_bias: Floats = arrays["own_bias"]
-        self._pool: Floats = arrays["pool_projection"]
-        self._last: Floats = arrays["last_projection"]
-        self._weights = _softmax_of_prefixes(arrays["position_logits"])
+        # Both projections as one product: of the pooled history and of the newest item, side by side. [2 dim, dim]
+        self._projection: Floats = np.concatenate([arrays["pool_projection"], arrays["last_projection"]])
+        self._weights = _weights_of_prefixes(arrays["position_logits"])
         names = self.catalog.namespaces
         codes = arrays["item_namespace"]
         self._shelves = {
@@ -100,12 +101,10 @@ class Recommender:
 
     def query(self, history: NDArray[np.int32]) -> Floats:
         """Return the scaled query vector [dim] of a non-empty history (rows, newest first, at most ``history_length``)."""
-        weights = self._weights[len(history) - 1]
-        pooled = weights @ self._vectors[history]
-        query = pooled @ self._pool + self._vectors[history[0]] @ self._last
-        norm = np.sqrt(query @ query)
-        result: Floats = query * (self._scale / max(norm, _MIN_NORM))
-        return result
+        pooled_and_last = self._weights[len(history) - 1] @ self._vectors[history]  # [2, dim]
+        query: Floats = pooled_and_last.reshape(-1) @ self._projection
+        query *= self._scale / max(math.sqrt(query @ query), _MIN_NORM)
+        return query
 
     def rank(
         self, history: NDArray[np.int32], n: int, excluded: NDArray[np.int32] = _NO_ROWS, namespace: str = "default"
@@ -188,10 +187,13 @@ def check_shapes(arrays: Arrays, meta: Mapping[str, Any]) -> None:
         raise ModelRejected(what, got=int(codes.max()), allowed=f"0 to {num_namespaces - 1}", do="publish the version again")
 
 
-def _softmax_of_prefixes(logits: Floats) -> list[Floats]:
-    """Return softmax(logits[:L]) for L = 1 … len(logits): one table per version instead of one softmax per request."""
+def _weights_of_prefixes(logits: Floats) -> list[Floats]:
+    """Return for L = 1 … len(logits) the rows (softmax(logits[:L]), 1 for the newest item) [2, L]: one table per version, no softmax per request."""
     tables: list[Floats] = []
     for length in range(1, len(logits) + 1):
-        part = np.exp(logits[:length] - logits[:length].max())
-        tables.append(part / part.sum())
+        table = np.zeros((2, length), np.float32)
+        table[0] = np.exp(logits[:length] - logits[:length].max())
+        table[0] /= table[0].sum()
+        table[1, 0] = 1.0
+        tables.append(table)
     return tables

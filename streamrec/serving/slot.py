@@ -86,7 +86,7 @@ class ModelSlot:
     def load(self, manifest: Mapping[str, Any], arrays: Arrays, meta: Mapping[str, Any]) -> LiveModel:
         """Verify a version and make it the live one; the one that was live becomes `previous`.
 
-        Loading the version that is live already changes nothing.
+        Loading the version that is live already changes nothing; loading the previous one is a rollback.
 
         Args:
             manifest: The registry's manifest; ``version`` is needed, ``digest`` and ``probes`` are checked when there.
@@ -97,8 +97,11 @@ class ModelSlot:
             ModelRejected: The version is incomplete, not finite, has another digest than stated or answers a probe otherwise.
         """
         version = str(manifest.get("version") or "")
-        if self.current is not None and version == self.current.version and manifest.get("digest", "") == self.current.digest:
+        identity = version, str(manifest.get("digest") or "")
+        if self.current is not None and identity == (self.current.version, self.current.digest):
             return self.current
+        if self.previous is not None and identity == (self.previous.version, self.previous.digest):
+            return self.rollback()
         self.counters.loads += 1
         try:
             candidate = self._build(version, manifest, arrays, meta)

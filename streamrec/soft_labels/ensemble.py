@@ -14,6 +14,7 @@ from streamrec.state import ComponentState, digest_of
 LENGTH_BOUNDS = (1, 3, 10)
 """Histories of 1, 2 to 3, 4 to 10 and more items have mixtures of their own."""
 
+STUDENT = "student"
 _STEP = 0.2
 _FLOOR = 1e-3
 _START_TEMPERATURES = {"linear": 0.05}
@@ -24,6 +25,9 @@ class Ensemble:
 
     The weights follow one EM step a batch on events that no teacher has seen: the responsibility of teacher t for a target y is
     ``w_t p_t(y) / Σ w p(y)``. A teacher that knows nothing of a target gets no credit for it; a useless one fades to a floor.
+
+    The student takes part in the mixture, as it is before it learns from the events: what it explains by itself, no teacher needs to tell it.
+    So the teachers' common weight says how much their labels are worth (`share`), and teachers that add nothing lose their say.
 
     **Contract.** `observe` must get scores that were made before any teacher learned from the examples.
 
@@ -46,14 +50,28 @@ class Ensemble:
         raw = np.asarray([self._weights.get(name, [1.0] * (len(LENGTH_BOUNDS) + 1)) for name in names])
         return dict(zip(names, (raw / raw.sum(0)).tolist(), strict=True)) if names else {}
 
-    def observe(self, examples: Examples, scores: Mapping[str, TeacherScores]) -> None:
-        """Move weights and temperatures one step towards what explains these targets best."""
+    def share(self, teachers: Iterable[str]) -> NDArray[np.float64]:
+        """Return how much the labels count per length bucket: 1 when the teachers explain at least as much as the student. [buckets]"""
+        even = [1.0] * (len(LENGTH_BOUNDS) + 1)
+        told = np.sum([self._weights.get(name, even) for name in teachers], axis=0)
+        return np.asarray(np.minimum(1.0, 2.0 * told / (told + np.asarray(self._weights.get(STUDENT, even)))))
+
+    def observe(self, examples: Examples, scores: Mapping[str, TeacherScores], student: NDArray[np.float32] | None = None) -> None:
+        """Move weights and temperatures one step towards what explains these targets best.
+
+        Args:
+            examples: Q queries.
+            scores: Teacher name to its answer.
+            student: The student's log-probability of each target, -inf where it does not know it; None leaves it out. [T]
+        """
         if not scores or len(examples) == 0:
             return
         query = examples.query_of_target
         buckets = _buckets(examples)[query]
-        prior = np.asarray(list(self.weights(scores).values()))  # [teachers, buckets]
-        likelihood = np.stack([_probability(part.target_logits, part.log_norm[query], part.temperature) for part in scores.values()])
+        names = [*scores, *([STUDENT] if student is not None else [])]
+        prior = np.asarray(list(self.weights(names).values()))  # [teachers and student, buckets]
+        likelihoods = [_probability(part.target_logits, part.log_norm[query], part.temperature) for part in scores.values()]
+        likelihood = np.stack([*likelihoods, *([np.exp(student.astype(np.float64))] if student is not None else [])])
         joint = prior[:, buckets] * likelihood
         total = joint.sum(0)
         explained = total > 0
@@ -63,9 +81,10 @@ class Ensemble:
                 responsibility = (joint[:, chosen] / total[chosen]).mean(1)
                 step = _STEP * min(1.0, chosen.sum() / 200)
                 prior[:, bucket] = np.maximum((1 - step) * prior[:, bucket] + step * responsibility, _FLOOR)
-        self._weights |= dict(zip(scores, prior.tolist(), strict=True))
+        self._weights |= dict(zip(names, prior.tolist(), strict=True))
         for name, part in scores.items():
-            best = max(part.probe, key=lambda factor: part.probe[factor])
+            # On a tie, as when no target was known, the temperature stays.
+            best = max(part.probe, key=lambda factor: (part.probe[factor], factor == 1.0))
             self._temperatures[name] = float(np.clip(part.temperature * best, 1e-3, 100.0))
 
     def mix(self, examples: Examples, scores: Mapping[str, TeacherScores], top_k: int, temperature: float) -> SoftLabels:
@@ -74,8 +93,12 @@ class Ensemble:
         Args:
             examples: Q queries.
             scores: Teacher name to its answer.
-            top_k: K candidates are kept and renormalised.
+            top_k: K candidates are kept.
             temperature: Above 1 flattens the mixture.
+
+        Returns:
+            Labels whose sum is the probability that the teachers give to the kept candidates, times `share`: a teacher that spreads its
+            bets over the whole catalogue says little about the best few.
         """
         num = len(examples)
         if not scores or num == 0:
@@ -91,16 +114,19 @@ class Ensemble:
         )
         rows, probs = _sum_equal_rows(rows, np.where(rows >= 0, probs, 0.0))
         order = np.argsort(-probs, axis=1, kind="stable")[:, :top_k]
-        rows, probs = np.take_along_axis(rows, order, 1), np.take_along_axis(probs, order, 1) ** (1.0 / temperature)
+        rows, probs = np.take_along_axis(rows, order, 1), np.take_along_axis(probs, order, 1)
+        mass = np.minimum(1.0, probs.sum(1, keepdims=True))
+        probs = probs ** (1.0 / temperature)
         total = probs.sum(1, keepdims=True)
-        probs = np.divide(probs, total, out=np.zeros_like(probs), where=total > 0).astype(np.float32)
+        counts = mass * self.share(scores)[buckets][:, None]
+        probs = np.divide(probs * counts, total, out=np.zeros_like(probs), where=total > 0).astype(np.float32)
         pad = top_k - rows.shape[1]
         rows = np.pad(np.where(probs > 0, rows, -1), ((0, 0), (0, max(0, pad))), constant_values=-1).astype(np.int32)
         return SoftLabels(rows, np.pad(probs, ((0, 0), (0, max(0, pad)))), {name: part.version for name, part in scores.items()})
 
     def snapshot(self) -> ComponentState:
         """Return weights and temperatures."""
-        return ComponentState({}, {"weights": self._weights, "temperatures": self._temperatures})
+        return ComponentState({}, {"weights": dict(self._weights), "temperatures": dict(self._temperatures)})
 
     def delta(self) -> ComponentState | None:
         """Return None: the whole is small."""

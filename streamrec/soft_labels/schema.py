@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from streamrec.features.examples import Examples
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,18 @@ class TeacherScores:
     temperature: float
     probe: Mapping[float, float]
 
+    def take(self, examples: Examples, index: NDArray[np.int64]) -> TeacherScores:
+        """Return the answer for queries ``index`` of ``examples``, which it was made for."""
+        kept = np.isin(examples.query_of_target, index)
+        return replace(
+            self,
+            rows=self.rows[index],
+            logits=self.logits[index],
+            log_norm=self.log_norm[index],
+            target_logits=self.target_logits[kept],
+            target_ranks=self.target_ranks[kept],
+        )
+
 
 @dataclass(frozen=True)
 class SoftLabels:
@@ -40,7 +54,7 @@ class SoftLabels:
 
     Attributes:
         rows: Candidates, -1 pads. [Q, K] int32
-        probs: Their probabilities; each row sums to 1, or to 0 where no teacher answered. [Q, K] float32
+        probs: Their probabilities, scaled so that a row's sum, between 0 and 1, says how much the labels count. [Q, K] float32
         versions: Teacher name to the version that took part.
     """
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamrec.evaluation.ranking import ranks_from_scores
+from streamrec.evaluation.ranking import UNRANKED, ranks_from_scores
 from streamrec.features.examples import Examples
 from streamrec.soft_labels.scorer import mask_namespaces, mask_seen
 from streamrec.state import Arrays
@@ -56,6 +56,8 @@ class FrozenStudent:
 
     def ranks(self, examples: Examples, seen: list[NDArray[np.int32]] | None = None) -> NDArray[np.int32]:
         """Rank each target among the rows of its namespace, less the seen ones. [T] int32."""
+        if self.num_rows == 0:
+            return np.full(len(examples.target_rows), UNRANKED, np.int32)
         namespaces = self.arrays["item_namespace"]
         parts = [np.zeros(0, np.int32)]
         for start in range(0, len(examples), _CHUNK):
@@ -67,6 +69,18 @@ class FrozenStudent:
                 scores = mask_seen(scores, [rows[rows < self.num_rows] for rows in (seen[i] for i in index)])
             parts.append(ranks_from_scores(scores, chunk))
         return np.concatenate(parts)
+
+    def target_log_probs(self, examples: Examples) -> NDArray[np.float32]:
+        """Return each target's log-probability among the rows of its namespace, -inf where it is none of them. [T] float32"""
+        scores = self.scores(examples.history)
+        mask_namespaces(scores, examples.namespace, self.arrays["item_namespace"])
+        norm = torch.logsumexp(scores, 1)
+        query, target = examples.query_of_target, examples.target_rows.astype(np.int64)
+        known = (target < self.num_rows) & torch.isfinite(norm).numpy()[query]
+        result = np.full(len(target), -np.inf, np.float32)
+        rows = torch.from_numpy(query[known])
+        result[known] = (scores[rows, torch.from_numpy(target[known])] - norm[rows]).numpy()
+        return result
 
     def probes(self, examples: Examples, num_probes: int = 4, top: int = 10) -> dict[str, list[list[float]]]:
         """Return the expected answers to a few histories, for whoever loads the version to check.

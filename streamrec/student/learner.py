@@ -70,8 +70,9 @@ class Learner:
         self._held: dict[str, FrozenStudent] = {}
 
     def put_items(self, rows: NDArray[np.int32], words: NDArray[np.int32], namespaces: NDArray[np.int32]) -> None:
-        """Add or describe item rows; see `ItemTables.put_items`. Published arrays change at the next step."""
+        """Add or describe item rows; see `ItemTables.put_items`. The current weights cover them at once, held versions never do."""
         self.tables.put_items(rows, words, namespaces)
+        self._held.pop(CURRENT, None)
 
     def step(self, examples: Examples, labels: SoftLabels | None, seed: int, new_passes: int, replay_passes: int) -> StepMetrics:
         """Learn from new examples and as many replayed ones a pass.
@@ -123,7 +124,9 @@ class Learner:
         else:
             parts = sampled_softmax_loss(self.model, resolved, bias, batch, sampled, share)
         names = list(self._dense)
-        grads = torch.autograd.grad(parts.total, [vectors, bias, *(self._dense[name] for name in names)])
+        inputs = [vectors, bias, *(self._dense[name] for name in names)]
+        # Without words, or with histories of one item, a parameter has no part in the loss.
+        grads = torch.autograd.grad(parts.total, inputs, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             tables.step(rows, grads[0], grads[1], self.config.learning_rate, self._num_steps)
             for name, grad in zip(names, grads[2:], strict=True):
@@ -140,12 +143,11 @@ class Learner:
         """Keep a published version for `ranks`."""
         self._held[version] = FrozenStudent(arrays, meta)
 
-    def hold_current(self, version: str, release: Iterable[str] = ()) -> None:
-        """Keep the current weights under a version's name and release others."""
+    def hold_current(self, version: str, kept: Iterable[str] = ()) -> None:
+        """Keep the current weights under a version's name, and of the versions held before only those in ``kept``."""
         self._held[version] = self._frozen(CURRENT)
-        for name in release:
-            if name != version:
-                self._held.pop(name, None)
+        stays = {CURRENT, version, *kept}
+        self._held = {name: frozen for name, frozen in self._held.items() if name in stays}
 
     def ranks(self, examples: Examples, versions: Iterable[str], seen: list[NDArray[np.int32]] | None = None) -> dict[str, NDArray[np.int32]]:
         """Rank the targets by each version; ``CURRENT`` is the newest weights. Equal weights are scored once."""
@@ -158,6 +160,11 @@ class Learner:
                     done[id(frozen)] = frozen.ranks(examples, seen)
                 result[version] = done[id(frozen)]
         return result
+
+    def target_log_probs(self, examples: Examples) -> NDArray[np.float32]:
+        """Return the current weights' log-probability of each target. [T] float32"""
+        with torch.no_grad():
+            return self._frozen(CURRENT).target_log_probs(examples)
 
     def probes(self, examples: Examples) -> dict[str, list[list[float]]]:
         """Return probe histories with the current weights' answers."""

@@ -172,7 +172,7 @@ def _combine(log_probs: torch.Tensor, targets: torch.Tensor, batch: Batch, label
     probs = torch.where(batch.label_rows >= 0, batch.label_probs, torch.zeros(()))
     log_labels = torch.where(probs > 0, log_probs.gather(1, label_columns.clamp(min=0)), torch.zeros(()))
     soft = soft_label_cross_entropy(log_labels, torch.arange(probs.shape[1]).expand(probs.shape), probs)
-    labelled = (probs.sum(1) > 0).float()
+    labelled = probs.sum(1)  # How much the labels count, example by example.
     mixed = hard * (1 - share * labelled) + share * soft
     count = float(labelled.sum())
     return LossParts((batch.weight * mixed).mean(), float(hard.detach().mean()), float(soft.detach().sum()) / count if count else 0.0)

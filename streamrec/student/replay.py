@@ -24,13 +24,14 @@ class Replay:
 
     Labels stay those made before anyone learned from the example; teachers that have seen it since would answer from memory.
 
-    **Contract.** `draw` is a function of the contents and the seed. `delta` holds the queries added since the last snapshot or delta.
+    **Contract.** `draw` is a function of the contents and the seed. `delta` holds the queries added since the last snapshot or delta; it is
+    None before the first snapshot, after a deletion, and when more was added than is kept.
     """
 
     _data: dict[str, NDArray[Any]]
     _next: int
     _size: int
-    _unsaved: list[dict[str, NDArray[Any]]]
+    _unsaved: list[dict[str, NDArray[Any]]] | None
 
     def __init__(self, capacity: int, history_length: int, top_k: int, name: str = "replay") -> None:
         self.name = name
@@ -38,6 +39,7 @@ class Replay:
         self._history_length = history_length
         self.top_k = top_k
         self.restore(ComponentState())
+        self._unsaved = None
 
     def __len__(self) -> int:
         return self._size
@@ -52,7 +54,10 @@ class Replay:
             examples, labels, num = examples.take(keep), None if labels is None else labels.take(keep), self.capacity
         columns = self._columns(examples, labels)
         self._append(columns, num)
-        self._unsaved.append(columns)
+        if self._unsaved is not None:
+            self._unsaved.append(columns)
+            if sum(len(part["weight"]) for part in self._unsaved) > self.capacity:
+                self._unsaved = None
 
     def _columns(self, examples: Examples, labels: SoftLabels | None) -> dict[str, NDArray[Any]]:
         num = len(examples)
@@ -95,7 +100,7 @@ class Replay:
 
     def snapshot(self) -> ComponentState:
         """Return the ring's contents."""
-        self._unsaved.clear()
+        self._unsaved = []
         return self._state()
 
     def _state(self) -> ComponentState:
@@ -104,9 +109,11 @@ class Replay:
 
     def delta(self) -> ComponentState | None:
         """Return the queries added since the last snapshot or delta."""
+        if self._unsaved is None:
+            return None
         arrays = {f"{number}/{name}": part[name] for number, part in enumerate(self._unsaved) for name in _COLUMNS}
         state = ComponentState(arrays, {"num_parts": len(self._unsaved)})
-        self._unsaved.clear()
+        self._unsaved = []
         return state
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
@@ -134,6 +141,7 @@ class Replay:
         if removed:
             base = ComponentState({name: self._data[name][order] for name in _COLUMNS}, {"next": len(order) % self.capacity, "size": len(order)})
             self.restore(base)
+            self._unsaved = None  # A delta can't say what went.
         return removed
 
     def digest(self) -> str:

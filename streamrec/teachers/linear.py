@@ -23,7 +23,7 @@ class LinearStatistics:
     An item row gets a slot when it first appears and a slot is free; within one batch the most frequent rows come first.
 
     **Contract.** `update` is additive: the sum over batches equals one pass over all of them up to float rounding, and the same batches in
-    the same order give the same bits. `delta` holds the batches since the last snapshot, not the matrices.
+    the same order give the same bits. `delta` holds the batches since the last snapshot, not the matrices; it is None before the first one.
     """
 
     name = "linear_statistics"
@@ -33,11 +33,12 @@ class LinearStatistics:
     _gram: torch.Tensor
     _cross: torch.Tensor
     _num_queries: int
+    _unsaved: list[Examples] | None
 
     def __init__(self, config: LinearConfig) -> None:
         self.config = config
-        self._unsaved: list[Examples] = []
         self.restore(ComponentState())
+        self._unsaved = None
 
     @property
     def num_queries(self) -> int:
@@ -49,7 +50,8 @@ class LinearStatistics:
         if len(examples) == 0:
             return
         self._add(examples)
-        self._unsaved.append(examples)
+        if self._unsaved is not None:
+            self._unsaved.append(examples)
 
     def _add(self, examples: Examples) -> None:
         self._give_slots(examples)
@@ -98,7 +100,7 @@ class LinearStatistics:
 
     def snapshot(self) -> ComponentState:
         """Return the matrices and slots."""
-        self._unsaved.clear()
+        self._unsaved = []
         return self._state()
 
     def _state(self) -> ComponentState:
@@ -112,11 +114,13 @@ class LinearStatistics:
 
     def delta(self) -> ComponentState | None:
         """Return the batches added since the last snapshot or delta."""
+        if self._unsaved is None:
+            return None
         arrays: dict[str, NDArray[Any]] = {}
         for number, part in enumerate(self._unsaved):
             arrays |= {f"{number}/history": part.history, f"{number}/indptr": part.indptr, f"{number}/targets": part.target_rows}
         state = ComponentState(arrays, {"num_batches": len(self._unsaved)})
-        self._unsaved.clear()
+        self._unsaved = []
         return state
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import RayError
 
 from streamrec.config import TeachersConfig
@@ -15,13 +16,15 @@ from streamrec.state import to_bytes
 from streamrec.storage import open_storage
 from streamrec.teachers.requests import RefreshRequest, carry_out
 from streamrec.teachers.store import TeacherStore
-from streamrec.teachers.trainer import fit_transformer_task
+from streamrec.teachers.trainer import fit_transformer_task, give_way
 
 logger = logging.getLogger(__name__)
 
 
-@ray.remote(num_cpus=0, max_retries=0)
+@ray.remote(num_cpus=0, max_retries=0, max_calls=1)  # A process that has given way can't take it back.
 def _carry_out_task(request: RefreshRequest, config: TeachersConfig, storage_url: str) -> None:
+    torch.set_num_threads(1)
+    give_way()
     carry_out(request, config, storage_url)
 
 

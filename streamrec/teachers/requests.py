@@ -24,7 +24,8 @@ class RefreshRequest:
         previous: Version to start from, or None.
         seed: Of training.
         num_items: V at the time of asking.
-        payload: ``sequences`` for the transformer, the statistics for the linear teacher.
+        payload: ``sequences`` for the transformer, the statistics for the linear teacher. A ``num_items`` in its meta counts: it is that of the
+            first time of asking.
     """
 
     teacher: str
@@ -69,17 +70,18 @@ def carry_out(request: RefreshRequest, config: TeachersConfig, storage_url: str,
         return store.facts(request.teacher, request.version)
     began = time.monotonic()
     facts: dict[str, object] = {}
+    num_items = int(request.payload.meta.get("num_items", request.num_items))
     if request.teacher == "linear":
         state = solve_version(request.payload, config.linear)
     else:
         previous = store.load(request.teacher, request.previous) if request.previous else None
         sequences = request.payload.arrays["sequences"]
-        state, losses = train_transformer(sequences, request.num_items, previous, config.transformer, request.seed, place)
+        state, losses = train_transformer(sequences, num_items, previous, config.transformer, request.seed, place)
         facts |= {"loss_first": losses[0], "loss_last": losses[-1], "num_steps": len(losses), "num_sequences": len(sequences)}
     facts |= {
         "seconds": time.monotonic() - began,
         "previous": request.previous,
-        "num_items": request.num_items,
+        "num_items": num_items,
         "num_workers": place.world if place else 1,
     }
     if place is None or place.rank == 0:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from streamrec.config import TransformerConfig
+from streamrec.errors import DataError
 from streamrec.models.transformer import SequentialTransformer
 from streamrec.state import ComponentState
 
@@ -53,8 +54,14 @@ def train_transformer(
     Returns:
         (the new version's arrays and meta, loss of each step)
 
+    Raises:
+        DataError: There are no sequences.
+
     References: see `streamrec.models.transformer`.
     """
+    if len(window) == 0:
+        what = "Teacher: no user has two interactions, so that there is no next item to learn"
+        raise DataError(what, got="no sequences", do="send more interactions, or leave the transformer out of teachers.enabled")
     place = place or Place()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -70,7 +77,7 @@ def train_transformer(
         for _ in range(num_steps):
             # All ranks draw the same batch and each takes its share, so the number of workers does not change the data.
             chosen = batches.integers(0, len(window), config.batch_size)[place.rank :: place.world]
-            sequence = torch.from_numpy(window[chosen][:, -config.sequence_length :].astype(np.int64)).to(place.device)
+            sequence = torch.from_numpy(window[chosen][:, -config.sequence_length - 1 :].astype(np.int64)).to(place.device)
             optimiser.zero_grad(set_to_none=True)
             loss = forward(sequence)
             loss.backward()

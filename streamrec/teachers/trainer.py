@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,16 @@ def train_worker(config: dict[str, Any]) -> None:
         config: ``request`` (without payload), ``payload_key``, ``teachers`` (settings) and ``storage_url``.
     """
     torch.set_num_threads(1)
+    give_way()
     payload = from_bytes(open_storage(config["storage_url"]).read(config["payload_key"]))
     context = get_context()
     place = Place(context.get_world_rank(), context.get_world_size(), get_device(), _distribute)
     carry_out(RefreshRequest(**config["request"], payload=payload), TeachersConfig.model_validate(config["teachers"]), config["storage_url"], place)
+
+
+def give_way() -> None:
+    """Lower this process's priority: where training shares a machine with the stream and serving, these go first."""
+    os.nice(10)
 
 
 def _distribute(module: nn.Module) -> nn.Module:

@@ -17,7 +17,8 @@ _TYPES = {"user": np.int64, "row": np.int32, "time": np.int64}
 class EventWindow:
     """Hold the last ``capacity`` interactions in a ring: user hash, item row, event time.
 
-    **Contract.** `sequences` is a function of the contents alone. `delta` holds the events added since the last snapshot or delta.
+    **Contract.** `sequences` is a function of the contents alone. `delta` holds the events added since the last snapshot or delta; it is None
+    before the first snapshot, after a deletion, and when more was added than is kept.
     """
 
     name = "window"
@@ -25,11 +26,12 @@ class EventWindow:
     _data: dict[str, NDArray[Any]]
     _next: int
     _size: int
-    _unsaved: list[dict[str, NDArray[Any]]]
+    _unsaved: list[dict[str, NDArray[Any]]] | None
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.restore(ComponentState())
+        self._unsaved = None
 
     def __len__(self) -> int:
         return self._size
@@ -38,7 +40,10 @@ class EventWindow:
         """Append events in order: user hash [E], item row [E], event time in ms UTC [E]."""
         part: dict[str, NDArray[Any]] = {"user": user, "row": row, "time": time}
         self._append(part)
-        self._unsaved.append(part)
+        if self._unsaved is not None and len(row):
+            self._unsaved.append(part)
+            if sum(len(held["row"]) for held in self._unsaved) > self.capacity:
+                self._unsaved = None
 
     def _append(self, part: dict[str, NDArray[Any]]) -> None:
         part = {name: values[-self.capacity :] for name, values in part.items()}
@@ -71,7 +76,7 @@ class EventWindow:
 
     def snapshot(self) -> ComponentState:
         """Return the ring's contents."""
-        self._unsaved.clear()
+        self._unsaved = []
         return self._state()
 
     def _state(self) -> ComponentState:
@@ -79,9 +84,11 @@ class EventWindow:
 
     def delta(self) -> ComponentState | None:
         """Return the events added since the last snapshot or delta."""
+        if self._unsaved is None:
+            return None
         arrays = {f"{number}/{name}": part[name] for number, part in enumerate(self._unsaved) for name in _TYPES}
         state = ComponentState(arrays, {"num_parts": len(self._unsaved)})
-        self._unsaved.clear()
+        self._unsaved = []
         return state
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
@@ -103,6 +110,7 @@ class EventWindow:
         if removed:
             state = ComponentState({name: self._data[name][kept] for name in _TYPES}, {"next": len(kept) % self.capacity, "size": len(kept)})
             self.restore(state)
+            self._unsaved = None  # A delta can't say what went.
         return removed
 
     def digest(self) -> str:

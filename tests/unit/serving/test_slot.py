@@ -49,6 +49,14 @@ def test_a_second_version_keeps_the_first_for_a_rollback(slot, first, version):
     assert (slot.current, slot.previous) == (first, second)
 
 
+def test_loading_the_previous_version_again_finds_it_warm(slot, first, version):
+    arrays, meta = version(24, seed=1)
+    second = slot.load(manifest_of("v2", arrays, meta), arrays, meta)
+    arrays, meta = version(20)
+    assert slot.load(manifest_of("v1", arrays, meta), arrays, meta) is first
+    assert (slot.previous, slot.counters.loads, slot.counters.rollbacks) == (second, 2, 1)
+
+
 def test_a_rollback_without_a_previous_version_says_so(slot, first):
     with pytest.raises(ModelRejected, match="no previous version"):
         slot.rollback()

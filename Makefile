@@ -1,0 +1,73 @@
+# streamrec: `make demo` shows everything at work, `make test` proves it. Needs Python 3.11 to 3.13 and make; the rest comes by itself.
+#
+#   make demo [DATA=PATH] [BROKER=auto|embedded|local|HOST:PORT] [MAX_EVENTS=N] [NAME=RUN]
+#   make dev          the demo without an end
+#   make test         the quick tier            make test-all   the quick and the slow tier
+#   make lint         ruff, mypy, import order  make bench      every benchmark, --quick
+#   make clean        removes .venv and caches; runs/ stays
+#
+# PYTHON=python3.13 chooses the interpreter of a new .venv.
+
+supported = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; do \
+	"$$name" -c '$(supported)' 2>/dev/null && echo "$$name" && break; done)
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/[!_]*.py)))
+PYTEST_ARGS ?=
+
+export RAY_USAGE_STATS_ENABLED = 0
+
+.PHONY: demo dev test test-all lint bench clean install
+
+demo: $(INSTALLED)
+	@$(BIN)/python -m jobs.demo $(if $(DATA),--data "$(DATA)") $(if $(BROKER),--broker "$(BROKER)") \
+		$(if $(MAX_EVENTS),--max-events "$(MAX_EVENTS)") $(if $(NAME),--name "$(NAME)")
+
+dev: $(INSTALLED)
+	@$(BIN)/python -m jobs.demo --forever $(if $(DATA),--data "$(DATA)") $(if $(BROKER),--broker "$(BROKER)") $(if $(NAME),--name "$(NAME)")
+
+test: $(INSTALLED)
+	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: test
+	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+bench: $(INSTALLED)
+	@for name in $(BENCHMARKS); do echo "$$name"; $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
+
+install: $(INSTALLED)
+
+clean:
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Bytecode is compiled here, once: a process that imports Ray and torch for the first time starts five times faster with it.
+$(INSTALLED): pyproject.toml constraints.txt
+	@set -e; \
+	if [ -z "$(PYTHON)" ]; then echo "Python: none of 3.11 to 3.13 found, install one or say PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
+	uv=$$(command -v uv || true); \
+	if [ -n "$$uv" ]; then \
+		test -x $(BIN)/python || "$$uv" venv --quiet --python "$$("$(PYTHON)" -c 'import sys; print(sys.executable)')" .venv; \
+	else \
+		if [ ! -x $(BIN)/python ]; then \
+			"$(PYTHON)" -m venv .venv >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear --without-pip .venv; \
+		fi; \
+		if [ ! -x $(BIN)/uv ]; then \
+			if $(BIN)/python -m pip --version >/dev/null 2>&1; then pip="$(BIN)/python -m pip"; \
+			else pip="$(PYTHON) -m pip --python $(BIN)/python"; fi; \
+			$$pip install --quiet --disable-pip-version-check -c constraints.txt uv || { \
+				echo "uv: pip can't install it, install uv or Python's own pip and venv, then run make again" >&2; exit 1; }; \
+		fi; \
+		uv=$(BIN)/uv; \
+	fi; \
+	echo "installing what constraints.txt pins"; \
+	"$$uv" pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e ".[dev,java]"; \
+	touch $(INSTALLED)

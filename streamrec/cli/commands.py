@@ -1,0 +1,125 @@
+"""Declare the command line. A verb's module is loaded when the verb runs, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import streamrec
+from streamrec.cli.options import Backtest, ImportItems, Replay, Settings, ShowConfig
+from streamrec.errors import StreamrecError
+
+app = typer.Typer(
+    name="streamrec",
+    help="Recommend from live event streams: settings, replays, catalogues and backtests.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+items_app = typer.Typer(help="Send catalogues.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(items_app, name="items")
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Default: $STREAMREC_CONFIG, then ./streamrec.toml.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as student.dim=32.")]
+Mapping = Annotated[str | None, typer.Option("--map", metavar="FIELD=COLUMN,…", help="The columns of a file of an unknown format.")]
+Broker = Annotated[
+    str | None,
+    typer.Option("--to", metavar="BROKER", help="HOST:PORT, local:///FOLDER, auto, embedded or local. Default: log.broker of the configuration."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Nothing but JSON on the output.")]
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(streamrec.__version__)
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Print the resolved configuration, as TOML that can be loaded again. Durations are in seconds."""
+    _run("show_config", ShowConfig(_settings(config, overrides), as_json))
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="An interaction log: a known format, or CSV or Parquet with --map.")],
+    to: Broker = None,
+    speed: Annotated[str | None, typer.Option(metavar="600x|max", help="Event time per processing time. Default: max.")] = None,
+    rate: Annotated[float | None, typer.Option(metavar="N", help="Events per second.")] = None,
+    mapping: Mapping = None,
+    max_events: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after the file's first N events.")] = None,
+    with_items: Annotated[bool, typer.Option("--with-items", help="Send what the file says about items first.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget the progress and send from the beginning.")] = False,
+    progress: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the progress is kept. Default: the run's folder.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Send a log to the broker in event-time order, keyed by user.
+
+    Ctrl-C stops it; the same command goes on where it was and sends nothing twice.
+    """
+    settings = _settings(config, overrides)
+    _run("replay", Replay(settings, file, to, speed, rate, mapping, max_events, with_items, restart, progress))
+
+
+@items_app.command("import")
+def items_import(
+    file: Annotated[Path, typer.Argument(help="A catalogue: MovieLens or RecBole items, or CSV or Parquet.")],
+    to: Broker = None,
+    mapping: Mapping = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Send a catalogue to the broker.
+
+    Columns are item, title, description, categories, price, locale, available and time, or are mapped by --map.
+    """
+    _run("import_items", ImportItems(_settings(config, overrides), file, to, mapping))
+
+
+@app.command()
+def backtest(
+    data: Annotated[Path, typer.Option(metavar="FILE", help="An interaction log, or a folder that holds one.")],
+    protocol: Annotated[str, typer.Option(metavar="NAME", help="progressive, sessions, leave-one-out or static.")] = "progressive",
+    as_json: AsJson = False,
+    student_dim: Annotated[int | None, typer.Option(min=2, metavar="N", help="Dimension of the student.")] = None,
+    no_teachers: Annotated[bool, typer.Option("--no-teachers", help="Learn from the events alone.")] = False,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of everything random.")] = None,
+    max_blocks: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after so many test blocks.")] = None,
+    mapping: Mapping = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Play a log through the stream's own learner and say what each model would have recommended.
+
+    Each block is predicted as a whole before it is learned. Nothing is sent anywhere.
+    """
+    shortcuts: dict[str, object] = {"student.dim": student_dim, "seed": seed}
+    given = {key: value for key, value in shortcuts.items() if value is not None}
+    if no_teachers:
+        given["teachers.enabled"] = []
+    _run("backtest", Backtest(_settings(config, overrides), data, protocol, as_json, mapping, max_blocks, given))
+
+
+def _settings(config: Path | None, overrides: list[str] | None) -> Settings:
+    return Settings(config, tuple(overrides or ()))
+
+
+def _run(verb: str, options: object) -> None:
+    """Load a verb's module and run it; one of our errors is one paragraph and exit status 1."""
+    module = importlib.import_module(f"streamrec.cli.{verb}")
+    try:
+        status = module.run(options)
+    except StreamrecError as error:
+        sys.stderr.write(f"{error}\n")
+        raise typer.Exit(1) from error
+    if status:
+        raise typer.Exit(status)

@@ -1,0 +1,36 @@
+"""The application's arguments and the deployment file; no cluster is started."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from serve.app import Arguments, app
+from streamrec.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_deployment_file_is_valid_and_names_arguments_that_the_application_takes():
+    file = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text(encoding="utf-8"))
+    ServeDeploySchema.model_validate(file)
+    (application,) = file["applications"]
+    assert application["import_path"] == "serve.app:app"
+    assert application["args"].keys() <= Arguments.model_fields.keys()
+
+
+def test_an_unknown_argument_is_refused_and_the_known_ones_are_named():
+    with pytest.raises(ConfigError, match=r"argument stat .* allowed config, log, state"):
+        app({"stat": "x"})
+
+
+def test_the_application_takes_its_configuration_from_the_arguments(tmp_path):
+    path = tmp_path / "streamrec.toml"
+    path.write_text('state = "runs/here"\n[serving]\nnum_replicas = 3\n', encoding="utf-8")
+    built = app({"config": str(path), "log": "kafka://127.0.0.1:9092"})
+    deployment = built._bound_deployment
+    (settings,) = deployment.init_args
+    assert deployment.num_replicas == 3
+    assert (str(settings.log_address), Path(settings.state_url).is_absolute()) == ("kafka://127.0.0.1:9092", True)
+    assert settings.registry_url == f"{settings.state_url}/registry"

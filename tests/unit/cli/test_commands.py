@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import streamrec
+from streamrec.cli import app
+from streamrec.config import LogConfig, load_config, parse_config
+from streamrec.events.codec import EventCodec
+from streamrec.log.base import LogAddress
+from streamrec.log.connect import open_table_reader
+from streamrec.log.offsets import OffsetRange
+
+NUM_EVENTS = 600
+HEAVY = ("torch", "ray", "pyarrow", "numpy", "pydantic")
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STREAMREC_CONFIG", raising=False)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    lines = "".join(f"{number % 40},{number % 70},5,{1_000_000_000 + number}\n" for number in range(NUM_EVENTS))
+    path = tmp_path / "ratings.csv"
+    path.write_text("userId,movieId,rating,timestamp\n" + lines)
+    return path
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def events_in(folder: Path) -> list[dict[str, object]]:
+    config = LogConfig()
+    reader = open_table_reader(LogAddress("local", str(folder)), config)
+    rows = reader.read_table([OffsetRange(config.events_topic, number, 0, end) for number, end in reader.latest(config.events_topic).items()])
+    reader.close()
+    return EventCodec(parse_config({}).events).decode(rows, 2_000_000_000_000).valid.to_pylist()
+
+
+def test_help_names_every_verb_and_loads_nothing_heavy() -> None:
+    code = "import sys, streamrec.cli; print([name for name in sys.argv[1:] if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "[]"
+    assert all(verb in call("--help").output for verb in ("config", "replay", "items", "backtest", "version"))
+
+
+def test_version_is_the_packages() -> None:
+    assert call("version").output.strip() == streamrec.__version__
+
+
+def test_a_shown_config_loads_as_the_same_config(tmp_path: Path) -> None:
+    shown = call("config", "show", "--set", "student.dim=32", "--set", "pipeline.checkpoint_interval_s=5m").output
+    (tmp_path / "shown.toml").write_text(shown)
+    config = load_config(tmp_path / "shown.toml")
+    assert config == parse_config({"student": {"dim": 32}, "pipeline": {"checkpoint_interval_s": 300}})
+    assert tomllib.loads(shown)["pipeline"]["checkpoint_interval_s"] == 300
+
+
+def test_a_shown_config_can_be_json(tmp_path: Path) -> None:
+    (tmp_path / "streamrec.toml").write_text("seed = 7\n")
+    assert json.loads(call("config", "show", "--json").output)["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["config", "show", "--set", "student.dmi=3"], "did you mean 'student.dim'?"),
+        (["config", "show", "--config", "nowhere.toml"], "the file can't be read"),
+        (["backtest", "--data", "nowhere.csv"], "nowhere.csv"),
+        (["backtest", "--data", "nowhere.csv", "--protocol", "loo"], "allowed progressive, sessions, leave-one-out, static"),
+        (["replay", "nowhere.csv", "--to", "local", "--speed", "fast"], "not a speed, got 'fast'"),
+        (["items", "import", "nowhere.csv", "--to", "local"], "nowhere.csv"),
+    ],
+)
+def test_our_errors_are_one_paragraph_and_exit_status_1(arguments: list[str], message: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_a_replay_goes_on_where_it_was_and_sends_nothing_twice(tmp_path: Path, data: Path) -> None:
+    log = tmp_path / "log"
+    first = call("replay", str(data), "--to", f"local://{log}", "--speed", "max", "--max-events", "250")
+    assert (first.exit_code, first.stdout) == (0, "")
+    assert "250 events to streamrec.events" in first.stderr
+    assert call("replay", str(data), "--to", f"local://{log}").exit_code == 0
+    ids = [event["event_id"] for event in events_in(log)]
+    assert len(ids) == len(set(ids)) == NUM_EVENTS
+
+
+def test_an_imported_catalogue_is_in_the_log(tmp_path: Path) -> None:
+    (tmp_path / "shop.csv").write_text("sku,name\na,Red teapot\nb,Blue mug\n")
+    result = call("items", "import", "shop.csv", "--map", "item=sku,title=name", "--to", f"local://{tmp_path / 'log'}")
+    assert result.exit_code == 0, result.stderr
+    assert {event["item_id"]: event["title"] for event in events_in(tmp_path / "log")} == {"a": "Red teapot", "b": "Blue mug"}

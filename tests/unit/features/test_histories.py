@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamrec.events.meaning import CONTEXT, NEGATIVE, TARGET
+from streamrec.features.dedupe import hash_key
+from streamrec.features.histories import Histories, HistoryEvents, columns_of
+
+LENGTH = 4
+
+
+class Event(NamedTuple):
+    user: tuple[str, str]
+    row: int
+    time: int
+    role: int
+    weight: float = 1.0
+
+
+def table(batch: list[Event]) -> HistoryEvents:
+    return HistoryEvents(
+        [event.user for event in batch],
+        np.asarray([event.row for event in batch], np.int32),
+        np.asarray([event.time for event in batch], np.int64),
+        np.asarray([event.role for event in batch], np.int8),
+        np.asarray([event.weight for event in batch], np.float32),
+        np.asarray([0 if event.user[0] == "a" else 1 for event in batch], np.int32),
+    )
+
+
+class NaiveHistories:
+    """The same, one event after the other on Python lists."""
+
+    def __init__(self) -> None:
+        self.entries: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)  # (time, row), oldest first
+
+    def advance(self, batch: list[Event]) -> set[tuple[object, ...]]:
+        queries = set()
+        for user in {event.user for event in batch}:
+            mine = [event for event in batch if event.user == user]
+            merged = [(time, row, False) for time, row in self.entries[user]]
+            merged += [(event.time, event.row, event.role == TARGET) for event in mine if event.role != NEGATIVE]
+            merged.sort(key=lambda entry: entry[0])
+            for time in {entry[0] for entry in merged}:
+                before = [row for when, row, _ in merged if when < time]
+                targets = tuple(dict.fromkeys(row for when, row, is_target in merged if when == time and is_target))
+                if before and targets:
+                    newest_first = before[::-1][:LENGTH]
+                    history = tuple(newest_first + [-1] * (LENGTH - len(newest_first)))
+                    queries.add((hash_key(*user), history, frozenset(targets), 0 if user[0] == "a" else 1))
+            kept = [(time, row) for time, row, _ in merged]
+            for event in sorted((event for event in mine if event.role == NEGATIVE), key=lambda event: event.time):
+                found = [place for place, (time, row) in enumerate(kept) if row == event.row and time <= event.time]
+                if found:
+                    del kept[found[-1]]
+            self.entries[user] = kept[-LENGTH:]
+        return queries
+
+
+users = st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["u1", "u2", "u3"]))
+events = st.builds(Event, users, st.integers(0, 5), st.integers(0, 12), st.sampled_from([TARGET, TARGET, CONTEXT, NEGATIVE]), st.just(1.0))
+batches = st.lists(st.lists(events, max_size=12), min_size=1, max_size=5)
+
+
+def queries_of(histories: Histories, batch: list[Event]) -> list[tuple[object, ...]]:
+    examples = histories.advance(table(batch))
+    return [
+        (
+            int(examples.user[number]),
+            tuple(examples.history[number].tolist()),
+            frozenset(examples.target_rows[examples.indptr[number] : examples.indptr[number + 1]].tolist()),
+            int(examples.namespace[number]),
+        )
+        for number in range(len(examples))
+    ]
+
+
+@given(batches)
+def test_batches_give_the_queries_and_histories_of_one_event_at_a_time(stream: list[list[Event]]) -> None:
+    histories, naive = Histories(LENGTH, 100), NaiveHistories()
+    for batch in stream:
+        found = queries_of(histories, batch)
+        assert len(found) == len(set(found))
+        assert set(found) == naive.advance(batch)
+    for user, entries in naive.entries.items():
+        assert histories.get(*user).tolist() == [row for _, row in entries]
+
+
+@given(batches, batches)
+def test_a_restored_component_has_the_same_future_bit_for_bit(past: list[list[Event]], future: list[list[Event]]) -> None:
+    histories = Histories(LENGTH, 3)
+    for batch in past:
+        histories.advance(table(batch))
+    histories.delete_user("a", "u1")
+    again = Histories(LENGTH, 3)
+    again.restore(histories.snapshot())
+    assert again.digest() == histories.digest()
+    for batch in future:
+        one, other = histories.advance(table(batch)), again.advance(table(batch))
+        for name in ("history", "indptr", "target_rows", "weight", "user", "namespace"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        assert again.digest() == histories.digest()
+
+
+@given(batches, st.integers(1, 3))
+def test_there_are_never_more_users_than_allowed_and_the_newest_stay(stream: list[list[Event]], bound: int) -> None:
+    histories = Histories(LENGTH, bound)
+    for batch in stream:
+        histories.advance(table(batch))
+        assert len(histories) <= bound
+        present = {event.user for event in batch}
+        if 0 < len(present) <= bound:
+            assert present <= set(histories._slots)
+
+
+def test_a_negative_event_takes_the_newest_occurrence_out_but_queries_of_its_batch_still_saw_it() -> None:
+    user = ("a", "u1")
+    histories = Histories(LENGTH, 10)
+    histories.advance(table([Event(user, 1, 1, TARGET), Event(user, 1, 2, TARGET)]))
+    found = queries_of(histories, [Event(user, 1, 3, NEGATIVE), Event(user, 2, 4, TARGET)])
+    assert found == [(hash_key(*user), (1, 1, -1, -1), frozenset({2}), 0)]
+    assert histories.get(*user).tolist() == [1, 2]
+
+
+def test_a_removal_that_empties_a_history_leaves_an_empty_history() -> None:
+    user = ("a", "u1")
+    histories = Histories(LENGTH, 10)
+    histories.advance(table([Event(user, 1, 1, TARGET)]))
+    histories.advance(table([Event(user, 1, 2, NEGATIVE)]))
+    assert histories.get(*user).tolist() == []
+    assert queries_of(histories, [Event(user, 2, 4, TARGET)]) == []
+
+
+def test_a_baskets_weight_is_the_mean_of_its_items_weights() -> None:
+    user = ("a", "u1")
+    histories = Histories(LENGTH, 10)
+    batch = [Event(user, 1, 1, TARGET), Event(user, 2, 5, TARGET, 0.5), Event(user, 3, 5, TARGET, 1.0)]
+    assert histories.advance(table(batch)).weight.tolist() == [0.75]
+
+
+def test_histories_grow_past_their_first_capacity() -> None:
+    histories = Histories(2, 10_000)
+    for offset in (0, 5):
+        batch = [Event(("a", f"u{number}"), number % 7, offset + 1, TARGET) for number in range(1500)]
+        examples = histories.advance(table(batch))
+    assert len(histories) == 1500
+    assert len(examples) == 1500
+    again = Histories(2, 10_000)
+    again.restore(histories.snapshot())
+    assert again.digest() == histories.digest()
+
+
+def test_columns_are_ordered_by_the_last_update_and_hold_what_get_returns() -> None:
+    histories = Histories(LENGTH, 10)
+    for number, name in enumerate(["u3", "u1", "u2", "u1"]):
+        histories.advance(table([Event(("a", name), number, number, TARGET)]))
+    names, indptr, rows, times = columns_of(histories.snapshot())
+    assert names == [("a", "u3"), ("a", "u2"), ("a", "u1")]
+    assert [rows[indptr[index] : indptr[index + 1]].tolist() for index in range(3)] == [[0], [2], [1, 3]]
+    assert times.tolist() == [0, 2, 1, 3]
+
+
+def test_a_deleted_user_leaves_nothing_in_the_snapshot() -> None:
+    histories = Histories(LENGTH, 10)
+    histories.advance(table([Event(("a", "u1"), 1, 1, TARGET), Event(("b", "u1"), 2, 1, TARGET)]))
+    assert histories.delete_user("a", "u1") == 1
+    assert histories.delete_user("a", "u1") == 0
+    assert columns_of(histories.snapshot())[0] == [("b", "u1")]
+    assert histories.get("b", "u1").tolist() == [2]

@@ -1,0 +1,129 @@
+"""A small stream over an in-memory log, with controllers that can be abandoned and built again on the same state."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamrec.clock import ManualClock
+from streamrec.config import Config, parse_config
+from streamrec.log.base import Record, TableReader
+from streamrec.log.memory import MemoryLog
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.report import StepReport
+from streamrec.pipeline.wiring import build_local
+
+NOW_MS = 1_700_000_000_000
+
+SETTINGS: dict[str, Any] = {
+    "log": {"num_partitions": 2},
+    "features": {"history_length": 8, "words_per_item": 3, "word_buckets": 32, "dedupe_horizon": 4000, "lateness_s": 3600.0},
+    "teachers": {
+        "enabled": ["linear", "transformer"],
+        "transformer": {"dim": 8, "num_layers": 1, "num_heads": 1, "sequence_length": 8, "batch_size": 8, "first_steps": 3, "refresh_steps": 2},
+        "linear": {"max_items": 64, "ridge": 10.0},
+        "transformer_refresh_events": 150,
+        "linear_refresh_events": 90,
+        "window_events": 400,
+    },
+    "soft_labels": {"top_k": 6},
+    "student": {"dim": 8, "batch_size": 32, "replay_capacity": 120, "bootstrap_passes": 1},
+    "registry": {"gate_min_queries": 10},
+    "pipeline": {"max_batch_events": 60, "checkpoint_interval_s": 3.0},
+}
+
+
+@dataclasses.dataclass
+class World:
+    """A log with records, and the folder of a stream's state."""
+
+    config: Config
+    log: MemoryLog
+    folder: Path
+    clock: ManualClock = dataclasses.field(default_factory=lambda: ManualClock(NOW_MS))
+    board: Any = None
+
+    def append(self, records: Iterable[Record]) -> None:
+        self.log.append(self.config.log.events_topic, list(records))
+
+    def controller(self, reader: TableReader | None = None, **options: Any) -> Controller:
+        controller = build_local(self.config, reader or self.log, str(self.folder), self.clock, dead_letters=self.log, board=self.board, **options)
+        controller.recover()
+        return controller
+
+    def play(self, controller: Controller) -> list[StepReport]:
+        """Step until nothing is left, one second a step, then commit."""
+        reports = []
+        while (report := controller.step()) is not None:
+            reports.append(report)
+            self.clock.advance(1.0)
+            if len(reports) > 500:
+                pytest.fail("the stream does not come to an end")
+        last = controller.finish()
+        return reports if last is None else [*reports, last]
+
+
+def record(user: str, item: str, number: int, **values: Any) -> Record:
+    """An interaction; ``number`` makes its id and, a second each, its event time."""
+    event = {"event_id": f"e{number}", "user_id": user, "item_id": item, "event_type": "click", "event_time": NOW_MS - 600_000 + 1000 * number}
+    return Record(user.encode(), json.dumps(event | values).encode())
+
+
+def mixed_records(num: int = 300) -> list[Record]:
+    """Interactions of two namespaces that share ids, duplicates, late and bad records, item updates, removals and deletions."""
+    records: list[Record] = []
+    for number in range(num):
+        user, item = f"u{number * 7 % 23}", f"i{(number * 5 + number // 11) % 31}"
+        records.append(record(user, item, number, namespace="shop" if number % 5 == 0 else "default"))
+        if number % 17 == 3:
+            records.append(records[-1])
+        if number % 29 == 4:
+            records.append(Record(b"bad", b"{not json" + str(number).encode()))
+        if number % 31 == 5:
+            records.append(Record(user.encode(), json.dumps({"event_id": f"x{number}", "user_id": user}).encode()))
+        if number % 37 == 6 and number > 100:  # In the first batch nothing is late.
+            records.append(record(user, item, number, event_id=f"late{number}", event_time=NOW_MS - 30 * 86_400_000))
+        if number % 19 == 2:
+            update = {"kind": "item_update", "event_id": f"t{number}", "item_id": f"i{number % 40}", "title": f"river {number}"}
+            records.append(Record(b"i", json.dumps(update | {"event_time": NOW_MS - 600_000 + 1000 * number}).encode()))
+        if number % 41 == 7:
+            records.append(record(user, item, number, event_id=f"r{number}", event_type="remove"))
+        if number % 97 == 60:
+            gone = {"kind": "deletion", "event_id": f"d{number}", "user_id": user, "event_time": NOW_MS - 600_000 + 1000 * number}
+            records.append(Record(user.encode(), json.dumps(gone).encode()))
+    return records
+
+
+@pytest.fixture(scope="session")
+def mixed() -> list[Record]:
+    return mixed_records()
+
+
+@pytest.fixture(scope="session")
+def make_record() -> Callable[..., Record]:
+    return record
+
+
+@pytest.fixture(scope="session")
+def make_world() -> Callable[..., World]:
+    def make(records: Iterable[Record] = (), settings: dict[str, dict[str, Any]] | None = None, *, folder: Path) -> World:
+        merged = {name: {**SETTINGS.get(name, {}), **(settings or {}).get(name, {})} for name in {**SETTINGS, **(settings or {})}}
+        config = parse_config(merged)
+        log = MemoryLog()
+        log.ensure_topic(config.log.events_topic, config.log.num_partitions)
+        log.ensure_topic(config.log.dead_letter_topic, 1)
+        world = World(config, log, folder)
+        world.append(records)
+        return world
+
+    return make
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> World:
+    return make_world(mixed, folder=tmp_path / "state")

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from streamrec.config import FeaturesConfig, StudentConfig
+from streamrec.evaluation.baselines import Popularity
+from streamrec.evaluation.ranking import UNRANKED, per_query_metrics
+from streamrec.events.synthetic import synthetic_dataset
+from streamrec.features.examples import Examples
+from streamrec.features.histories import Histories, HistoryEvents
+from streamrec.features.item_text import hash_words
+from streamrec.models.student import StudentModel
+from streamrec.serving.recommender import Recommender
+from streamrec.soft_labels.schema import SoftLabels
+from streamrec.state import ComponentState, pack_strings
+from streamrec.student.learner import CURRENT, Learner
+from streamrec.student.losses import Batch, full_softmax_loss, localise, sampled_softmax_loss
+
+LENGTH, WORDS, TOP = 6, 3, 5
+FEATURES = FeaturesConfig(history_length=LENGTH, words_per_item=WORDS, word_buckets=16)
+
+
+def learner(num_items: int = 30, *, namespaces: int = 1, words_per_item: int = WORDS, **student: Any) -> Learner:
+    config = StudentConfig(**{"dim": 8, "batch_size": 16, "replay_capacity": 50, **student})
+    made = Learner(config, FEATURES.model_copy(update={"words_per_item": words_per_item}), TOP, seed=3)
+    rows = np.arange(num_items, dtype=np.int32)
+    words = np.random.default_rng(0).integers(-1, 16, (num_items, words_per_item)).astype(np.int32)
+    made.put_items(rows, words, rows % namespaces)
+    return made
+
+
+def some_examples(num: int, num_items: int = 30, *, namespaces: int = 1, seed: int = 0) -> Examples:
+    rng = np.random.default_rng(seed)
+    namespace = rng.integers(0, namespaces, num)
+    history = rng.integers(0, num_items // namespaces, (num, LENGTH)) * namespaces + namespace[:, None]
+    history = np.where(np.arange(LENGTH)[None, :] < rng.integers(1, LENGTH + 1, num)[:, None], history, -1)
+    baskets = [rng.choice(num_items // namespaces, rng.integers(1, 4), replace=False) * namespaces + name for name in namespace]
+    indptr = np.concatenate([[0], np.cumsum([len(basket) for basket in baskets])]).astype(np.int64)
+    return Examples(
+        history.astype(np.int32), indptr, np.concatenate(baskets).astype(np.int32), rng.uniform(0.5, 1, num).astype(np.float32),
+        rng.integers(0, 9, num), namespace.astype(np.int32),
+    )  # fmt: skip
+
+
+def some_labels(examples: Examples, num_items: int = 30, *, namespaces: int = 1, seed: int = 0) -> SoftLabels:
+    rng = np.random.default_rng(seed)
+    rows = np.stack([rng.choice(num_items // namespaces, TOP, replace=False) * namespaces + name for name in examples.namespace.tolist()])
+    probs = rng.dirichlet(np.ones(TOP), len(examples)).astype(np.float32)
+    rows[::3, -2:], probs[::3, -2:] = -1, 0
+    return SoftLabels(rows.astype(np.int32), probs / probs.sum(1, keepdims=True), {})
+
+
+def shaken(made: Learner) -> Learner:
+    """The learner after some steps, with every parameter away from where it started."""
+    data = some_examples(40, made.tables.num_rows)
+    made.step(data, some_labels(data, made.tables.num_rows), 1, 2, 1)
+    with torch.no_grad():
+        for number, parameter in enumerate(made._dense.values()):
+            parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+    made._held.clear()
+    return made
+
+
+def naive_scores(arrays: Any, meta: Any, history: list[int]) -> np.ndarray[Any, Any]:
+    """The formula of the design, one number at a time."""
+    history = [row for row in history if row >= 0][: meta["history_length"]]
+    weights = np.exp(arrays["position_logits"][: len(history)].astype(float))
+    weights /= weights.sum()
+    pooled = sum(weight * arrays["item_vectors"][row].astype(float) for weight, row in zip(weights, history, strict=True))
+    query = pooled @ arrays["pool_projection"] + arrays["item_vectors"][history[0]].astype(float) @ arrays["last_projection"]
+    query = query / max(float(np.linalg.norm(query)), 1e-6)
+    scores = np.array([meta["scale"] * float(vector @ query) + bias for vector, bias in zip(arrays["item_vectors"], arrays["item_bias"], strict=True)])
+    for place, row in enumerate(history):
+        scores[row] += arrays["own_bias"][place]
+    return scores
+
+
+def test_scores_follow_the_formula_and_serving_answers_the_same() -> None:
+    made = shaken(learner())
+    arrays, meta = made.export()
+    ids, offsets = pack_strings([f"i{row}" for row in range(30)])
+    names, name_offsets = pack_strings(["default"])
+    everything = {
+        **arrays, "item_id_bytes": ids, "item_id_offsets": offsets, "namespace_bytes": names, "namespace_offsets": name_offsets,
+        "popularity": np.zeros(30, np.float32),
+    }  # fmt: skip
+    served = Recommender(everything, meta)
+    data = some_examples(12, seed=5)
+    batched = made._frozen(CURRENT).scores(data.history).numpy()
+    for number, history in enumerate(data.history):
+        expected = naive_scores(arrays, meta, history.tolist())
+        np.testing.assert_allclose(batched[number], expected, atol=1e-4)
+        rows, scores = served.rank(history[history >= 0], 30)
+        np.testing.assert_allclose(scores, expected[rows], atol=1e-4)
+        assert (np.diff(expected[rows]) <= 1e-4).all()
+
+
+def test_the_model_that_learns_scores_as_the_frozen_one() -> None:
+    made = shaken(learner())
+    data = some_examples(9, seed=6)
+    history = torch.from_numpy(data.history.astype(np.int64))
+    vectors = made.tables.rows("vectors") + made.model.content(made.tables.rows("words"))
+    with torch.no_grad():
+        scores = made.model.add_own(made.model.score(made.model.encode(vectors, history), vectors, made.tables.rows("bias")), history)
+    np.testing.assert_allclose(scores.numpy(), made._frozen(CURRENT).scores(data.history).numpy(), atol=1e-4)
+
+
+def test_items_that_a_version_lacks_are_skipped_in_a_history_and_unranked_as_targets() -> None:
+    made = shaken(learner())
+    frozen = made._frozen(CURRENT)
+    with_new = np.asarray([[99, 4, 77, 7, -1, -1]], np.int32)
+    without = np.asarray([[4, 7, -1, -1, -1, -1]], np.int32)
+    np.testing.assert_array_equal(frozen.scores(with_new).numpy(), frozen.scores(without).numpy())
+    assert torch.isneginf(frozen.scores(np.asarray([[99, 98, -1, -1, -1, -1]], np.int32))).all()
+    one = Examples(with_new, np.asarray([0, 2]), np.asarray([99, 4], np.int32), np.ones(1, np.float32), np.zeros(1, np.int64), np.zeros(1, np.int32))
+    ranks = made.ranks(one, [CURRENT])[CURRENT]
+    assert ranks[0] == UNRANKED
+    assert ranks[1] < 30
+
+
+def test_a_student_without_items_ranks_nothing_and_says_so() -> None:
+    made = Learner(StudentConfig(dim=4), FEATURES, TOP, 0)
+    data = some_examples(3)
+    assert (made.ranks(data, [CURRENT])[CURRENT] == UNRANKED).all()
+    assert made.probes(data) == {"history": [], "top": [], "score": []}
+
+
+def test_an_item_with_nothing_but_a_title_has_the_mean_of_its_words_as_content() -> None:
+    model = StudentModel(4, LENGTH, 16, 9.0)
+    with torch.no_grad():
+        model.words.copy_(torch.randn(16, 4, generator=torch.Generator().manual_seed(0)))
+    words = torch.tensor([[3, 5, -1], [-1, -1, -1], [2, 2, 2]])
+    content = model.content(words).detach()
+    np.testing.assert_allclose(content[0], ((model.words[3] + model.words[5]) / 2).detach(), rtol=1e-6)
+    assert content[1].tolist() == [0.0] * 4
+    np.testing.assert_allclose(content[2], model.words[2].detach(), rtol=1e-6)
+    assert model.content(torch.zeros(5, 0, dtype=torch.int64)).tolist() == [[0.0] * 4] * 5
+
+
+def test_a_new_items_row_depends_on_its_number_alone() -> None:
+    one, other = learner(30), learner(10)
+    more = np.arange(10, 30, dtype=np.int32)
+    other.put_items(more, np.full((20, WORDS), -1, np.int32), np.zeros(20, np.int32))
+    np.testing.assert_array_equal(one.tables.rows("vectors"), other.tables.rows("vectors"))
+
+
+@pytest.mark.parametrize("namespaces", [1, 2])
+def test_the_sampled_loss_is_the_full_one_when_the_negatives_are_all_rows_once(monkeypatch: pytest.MonkeyPatch, namespaces: int) -> None:
+    made = shaken(learner(namespaces=namespaces))
+    data = some_examples(20, namespaces=namespaces, seed=8)
+    batch = Batch.of(data, some_labels(data, namespaces=namespaces), 0.0, 0.0)
+    names, vectors, bias = made.tables.rows("namespace"), made.tables.rows("vectors"), made.tables.rows("bias")
+    full = full_softmax_loss(made.model, vectors, bias, batch, names, 0.5)
+    monkeypatch.setattr(torch, "randint", lambda low, high, shape: torch.arange(low, high))
+    rows, local, sampled = localise(batch, 30, 30, names)
+    found = sampled_softmax_loss(made.model, vectors[rows], bias[rows], local, sampled, 0.5)
+    assert float(found.total.detach()) == pytest.approx(float(full.total.detach()), abs=1e-4)
+    assert found.hard == pytest.approx(full.hard, abs=1e-4)
+    assert found.soft == pytest.approx(full.soft, abs=1e-4)
+
+
+def test_the_sampled_partition_sum_is_right_in_expectation() -> None:
+    made = shaken(learner())
+    data = some_examples(4, seed=9)
+    batch = Batch.of(data, some_labels(data), 0.0, 0.0)
+    names, vectors, bias = made.tables.rows("namespace"), made.tables.rows("vectors"), made.tables.rows("bias")
+    torch.manual_seed(0)
+    hard = []
+    for _ in range(60):
+        rows, local, sampled = localise(batch, 30, 400, names)
+        hard.append(sampled_softmax_loss(made.model, vectors[rows], bias[rows], local, sampled, 0.5).hard)
+    full = full_softmax_loss(made.model, vectors, bias, batch, names, 0.5)
+    assert np.mean(hard) == pytest.approx(full.hard, abs=0.02)
+
+
+def test_labels_weigh_as_the_share_says_and_unlabelled_queries_learn_from_events_alone() -> None:
+    made = shaken(learner())
+    data = some_examples(2, seed=10)
+    labels = SoftLabels(np.full((2, TOP), -1, np.int32), np.zeros((2, TOP), np.float32), {})
+    args = (made.tables.rows("vectors"), made.tables.rows("bias"))
+    unlabelled = full_softmax_loss(made.model, *args, Batch.of(data, labels, 0.0, 0.0), made.tables.rows("namespace"), 0.7)
+    plain = full_softmax_loss(made.model, *args, Batch.of(data, labels, 0.0, 0.0), made.tables.rows("namespace"), 0.0)
+    assert float(unlabelled.total.detach()) == pytest.approx(float(plain.total.detach()), rel=1e-6)
+    labelled = some_labels(data)
+    mixed = full_softmax_loss(made.model, *args, Batch.of(data, labelled, 0.0, 0.0), made.tables.rows("namespace"), 1.0)
+    np.testing.assert_allclose(mixed.soft, float((mixed.total.detach())) / 1.0, rtol=0.6)  # weights lie in 0.5 … 1
+
+
+def test_a_step_against_the_gradient_lowers_the_loss() -> None:
+    made = learner(history_dropout=0.0, element_dropout=0.0, learning_rate=1e-3, replay_capacity=0)
+    data = some_examples(16)
+    losses = [made.step(data, None, seed, 1, 0).hard_loss for seed in range(12)]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"full_softmax_items": 5, "num_negatives": 6}])
+def test_vectors_stay_on_the_unit_sphere(settings: dict[str, Any]) -> None:
+    made = learner(**settings)
+    data = some_examples(50)
+    made.step(data, some_labels(data), 1, 3, 1)
+    np.testing.assert_allclose(made.tables.rows("vectors").norm(dim=1), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"full_softmax_items": 5, "num_negatives": 6}])
+def test_a_restored_learner_takes_the_same_steps_bit_for_bit(settings: dict[str, Any]) -> None:
+    one, other = learner(**settings), learner(**settings)
+    base, replayed = ComponentState(), ComponentState()
+    deltas = []
+    for seed in range(4):
+        data = some_examples(24, seed=seed)
+        one.step(data, some_labels(data, seed=seed), seed, 1, 1)
+        if seed == 1:
+            replayed = one.replay.snapshot()
+        if seed > 1:
+            deltas.append(one.replay.delta() or ComponentState())
+    base = one.snapshot()
+    other.step(some_examples(9), None, 99, 1, 1)  # It had another past.
+    other.restore(base)
+    other.replay.restore(replayed, deltas)
+    assert (other.digest(), other.replay.digest()) == (one.digest(), one.replay.digest())
+    for made in (one, other):
+        rows = np.arange(25, 35, dtype=np.int32)
+        made.put_items(rows, np.ones((10, WORDS), np.int32), np.zeros(10, np.int32))
+    data = some_examples(24, seed=50)
+    metrics = [made.step(data, some_labels(data, seed=50), 7, 2, 1) for made in (one, other)]
+    assert metrics[0] == metrics[1]
+    assert (other.digest(), other.replay.digest()) == (one.digest(), one.replay.digest())
+    np.testing.assert_array_equal(one.ranks(data, [CURRENT])[CURRENT], other.ranks(data, [CURRENT])[CURRENT])
+
+
+def test_rows_that_a_sampled_step_does_not_touch_keep_their_bits() -> None:
+    made = learner(400, full_softmax_items=10, num_negatives=5, batch_size=4, replay_capacity=0)
+    before = made.snapshot().arrays
+    made.step(some_examples(4, 400), None, 1, 1, 0)
+    after = made.snapshot().arrays
+    changed = (before["table/vectors"] != after["table/vectors"]).any(1)
+    assert 0 < changed.sum() <= 4 * LENGTH + 12 + 5
+    for name in ("vectors_m", "vectors_v", "bias", "bias_m", "bias_v"):
+        np.testing.assert_array_equal(before[f"table/{name}"][~changed], after[f"table/{name}"][~changed])
+
+
+def test_ranking_changes_nothing_and_versions_that_are_held_stay_as_they_were() -> None:
+    made = learner()
+    data = some_examples(20)
+    made.step(data, None, 1, 1, 0)
+    made.hold_current("v1")
+    digest, ranks = made.digest(), made.ranks(data, ["v1"])["v1"]
+    made.step(data, None, 2, 5, 0)
+    assert made.digest() != digest
+    np.testing.assert_array_equal(made.ranks(data, ["v1"])["v1"], ranks)
+    made.hold_current("v2", ["v1"])
+    made.hold_current("v3", ["v2"])
+    assert made.ranks(data, ["v2", "v3"]).keys() == {"v2", "v3"}
+    with pytest.raises(KeyError):
+        made.ranks(data, ["v1"])
+    digest = made.digest()
+    made.ranks(data, [CURRENT])
+    made.probes(data)
+    made.export()
+    assert made.digest() == digest
+
+
+def test_current_ranks_do_not_depend_on_when_they_were_last_asked_for() -> None:
+    one, other = learner(), learner()
+    data = some_examples(10, 33)
+    one.ranks(data, [CURRENT])
+    for made in (one, other):
+        made.put_items(np.arange(30, 33, dtype=np.int32), np.ones((3, WORDS), np.int32), np.zeros(3, np.int32))
+    np.testing.assert_array_equal(one.ranks(data, [CURRENT])[CURRENT], other.ranks(data, [CURRENT])[CURRENT])
+
+
+def test_candidates_come_from_the_querys_namespace() -> None:
+    made = shaken(learner(namespaces=2))
+    data = some_examples(10, namespaces=2, seed=4)
+    assert made.ranks(data, [CURRENT])[CURRENT].max() < 15
+    probes = made.probes(data)
+    for history, top in zip(probes["history"], probes["top"], strict=True):
+        assert {int(row) % 2 for row in top} == {int(history[0]) % 2}
+
+
+def test_seen_rows_are_no_candidates() -> None:
+    made = shaken(learner())
+    data = some_examples(6, seed=4)
+    seen = [np.unique(history[history >= 0]) for history in data.history]
+    ranks, free = made.ranks(data, [CURRENT], seen)[CURRENT], made.ranks(data, [CURRENT])[CURRENT]
+    for target, query, rank, before in zip(data.target_rows, data.query_of_target, ranks, free, strict=True):
+        assert rank == UNRANKED if target in seen[query] else rank <= before
+
+
+def test_a_student_without_words_learns() -> None:
+    made = learner(words_per_item=0)
+    assert made.step(some_examples(20), None, 1, 2, 0).num_trained == 40
+
+
+def test_an_empty_batch_changes_nothing() -> None:
+    made = learner()
+    digest = made.digest()
+    assert made.step(Examples.empty(LENGTH), None, 1, 1, 1).num_trained == 0
+    assert made.digest() == digest
+
+
+NUM_TASTES = 5
+
+
+def toy_world(num_events: int = 1400) -> list[Examples]:
+    """Ten batches of examples of a world in which taste tells the next item."""
+    world = synthetic_dataset(num_users=50, num_items=60, num_events=num_events, num_tastes=NUM_TASTES, loyalty=0.95, repeats=0.0)
+    histories = Histories(LENGTH, 1000)
+    rows = np.asarray([int(item[1:]) for item in world.events["item_id"].to_pylist()], np.int32)
+    times = world.events["event_time"].to_numpy()
+    users = [("default", user) for user in world.events["user_id"].to_pylist()]
+    parts = []
+    for index in np.array_split(np.arange(num_events), 10):
+        zeros = np.zeros(len(index), np.int32)
+        batch = HistoryEvents([users[i] for i in index], rows[index], times[index], zeros.astype(np.int8), zeros + np.float32(1), zeros)
+        parts.append(histories.advance(batch))
+    return parts
+
+
+def play(labelled: str) -> tuple[float, float]:
+    """Progressive Recall@20 over the second half, of the student and of popularity."""
+    made = Learner(StudentConfig(dim=16, batch_size=64, replay_capacity=2000, distill_weight=0.5), FEATURES, TOP * 2, seed=0)
+    titles = [f"taste{row % NUM_TASTES}" for row in range(60)]
+    made.put_items(np.arange(60, dtype=np.int32), hash_words(titles, WORDS, 16) * 0 - 1, np.zeros(60, np.int32))
+    popularity, rng = Popularity(), np.random.default_rng(0)
+    recalls: list[float] = []
+    popular: list[float] = []
+    for number, part in enumerate(toy_world()):
+        ranks = made.ranks(part, [CURRENT])[CURRENT]
+        if number >= 2:
+            recalls.append(float(per_query_metrics(ranks, part)["recall@20"].mean()))
+            popular.append(float(per_query_metrics(popularity.ranks(part, np.zeros(60, np.int32))["popular"], part)["recall@20"].mean()))
+        popularity.update(part.target_rows, part.query_of_target)
+        labels = None
+        if labelled != "none":
+            taste = part.history[:, 0] % NUM_TASTES if labelled == "good" else rng.integers(0, NUM_TASTES, len(part))
+            rows = taste[:, None] + NUM_TASTES * np.arange(TOP * 2)[None, :]
+            if labelled == "random":
+                rows = rng.integers(0, 60, rows.shape)
+            weights = 1.0 / np.arange(2, 2 + TOP * 2) if labelled == "good" else np.ones(TOP * 2)
+            labels = SoftLabels(rows.astype(np.int32), np.tile(weights / weights.sum(), (len(part), 1)).astype(np.float32), {})
+        made.step(part, labels, number, 1, 1)
+    return float(np.mean(recalls)), float(np.mean(popular))
+
+
+def test_the_student_beats_popularity_and_a_good_teacher_helps_while_a_random_one_does_little_harm() -> None:
+    alone, popular = play("none")
+    good, _ = play("good")
+    noise, _ = play("random")
+    assert alone > popular + 0.05
+    assert good > alone + 0.02
+    assert noise > popular
+    assert noise > alone - 0.1

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamrec.features.dedupe import hash_key
+from streamrec.features.examples import Examples
+from streamrec.soft_labels.schema import SoftLabels
+from streamrec.student.replay import MAX_TARGETS, Replay
+
+
+def batch(users: list[int], start: int) -> tuple[Examples, SoftLabels]:
+    num = len(users)
+    numbers = np.arange(start, start + num)
+    hashes = np.asarray([hash_key("a", f"u{user}") for user in users], np.int64)
+    counts = 1 + numbers % 3
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    targets = np.concatenate([number * 10 + np.arange(count) for number, count in zip(numbers, counts, strict=True)]).astype(np.int32)
+    examples = Examples(np.repeat(numbers[:, None], 3, 1).astype(np.int32), indptr, targets, numbers.astype(np.float32), hashes, (numbers % 2).astype(np.int32))
+    probs = np.tile(np.asarray([0.5, 0.5], np.float32), (num, 1))
+    return examples, SoftLabels(np.repeat(numbers[:, None], 2, 1).astype(np.int32), probs, {})
+
+
+def contents(replay: Replay) -> list[int]:
+    """Numbers of the queries held, oldest first."""
+    state = replay._state()
+    size, following = state.meta["size"], state.meta["next"]
+    order = (following + np.arange(size)) % size if size == replay.capacity else np.arange(size)
+    return [int(value) for value in state.arrays["weight"][order]]
+
+
+operations = st.lists(st.one_of(st.lists(st.integers(0, 4), min_size=1, max_size=9), st.integers(0, 4)), min_size=1, max_size=9)
+
+
+@given(operations, st.integers(1, 12), st.integers(0, 9))
+def test_the_ring_is_a_bounded_queue_and_its_snapshot_with_deltas_is_the_ring(steps: list[Any], capacity: int, saved_at: int) -> None:
+    replay, again = Replay(capacity, 3, 2), Replay(capacity, 3, 2)
+    naive: deque[tuple[int, int]] = deque(maxlen=capacity)
+    base, deltas, count = None, [], 0
+    for number, step in enumerate(steps):
+        if isinstance(step, int):
+            removed = replay.delete_user("a", f"u{step}")
+            kept = [entry for entry in naive if entry[1] != step]
+            assert removed == len(naive) - len(kept)
+            naive = deque(kept, maxlen=capacity)
+        else:
+            replay.add(*batch(step, count))
+            naive.extend((count + place, user) for place, user in enumerate(step))
+            count += len(step)
+        assert contents(replay) == [entry[0] for entry in naive]
+        if number >= saved_at % len(steps):
+            delta = None if base is None else replay.delta()
+            if delta is None:
+                base, deltas = replay.snapshot(), []
+            else:
+                deltas.append(delta)
+    assert base is not None
+    again.restore(base, deltas)
+    assert again.digest() == replay.digest()
+    np.testing.assert_array_equal(again.draw(5, 1)[0].target_rows, replay.draw(5, 1)[0].target_rows)
+
+
+def test_drawn_queries_are_the_ones_that_were_added() -> None:
+    replay = Replay(50, 3, 2)
+    replay.add(*batch([1, 2, 3, 4], 7))
+    examples, labels = replay.draw(40, 5)
+    for number in range(40):
+        original = int(examples.weight[number])
+        assert examples.target_rows[examples.indptr[number] : examples.indptr[number + 1]].tolist() == [original * 10 + k for k in range(1 + original % 3)]
+        assert examples.history[number].tolist() == [original] * 3
+        assert examples.namespace[number] == original % 2
+        assert labels.rows[number].tolist() == [original] * 2
+        assert labels.probs[number].tolist() == [0.5, 0.5]
+    assert {int(weight) for weight in examples.weight} == {7, 8, 9, 10}
+
+
+def test_a_batch_larger_than_the_ring_leaves_its_last_queries() -> None:
+    replay = Replay(3, 3, 2)
+    replay.add(*batch([0] * 10, 0))
+    assert contents(replay) == [7, 8, 9]
+
+
+def test_a_huge_basket_is_cut_at_the_bound() -> None:
+    replay = Replay(3, 3, 2)
+    num = MAX_TARGETS + 5
+    one = Examples(np.zeros((1, 3), np.int32), np.asarray([0, num]), np.arange(num, dtype=np.int32), np.ones(1, np.float32), np.zeros(1, np.int64), np.zeros(1, np.int32))
+    replay.add(one, None)
+    assert replay.draw(1, 0)[0].target_rows.tolist() == list(range(MAX_TARGETS))
+
+
+@pytest.mark.parametrize("capacity", [0, 4])
+def test_nothing_is_drawn_from_an_empty_ring(capacity: int) -> None:
+    replay = Replay(capacity, 3, 2)
+    if capacity == 0:
+        replay.add(*batch([1], 0))
+    assert len(replay.draw(3, 0)[0]) == 0
+
+
+def test_nothing_is_kept_for_a_delta_before_the_first_snapshot() -> None:
+    replay = Replay(100, 3, 2)
+    replay.add(*batch([1], 0))
+    assert replay._unsaved is None
+    assert replay.delta() is None
