@@ -18,6 +18,8 @@ BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/[!_]*.py)))
 PYTEST_ARGS ?=
 
 export RAY_USAGE_STATS_ENABLED = 0
+# Threads of torch that spin while they wait cost ten times their work when other processes want the cores.
+export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: demo dev test test-all lint bench clean install
 

@@ -44,7 +44,7 @@ def make_routes(replica: Replica, settings: ReplicaSettings) -> Routes:
     """Return a replica's routes with the configured bounds."""
     config = settings.config
     limits = RequestLimits(config.events.namespace, config.serving.max_n, config.serving.max_history, config.events.max_id_bytes)
-    return Routes(replica, limits, config.serving.max_body_bytes)
+    return Routes(replica, limits, config.serving.max_body_bytes, str(settings.log_address))
 
 
 def deployment_options(num_replicas: int, num_cpus: float) -> dict[str, Any]:

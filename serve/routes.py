@@ -60,12 +60,14 @@ class Routes:
         backend: The replica.
         limits: Bounds of a recommendation request.
         max_body_bytes: Longest body that is read.
+        log_name: Address of the log, for errors.
     """
 
-    def __init__(self, backend: Backend, limits: RequestLimits, max_body_bytes: int) -> None:
+    def __init__(self, backend: Backend, limits: RequestLimits, max_body_bytes: int, log_name: str = "the log") -> None:
         self._backend = backend
         self._limits = limits
         self._max_body_bytes = max_body_bytes
+        self._log_name = log_name
         self._numbers = itertools.count(1)
         # Random once per replica, then counted: as unique as a random id for each request, at a tenth of its cost.
         self._id_prefix = secrets.token_hex(8)
@@ -136,7 +138,7 @@ class Routes:
             await self._refuse(send, 400, "events", "a record that the log does not take", "smaller records", str(error))
             return
         except TimeoutError:
-            what = f"Events: the broker did not acknowledge within {APPEND_TIMEOUT_S:g} s, send again with the same event_id"
+            what = f"Events: {self._log_name} did not acknowledge within {APPEND_TIMEOUT_S:g} s, send again with the same event_id"
             await self._refuse(send, 503, "broker", "no acknowledgement", "an acknowledgement", what, [(b"retry-after", b"1")])
             return
         num_accepted = sum(result["status"] == "accepted" for result in results)

@@ -112,11 +112,11 @@ class FeaturesConfig(Section):
 class TransformerConfig(Section):
     """Shape and train the sequential transformer."""
 
-    dim: int = Field(default=96, ge=4, le=4096)
+    dim: int = Field(default=64, ge=4, le=4096)
     num_layers: int = Field(default=2, ge=1, le=64)
     num_heads: int = Field(default=2, ge=1, le=64)
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    sequence_length: int = Field(default=50, ge=2, le=2048)
+    sequence_length: int = Field(default=32, ge=2, le=2048)
     batch_size: int = Field(default=32, ge=1)
     first_steps: int = Field(default=300, ge=1)
     refresh_steps: int = Field(default=150, ge=1)
@@ -236,6 +236,9 @@ def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None
         *parents, leaf = dotted.split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                what = f"Config: {parent} is not a section"
+                raise ConfigError(what, got=repr(dotted), do="name a setting, such as student.dim", key=dotted)
         node[leaf] = value
     return parse_config(values)
 
@@ -336,7 +339,8 @@ def _fields_at(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _explain(error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
+    # A misspelt key is said first: that another one is missing is often its consequence.
+    first = next((each for each in error.errors() if each["type"] == "extra_forbidden"), error.errors()[0])
     location = first["loc"]
     dotted = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":

@@ -54,7 +54,8 @@ class _Steps:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
     def show(self, done: int, total: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
         """Show a step; ``metrics`` is empty for a step of the base."""

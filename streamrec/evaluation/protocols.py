@@ -1,6 +1,7 @@
 """Cut a dataset into a base and test blocks, as published protocols do.
 
-* ``progressive``: a basket is one (user, event time); the base is the first half of the baskets, then 20 equal blocks; nothing masked.
+* ``progressive``: a basket is one (user, event time) with a target; the base is the first half of the baskets, then 20 equal blocks; nothing
+  masked. What is no target, such as a return, belongs to the block of the next basket.
 * ``sessions`` (ADER, RecSys 2020): period 0 is the base, each later period a block; items that no earlier period contained are dropped from
   the test, nothing masked.
 * ``leave-one-out``: each user's last event in file order of time is the test; items the user has had are masked.
@@ -48,19 +49,22 @@ class Blocks:
         return np.asarray(self.order[self.block == number], np.int64)
 
 
-def cut(events: pa.Table, protocol: str) -> Blocks:
+def cut(events: pa.Table, protocol: str, is_target: NDArray[np.bool_] | None = None) -> Blocks:
     """Assign events to blocks.
 
     Args:
         events: ``user_id`` and ``event_time`` in file order of time; ``period`` for ``sessions``; ``split`` (train, valid, test) for ``static``.
         protocol: One of `PROTOCOLS`.
+        is_target: Which events are predicted; None says all. Only ``progressive`` looks at it. [E] bool
 
     Raises:
         ConfigError: There is no such protocol.
         DatasetError: The file lacks what the protocol needs.
     """
     check_protocol(protocol)
-    cutters = {"progressive": _progressive, "sessions": _sessions, "leave-one-out": _leave_one_out, "static": _static}
+    if protocol == "progressive":
+        return _progressive(events, np.ones(events.num_rows, bool) if is_target is None else is_target)
+    cutters = {"sessions": _sessions, "leave-one-out": _leave_one_out, "static": _static}
     return cutters[protocol](events)
 
 
@@ -80,16 +84,18 @@ def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.asarray(encoded.chunk(0).indices.to_numpy(), np.int64)
 
 
-def _progressive(events: pa.Table) -> Blocks:
+def _progressive(events: pa.Table, is_target: NDArray[np.bool_]) -> Blocks:
     time = events["event_time"].to_numpy()
     user = _codes(events["user_id"])
     order = np.lexsort((user, time))
-    change = np.concatenate([[True], (np.diff(time[order]) != 0) | (np.diff(user[order]) != 0)])
-    basket = np.cumsum(change) - 1
-    half = (int(basket[-1]) + 1) // 2
-    rest = int(basket[-1]) + 1 - half
-    block = np.where(basket < half, 0, 1 + (basket - half) * NUM_PROGRESSIVE_BLOCKS // max(rest, 1))
-    return Blocks(order, block)
+    first = np.concatenate([[True], (np.diff(time[order]) != 0) | (np.diff(user[order]) != 0)])
+    group = np.cumsum(first) - 1
+    counts = np.bincount(group, is_target[order]) > 0
+    basket: NDArray[np.int64] = (np.cumsum(counts) - counts)[group]
+    num = int(counts.sum())
+    half = (num + 1) // 2
+    block = np.where(basket < half, 0, 1 + (basket - half) * NUM_PROGRESSIVE_BLOCKS // max(num - half, 1))
+    return Blocks(order, np.minimum(block, NUM_PROGRESSIVE_BLOCKS))
 
 
 def _sessions(events: pa.Table) -> Blocks:

@@ -71,3 +71,10 @@ def per_query_metrics(ranks: NDArray[np.int32], examples: Examples) -> dict[str,
         dcg = summed(np.where(ranks < k, gains[np.minimum(ranks, 99)], 0.0))
         result[f"ndcg@{k}"] = dcg / ideal[np.minimum(k, sizes)]
     return {name: values.astype(np.float32) for name, values in result.items()}
+
+
+def known_queries(examples: Examples, num_rows: int) -> NDArray[np.int64]:
+    """Return the queries that have some item below ``num_rows`` in the history and all targets below it."""
+    has_history = ((examples.history >= 0) & (examples.history < num_rows)).any(1)
+    unknown = np.bincount(examples.query_of_target, examples.target_rows >= num_rows, len(examples))
+    return np.flatnonzero(has_history & (unknown == 0))

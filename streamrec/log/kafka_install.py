@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import importlib
-import os
 import re
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from jgo.parse import Endpoint
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+from streamrec.config import java_home as environment_java_home
 from streamrec.errors import EmbeddedBrokerError
 
 KAFKA_VERSION = "4.1.1"
@@ -72,7 +72,7 @@ def find_java(java_home: str | None = None) -> Path:
     Raises:
         EmbeddedBrokerError: There is none.
     """
-    home = java_home if java_home is not None else os.environ.get("JAVA_HOME")
+    home = java_home if java_home is not None else environment_java_home()
     on_path = shutil.which("java")
     candidates = [Path(home) / "bin" / "java"] if home else []
     candidates += [Path(on_path)] if on_path else []

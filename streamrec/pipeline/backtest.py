@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from streamrec.evaluation.protocols import Blocks, cut
 from streamrec.evaluation.ranking import METRICS
 from streamrec.events.codec import encode_table
 from streamrec.events.datasets import Dataset
+from streamrec.events.meaning import TARGET, roles_of
 from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
 from streamrec.log.base import Record
@@ -76,17 +78,17 @@ def run_backtest(
         config: The resolved configuration; no enabled teachers backtests the student on events alone.
         protocol: See `streamrec.evaluation.protocols`.
         max_blocks: Stop after so many test blocks.
-        num_threads: Of torch, in the whole process; None takes all cores.
+        num_threads: Of torch meanwhile; None takes all cores.
         on_step: Called after each step with (steps done, steps in all, metrics of the block or nothing).
 
     Raises:
         DatasetError: The file does not fit the protocol.
     """
-    blocks = cut(dataset.events, protocol)
+    blocks = cut(dataset.events, protocol, roles_of(dataset.events, config.events.meanings)[0] == TARGET)
     last = int(blocks.block.max(initial=0))
     last = last if max_blocks is None else min(last, max_blocks)
     config = config.model_copy(update={"features": config.features.model_copy(update={"lateness_s": 1e12, "max_users": 10**9})})
-    with tempfile.TemporaryDirectory(prefix="streamrec-backtest-") as folder:
+    with tempfile.TemporaryDirectory(prefix="streamrec-backtest-") as folder, _threads_restored():
         player = _Player(dataset, config, blocks, folder)
         torch.set_num_threads(num_threads or os.cpu_count() or 1)  # The scorer has asked for one, as suits an actor beside others.
         result = BacktestResult(protocol)
@@ -103,6 +105,15 @@ def run_backtest(
             on_step(BASE_STEPS + number, BASE_STEPS + last, metrics)
     result.metrics = _mean_of_blocks(result.blocks)
     return result
+
+
+@contextmanager
+def _threads_restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Player:

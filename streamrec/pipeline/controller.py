@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamrec.errors import OperatorError
 from streamrec.evaluation.progressive import Progressive
-from streamrec.evaluation.ranking import per_query_metrics
+from streamrec.evaluation.ranking import known_queries, per_query_metrics
 from streamrec.features.examples import Examples
 from streamrec.pipeline.components import WorkerComponent
 from streamrec.pipeline.dead_letters import dead_letters
@@ -187,7 +187,7 @@ class Controller:
         report.num_queries = len(examples)
         with timer.stage("label"):
             scores = self._begin_scoring(examples, plan)
-        judged = np.arange(len(examples)) if not self.parts.known_only else _known_queries(examples, num_known)
+        judged = np.arange(len(examples)) if not self.parts.known_only else known_queries(examples, num_known)
         self._evaluate(examples.take(judged), plan, report, timer)
         with timer.stage("label"):
             labels = self._label(examples, scores.result(), judged, plan, report)
@@ -382,13 +382,6 @@ class Controller:
         if rejected.num_rows == 0 or self.parts.dead_letters is None:
             return
         self.parts.dead_letters.append(self.config.log.dead_letter_topic, [letter for row in rejected.to_pylist() for letter in dead_letters(row)])
-
-
-def _known_queries(examples: Examples, num_rows: int) -> NDArray[np.int64]:
-    """Return the queries that have some item below ``num_rows`` in the history and all targets below it."""
-    has_history = ((examples.history >= 0) & (examples.history < num_rows)).any(1)
-    unknown = np.bincount(examples.query_of_target, examples.target_rows >= num_rows, len(examples))
-    return np.flatnonzero(has_history & (unknown == 0))
 
 
 def _itself(learner: Learner) -> Component:

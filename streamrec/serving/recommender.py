@@ -101,7 +101,7 @@ class Recommender:
 
     def query(self, history: NDArray[np.int32]) -> Floats:
         """Return the scaled query vector [dim] of a non-empty history (rows, newest first, at most ``history_length``)."""
-        pooled_and_last = self._weights[len(history) - 1] @ self._vectors[history]  # [2, dim]
+        pooled_and_last: Floats = self._weights[len(history) - 1] @ self._vectors[history]  # [2, dim]
         query: Floats = pooled_and_last.reshape(-1) @ self._projection
         query *= self._scale / max(math.sqrt(query @ query), _MIN_NORM)
         return query

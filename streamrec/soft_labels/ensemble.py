@@ -51,7 +51,7 @@ class Ensemble:
         return dict(zip(names, (raw / raw.sum(0)).tolist(), strict=True)) if names else {}
 
     def share(self, teachers: Iterable[str]) -> NDArray[np.float64]:
-        """Return how much the labels count per length bucket: 1 when the teachers explain at least as much as the student. [buckets]"""
+        """Return how much the labels count per length bucket: 1 when the teachers explain at least as much as the student. [buckets]."""
         even = [1.0] * (len(LENGTH_BOUNDS) + 1)
         told = np.sum([self._weights.get(name, even) for name in teachers], axis=0)
         return np.asarray(np.minimum(1.0, 2.0 * told / (told + np.asarray(self._weights.get(STUDENT, even)))))

@@ -13,7 +13,6 @@ from streamrec.config import TransformerConfig
 from streamrec.errors import RegistryError
 from streamrec.evaluation.ranking import ranks_from_scores
 from streamrec.features.examples import Examples
-from streamrec.models.linear import decayed_histories
 from streamrec.soft_labels.schema import TeacherScores
 from streamrec.state import ComponentState
 from streamrec.storage import open_storage
@@ -50,12 +49,22 @@ class TransformerTeacher:
         sizes = (compact >= 0).sum(1)
         position = np.arange(compact.shape[1])[None, :]
         oldest_first = np.take_along_axis(compact, np.where(position < sizes[:, None], sizes[:, None] - 1 - position, position), 1)
-        states = self._model(torch.from_numpy(oldest_first.astype(np.int64)))
-        last = states[torch.arange(len(states)), torch.from_numpy(np.maximum(sizes - 1, 0))]
+        last = self._last_states(torch.from_numpy(oldest_first.astype(np.int64)), sizes)
         result = torch.full((len(history), num_rows), float("-inf"))
         result[:, : self._num_items] = self._model.logits(last)
         result[torch.from_numpy(sizes == 0)] = float("-inf")
         return result
+
+    def _last_states(self, sequences: torch.Tensor, sizes: NDArray[np.int64]) -> torch.Tensor:
+        """Return the state after each sequence's last item; sequences of like length go together, so that little padding is computed."""
+        last = torch.zeros(len(sequences), self._model.items.weight.shape[1])
+        order = np.argsort(sizes, kind="stable")
+        for index in np.array_split(order, max(1, len(order) // 128)):
+            if len(index):
+                chosen, ends = torch.from_numpy(index), torch.from_numpy(np.maximum(sizes[index] - 1, 0))
+                states = self._model(sequences[chosen, : int(ends.max()) + 1])
+                last[chosen] = states[torch.arange(len(index)), ends]
+        return last
 
 
 class LinearTeacher:
@@ -70,10 +79,13 @@ class LinearTeacher:
 
     def scores(self, history: NDArray[np.int32], num_rows: int) -> torch.Tensor:
         """Return raw logits; see `LoadedTeacher`."""
-        inside = (history >= 0) & (history < len(self._slot))
-        slots = torch.from_numpy(np.where(inside, self._slot[np.where(inside, history, 0)], -1))
+        known = (history >= 0) & (history < len(self._slot))
+        slots = torch.from_numpy(np.where(known, self._slot[np.where(known, history, 0)], -1))
         result = torch.full((len(history), num_rows), float("-inf"))
-        result[:, self._rows] = decayed_histories(slots, len(self._rows), self._decay) @ self._weights
+        inside = slots >= 0
+        decay = self._decay ** torch.arange(slots.shape[1], dtype=torch.float32) * inside
+        # The history's few rows of the weights, summed: the same as the decayed history times the weights.
+        result[:, self._rows] = torch.nn.functional.embedding_bag(slots.clamp(min=0), self._weights, per_sample_weights=decay, mode="sum")
         result[(slots < 0).all(1)] = float("-inf")
         return result
 

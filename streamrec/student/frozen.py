@@ -71,7 +71,7 @@ class FrozenStudent:
         return np.concatenate(parts)
 
     def target_log_probs(self, examples: Examples) -> NDArray[np.float32]:
-        """Return each target's log-probability among the rows of its namespace, -inf where it is none of them. [T] float32"""
+        """Return each target's log-probability among the rows of its namespace, -inf where it is none of them. [T] float32."""
         scores = self.scores(examples.history)
         mask_namespaces(scores, examples.namespace, self.arrays["item_namespace"])
         norm = torch.logsumexp(scores, 1)

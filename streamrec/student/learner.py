@@ -162,7 +162,7 @@ class Learner:
         return result
 
     def target_log_probs(self, examples: Examples) -> NDArray[np.float32]:
-        """Return the current weights' log-probability of each target. [T] float32"""
+        """Return the current weights' log-probability of each target. [T] float32."""
         with torch.no_grad():
             return self._frozen(CURRENT).target_log_probs(examples)
 

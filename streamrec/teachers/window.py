@@ -59,11 +59,13 @@ class EventWindow:
         Returns:
             Item rows, oldest first, padded with -1 on the right; pieces of one event are left out. [U, length + 1] int32
         """
+        if self._size == 0:
+            return np.zeros((0, length + 1), np.int32)
         user, row, time = (self._data[name][: self._size] for name in ("user", "row", "time"))
-        arrival = (np.arange(self._size) - self._next) % max(self._size, 1)
+        arrival = (np.arange(self._size) - self._next) % self._size
         order = np.lexsort((arrival, time, user))
         user, row = user[order], row[order]
-        first = np.concatenate([[True], user[1:] != user[:-1]]) if len(user) else np.zeros(0, bool)
+        first = np.concatenate([[True], user[1:] != user[:-1]])
         starts = np.flatnonzero(first)
         ends = np.append(starts[1:], len(user))
         pieces = np.maximum(-(-(ends - starts - 1) // length), 0)
@@ -72,7 +74,7 @@ class EventWindow:
         stop = np.repeat(ends, pieces) - number * length
         begin = np.maximum(stop - length - 1, np.repeat(starts, pieces))
         index = begin[:, None] + np.arange(length + 1)[None, :]
-        return np.where(index < stop[:, None], row[np.minimum(index, max(len(row) - 1, 0))], -1).astype(np.int32)
+        return np.where(index < stop[:, None], row[np.minimum(index, len(row) - 1)], -1).astype(np.int32)
 
     def snapshot(self) -> ComponentState:
         """Return the ring's contents."""

@@ -23,8 +23,9 @@ def test_rows_are_handed_out_once_in_order_of_first_appearance_however_events_ar
         part = keys[start : start + size]
         found += parts.rows_for([name for name, _ in part], [item for _, item in part]).tolist()
     assert found == expected
-    assert parts.keys() == list(dict.fromkeys(keys))
-    assert [parts.namespaces[code] for code in parts.namespace_of_rows().tolist()] == [name for name, _ in parts.keys()]
+    handed = parts.keys()
+    assert handed == list(dict.fromkeys(keys))
+    assert [parts.namespaces[code] for code in parts.namespace_of_rows().tolist()] == [name for name, _ in handed]
     assert parts.digest() == whole.digest()
 
 
@@ -57,7 +58,7 @@ def test_dedupe_remembers_at_least_half_its_horizon_and_never_more_than_the_whol
     order: list[int] = []  # Distinct ids that were remembered, oldest first.
     for number in numbers:
         is_fresh = bool(dedupe.fresh(["a"], [str(number)])[0])
-        recent = order[-(-(-horizon // 2)) :] if horizon > 1 else order[-1:]
+        recent = order[-((horizon + 1) // 2) :]
         if number in recent:
             assert not is_fresh
         if is_fresh:

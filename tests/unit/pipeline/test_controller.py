@@ -165,7 +165,9 @@ def test_a_deleted_user_is_gone_from_all_components_also_after_a_restart(world: 
         assert not any((users == key).any() for users in (replay, control, window))
         assert (window == other).any()
         assert len(one.ingest.histories.get("default", "u7")) == 0
-    assert {name: part.digest() for name, part in again.components().items()} == {name: part.digest() for name, part in controller.components().items()}
+    assert {name: part.digest() for name, part in again.components().items()} == {
+        name: part.digest() for name, part in controller.components().items()
+    }
 
 
 def test_events_after_a_deletion_in_the_same_batch_stay(make_world: Callable[..., World], make_record: Any, tmp_path: Path) -> None:
@@ -223,7 +225,7 @@ def spied(world: World) -> tuple[Controller, SpyPublisher]:
 
 
 def test_a_candidate_published_at_one_step_is_decided_on_the_next_steps_events_before_they_are_learned(world: World) -> None:
-    controller, spy = spied(world)
+    controller, _ = spied(world)
     learner: Learner = controller.parts.student.target  # type: ignore[attr-defined]
     controller.recover()
     published: StepReport | None = None
@@ -247,7 +249,7 @@ def test_nothing_is_published_while_a_version_waits_for_evidence_and_evidence_ad
 ) -> None:
     settings = {**NO_TEACHERS, "registry": {"gate_min_queries": 100}, "pipeline": {"max_batch_events": 40}}
     world = make_world(mixed, settings, folder=tmp_path)
-    controller, spy = spied(world)
+    controller, _ = spied(world)
     waiting, total = None, 0
     decided = []
     while (report := controller.step()) is not None:
@@ -262,7 +264,9 @@ def test_nothing_is_published_while_a_version_waits_for_evidence_and_evidence_ad
                 assert total >= 100
                 decided.append(waiting)
                 waiting = None
-        if report.published and report.decision is None or (report.published and waiting is None and report.decision and report.decision.candidate != report.published):
+        if (report.published and report.decision is None) or (
+            report.published and waiting is None and report.decision and report.decision.candidate != report.published
+        ):
             waiting, total = report.published, 0
         world.clock.advance(1.0)
     assert decided
@@ -279,7 +283,9 @@ def test_a_worse_candidate_is_rejected_and_the_live_version_stays(world: World) 
     arrays, meta = learner.export()
     num = len(arrays["item_bias"])
     # More impossible items than a ranking is long: what the worse version puts on top never comes.
-    padding = {name: np.concatenate([arrays[name], np.zeros((60, *arrays[name].shape[1:]), arrays[name].dtype)]) for name in ("item_vectors", "item_bias")}
+    padding = {
+        name: np.concatenate([arrays[name], np.zeros((60, *arrays[name].shape[1:]), arrays[name].dtype)]) for name in ("item_vectors", "item_bias")
+    }
     namespaces = np.concatenate([arrays["item_namespace"], np.repeat([0, 1], 30).astype(np.int32)])
     padding["item_bias"][num:] = 1000.0
     learner.hold(candidate, {**arrays, **padding, "item_namespace": namespaces}, meta)
@@ -314,8 +320,12 @@ def test_weights_that_are_not_finite_are_never_promoted_and_the_stream_recovers_
 def test_an_idle_stream_promotes_the_waiting_version_and_then_has_nothing_to_do(world: World) -> None:
     controller = world.controller()
     world.play(controller)
-    assert controller.state.candidate is None
     world.clock.advance(100.0)
+    report = controller.step()
+    if report is not None:
+        assert report.decision is not None
+        assert report.decision.code is Reason.IDLE
+    assert controller.state.candidate is None
     assert controller.step() is None
     versions = controller.state.versions
     assert versions["published"] == versions["promoted"] + versions["rejected"]

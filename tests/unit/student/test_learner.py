@@ -73,7 +73,9 @@ def naive_scores(arrays: Any, meta: Any, history: list[int]) -> np.ndarray[Any, 
     pooled = sum(weight * arrays["item_vectors"][row].astype(float) for weight, row in zip(weights, history, strict=True))
     query = pooled @ arrays["pool_projection"] + arrays["item_vectors"][history[0]].astype(float) @ arrays["last_projection"]
     query = query / max(float(np.linalg.norm(query)), 1e-6)
-    scores = np.array([meta["scale"] * float(vector @ query) + bias for vector, bias in zip(arrays["item_vectors"], arrays["item_bias"], strict=True)])
+    scores = np.array(
+        [meta["scale"] * float(vector @ query) + bias for vector, bias in zip(arrays["item_vectors"], arrays["item_bias"], strict=True)]
+    )
     for place, row in enumerate(history):
         scores[row] += arrays["own_bias"][place]
     return scores
@@ -187,7 +189,7 @@ def test_labels_weigh_as_the_share_says_and_unlabelled_queries_learn_from_events
     assert float(unlabelled.total.detach()) == pytest.approx(float(plain.total.detach()), rel=1e-6)
     labelled = some_labels(data)
     mixed = full_softmax_loss(made.model, *args, Batch.of(data, labelled, 0.0, 0.0), made.tables.rows("namespace"), 1.0)
-    np.testing.assert_allclose(mixed.soft, float((mixed.total.detach())) / 1.0, rtol=0.6)  # weights lie in 0.5 … 1
+    np.testing.assert_allclose(mixed.soft, float(mixed.total.detach()) / 1.0, rtol=0.6)  # weights lie in 0.5 … 1
 
 
 def test_a_step_against_the_gradient_lowers_the_loss() -> None:

@@ -21,7 +21,9 @@ def batch(users: list[int], start: int) -> tuple[Examples, SoftLabels]:
     counts = 1 + numbers % 3
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     targets = np.concatenate([number * 10 + np.arange(count) for number, count in zip(numbers, counts, strict=True)]).astype(np.int32)
-    examples = Examples(np.repeat(numbers[:, None], 3, 1).astype(np.int32), indptr, targets, numbers.astype(np.float32), hashes, (numbers % 2).astype(np.int32))
+    examples = Examples(
+        np.repeat(numbers[:, None], 3, 1).astype(np.int32), indptr, targets, numbers.astype(np.float32), hashes, (numbers % 2).astype(np.int32)
+    )
     probs = np.tile(np.asarray([0.5, 0.5], np.float32), (num, 1))
     return examples, SoftLabels(np.repeat(numbers[:, None], 2, 1).astype(np.int32), probs, {})
 
@@ -71,7 +73,9 @@ def test_drawn_queries_are_the_ones_that_were_added() -> None:
     examples, labels = replay.draw(40, 5)
     for number in range(40):
         original = int(examples.weight[number])
-        assert examples.target_rows[examples.indptr[number] : examples.indptr[number + 1]].tolist() == [original * 10 + k for k in range(1 + original % 3)]
+        assert examples.target_rows[examples.indptr[number] : examples.indptr[number + 1]].tolist() == [
+            original * 10 + k for k in range(1 + original % 3)
+        ]
         assert examples.history[number].tolist() == [original] * 3
         assert examples.namespace[number] == original % 2
         assert labels.rows[number].tolist() == [original] * 2
@@ -88,7 +92,14 @@ def test_a_batch_larger_than_the_ring_leaves_its_last_queries() -> None:
 def test_a_huge_basket_is_cut_at_the_bound() -> None:
     replay = Replay(3, 3, 2)
     num = MAX_TARGETS + 5
-    one = Examples(np.zeros((1, 3), np.int32), np.asarray([0, num]), np.arange(num, dtype=np.int32), np.ones(1, np.float32), np.zeros(1, np.int64), np.zeros(1, np.int32))
+    one = Examples(
+        np.zeros((1, 3), np.int32),
+        np.asarray([0, num]),
+        np.arange(num, dtype=np.int32),
+        np.ones(1, np.float32),
+        np.zeros(1, np.int64),
+        np.zeros(1, np.int32),
+    )
     replay.add(one, None)
     assert replay.draw(1, 0)[0].target_rows.tolist() == list(range(MAX_TARGETS))
 

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamrec.config import parse_config
+from streamrec.errors import ConfigError, DataError
+from streamrec.evaluation.ranking import METRICS
+from streamrec.events.synthetic import synthetic_dataset
+from streamrec.log.base import Record
+from streamrec.pipeline.backtest import run_backtest
+from streamrec.pipeline.bootstrap import NUM_STEPS, bootstrap
+
+World = Any
+
+
+def bootstrapped(world: World, stop_after: int | None = None) -> Any:
+    controller = world.controller()
+    done: list[Any] = []
+
+    class Stop(Exception):
+        pass
+
+    def on_step(report: Any) -> None:
+        done.append(report)
+        if stop_after is not None and len(done) >= stop_after:
+            raise Stop
+
+    ends = world.log.latest(world.config.log.events_topic)
+    try:
+        bootstrap(controller, ends, on_step)
+    except Stop:
+        return None
+    return controller, done
+
+
+def test_a_bootstrap_learns_the_backlog_trains_the_teachers_and_brings_a_version_live(world: World) -> None:
+    controller, reports = bootstrapped(world)
+    assert len(reports) >= NUM_STEPS
+    assert controller.state.live == reports[-1].published
+    assert controller.state.teachers.keys() == {"linear", "transformer"}
+    assert controller.books()["pending"] == 0
+    assert controller.lag() == 0
+    assert not any(report.metrics for report in reports)
+    again = world.controller()
+    bootstrap(again, world.log.latest(world.config.log.events_topic), lambda report: pytest.fail("it was done"))
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5])
+def test_a_bootstrap_that_was_killed_resumes_where_it_was_and_ends_the_same(
+    world: World, make_world: Callable[..., World], mixed: list[Record], tmp_path: Path, stop_after: int
+) -> None:
+    calm, _ = bootstrapped(make_world(mixed, folder=tmp_path / "calm"))
+    assert bootstrapped(world, stop_after) is None
+    world.clock.advance(50.0)
+    controller, _ = bootstrapped(world)
+    names = set(calm.components()) - {"stream"}
+    assert {name: controller.components()[name].digest() for name in names} == {name: calm.components()[name].digest() for name in names}
+    assert controller.books() == calm.books()
+
+
+def test_a_log_of_nothing_useful_can_not_be_bootstrapped_from(make_world: Callable[..., World], tmp_path: Path) -> None:
+    world = make_world([Record(b"k", b"nonsense")], folder=tmp_path)
+    with pytest.raises(DataError, match="nothing to learn from"):
+        bootstrapped(world)
+
+
+SMALL = {
+    "features": {"history_length": 8, "word_buckets": 32},
+    "teachers": {"enabled": ["linear"], "linear": {"max_items": 100, "ridge": 20.0}},
+    "student": {"dim": 8, "bootstrap_passes": 2},
+}
+
+
+def test_a_backtest_reports_every_model_per_block_and_is_repeatable() -> None:
+    world = synthetic_dataset(num_users=30, num_items=60, num_events=500)
+    steps: list[tuple[int, int]] = []
+    first = run_backtest(
+        world, parse_config(SMALL), "progressive", max_blocks=2, num_threads=1, on_step=lambda done, total, _: steps.append((done, total))
+    )
+    second = run_backtest(world, parse_config(SMALL), "progressive", max_blocks=2, num_threads=1)
+    assert first.metrics == second.metrics
+    assert first.metrics.keys() >= {"student", "student_events_only", "popular", "recent_popular", "own_history", "linear"}
+    assert all(set(values) == set(METRICS) for values in first.metrics.values())
+    assert len(first.blocks) == 2
+    assert steps[-1][0] == steps[-1][1] == len(steps)
+    for metric in METRICS:
+        assert first.metrics["student"][metric] == pytest.approx(sum(block["student"][metric] for block in first.blocks) / 2)
+
+
+def test_leave_one_out_masks_what_the_user_has_had() -> None:
+    world = synthetic_dataset(num_users=20, num_items=40, num_events=300, repeats=0.9)
+    result = run_backtest(world, parse_config({**SMALL, "teachers": {"enabled": []}}), "leave-one-out", num_threads=1)
+    assert result.queries == [20]
+    assert "linear" not in result.metrics
+    # Nine of ten last clicks repeat an item that is masked.
+    assert result.metrics["own_history"]["recall@20"] <= 0.6
+
+
+def test_an_unknown_protocol_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown protocol"):
+        run_backtest(synthetic_dataset(num_events=50), parse_config(SMALL), "wishful")

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from streamrec.config import Config, parse_config
+from streamrec.pipeline.plan import Measured, Plan, StreamFacts, due_refreshes, next_plan, take_ranges, version_name
+
+CONFIG = parse_config({"pipeline": {"max_batch_events": 100, "publish_interval_s": 3.0, "checkpoint_interval_s": 10.0, "idle_promote_s": 2.0}})
+
+
+def facts(**values: Any) -> StreamFacts:
+    usual = {"batch": 4, "offsets": {0: 10, 1: 0}, "teachers": {}, "pending": {}, "events_since": {}, "candidate": None, "has_uncommitted": False}
+    return StreamFacts(**{**usual, **values})
+
+
+def measured(**values: Any) -> Measured:
+    usual = {"ends": {0: 10, 1: 0}, "finished": {}, "now_ms": 7, "since_publish_s": 0.0, "since_checkpoint_s": 0.0}
+    usual |= {"since_events_s": 0.0} if "since_events_s" in Measured.__dataclass_fields__ else {}
+    return Measured(**{**usual, **values})
+
+
+def planned(state: StreamFacts, seen: Measured, config: Config = CONFIG) -> Plan:
+    plan = next_plan(state, seen, config)
+    assert plan is not None
+    return plan
+
+
+lags = st.dictionaries(st.integers(0, 5), st.integers(0, 5000), min_size=1, max_size=6)
+
+
+@given(lags, st.integers(1, 2000))
+def test_ranges_take_all_that_fits_from_every_partition_and_never_more_than_the_limit(lag: dict[int, int], limit: int) -> None:
+    offsets = {partition: 3 * partition for partition in lag if partition % 2}
+    ends = {partition: offsets.get(partition, 0) + num for partition, num in lag.items()}
+    ranges = take_ranges("t", offsets, ends, limit)
+    taken = {part.partition: part.end - part.start for part in ranges}
+    assert list(taken) == sorted(lag)
+    assert all(part.start == offsets.get(part.partition, 0) and 0 <= taken[part.partition] <= lag[part.partition] for part in ranges)
+    total, behind = sum(lag.values()), sum(num > 0 for num in lag.values())
+    assert sum(taken.values()) <= limit
+    assert sum(taken.values()) >= min(total, max(1, limit - behind))
+    if total <= limit:
+        assert taken == dict(sorted(lag.items()))
+    if behind <= limit:
+        assert all(taken[partition] for partition, num in lag.items() if num)
+
+
+def test_ranges_are_in_proportion_to_each_partitions_lag() -> None:
+    taken = [part.end - part.start for part in take_ranges("t", {}, {0: 9000, 1: 1000}, 1000)]
+    assert taken == pytest.approx([900, 100], abs=2)
+
+
+def test_a_slow_partition_does_not_starve_behind_a_busy_one() -> None:
+    offsets, ends = {0: 0, 1: 0}, {0: 1_000_000, 1: 3}
+    for _ in range(3):
+        for part in take_ranges("t", offsets, ends, 100):
+            offsets[part.partition] = part.end
+        ends[0] += 1000
+    assert offsets[1] == 3
+
+
+def test_a_partition_behind_its_offset_is_read_no_further() -> None:
+    (part,) = take_ranges("t", {0: 50}, {0: 20}, 10)
+    assert (part.start, part.end) == (50, 50)
+
+
+def test_nothing_new_and_nothing_waiting_is_nothing_to_do() -> None:
+    assert next_plan(facts(), measured(), CONFIG) is None
+    assert next_plan(facts(has_uncommitted=True), measured(since_checkpoint_s=9.0), CONFIG) is None
+
+
+def test_new_events_are_planned_with_the_next_number_and_a_seed_of_their_own() -> None:
+    first, second = planned(facts(), measured(ends={0: 12, 1: 5})), planned(facts(batch=5), measured(ends={0: 12, 1: 5}))
+    assert first.batch == 5
+    assert first.num_records == 7
+    assert first.seed != second.seed
+    assert first.now_ms == 7
+    assert first.evaluate
+
+
+def test_what_is_not_committed_is_committed_when_no_events_come() -> None:
+    plan = planned(facts(has_uncommitted=True), measured(since_checkpoint_s=10.0))
+    assert plan.checkpoint
+    assert not plan.publish
+    assert plan.num_records == 0
+
+
+def test_versions_and_commits_keep_their_intervals() -> None:
+    ends = {0: 12, 1: 5}
+    assert not planned(facts(), measured(ends=ends, since_publish_s=2.9)).publish
+    assert planned(facts(), measured(ends=ends, since_publish_s=3.0)).publish
+    assert not planned(facts(), measured(ends=ends, since_checkpoint_s=9.9)).checkpoint
+    assert planned(facts(), measured(ends=ends, since_checkpoint_s=10.0)).checkpoint
+
+
+def test_a_finished_refresh_is_used_only_when_it_is_the_one_that_was_started() -> None:
+    state = facts(teachers={"linear": "v1"}, pending={"linear": "v4"})
+    ends = {0: 12, 1: 5}
+    assert planned(state, measured(ends=ends, finished={"linear": "v4"})).teachers == {"linear": "v4"}
+    assert planned(state, measured(ends=ends, finished={"linear": "v3"})).teachers == {"linear": "v1"}
+    assert planned(facts(teachers={"linear": "v1"}), measured(ends=ends, finished={"linear": "v4"})).teachers == {"linear": "v1"}
+
+
+def test_a_refresh_is_due_after_enough_events_unless_one_is_under_way_or_the_teacher_is_off() -> None:
+    config = parse_config({"teachers": {"linear_refresh_events": 10, "transformer_refresh_events": 20}})
+    assert due_refreshes({"linear": 9, "transformer": 20}, {}, config) == ("transformer",)
+    assert due_refreshes({"linear": 10, "transformer": 20}, {"transformer": "v3"}, config) == ("linear",)
+    off = parse_config({"teachers": {"enabled": []}})
+    assert due_refreshes({"linear": 10**9}, {}, off) == ()
+
+
+def test_a_plan_survives_json_and_refuses_unknown_keys() -> None:
+    plan = planned(facts(teachers={"linear": "v1"}), measured(ends={0: 12, 1: 5}))
+    values = plan.model_dump(mode="json")
+    assert Plan.model_validate(values) == plan
+    with pytest.raises(ValidationError):
+        Plan.model_validate({**values, "surprise": 1})
+
+
+def test_version_names_sort_by_age() -> None:
+    assert sorted([version_name(100), version_name(9), version_name(12)]) == [version_name(9), version_name(12), version_name(100)]

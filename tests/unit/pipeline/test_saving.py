@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streamrec.errors import StorageError
+from streamrec.features.dedupe import Dedupe
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.saving import MAX_DELTAS, Saver
+from streamrec.pipeline.stream_state import StreamState, books
+from streamrec.state import Component, ComponentState
+from streamrec.storage import LocalStorage
+from streamrec.testing.storage_faults import FaultyStorage
+
+
+def numbers(start: int, num: int) -> tuple[list[str], list[str]]:
+    return ["a"] * num, [str(number) for number in range(start, start + num)]
+
+
+def restored(folder: Path, components: dict[str, Component]) -> Saver:
+    saver = Saver(CheckpointStore(LocalStorage(folder)), components)
+    assert saver.restore()
+    return saver
+
+
+class Counted(Dedupe):
+    """Counts how often it was written whole."""
+
+    num_wholes = 0
+
+    def snapshot(self) -> ComponentState:
+        self.num_wholes += 1
+        return super().snapshot()
+
+
+def test_small_changes_are_written_as_deltas_up_to_the_bound_and_restored(tmp_path: Path) -> None:
+    one = Counted(100_000)
+    saver = Saver(CheckpointStore(LocalStorage(tmp_path)), {"dedupe": one})
+    assert not saver.restore()
+    one.fresh(*numbers(0, 5000))
+    for number in range(MAX_DELTAS + 3):
+        one.fresh(*numbers(10_000 + number, 1))
+        saver.commit(number, {})
+    assert one.num_wholes == 2
+    again = Dedupe(100_000)
+    restored(tmp_path, {"dedupe": again})
+    assert again.digest() == one.digest()
+
+
+def test_a_component_that_the_last_commit_does_not_know_starts_empty_and_is_committed_whole(tmp_path: Path) -> None:
+    old, new = Dedupe(1000), Dedupe(1000)
+    saver = Saver(CheckpointStore(LocalStorage(tmp_path)), {"old": old})
+    saver.restore()
+    saver.commit(1, {})
+    saver = restored(tmp_path, {"old": old, "new": new})
+    new.fresh(*numbers(0, 3))
+    saver.commit(2, {})
+    again = Dedupe(1000)
+    restored(tmp_path, {"old": Dedupe(1000), "new": again})
+    assert again.digest() == new.digest()
+
+
+def test_after_a_failed_commit_the_next_one_hands_over_everything(tmp_path: Path) -> None:
+    one = Dedupe(1000)
+    storage = FaultyStorage(LocalStorage(tmp_path), is_crash=False)
+    saver = Saver(CheckpointStore(storage), {"dedupe": one})
+    saver.restore()
+    one.fresh(*numbers(0, 50))
+    saver.commit(1, {})
+    one.fresh(*numbers(100, 1))
+    storage._fail_at = storage.num_calls
+    with pytest.raises(StorageError):
+        saver.commit(2, {})
+    one.fresh(*numbers(200, 1))
+    saver.commit(3, {})
+    again = Dedupe(1000)
+    restored(tmp_path, {"dedupe": again})
+    assert again.digest() == one.digest()
+
+
+def test_the_oldest_plan_that_a_fallback_needs_is_the_one_after_the_oldest_commit(tmp_path: Path) -> None:
+    saver = Saver(CheckpointStore(LocalStorage(tmp_path), keep=2), {"dedupe": Dedupe(10)})
+    saver.restore()
+    assert [saver.commit(batch, {}) for batch in (3, 7, 9)] == [4, 4, 8]
+
+
+def test_a_stream_state_is_restored_whole_and_its_snapshot_stands_still() -> None:
+    state = StreamState(batch=7, offsets={0: 5, 3: 9}, watermarks_ms={0: 123}, teachers={"linear": "v1"}, evidence={"num_queries": 3})
+    state.counts["received"] = 12
+    held = state.snapshot()
+    again = StreamState(batch=99, live="v9")
+    again.restore(held)
+    assert again == state
+    assert again.digest() == state.digest()
+    state.counts["received"] = 13
+    state.teachers["linear"] = "v2"
+    assert again.counts["received"] == 12
+    assert held.meta["teachers"] == {"linear": "v1"}
+    again.restore(ComponentState())
+    assert again == StreamState()
+
+
+def test_books_call_pending_what_came_since_the_commit() -> None:
+    state = StreamState()
+    committed = dict(state.counts)
+    state.counts |= {"received": 9, "applied": 7, "late": 2}
+    assert books(state, committed) == {"received": 9, "applied": 0, "duplicate": 0, "rejected": 0, "late": 0, "quarantined": 0, "pending": 9}
+    assert books(state, dict(state.counts))["pending"] == 0

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from streamrec.config import LinearConfig
+from streamrec.features.examples import Examples
+from streamrec.models.linear import decayed_histories
+from streamrec.soft_labels.scorer import LinearTeacher
+from streamrec.state import ComponentState
+from streamrec.teachers.linear import LinearStatistics, solve_version
+
+NUM_ITEMS, LENGTH = 12, 4
+CONFIG = LinearConfig(max_items=64, ridge=2.0, history_decay=0.9)
+
+
+def some_examples(num: int, seed: int, num_items: int = NUM_ITEMS) -> Examples:
+    rng = np.random.default_rng(seed)
+    history = rng.integers(0, num_items, (num, LENGTH))
+    history = np.where(np.arange(LENGTH)[None, :] < rng.integers(1, LENGTH + 1, num)[:, None], history, -1).astype(np.int32)
+    baskets = [rng.choice(num_items, rng.integers(1, 4), replace=False) for _ in range(num)]
+    indptr = np.concatenate([[0], np.cumsum([len(basket) for basket in baskets])]).astype(np.int64)
+    zeros = np.zeros(num, np.int32)
+    return Examples(history, indptr, np.concatenate(baskets).astype(np.int32), np.ones(num, np.float32), zeros.astype(np.int64), zeros)
+
+
+def design(examples: Examples, num_items: int = NUM_ITEMS) -> tuple[np.ndarray, np.ndarray]:
+    """X and Y of the module's formula, one entry at a time."""
+    x, y = np.zeros((len(examples), num_items)), np.zeros((len(examples), num_items))
+    for query in range(len(examples)):
+        for place, row in enumerate(examples.history[query].tolist()):
+            if row >= 0:
+                x[query, row] += 0.9**place
+        basket = examples.target_rows[examples.indptr[query] : examples.indptr[query + 1]]
+        y[query, basket] = 1 / np.sqrt(len(basket))
+    return x, y
+
+
+def by_row(state: ComponentState, name: str) -> np.ndarray:
+    order = np.argsort(state.arrays["rows"])
+    found: np.ndarray = state.arrays[name][np.ix_(order, order)]
+    return found
+
+
+def test_sums_over_batches_equal_one_pass_and_the_formula() -> None:
+    parts = [some_examples(40, seed) for seed in range(3)]
+    batched, whole = LinearStatistics(CONFIG), LinearStatistics(CONFIG)
+    for part in parts:
+        batched.update(part)
+    together = Examples.concat(parts)
+    whole.update(together)
+    x, y = design(together)
+    for name, expected in (("gram", x.T @ x), ("cross", x.T @ y)):
+        np.testing.assert_allclose(by_row(batched.matrices(), name), expected, atol=1e-4)
+        np.testing.assert_allclose(by_row(whole.matrices(), name), expected, atol=1e-4)
+    assert batched.num_queries == 120
+
+
+def test_batches_larger_than_a_chunk_are_summed_whole() -> None:
+    examples = some_examples(2500, 1)
+    statistics = LinearStatistics(CONFIG)
+    statistics.update(examples)
+    x, y = design(examples)
+    np.testing.assert_allclose(by_row(statistics.matrices(), "cross"), x.T @ y, rtol=1e-4)
+
+
+def test_a_version_is_the_direct_ridge_solution_and_scores_with_it() -> None:
+    examples = some_examples(200, 5)
+    statistics = LinearStatistics(CONFIG)
+    statistics.update(examples)
+    version = solve_version(statistics.matrices(), CONFIG)
+    x, y = design(examples)
+    expected = np.linalg.solve(x.T @ x + 2.0 * np.eye(NUM_ITEMS), x.T @ y)
+    np.testing.assert_allclose(by_row(version, "weights"), expected, atol=1e-4)
+    scores = LinearTeacher(version).scores(examples.history, NUM_ITEMS + 2).numpy()
+    np.testing.assert_allclose(scores[:, :NUM_ITEMS], x @ expected, atol=1e-3)
+    assert np.isneginf(scores[:, NUM_ITEMS:]).all()
+
+
+def test_a_snapshot_with_deltas_is_the_same_bit_for_bit_while_items_still_come() -> None:
+    statistics, again = LinearStatistics(CONFIG), LinearStatistics(CONFIG)
+    assert statistics.delta() is None
+    statistics.update(some_examples(30, 0, 5))
+    base, deltas = statistics.snapshot(), []
+    for seed in (1, 2):
+        for num_items in (7, 12):
+            statistics.update(some_examples(30, seed, num_items))
+        deltas.append(statistics.delta() or ComponentState())
+    again.restore(base, deltas)
+    assert again.digest() == statistics.digest()
+    for one in (statistics, again):
+        one.update(some_examples(30, 9))
+    assert again.digest() == statistics.digest()
+
+
+def test_the_most_frequent_items_get_the_slots_when_there_are_too_few() -> None:
+    examples = some_examples(300, 2)
+    examples.history[:] = np.where(examples.history == 3, 4, examples.history)
+    statistics = LinearStatistics(LinearConfig(max_items=4))
+    statistics.update(examples)
+    rows = np.concatenate([examples.target_rows, examples.history[examples.history >= 0]])
+    assert set(statistics.matrices().arrays["rows"].tolist()) == set(np.argsort(-np.bincount(rows), kind="stable")[:4].tolist())
+    statistics.update(some_examples(30, 3))
+    assert len(statistics.matrices().arrays["rows"]) == 4
+
+
+def test_matrices_are_copies() -> None:
+    statistics = LinearStatistics(CONFIG)
+    statistics.update(some_examples(10, 0))
+    held = statistics.matrices().arrays["gram"].copy()
+    state = statistics.matrices()
+    statistics.update(some_examples(10, 1))
+    np.testing.assert_array_equal(state.arrays["gram"], held)
+
+
+def test_a_decayed_history_adds_repeats_and_ignores_padding() -> None:
+    found = decayed_histories(torch.tensor([[2, 0, 2, -1]]), 3, 0.5)
+    assert found.tolist() == [[0.5, 0.0, 1.25]]

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import ast
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_origin
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+import streamrec
+from streamrec.config import Config, cache_folder, load_config, parse_config, parse_duration_s, parse_overrides
+from streamrec.errors import ConfigError
+
+CHECKOUT = Path(streamrec.__file__).parents[1]
+
+
+def fields(model: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All settings that are no sections: (path, default)."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, BaseModel):
+            yield from fields(kind, (*path, name))
+        else:
+            yield (*path, name), field.get_default(call_default_factory=True)
+
+
+def another(path: tuple[str, ...], default: Any) -> Any:
+    """A valid value that is not the default."""
+    special: dict[str, Any] = {"namespace": "shop", "enabled": ["linear"], "meanings": {"poke": {"role": "context"}}, "host": "0.0.0.0"}
+    if path[-1] in special:
+        return special[path[-1]]
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int):
+        return default - 1 if default > 2 else default + 1
+    if isinstance(default, float):
+        return default * 0.6 + 0.07
+    return f"{default}x"
+
+
+def to_toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {to_toml(part)}" for key, part in value.items() if part is not None) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(to_toml(part) for part in value) + "]"
+    return json.dumps(value)
+
+
+ALL = dict(fields())
+
+
+@pytest.mark.parametrize("path", ALL, ids=".".join)
+def test_each_setting_changes_the_resolved_configuration_and_survives_toml(path: tuple[str, ...]) -> None:
+    value = another(path, ALL[path])
+    config = load_config_of(f"{'.'.join(path)} = {to_toml(value)}")
+    assert config != Config()
+    found: Any = config
+    for name in path:
+        found = getattr(found, name)
+    if path[-1] != "meanings":
+        assert found == (tuple(value) if isinstance(value, list) else value)
+    dumped = config.model_dump(mode="json")
+    assert parse_config(tomllib.loads("\n".join(f"{key} = {to_toml(part)}" for key, part in dumped.items()))) == config
+
+
+def load_config_of(text: str) -> Config:
+    return parse_config(tomllib.loads(text))
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    """A setting that nothing reads changes nothing and goes."""
+    read: set[str] = set()
+    for folder in ("streamrec", "jobs", "serve"):
+        for path in (CHECKOUT / folder).rglob("*.py"):
+            if path.name == "config.py" and folder == "streamrec":
+                continue
+            read |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    assert {".".join(path) for path in ALL if path[-1] not in read} == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "near"),
+    [
+        ("student.dims = 3", "student.dim"),
+        ("studnet.dim = 3", "student"),
+        ("teachers.transformer.layers = 3", "teachers.transformer.num_layers"),
+        ("events.meanings.view.wait = 3", "events.meanings.view.weight"),
+    ],
+)
+def test_a_misspelt_key_is_refused_with_the_nearest_one(text: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=f"did you mean '{near}'"):
+        load_config_of(text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("250ms", 0.25), ("10s", 10), ("5m", 300), ("1.5h", 5400), (" 7 d ", 604_800), (3, 3), (0.5, 0.5)])
+def test_durations_are_seconds(text: object, seconds: float) -> None:
+    assert parse_duration_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["10", "ten seconds", "-3s", "", None, True, [1], "1s2"])
+def test_other_durations_are_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="allowed a number with a unit"):
+        parse_duration_s(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["student.dim = 0", "pipeline.checkpoint_interval_s = -1", "seed = 'x'", "log.events_topic = 'a b'", "log.read_timeout_s = nan"]
+)
+def test_a_value_out_of_bounds_is_refused_by_its_name(text: str) -> None:
+    with pytest.raises(ConfigError, match=text.split(" ")[0]):
+        load_config_of(text)
+
+
+def test_a_configuration_is_frozen() -> None:
+    config = Config()
+    with pytest.raises(ValidationError):
+        config.seed = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        config.student.dim = 3  # type: ignore[misc]
+
+
+def test_a_users_meanings_are_added_to_the_defaults() -> None:
+    meanings = load_config_of('events.meanings.poke = { role = "context" }\nevents.meanings.view = { role = "negative" }').events.meanings
+    assert meanings["poke"].role == "context"
+    assert meanings["view"].role == "negative"
+    assert meanings["purchase"].role == "target"
+
+
+def test_files_and_overrides_are_read_in_that_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toml, yaml = tmp_path / "a.toml", tmp_path / "b.yaml"
+    toml.write_text("[student]\ndim = 32\nscale = 4.0\n")
+    yaml.write_text("student:\n  dim: 16\n")
+    assert load_config(toml, {"student.dim": 8}).student.dim == 8
+    assert load_config(toml, {"student.dim": 8}).student.scale == 4.0
+    assert load_config(yaml).student.dim == 16
+    monkeypatch.setenv("STREAMREC_CONFIG", str(toml))
+    assert load_config().student.dim == 32
+    monkeypatch.delenv("STREAMREC_CONFIG")
+    monkeypatch.chdir(tmp_path)
+    assert load_config() == Config()
+    (tmp_path / "streamrec.toml").write_text("seed = 9")
+    assert load_config().seed == 9
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.toml", "seed = "), ("a.yaml", "a: [1"), ("a.yaml", "- 1\n- 2")])
+def test_a_file_that_does_not_parse_is_named(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=name):
+        load_config(tmp_path / name)
+    with pytest.raises(ConfigError, match=r"missing\.toml"):
+        load_config(tmp_path / "missing.toml")
+
+
+def test_an_override_below_a_value_that_is_no_section_is_refused() -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        load_config(None, {"seed": 3, "seed.x": 1})
+
+
+def test_overrides_are_toml_values_or_texts() -> None:
+    assert parse_overrides(["a.b=3", "c=[1, 2]", "d=true", "e=10s", "f=x=y"]) == {"a.b": 3, "c": [1, 2], "d": True, "e": "10s", "f": "x=y"}
+    for text in ("novalue", "=3"):
+        with pytest.raises(ConfigError, match="KEY=VALUE"):
+            parse_overrides([text])
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMREC_CACHE", "/x/own")
+    assert cache_folder() == Path("/x/own")
+    monkeypatch.delenv("STREAMREC_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x/cache")
+    assert cache_folder() == Path("/x/cache/streamrec")
