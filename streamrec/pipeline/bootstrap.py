@@ -24,6 +24,7 @@ def bootstrap(controller: Controller, ends: dict[int, int], on_step: Callable[[S
     Raises:
         DataError: The log holds nothing to learn from.
     """
+    controller.find_ends()
     state, config = controller.state, controller.config
     if state.live is not None:
         return
@@ -44,6 +45,25 @@ def bootstrap(controller: Controller, ends: dict[int, int], on_step: Callable[[S
     if pending:
         on_step(controller.run(_plan(controller, start_refresh=tuple(name for name in config.teachers.enabled if name in pending))))
     on_step(controller.run(_plan(controller, teachers={**state.teachers, **state.pending}, publish=True, checkpoint=True)))
+
+
+def refresh(controller: Controller, teachers: tuple[str, ...], on_step: Callable[[StepReport], None] = lambda report: None) -> None:
+    """Refresh teachers from the state as it is, wait for them, and commit that their labels are used from now on.
+
+    Plans that an earlier run left behind are executed first.
+
+    Args:
+        controller: Recovered.
+        teachers: Their names; one that is being refreshed already is only waited for.
+        on_step: Called after each step.
+    """
+    while (stored := controller.planned()) is not None:
+        on_step(controller.run(stored))
+    state = controller.state
+    chosen = tuple(name for name in teachers if name not in state.pending)
+    if chosen:
+        on_step(controller.run(_plan(controller, start_refresh=chosen)))
+    on_step(controller.run(_plan(controller, teachers={**state.teachers, **state.pending}, checkpoint=True)))
 
 
 def _plan(controller: Controller, **values: object) -> Plan:

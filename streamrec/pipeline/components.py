@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from streamrec.state import Component, ComponentState
+from streamrec.student.learner import Learner
+from streamrec.teachers.linear import LinearStatistics
 from streamrec.workers import Pending, Worker
 
 C = TypeVar("C")
@@ -46,6 +48,28 @@ class WorkerComponent(Generic[C]):
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         return self._worker.submit(_digest, self._pick).result()
+
+
+def learner_components(name: str, worker: Worker[Learner]) -> list[Component]:
+    """Return a learner's weights under ``name`` and its replay buffer under ``name``_replay."""
+    return [WorkerComponent(name, worker, _weights), WorkerComponent(f"{name}_replay", worker, _replay)]
+
+
+def statistics_component(worker: Worker[LinearStatistics]) -> Component:
+    """Return the linear teacher's statistics."""
+    return WorkerComponent("linear_statistics", worker, _statistics)
+
+
+def _weights(learner: Learner) -> Component:
+    return learner
+
+
+def _replay(learner: Learner) -> Component:
+    return learner.replay
+
+
+def _statistics(statistics: LinearStatistics) -> Component:
+    return statistics
 
 
 def _snapshot(target: C, pick: Callable[[C], Component]) -> ComponentState:

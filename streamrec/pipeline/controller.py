@@ -17,7 +17,7 @@ from streamrec.errors import OperatorError
 from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.ranking import known_queries, per_query_metrics
 from streamrec.features.examples import Examples
-from streamrec.pipeline.components import WorkerComponent
+from streamrec.pipeline.components import learner_components, statistics_component
 from streamrec.pipeline.dead_letters import dead_letters
 from streamrec.pipeline.ingest import Ingest, Ingested
 from streamrec.pipeline.parts import Parts
@@ -72,9 +72,9 @@ class Controller:
         ]  # fmt: skip
         for name, worker in (("student", parts.student), ("control", parts.control)):
             if worker is not None:
-                own += [WorkerComponent(name, worker, _itself), WorkerComponent(f"{name}_replay", worker, _replay)]
+                own += learner_components(name, worker)
         if parts.linear is not None:
-            own.append(WorkerComponent("linear_statistics", parts.linear, _statistics))
+            own.append(statistics_component(parts.linear))
         return {component.name: component for component in own}
 
     def recover(self) -> bool:
@@ -87,6 +87,8 @@ class Controller:
         if not self._saver.restore():
             return False
         self._committed_counts = dict(self.state.counts)
+        if self.state.candidate is not None:  # It waits anew: a restart is no sign that events have stopped coming.
+            self._last["publish"] = self.parts.clock.monotonic_s()
         for version in {self.state.live, self.state.candidate} - {None}:
             if self.parts.publisher is not None and version is not None:
                 self.parts.student.submit(Learner.hold, version, *self.parts.publisher.load(version)).result()
@@ -133,8 +135,16 @@ class Controller:
 
     def lag(self) -> int:
         """Return how many records of the log have not been read."""
-        ends = self.parts.reader.latest(self.config.log.events_topic)
+        ends = self.find_ends()
         return sum(max(0, end - self.state.offsets.get(partition, 0)) for partition, end in ends.items())
+
+    def find_ends(self) -> dict[int, int]:
+        """Return each partition's end offset (exclusive); a partition that was never read starts at the oldest record that it still holds."""
+        topic = self.config.log.events_topic
+        ends = self.parts.reader.latest(topic)
+        if not ends.keys() <= self.state.offsets.keys():
+            self.state.offsets = {**self.parts.reader.earliest(topic), **self.state.offsets}
+        return ends
 
     def books(self) -> dict[str, int]:
         """Return the balance: what is read but not committed is pending."""
@@ -153,7 +163,7 @@ class Controller:
         clock, last = self.parts.clock, self._last
         now = clock.monotonic_s()
         measured = Measured(
-            ends=self.parts.reader.latest(self.config.log.events_topic),
+            ends=self.find_ends(),
             finished=self.parts.refresher.finished(),
             now_ms=clock.now_ms(),
             since_publish_s=now - last["publish"],
@@ -382,15 +392,3 @@ class Controller:
         if rejected.num_rows == 0 or self.parts.dead_letters is None:
             return
         self.parts.dead_letters.append(self.config.log.dead_letter_topic, [letter for row in rejected.to_pylist() for letter in dead_letters(row)])
-
-
-def _itself(learner: Learner) -> Component:
-    return learner
-
-
-def _replay(learner: Learner) -> Component:
-    return learner.replay
-
-
-def _statistics(statistics: LinearStatistics) -> Component:
-    return statistics

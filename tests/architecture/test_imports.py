@@ -74,13 +74,15 @@ def environment_reads(path: Path) -> Iterator[str]:
     }  # fmt: skip
     for node in ast.walk(tree):
         text = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Call | ast.Subscript) else ""
-        if (isinstance(node, ast.Attribute) and text == "os.getenv") or (
-            isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ" and id(node) not in writes
-        ) or (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and ast.unparse(node.func.value) == "os.environ"
-            and node.func.attr not in {"setdefault", "update"}
+        if (
+            (isinstance(node, ast.Attribute) and text == "os.getenv")
+            or (isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ" and id(node) not in writes)
+            or (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and ast.unparse(node.func.value) == "os.environ"
+                and node.func.attr not in {"setdefault", "update"}
+            )
         ):
             yield text
 

@@ -42,6 +42,9 @@ def test_the_books_balance_after_every_step_and_nothing_is_pending_at_the_end(wo
     assert books["received"] == sum(world.log.latest(world.config.log.events_topic).values())
     assert books["pending"] == 0
     assert min(books[name] for name in ("applied", "duplicate", "rejected", "late")) > 0
+    learned = sum(int(report.learned.num_new) for report in reports if report.learned is not None)
+    assert learned == sum(report.num_queries for report in reports)
+    assert controller.ingest.popularity.counts(len(controller.ingest.vocabulary)).sum() > learned
 
 
 def test_the_books_count_each_kind_of_record_as_it_was_sent(world: World, mixed: list[Record]) -> None:
@@ -247,7 +250,7 @@ def test_a_candidate_published_at_one_step_is_decided_on_the_next_steps_events_b
 def test_nothing_is_published_while_a_version_waits_for_evidence_and_evidence_adds_up(
     make_world: Callable[..., World], mixed: list[Record], tmp_path: Path
 ) -> None:
-    settings = {**NO_TEACHERS, "registry": {"gate_min_queries": 100}, "pipeline": {"max_batch_events": 40}}
+    settings = {**NO_TEACHERS, "registry": {"gate_min_queries": 100}, "pipeline": {"max_batch_events": 40, "idle_promote_s": 1000.0}}
     world = make_world(mixed, settings, folder=tmp_path)
     controller, _ = spied(world)
     waiting, total = None, 0

@@ -83,27 +83,13 @@ def test_a_mix_sums_to_the_probability_of_what_is_kept_and_adds_what_teachers_ag
 
 def test_a_mix_is_the_weighted_sum_of_the_teachers_probabilities() -> None:
     data = some_examples(1)
-    minus = -np.inf
-    one = TeacherScores(
-        "1",
-        np.asarray([[3, 5, -1]], np.int32),
-        [*np.log(np.asarray([[0.6, 0.4, 1.0]], np.float32)), [0, 0, minus]],
-        np.zeros(1, np.float32),
-        np.zeros(1, np.float32),
-        np.zeros(1, np.int32),
-        1.0,
-        {1.0: 0.0},
-    )
-    two = TeacherScores(
-        "1",
-        np.asarray([[5, 7, -1]], np.int32),
-        [*np.log(np.asarray([[0.8, 0.2, 1.0]], np.float32)), [0, 0, minus]],
-        np.zeros(1, np.float32),
-        np.zeros(1, np.float32),
-        np.zeros(1, np.int32),
-        1.0,
-        {1.0: 0.0},
-    )
+    zero = np.zeros(1, np.float32)
+
+    def answer(rows: list[int], probs: list[float]) -> TeacherScores:
+        logits = np.asarray([[*np.log(probs), -np.inf]], np.float32)
+        return TeacherScores("1", np.asarray([[*rows, -1]], np.int32), logits, zero, zero, zero.astype(np.int32), 1.0, {1.0: 0.0})
+
+    one, two = answer([3, 5], [0.6, 0.4]), answer([5, 7], [0.8, 0.2])
     labels = Ensemble().mix(data, {"one": one, "two": two}, 6, 1.0)
     assert labels.rows.tolist() == [[5, 3, 7, -1, -1, -1]]
     np.testing.assert_allclose(labels.probs, [[0.6, 0.3, 0.1, 0, 0, 0]], rtol=1e-5)

@@ -1,0 +1,51 @@
+"""Refresh the teachers now, from the window in the checkpoint, with Ray Train.
+
+    python -m jobs.refresh_teachers --config streamrec.toml
+    ray job submit --working-dir . -- python -m jobs.refresh_teachers --config streamrec.toml --teacher transformer
+
+A stream that runs refreshes its teachers by itself, and owns the state: this job takes the state over, so that the stream stops at its next
+commit and says why. Run it while no stream runs, for example after a long pause. The next stream uses the new versions from its first step.
+``--teacher NAME`` refreshes only that one. The last line of the output is one JSON object. The exit status is 0, 1 after an error, 2 when the
+state was never bootstrapped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+
+from jobs import cli
+from jobs.stream import describe
+from streamrec.errors import ConfigError
+from streamrec.pipeline.bootstrap import refresh
+from streamrec.pipeline.session import open_session
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit status."""
+    parser = cli.parser(__doc__, "jobs.refresh_teachers")
+    parser.add_argument("--teacher", action="append", help="refresh only this one; may be repeated")
+    options = parser.parse_args(argv)
+    return cli.run(lambda: _refresh(options.config, options.set, options.teacher))
+
+
+def _refresh(path: str | None, overrides: list[str], chosen: list[str] | None) -> int:
+    config = cli.resolve(path, overrides)
+    teachers = tuple(chosen or config.teachers.enabled)
+    unknown = set(teachers) - set(config.teachers.enabled)
+    if unknown:
+        what = "Refresh: unknown teacher"
+        raise ConfigError(what, got=", ".join(sorted(unknown)), allowed=", ".join(config.teachers.enabled), do="enable it in teachers.enabled")
+    with open_session(config, cli.say) as session:
+        controller = session.controller()
+        if not controller.recover() or controller.state.live is None:
+            cli.say("Refresh: the state was never bootstrapped, run python -m jobs.bootstrap first")
+            return 2
+        refresh(controller, teachers, lambda report: cli.say(describe(report)))
+        sys.stdout.write(json.dumps(cli.summary(controller)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
