@@ -44,7 +44,9 @@ def _bootstrap(path: str | None, overrides: list[str], data: str | None, max_eve
         controller.recover()
         bootstrap(controller, session.reader.latest(config.log.events_topic), lambda report: cli.say(describe(report)))
         controller.finish()
-        sys.stdout.write(json.dumps(cli.summary(controller)) + "\n")
+        summary = cli.summary(controller)
+    # Ray prints its warnings to the same stream until it is shut down.
+    sys.stdout.write(json.dumps(summary) + "\n")
     return 0
 
 

@@ -158,8 +158,8 @@ def _config(folder: Path, options: argparse.Namespace, stream_events: int) -> Co
         # A file's events span months and are played in minutes, and the freshness probes carry one event time.
         "features": {"lateness_s": "10000d"},
         "teachers": {
-            "transformer_refresh_events": max(500, stream_events // 8),
-            "linear_refresh_events": max(500, stream_events // 8),
+            "transformer_refresh_events": max(500, stream_events // 4),
+            "linear_refresh_events": max(500, stream_events // 4),
             "transformer": {"first_steps": 200, "refresh_steps": 80},
         },
     }

@@ -43,7 +43,9 @@ def _refresh(path: str | None, overrides: list[str], chosen: list[str] | None) -
             cli.say("Refresh: the state was never bootstrapped, run python -m jobs.bootstrap first")
             return 2
         refresh(controller, teachers, lambda report: cli.say(describe(report)))
-        sys.stdout.write(json.dumps(cli.summary(controller)) + "\n")
+        summary = cli.summary(controller)
+    # Ray prints its warnings to the same stream until it is shut down.
+    sys.stdout.write(json.dumps(summary) + "\n")
     return 0
 
 

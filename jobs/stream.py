@@ -51,7 +51,9 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
                 last, read = time.monotonic(), read + report.plan.num_records
                 cli.say(describe(report))
         driver.controller.finish()
-        sys.stdout.write(json.dumps(cli.summary(driver.controller)) + "\n")
+        summary = cli.summary(driver.controller)
+    # Ray prints its warnings to the same stream until it is shut down.
+    sys.stdout.write(json.dumps(summary) + "\n")
     return 0
 
 

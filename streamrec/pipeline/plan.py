@@ -11,6 +11,10 @@ from streamrec.config import Config
 from streamrec.log.offsets import OffsetRange
 
 
+LONGEST_INTERVAL = 4
+"""A commit that a refresh puts off happens after so many intervals at the latest."""
+
+
 class PlannedRange(BaseModel):
     """Name the offsets ``[start, end)`` of one partition."""
 
@@ -118,8 +122,11 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     ranges = take_ranges(config.log.events_topic, state.offsets, measured.ends, config.pipeline.max_batch_events)
     num = sum(part.end - part.start for part in ranges)
     idle = state.candidate is not None and measured.since_publish_s >= config.pipeline.idle_promote_s
-    dirty = state.has_uncommitted and measured.since_checkpoint_s >= config.pipeline.checkpoint_interval_s
-    if num == 0 and not idle and not dirty:
+    start_refresh = due_refreshes(state.events_since, state.pending, config) if num else ()
+    teachers = {**state.teachers, **{name: version for name, version in measured.finished.items() if state.pending.get(name) == version}}
+    waits_for_solve = "linear" in start_refresh or ("linear" in state.pending and teachers.get("linear") != state.pending["linear"])
+    checkpoint = _commit_is_due(measured.since_checkpoint_s, config.pipeline.checkpoint_interval_s, waits_for_solve)
+    if num == 0 and not idle and not (state.has_uncommitted and checkpoint):
         return None
     batch = state.batch + 1
     return Plan(
@@ -129,12 +136,17 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
         seed=(config.seed * 1_000_003 + batch) % 2**31,
         new_passes=config.student.new_passes,
         replay_passes=config.student.replay_passes,
-        teachers={**state.teachers, **{name: version for name, version in measured.finished.items() if state.pending.get(name) == version}},
-        start_refresh=due_refreshes(state.events_since, state.pending, config) if num else (),
+        teachers=teachers,
+        start_refresh=start_refresh,
         publish=num > 0 and measured.since_publish_s >= config.pipeline.publish_interval_s,
-        checkpoint=measured.since_checkpoint_s >= config.pipeline.checkpoint_interval_s,
+        checkpoint=checkpoint,
         idle=idle,
     )
+
+
+def _commit_is_due(since_s: float, interval_s: float, waits_for_solve: bool) -> bool:
+    """Return whether to commit. A commit must wait for the linear teacher's solve, so it is rather put off until that is done, for a while."""
+    return since_s >= (LONGEST_INTERVAL * interval_s if waits_for_solve else interval_s)
 
 
 @dataclass(frozen=True)

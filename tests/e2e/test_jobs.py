@@ -1,0 +1,60 @@
+"""Run the jobs both ways: as modules on one node, and submitted to a Ray cluster."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+
+import pytest
+import ray
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_jobs_run_as_modules_on_one_node_and_go_on_where_they_were(jobs):
+    jobs.append(0, 2000)
+    first = jobs.run("one", "bootstrap")
+    assert first["books"]["applied"] == 2000
+    assert first["versions"] == {"published": 1, "promoted": 1, "rejected": 0}
+    refreshed = jobs.run("one", "refresh_teachers", "--teacher", "transformer")
+    assert refreshed["teachers"]["transformer"] > first["teachers"]["transformer"]
+    assert refreshed["teachers"]["linear"] == first["teachers"]["linear"]
+    jobs.append(2000, 3000)
+    last = jobs.run("one", "stream", "--until-idle", "2s")
+    assert last["books"] == {"received": 3000, "applied": 3000, "duplicate": 0, "rejected": 0, "late": 0, "quarantined": 0, "pending": 0}
+    assert last["versions"]["promoted"] > 1
+    assert any(key == f"transformer {refreshed['teachers']['transformer']}" for key in last["labels"])
+    assert last["metrics"]["student"]["recall@20"] > last["metrics"]["popular"]["recall@20"]
+
+
+@pytest.fixture
+def cluster():
+    """A Ray cluster that takes jobs."""
+    folder = tempfile.mkdtemp(prefix="sr-", dir="/tmp")
+    context = ray.init(address="local", num_cpus=4, include_dashboard=True, log_to_driver=False, object_store_memory=200 * 2**20, _temp_dir=folder)
+    yield f"http://{context.dashboard_url}"
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def submit(address, jobs, state, job, *options):
+    """Submit a job with the checkout as its working folder, wait for its end, and return the JSON object that it ends with."""
+    client = JobSubmissionClient(address)
+    words = ["python", *jobs.command(state, job, *options)[1:]]
+    submitted = client.submit_job(entrypoint=" ".join(words), runtime_env={"working_dir": str(jobs.root)})
+    for _ in iter(lambda: client.get_job_status(submitted).is_terminal(), True):
+        pass
+    logs = client.get_job_logs(submitted)
+    assert client.get_job_status(submitted) == JobStatus.SUCCEEDED, logs[-3000:]
+    return json.loads([line for line in logs.splitlines() if line.startswith('{"batch"')][-1])
+
+
+def test_jobs_run_when_submitted_to_a_cluster(jobs, cluster):
+    jobs.append(0, 2000)
+    assert submit(cluster, jobs, "submitted", "bootstrap")["books"]["applied"] == 2000
+    jobs.append(2000, 3000)
+    last = submit(cluster, jobs, "submitted", "stream", "--until-idle", "2s")
+    assert last["books"]["applied"] == 3000
+    assert last["versions"]["promoted"] > 1
