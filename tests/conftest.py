@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
+
+# Before Ray is imported: a local cluster of a test leaves no token in the home folder.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 settings.register_profile("streamrec", deadline=None, max_examples=40, derandomize=True, database=None)
 settings.load_profile("streamrec")
@@ -12,6 +18,7 @@ settings.load_profile("streamrec")
 
 def pytest_configure(config: pytest.Config) -> None:
     # Third-party code that we can't mend; our own warnings stay errors.
+    config.addinivalue_line("filterwarnings", "ignore:Using extra keyword arguments on `Field` is deprecated")  # Ray Serve's own.
     for module in ("ray", "starlette", "fastapi", "kafka", "google"):
         config.addinivalue_line("filterwarnings", rf"ignore::DeprecationWarning:{module}(\.|$)")
 

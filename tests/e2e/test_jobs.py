@@ -39,11 +39,21 @@ def cluster():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def _when_agent_is_up(call):
+    """Call again until the cluster's job agent, which starts behind the dashboard, is there."""
+    while True:
+        try:
+            return call()
+        except RuntimeError as error:
+            if "No available agent" not in str(error):
+                raise
+
+
 def submit(address, jobs, state, job, *options):
     """Submit a job with the checkout as its working folder, wait for its end, and return the JSON object that it ends with."""
     client = JobSubmissionClient(address)
-    words = ["python", *jobs.command(state, job, *options)[1:]]
-    submitted = client.submit_job(entrypoint=" ".join(words), runtime_env={"working_dir": str(jobs.root)})
+    words = jobs.command(state, job, *options)
+    submitted = _when_agent_is_up(lambda: client.submit_job(entrypoint=" ".join(words), runtime_env={"working_dir": str(jobs.root)}))
     for _ in iter(lambda: client.get_job_status(submitted).is_terminal(), True):
         pass
     logs = client.get_job_logs(submitted)

@@ -41,7 +41,8 @@ def test_a_killed_driver_ends_with_the_counts_and_the_bits_of_an_undisturbed_one
     for name in ("undisturbed", "killed"):
         shutil.copytree(jobs.folder / "planned", jobs.folder / name)
     jobs.append(NUM_FIRST, NUM_SECOND)
-    jobs.run("planned", "stream", "--until-idle", "30s")  # Long enough for the refresh that the next events use.
+    jobs.run("planned", "stream", "--until-idle", "3s")
+    jobs.run("planned", "refresh_teachers")  # Waits for the refreshes that the next events use.
     jobs.append(NUM_SECOND, jobs.num_events)
     jobs.run("planned", "stream", "--until-idle", "3s")
     plans = PlanStore(open_storage(jobs.folder / "planned"))
