@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict
 from streamrec.config import Config
 from streamrec.log.offsets import OffsetRange
 
-
 LONGEST_INTERVAL = 4
 """A commit that a refresh puts off happens after so many intervals at the latest."""
 
