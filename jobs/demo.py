@@ -48,6 +48,10 @@ TOTAL_S = 330.0
 """The demo plans to end within this time, a margin below six minutes."""
 
 CLOSING_S = 30.0
+
+SHARE_OF_CAPACITY = 0.3
+"""Below half: refreshes, replicas and the client want the same cores, and freshness shall not measure a backlog."""
+
 REQUEST_RATE = 20.0
 MARKER = "demo.json"
 
@@ -201,9 +205,9 @@ def _calibrate(run: Run, session: Session, driver: Driver, total: int) -> None:
 
 
 def _plan_stream(run: Run, total: int, seconds: float) -> None:
-    """Choose the rate, at most half of the capacity, and up to which event of the file to produce."""
+    """Choose the rate, a share of the capacity, and up to which event of the file to produce."""
     left, left_s = total - run.produced, max(20.0, min(seconds, TOTAL_S - CLOSING_S - run.elapsed_s))
-    run.rate = max(1.0, min(run.capacity / 2, left / left_s))
+    run.rate = max(1.0, min(run.capacity * SHARE_OF_CAPACITY, left / left_s))
     run.planned = run.produced + min(left, int(run.rate * left_s))
     cli.say(f"stream: {run.planned - run.produced} of the {left} events that are left, {run.rate:.0f} a second")
 

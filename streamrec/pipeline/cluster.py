@@ -70,8 +70,9 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
 def _quieten() -> None:
     """Keep Ray's progress out of a stream job's output: a step has several executions a second."""
     ray.data.DataContext.get_current().enable_progress_bars = False
-    for name in ("ray.data", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # Its warnings are about its own defaults; gaps and missing rows are errors of our readers.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     # A local cluster asks for a token by default, which is what we want; Ray warns about it at each start.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
