@@ -11,8 +11,10 @@ from streamrec.events.demo import demo_dataset
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_one_block_of_movielens_100k_is_predicted_better_than_by_popularity() -> None:
     arguments = ["backtest", "--data", str(demo_dataset(cache_folder())), "--max-blocks", "1", "--json", "--set", "student.bootstrap_passes=2"]
+    arguments += ["--set", "teachers.transformer.first_steps=40", "--set", "teachers.transformer.refresh_steps=20"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.stderr
     recall = {model: values["recall@20"] for model, values in json.loads(result.stdout.splitlines()[-1])["metrics"].items()}
