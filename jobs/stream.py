@@ -4,7 +4,7 @@
     ray job submit --working-dir . -- python -m jobs.stream --config streamrec.toml
 
 The state is in the configured folder or bucket; a job that was killed goes on from the last commit with the same bits. A new state needs
-``python -m jobs.bootstrap`` first. ``--until-idle 5s`` ends when nothing came for that long, ``--max-events N`` after N records.
+``python -m jobs.bootstrap`` first. ``--until-idle 5s`` ends when nothing was to do for that long, ``--max-events N`` after N records.
 ``--set KEY=VALUE`` overrides a setting, such as ``--set log.broker=127.0.0.1:9092``.
 
 SIGTERM and Ctrl-C end it after the step in progress, with a commit. A line per step goes to the error output; the last line of the output is
@@ -47,7 +47,7 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
         last, read = time.monotonic(), 0
         while not stop.is_set() and time.monotonic() - last < idle_s and (max_events is None or read < max_events):
             report = driver.step()
-            if report is not None and report.plan.num_records:
+            if report is not None:  # Also one that only waited for a refresh was something to do.
                 last, read = time.monotonic(), read + report.plan.num_records
                 cli.say(describe(report))
         driver.controller.finish()
