@@ -1,15 +1,14 @@
-"""Share what every benchmark does: arguments, facts about the machine, percentiles, one flat JSON object as the last line."""
+"""Share what every benchmark does: arguments, facts about the machine, one flat JSON object as the last line."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,19 +37,6 @@ def facts(**more: object) -> dict[str, object]:
         **{name: version(name) for name in ("ray", "numpy", "torch", "pyarrow")},
         **more,
     }
-
-
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """Return the value below which ``share`` of the values lie (nearest rank), or None when there are none.
-
-    Example:
-        >>> percentile([3.0, 1.0, 2.0], 0.5)
-        2.0
-    """
-    if not values:
-        return None
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
 
 
 def finish(result: Mapping[str, float | int | None], about: Mapping[str, object], bars: Mapping[str, str] | None = None) -> None:

@@ -24,13 +24,14 @@ import numpy as np
 import orjson
 
 from benchmarks._client import Client
-from benchmarks._common import arguments, facts, finish, percentile
+from benchmarks._common import arguments, facts, finish
 from benchmarks._student import NUM_ITEMS, Version, make_histories, make_version
 from serve.launch import free_port, has_haproxy, launch, shutdown
 from streamrec.config import parse_config
 from streamrec.registry.board import RemoteBoard
 from streamrec.serving.catalog import Catalog
 from streamrec.serving.recommender import Recommender
+from streamrec.testing.percentiles import percentile
 
 NUM_REPLICAS = 2
 CONNECTIONS = 16
