@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,9 @@ CLOSING_S = 30.0
 
 SHARE_OF_CAPACITY = 0.3
 """Below half: refreshes, replicas and the client want the same cores, and freshness shall not measure a backlog."""
+
+STREAM_EVENTS_PER_CORE = 50_000
+"""A longer file is not played to its end: two cores have broker, stream, students, teachers, Ray Train, replicas and the client to carry."""
 
 REQUEST_RATE = 20.0
 MARKER = "demo.json"
@@ -115,7 +119,7 @@ def _demo(options: argparse.Namespace) -> int:
     run = Run(load_dataset(path, parse_mapping(options.map) if options.map else None), folder, source)
     total = min(options.max_events or run.dataset.events.num_rows, run.dataset.events.num_rows)
     run.bootstrapped = total // 2
-    config = _config(folder, options, total - run.bootstrapped)
+    config = _config(folder, options, min(total - run.bootstrapped, _most_stream_events()))
     (folder / "config.yaml").write_text(config.model_dump_json(indent=1), encoding="utf-8")
     facts = run.dataset.facts
     cli.say(f"input: {run.dataset.name}, {total} of {facts['events']} events, {facts['users']} users, {facts['items']} items")
@@ -139,6 +143,10 @@ def _demo(options: argparse.Namespace) -> int:
     problems = demo_report.problems(summary)
     demo_report.show(summary, folder / "summary.json", problems)
     return 1 if problems else 0
+
+
+def _most_stream_events() -> int:
+    return STREAM_EVENTS_PER_CORE * (os.cpu_count() or 1)
 
 
 def _fresh_folder(folder: Path) -> Path:
@@ -207,7 +215,7 @@ def _calibrate(run: Run, session: Session, driver: Driver, total: int) -> None:
 def _plan_stream(run: Run, total: int, seconds: float) -> None:
     """Choose the rate, a share of the capacity, and up to which event of the file to produce."""
     left, left_s = total - run.produced, max(20.0, min(seconds, TOTAL_S - CLOSING_S - run.elapsed_s))
-    run.rate = max(1.0, min(run.capacity * SHARE_OF_CAPACITY, left / left_s))
+    run.rate = max(1.0, min(run.capacity * SHARE_OF_CAPACITY, min(left, _most_stream_events()) / left_s))
     run.planned = run.produced + min(left, int(run.rate * left_s))
     cli.say(f"stream: {run.planned - run.produced} of the {left} events that are left, {run.rate:.0f} a second")
 

@@ -22,65 +22,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from streamrec.clock import Clock, SystemClock
-from streamrec.config import Config, cache_folder, load_config
-from streamrec.errors import StreamrecError
-from streamrec.events.datasets import Dataset, load_dataset, parse_mapping
+from jobs import cli
+from streamrec.cli.replay import INTERRUPTED, send
+from streamrec.cli.sending import err_console
+from streamrec.config import cache_folder, load_config
+from streamrec.events.datasets import load_dataset, parse_mapping
 from streamrec.events.demo import demo_dataset
 from streamrec.events.replay import Pace
-from streamrec.log.base import LogAddress
-from streamrec.log.broker import BrokerHandle, NothingToStop, resolve_broker
-from streamrec.pipeline.replay import ReplayStep, replay_dataset
-
-LINE_EVERY_S = 5.0  # without a terminal, one line this often
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit status."""
     options = _parser().parse_args(argv)
-    console = Console(stderr=True)
-    try:
-        with _stop_on_signals() as stop:
-            summary = _replay(options, console, stop)
-    except StreamrecError as error:
-        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
-    sys.stdout.write(json.dumps(summary) + "\n")
-    sys.stdout.flush()
-    return 0 if summary["done"] else 130
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """Give an event that SIGINT and SIGTERM set; a second signal has its usual effect."""
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def handle(*_: object) -> None:
-        stop.set()
-        restore()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        restore()
+    return cli.run(lambda: _replay(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,80 +66,32 @@ def _positive(text: str) -> int:
     return number
 
 
-def _replay(options: argparse.Namespace, console: Console, stop: threading.Event) -> dict[str, Any]:
+def _replay(options: argparse.Namespace) -> int:
     config = load_config(options.config)
     pace = Pace.parse(options.speed, options.rate)
     path = Path(options.data) if options.data else demo_dataset(cache_folder())
     dataset = load_dataset(path, parse_mapping(options.map) if options.map else None)
-    address, handle = _resolve(options.broker or config.log.broker, config, lambda line: console.print(line, markup=False, highlight=False))
-    clock = SystemClock()
-    started_s = clock.monotonic_s()
-    try:
-        with _Display(console, dataset, clock) as display:
-            last = replay_dataset(
-                config,
-                dataset,
-                address,
-                pace=pace,
-                clock=clock,
-                sleep=stop.wait,
-                max_events=options.max_events,
-                restart=options.restart,
-                with_items=options.with_items,
-                progress_path=options.progress,
-                on_step=display.show,
-                should_stop=stop.is_set,
-            )
-    finally:
-        handle.stop()
-    wall_s = clock.monotonic_s() - started_s
-    return {
+    choice: dict[str, Any] = {
+        "max_events": options.max_events,
+        "restart": options.restart,
+        "with_items": options.with_items,
+        "progress_path": options.progress,
+    }
+    sent = send(config, dataset, options.broker, pace, err_console(), **choice)
+    summary = {
         "dataset": dataset.name,
         "topic": config.log.events_topic,
-        "broker": str(address),
-        "sent": last.sent,
-        "position": last.position,
-        "stop": last.stop,
-        "done": last.done,
-        "wall_s": round(wall_s, 3),
-        "events_per_s": round(last.sent / max(wall_s, 1e-9), 1),
+        "broker": str(sent.address),
+        "sent": sent.last.sent,
+        "position": sent.last.position,
+        "stop": sent.last.stop,
+        "done": sent.last.done,
+        "wall_s": round(sent.wall_s, 3),
+        "events_per_s": round(sent.last.sent / max(sent.wall_s, 1e-9), 1),
     }
-
-
-def _resolve(broker: str, config: Config, say: Callable[[str], None]) -> tuple[LogAddress, BrokerHandle]:
-    if "://" in broker:
-        return LogAddress.parse(broker), NothingToStop()
-    folder = cache_folder() / "run" if "://" in config.state else Path(config.state)
-    return resolve_broker(broker, folder, say, connect_timeout_s=config.log.connect_timeout_s)
-
-
-class _Display:
-    """Show the progress: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, console: Console, dataset: Dataset, clock: Clock) -> None:
-        self._console = console
-        self._clock = clock
-        self._next_line_s = 0.0
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True
-        )
-        self._task = self._bar.add_task(dataset.name, total=dataset.events.num_rows)
-
-    def __enter__(self) -> _Display:
-        if self._console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, step: ReplayStep) -> None:
-        """Show a step."""
-        if self._console.is_terminal:
-            self._bar.update(self._task, completed=step.position, total=step.stop)
-        elif step.done or self._clock.monotonic_s() >= self._next_line_s:
-            self._next_line_s = self._clock.monotonic_s() + LINE_EVERY_S
-            self._console.print(f"replay: {step.position} of {step.stop} events sent", markup=False, highlight=False)
+    sys.stdout.write(json.dumps(summary) + "\n")
+    sys.stdout.flush()
+    return 0 if sent.last.done else INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.util
+import io
 import ipaddress
 import logging
 import os
@@ -114,7 +116,8 @@ def shutdown() -> None:
     global _launched
     mine, _launched = _launched, _Launched()
     if ray.is_initialized():
-        _stop_serve()
+        with contextlib.redirect_stdout(io.StringIO()):  # Ray prints that the controller, which has just been killed, has failed
+            _stop_serve()
         if mine.board is not None:
             mine.board.kill()
     if mine.ray is not None:

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _SWITCH_INTERVAL_S = 0.001
 _RETRY_S = 0.5
 # Adds half of itself to the freshness of histories, and bounds what a busy log costs a replica.
-_GATHER_S = 0.01
+_GATHER_S = 0.02
 _SINK_POLL_S = 0.5
 _CONNECT_TIMEOUT_S = 0.8 * APPEND_TIMEOUT_S
 # How long a new replica keeps out of traffic to get a model and histories before it answers with what it has.

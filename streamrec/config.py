@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from streamrec.errors import ConfigError
 
@@ -47,7 +47,7 @@ Duration = Annotated[float, BeforeValidator(parse_duration_s), Field(ge=0)]
 class Section(BaseModel):
     """Base of all sections: immutable, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class Meaning(Section):
@@ -124,6 +124,15 @@ class TransformerConfig(Section):
     num_negatives: int = Field(default=1024, ge=1)
     full_softmax_items: int = Field(default=2048, ge=1)
 
+    @field_validator("num_heads")
+    @classmethod
+    def _divides_dim(cls, value: int, info: ValidationInfo) -> int:
+        dim = info.data.get("dim")
+        if dim is not None and dim % value:
+            msg = f"a divisor of dim = {dim}"
+            raise ValueError(msg)
+        return value
+
 
 class LinearConfig(Section):
     """Shape the closed-form item-item teacher."""
@@ -145,6 +154,15 @@ class TeachersConfig(Section):
     use_gpu: bool = False
     cpus_per_worker: float = Field(default=0.5, gt=0)
     window_events: int = Field(default=500_000, ge=100)
+
+    @field_validator("num_train_workers")
+    @classmethod
+    def _all_have_work(cls, value: int, info: ValidationInfo) -> int:
+        transformer = info.data.get("transformer")
+        if transformer is not None and value > transformer.batch_size:
+            msg = f"at most transformer.batch_size = {transformer.batch_size}, which is shared out to the workers"
+            raise ValueError(msg)
+        return value
 
 
 class SoftLabelsConfig(Section):

@@ -27,6 +27,14 @@ SERVING_CPUS = 0.2
 LOCAL_CPUS = 4
 """Logical CPUs of a local cluster at least: they isolate nothing, and Ray warns when it starts many more processes than these."""
 
+RAY_SETTINGS = {
+    # By default all workers, replicas among them, run at nice 15, and any other program of the machine (a producer, a test) starves them.
+    "worker_niceness": 0,
+    # As many processes may start at a time, and Ray prints a warning only beyond three times as many.
+    "worker_maximum_startup_concurrency": 8,
+}
+"""Of a local cluster; a cluster that is there already has its own."""
+
 
 @contextmanager
 def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
@@ -60,6 +68,7 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.WARNING,
             _temp_dir=folder,
+            _system_config=RAY_SETTINGS,
         )
         yield
     finally:

@@ -24,7 +24,7 @@ from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Measured, Plan, next_plan, take_ranges, version_name
 from streamrec.pipeline.publisher import ItemFacts
 from streamrec.pipeline.report import StageTimer, StepReport
-from streamrec.pipeline.saving import Saver
+from streamrec.pipeline.saving import Saver, shape_of
 from streamrec.pipeline.stream_state import StreamState, books
 from streamrec.registry.gate import Verdict, Window
 from streamrec.registry.version import VersionFacts
@@ -57,7 +57,7 @@ class Controller:
         self.ingest = Ingest(self.config)
         self.ensemble = Ensemble()
         self.progressive = Progressive()
-        self._saver = Saver(parts.checkpoints, self.components())
+        self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
         self._committed_counts = dict(self.state.counts)
         now = parts.clock.monotonic_s()
         self._last = {"publish": -np.inf, "checkpoint": now}

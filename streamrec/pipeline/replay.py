@@ -22,7 +22,7 @@ from streamrec.log.offsets import OffsetRange
 
 BATCH_EVENTS = 500  # at most so many events are in doubt after a crash, and looked up in the log
 SCAN_ROWS = 20_000  # log rows in memory while looking them up
-SHORTEST_SLEEP_S = 0.02  # events that fall due closer together share an append, whose acknowledgement costs milliseconds
+SHORTEST_SLEEP_S = 0.1  # events that fall due closer together share an append, whose acknowledgement costs milliseconds
 LONGEST_SLEEP_S = 0.5  # a stop is noticed this soon, however long the next event is away
 
 

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from streamrec.errors import StorageError
+from streamrec.config import Config
+from streamrec.errors import ConfigError, StorageError
 from streamrec.pipeline.checkpoint import AddedDelta, Change, CheckpointStore
 from streamrec.pipeline.commit import CommitId
 from streamrec.pipeline.components import WorkerComponent
@@ -18,15 +19,44 @@ MAX_DELTAS = 32
 """A restore applies at most so many deltas to a component before it is whole."""
 
 
+SHAPING = (
+    "student.dim",
+    "features.history_length",
+    "features.words_per_item",
+    "features.word_buckets",
+    "soft_labels.top_k",
+    "teachers.linear.max_items",
+    "teachers.linear.history_decay",
+)
+"""Settings whose values are built into the state's arrays; with others the state can't be read."""
+
+
+def shape_of(config: Config) -> dict[str, Any]:
+    """Return the values of `SHAPING`."""
+    values: dict[str, Any] = {}
+    for dotted in SHAPING:
+        node: Any = config
+        for part in dotted.split("."):
+            node = getattr(node, part)
+        values[dotted] = node
+    return values
+
+
 class Saver:
     """Bring components into a store and back.
+
+    Args:
+        store: Where to; None saves nothing.
+        components: By name.
+        shape: See `shape_of`; kept with each commit.
 
     **Contract.** When `commit` raises, the store still has the commit before, and the next `commit` hands over whole states.
     """
 
-    def __init__(self, store: CheckpointStore | None, components: Mapping[str, Component]) -> None:
+    def __init__(self, store: CheckpointStore | None, components: Mapping[str, Component], shape: Mapping[str, Any] | None = None) -> None:
         self._store = store
         self._components = components
+        self._shape = dict(shape or {})
         self._previous: CommitId | None = None
         self._base_bytes: dict[str, int] = {}
         self._deltas: dict[str, list[int]] = {}
@@ -35,6 +65,9 @@ class Saver:
         """Restore all components from the newest whole commit; return False when there is none.
 
         A component that the commit does not know starts empty.
+
+        Raises:
+            ConfigError: The state was made with another shape.
         """
         if self._store is None:
             return False
@@ -42,6 +75,7 @@ class Saver:
         loaded = self._store.load_newest()
         if loaded is None:
             return False
+        self._check_shape(loaded.facts.get("shape", {}))
         for name, component in self._components.items():
             base, *deltas = loaded.components.get(name, (ComponentState(),))
             component.restore(base, deltas)
@@ -61,12 +95,18 @@ class Saver:
         assert self._store is not None
         changes = self._collect()
         try:
-            self._previous = self._store.commit(changes, {"batch": batch, **facts}, self._previous)
+            self._previous = self._store.commit(changes, {"batch": batch, "shape": self._shape, **facts}, self._previous)
         except StorageError:
             # The deltas handed over are lost with the attempt.
             self._base_bytes.clear()
             raise
         return min(int(kept["batch"]) for kept in self._store.kept_facts()) + 1
+
+    def _check_shape(self, held: Mapping[str, Any]) -> None:
+        for name, mine in self._shape.items():
+            if held.get(name, mine) != mine:
+                what = f"Config: {name} does not fit the state"
+                raise ConfigError(what, got=mine, allowed=held[name], do="give it that value, or start anew with another `state`", key=name)
 
     def _collect(self) -> dict[str, Change]:
         """Ask all workers first, then wait, so that they serialise side by side."""

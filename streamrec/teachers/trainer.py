@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from torch import nn
 from streamrec.config import TeachersConfig
 from streamrec.state import from_bytes
 from streamrec.storage import open_storage
+from streamrec.storage.local import LocalStorage
 from streamrec.teachers.requests import RefreshRequest, carry_out
 from streamrec.teachers.train_loop import Place
 
@@ -47,13 +51,13 @@ def _distribute(module: nn.Module) -> nn.Module:
 def fit_transformer(request: dict[str, Any], payload_key: str, teachers: TeachersConfig, storage_url: str) -> None:
     """Fit one transformer version with Ray Train and wait for it.
 
-    The run's name is the version's, so that it is unique per refresh; its folder is temporary, because the version itself goes to
+    The run's name is the version's, so that it is unique per refresh; its folder goes afterwards, because the version itself goes to
     ``storage_url``.
 
     Raises:
         ray.train.TrainingFailedError: The workers failed.
     """
-    with tempfile.TemporaryDirectory(prefix="streamrec-train-") as folder:
+    with _run_folder(f"{request['teacher']}/{request['version']}", storage_url) as folder:
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={
@@ -67,9 +71,26 @@ def fit_transformer(request: dict[str, Any], payload_key: str, teachers: Teacher
                 use_gpu=teachers.use_gpu,
                 resources_per_worker={"CPU": teachers.cpus_per_worker} | ({"GPU": 1} if teachers.use_gpu else {}),
             ),
-            run_config=RunConfig(name=f"{request['teacher']}-{request['version']}", storage_path=str(Path(folder).resolve())),
+            run_config=RunConfig(name=f"{request['teacher']}-{request['version']}", storage_path=str(folder.resolve())),
         )
         trainer.fit()
+
+
+@contextmanager
+def _run_folder(version: str, storage_url: str) -> Iterator[Path]:
+    """Give Ray Train a folder: where the state is files, beside the version, so that a killed job leaves nothing outside its state."""
+    storage = open_storage(storage_url)
+    if not isinstance(storage, LocalStorage):
+        with tempfile.TemporaryDirectory(prefix="streamrec-train-") as temporary:
+            yield Path(temporary)
+        return
+    folder = Path(storage.address) / "teachers" / version / "run"
+    shutil.rmtree(folder, ignore_errors=True)  # What a killed job left; Ray Train would go on with it.
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 fit_transformer_task = ray.remote(num_cpus=0, max_retries=0)(fit_transformer)

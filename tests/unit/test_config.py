@@ -32,6 +32,8 @@ def another(path: tuple[str, ...], default: Any) -> Any:
     special: dict[str, Any] = {"namespace": "shop", "enabled": ["linear"], "meanings": {"poke": {"role": "context"}}, "host": "0.0.0.0"}
     if path[-1] in special:
         return special[path[-1]]
+    if path[-2:] == ("transformer", "dim"):  # The heads share it.
+        return default // 2
     if isinstance(default, bool):
         return not default
     if isinstance(default, int):
@@ -107,11 +109,25 @@ def test_other_durations_are_refused(text: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["student.dim = 0", "pipeline.checkpoint_interval_s = -1", "seed = 'x'", "log.events_topic = 'a b'", "log.read_timeout_s = nan"]
+    "text",
+    [
+        "teachers.transformer.num_heads = 7",
+        "teachers.num_train_workers = 33",
+        "student.dim = 0",
+        "pipeline.checkpoint_interval_s = -1",
+        "seed = 'x'",
+        "log.events_topic = 'a b'",
+        "log.read_timeout_s = nan",
+    ],
 )
 def test_a_value_out_of_bounds_is_refused_by_its_name(text: str) -> None:
     with pytest.raises(ConfigError, match=text.split(" ")[0]):
         load_config_of(text)
+
+
+def test_a_value_that_does_not_fit_another_one_is_refused_with_both() -> None:
+    with pytest.raises(ConfigError, match=r"teachers\.transformer\.num_heads is not valid, got 2, allowed .*a divisor of dim = 31"):
+        load_config_of("teachers.transformer.dim = 31")
 
 
 def test_a_configuration_is_frozen() -> None:

@@ -45,7 +45,7 @@ def test_the_last_line_is_a_json_object_and_the_exit_status_is_0(tmp_path: Path,
     captured = capsys.readouterr()
     summary = json.loads(captured.out.splitlines()[-1])
     assert (summary["dataset"], summary["sent"], summary["position"], summary["stop"], summary["done"]) == ("movielens", 600, 600, 600, True)
-    assert "replay: 600 of 600 events sent" in captured.err
+    assert "600 of 600 events sent" in captured.err
     assert job.main(options(tmp_path, data)) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["sent"] == 300
     assert len(set(sent_ids(tmp_path))) == len(sent_ids(tmp_path)) == NUM_EVENTS

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from streamrec.errors import StorageError
+from streamrec.config import Config, parse_config
+from streamrec.errors import ConfigError, StorageError
 from streamrec.features.dedupe import Dedupe
 from streamrec.pipeline.checkpoint import CheckpointStore
-from streamrec.pipeline.saving import MAX_DELTAS, Saver
+from streamrec.pipeline.saving import MAX_DELTAS, Saver, shape_of
 from streamrec.pipeline.stream_state import StreamState, books
 from streamrec.state import Component, ComponentState
 from streamrec.storage import LocalStorage
@@ -83,6 +84,20 @@ def test_the_oldest_plan_that_a_fallback_needs_is_the_one_after_the_oldest_commi
     saver = Saver(CheckpointStore(LocalStorage(tmp_path), keep=2), {"dedupe": Dedupe(10)})
     saver.restore()
     assert [saver.commit(batch, {}) for batch in (3, 7, 9)] == [4, 4, 8]
+
+
+def test_a_state_of_another_shape_is_refused_before_anything_is_restored(tmp_path: Path) -> None:
+    held, mine = Dedupe(10), Dedupe(10)
+    held.fresh(*numbers(0, 3))
+    saver = Saver(CheckpointStore(LocalStorage(tmp_path)), {"dedupe": held}, shape_of(Config()))
+    saver.restore()
+    saver.commit(1, {})
+    narrower = parse_config({"student": {"dim": 32}})
+    with pytest.raises(ConfigError, match=r"student\.dim does not fit the state, got 32, allowed 64, give it that value, or start anew"):
+        Saver(CheckpointStore(LocalStorage(tmp_path)), {"dedupe": mine}, shape_of(narrower)).restore()
+    assert mine.digest() == Dedupe(10).digest()
+    assert Saver(CheckpointStore(LocalStorage(tmp_path)), {"dedupe": mine}, shape_of(Config())).restore()
+    assert mine.digest() == held.digest()
 
 
 def test_a_stream_state_is_restored_whole_and_its_snapshot_stands_still() -> None:
