@@ -24,7 +24,7 @@ from serve.launch import launch, shutdown
 from streamrec.config import cache_folder
 from streamrec.events.datasets import Dataset, load_dataset
 from streamrec.events.demo import demo_dataset
-from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.session import Session, open_session
 from streamrec.testing.measure import Measure
@@ -43,12 +43,11 @@ def produce(session: Session, dataset: Dataset, start: int, stop: threading.Even
         start, due = start + lot, due + 0.05
 
 
-def drive(controller: Controller, seconds: float) -> None:
-    """Step for so long."""
+def drive(driver: Driver, seconds: float) -> None:
+    """Step for so long, as the streaming job does."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if controller.step() is None:
-            time.sleep(0.01)
+        driver.step()
 
 
 def main() -> None:
@@ -63,7 +62,8 @@ def main() -> None:
         take_teachers(folder / "pure", folder / "full")
         said: list[str] = []
         session = stack.enter_context(open_session(settings(folder / "full", "auto", 4096), said.append, num_replicas=2))
-        controller = session.controller("streamrec-bench")
+        driver = Driver(lambda: session.controller("streamrec-bench"), time.sleep, said.append)
+        controller = driver.controller
         prepare(controller, session.reader, session.writer, dataset)
         stack.callback(shutdown)
         url = launch(session.config, session.address, session.state_url, registry_url(session.state_url))
@@ -77,7 +77,7 @@ def main() -> None:
         producer = threading.Thread(target=produce, args=(session, dataset, START + WARM_UP, stop))
         producer.start()
         measure.start()
-        drive(controller, seconds)
+        drive(driver, seconds)
         stop.set()
         producer.join()
         measure.stop()

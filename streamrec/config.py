@@ -213,9 +213,14 @@ class ServingConfig(Section):
 
 
 class PipelineConfig(Section):
-    """Pace the loop."""
+    """Pace the loop.
+
+    ``batch_interval_s``: a micro-batch begins so long after the one before at the earliest, unless a full one is waiting. Few events cost a
+    micro-batch nearly as much as many, and what is saved goes to serving and training.
+    """
 
     max_batch_events: int = Field(default=8192, ge=1)
+    batch_interval_s: Duration = 0.5
     publish_interval_s: Duration = 0.0
     checkpoint_interval_s: Duration = 10.0
     idle_promote_s: Duration = 2.0
@@ -368,4 +373,4 @@ def _explain(error: ValidationError) -> ConfigError:
         hint = f"{parent}.{near[0]}" if parent and near else (near[0] if near else "")
         what = "Config: unknown key"
         return ConfigError(what, got=repr(dotted), do=f"did you mean {hint!r}? ({', '.join(allowed)} are allowed)", key=dotted)
-    return ConfigError(f"Config: {dotted} is not valid", got=repr(first.get("input")), allowed=first["msg"], do="correct the value", key=dotted)
+    return ConfigError(f"Config: {dotted} is not valid", got=repr(first.get("input")), allowed=first["msg"].removeprefix("Value error, "), do="correct the value", key=dotted)

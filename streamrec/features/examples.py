@@ -20,7 +20,7 @@ class Examples:
         history: Item rows, newest first, padded with -1. [Q, N] int32
         indptr: Bounds of each query's targets. [Q + 1] int64
         target_rows: Item rows, no repeats inside a query. [T] int32
-        weight: Mean weight of the query's target events. [Q] float32
+        weight: Mean weight over the query's targets; an item that repeats has its first event's. [Q] float32
         user: 64-bit hash of (namespace, user). [Q] int64
         namespace: Namespace code. [Q] int32
     """

@@ -28,7 +28,7 @@ from streamrec.log.topics import checked_topic, partition_of
 # How often a waiting tail looks at its folders: bounds what it adds to freshness.
 _LOOK_EVERY_S = 0.004
 # Two changes within one tick of the file system's clock have one time; a time this old can't hide a second change.
-_SETTLED_AFTER_NS = 100_000_000
+_SETTLED_AFTER_NS = 20_000_000
 
 
 class LocalLog:

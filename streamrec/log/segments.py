@@ -209,7 +209,7 @@ def _run_to_merge(segments: Sequence[Segment]) -> list[Segment]:
 def _read(segments: Sequence[Segment], start: int, end: int) -> pa.Table:
     tables = []
     for segment in segments:
-        with pa.memory_map(segment.path) as source:
+        with pa.OSFile(segment.path) as source:
             rows = pyarrow.ipc.open_file(source).read_all()
         first = max(start, segment.start)
         tables.append(rows.slice(first - segment.start, min(end, segment.end) - first))

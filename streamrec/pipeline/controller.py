@@ -58,7 +58,7 @@ class Controller:
         self.ensemble = Ensemble()
         self.progressive = Progressive()
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
-        self._committed_counts = dict(self.state.counts)
+        self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         now = parts.clock.monotonic_s()
         self._last = {"publish": -np.inf, "checkpoint": now}
         self._plans_ahead: set[int] | None = None
@@ -86,7 +86,7 @@ class Controller:
         """
         if not self._saver.restore():
             return False
-        self._committed_counts = dict(self.state.counts)
+        self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         if self.state.candidate is not None:  # It waits anew: a restart is no sign that events have stopped coming.
             self._last["publish"] = self.parts.clock.monotonic_s()
         for version in {self.state.live, self.state.candidate} - {None}:
@@ -172,7 +172,7 @@ class Controller:
         return next_plan(self.state.facts(self._has_uncommitted()), measured, self.config)
 
     def _has_uncommitted(self) -> bool:
-        return self.parts.checkpoints is not None and self.state.counts != self._committed_counts
+        return self.parts.checkpoints is not None and self.state.batch != self._committed_batch
 
     def execute(self, plan: Plan) -> StepReport:
         """Execute a plan; it must be the next one.
@@ -376,7 +376,7 @@ class Controller:
         if "linear" in self.state.pending:
             self.parts.refresher.wait("linear", self.state.pending["linear"])
         needed = self._saver.commit(self.state.batch, {"offsets": self.state.offsets, "counts": self.state.counts, "seed": self.config.seed})
-        self._committed_counts = dict(self.state.counts)
+        self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         report.committed = True
         self._last["checkpoint"] = self.parts.clock.monotonic_s()
         if self.parts.plans is not None:

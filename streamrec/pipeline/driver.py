@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 from ray.exceptions import RayActorError
@@ -35,12 +36,15 @@ class Driver:
         self._wait = wait
         self._say = say
         self._failures = 0
+        self._due_s = -math.inf
         self.controller = build()
         self.recovered = self.controller.recover()
 
     def step(self) -> StepReport | None:
         """Do one step, or wait a moment when there is nothing to do."""
         try:
+            self._let_gather()
+            began_s = self.controller.parts.clock.monotonic_s()
             report = self.controller.step()
         except BrokerUnavailable as error:
             self._again(error)
@@ -55,7 +59,17 @@ class Driver:
         self._failures = 0
         if report is None:
             self._wait(IDLE_WAIT_S)
+        else:
+            self._due_s = began_s + self.controller.config.pipeline.batch_interval_s
         return report
+
+    def _let_gather(self) -> None:
+        """Wait until the next micro-batch is due, unless a full one is there or an earlier run has planned it."""
+        controller = self.controller
+        pipeline, clock = controller.config.pipeline, controller.parts.clock
+        wait_s = self._due_s - clock.monotonic_s()
+        if wait_s > 0 and controller.planned() is None and controller.lag() < pipeline.max_batch_events:
+            self._wait(wait_s)
 
     def _again(self, error: Exception) -> None:
         self._failures += 1

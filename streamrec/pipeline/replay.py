@@ -146,14 +146,15 @@ def run_replay(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> ReplayStep:
     """Step until all is sent or ``should_stop`` says so; return the last step, its ``sent`` being the sum."""
-    sent = 0
+    sent, position = 0, replayer.progress.position
     while True:
         step = replayer.step()
         sent += step.sent
+        is_behind, position = step.position - position >= BATCH_EVENTS, step.position
         on_step(step)
         if step.done or should_stop():
             return ReplayStep(sent, step.position, step.stop, step.wait_s, step.event_time_ms)
-        if step.wait_s > 0:
+        if not is_behind:  # What fell due while the last append was on its way waits for company too.
             sleep(min(max(step.wait_s, SHORTEST_SLEEP_S), LONGEST_SLEEP_S))
 
 

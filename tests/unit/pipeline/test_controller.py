@@ -334,6 +334,20 @@ def test_an_idle_stream_promotes_the_waiting_version_and_then_has_nothing_to_do(
     assert versions["published"] == versions["promoted"] + versions["rejected"]
 
 
+def test_the_promotion_of_an_idle_stream_is_committed_though_no_event_follows(world: World) -> None:
+    controller = world.controller()
+    world.play(controller)
+    controller.finish()
+    assert controller.state.candidate is not None
+    for _ in range(10):
+        world.clock.advance(controller.config.pipeline.idle_promote_s + 1.0)
+        controller.step()
+    assert controller.state.candidate is None
+    again = world.controller()
+    assert (again.state.live, again.state.candidate) == (controller.state.live, None)
+    assert again.planned() is None
+
+
 def test_a_live_version_and_a_candidate_can_be_compared_after_many_publications(world: World) -> None:
     controller = world.controller()
     world.play(controller)

@@ -20,7 +20,16 @@ from streamrec.log.base import Record
 from streamrec.log.connect import memory_address
 from streamrec.log.memory import MemoryLog
 from streamrec.log.offsets import OffsetRange
-from streamrec.pipeline.replay import BATCH_EVENTS, Replayer, ReplayStep, default_progress_path, import_items, replay_dataset, run_replay
+from streamrec.pipeline.replay import (
+    BATCH_EVENTS,
+    SHORTEST_SLEEP_S,
+    Replayer,
+    ReplayStep,
+    default_progress_path,
+    import_items,
+    replay_dataset,
+    run_replay,
+)
 
 TOPIC = "events"
 DATASET = synthetic_dataset(num_events=1200)
@@ -104,8 +113,31 @@ def test_a_paced_run_sleeps_until_events_are_due(log: MemoryLog, tmp_path: Path)
 
     last = run_replay(replayer(log, tmp_path / "p", clock, pace=Pace(speed=600)), sleep=sleep)
     assert last.sent == 1200
-    assert sum(slept) == pytest.approx(1199 / 600, abs=0.03)  # the world has an event a second
+    assert sum(slept) == pytest.approx(1199 / 600, abs=SHORTEST_SLEEP_S)  # the world has an event a second
     assert_each_event_once_in_order(log)
+
+
+class SlowWriter:
+    """Take so long for each append."""
+
+    def __init__(self, log: MemoryLog, clock: ManualClock, append_s: float) -> None:
+        self.log, self.clock, self.append_s, self.calls = log, clock, append_s, 0
+
+    def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
+        self.calls += 1
+        self.clock.advance(self.append_s)
+        return self.log.append(topic, records)
+
+    def close(self) -> None:
+        """Keep everything."""
+
+
+def test_what_falls_due_during_an_append_waits_for_company(log: MemoryLog, tmp_path: Path) -> None:
+    clock = ManualClock()
+    writer = SlowWriter(log, clock, append_s=0.02)
+    last = run_replay(replayer(log, tmp_path / "p", clock, writer=writer, pace=Pace(rate=300)), sleep=clock.advance)
+    assert last.done
+    assert writer.calls <= 4.0 / SHORTEST_SLEEP_S + 1  # of 1,200 events in four seconds
 
 
 def test_a_stopped_replay_goes_on_where_it_was_and_a_finished_one_sends_nothing(log: MemoryLog, tmp_path: Path) -> None:

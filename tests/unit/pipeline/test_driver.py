@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+
+from streamrec.clock import ManualClock
+from streamrec.config import parse_config
+from streamrec.errors import BrokerUnavailable, ConfigError, Fenced, OperatorError
+from streamrec.pipeline.driver import IDLE_WAIT_S, MAX_FAILURES, Driver
+
+INTERVAL_S = 0.5
+FULL = 100
+REPORT: Any = object()
+
+
+class Scripted:
+    """A controller that does what a list says: a report, None, or an error."""
+
+    def __init__(self, outcomes: list[Any], clock: ManualClock, step_s: float = 0.0) -> None:
+        self.outcomes, self.clock, self.step_s = outcomes, clock, step_s
+        self.parts = SimpleNamespace(clock=clock)
+        self.config = parse_config({"pipeline": {"batch_interval_s": INTERVAL_S, "max_batch_events": FULL}})
+        self.num_waiting, self.plan, self.num_recovered = 1, None, 0
+
+    def recover(self) -> bool:
+        self.num_recovered += 1
+        return True
+
+    def planned(self) -> object | None:
+        return self.plan
+
+    def lag(self) -> int:
+        return self.num_waiting
+
+    def step(self) -> Any:
+        outcome = self.outcomes.pop(0)
+        self.clock.advance(self.step_s)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+class Rig:
+    """A driver, its clock, and what it waited and said."""
+
+    def __init__(self, outcomes: list[Any], step_s: float = 0.0) -> None:
+        self.clock, self.waited, self.said, self.built = ManualClock(0), [], [], []
+        self.outcomes, self.step_s = outcomes, step_s
+        self.driver = Driver(self.build, self.wait, self.said.append)  # type: ignore[arg-type]
+
+    def build(self) -> Any:
+        self.built.append(Scripted(self.outcomes, self.clock, self.step_s))
+        return self.built[-1]
+
+    def wait(self, seconds: float) -> None:
+        self.waited.append(round(seconds, 6))
+        self.clock.advance(seconds)
+
+
+def test_a_micro_batch_begins_an_interval_after_the_one_before_so_that_events_gather() -> None:
+    rig = Rig([REPORT] * 3, step_s=0.2)
+    for _ in range(3):
+        assert rig.driver.step() is REPORT
+    assert rig.waited == [0.3, 0.3]
+
+
+def test_a_slow_micro_batch_a_full_one_and_a_planned_one_are_not_waited_for() -> None:
+    slow = Rig([REPORT] * 3, step_s=0.7)
+    full, planned = Rig([REPORT] * 3), Rig([REPORT] * 3)
+    full.built[0].num_waiting = FULL
+    planned.built[0].plan = object()
+    for rig in (slow, full, planned):
+        for _ in range(3):
+            rig.driver.step()
+        assert rig.waited == []
+
+
+def test_an_idle_stream_is_looked_at_again_soon_and_its_first_event_is_not_kept_waiting() -> None:
+    rig = Rig([None, None, REPORT])
+    for _ in range(3):
+        rig.driver.step()
+    assert rig.waited == [IDLE_WAIT_S] * 2
+
+
+def test_a_broker_that_is_away_is_asked_again_after_growing_waits_by_the_same_controller() -> None:
+    rig = Rig([BrokerUnavailable("Broker: nobody answers, got 127.0.0.1:9")] * 3 + [REPORT])
+    assert [rig.driver.step() for _ in range(4)] == [None, None, None, REPORT]
+    assert rig.waited == [0.2, 0.4, 0.8]
+    assert "failure 3 of 10, trying again in 0.8 s: Broker: nobody answers, got 127.0.0.1:9" in rig.said[-1]
+    assert len(rig.built) == 1
+
+
+def test_a_dead_actor_gives_a_new_controller_that_is_recovered() -> None:
+    rig = Rig([RayActorError(), REPORT])
+    assert [rig.driver.step(), rig.driver.step()] == [None, REPORT]
+    assert [controller.num_recovered for controller in rig.built] == [1, 1]
+    assert rig.driver.controller is rig.built[-1]
+
+
+def test_after_many_failures_in_a_row_the_last_one_is_raised_and_a_success_starts_the_count_anew() -> None:
+    failures: list[Any] = [BrokerUnavailable("Broker: away")] * (MAX_FAILURES - 1)
+    rig = Rig([*failures, REPORT, *failures, BrokerUnavailable("Broker: still away")])
+    for _ in range(2 * len(failures) + 1):
+        rig.driver.step()
+    with pytest.raises(BrokerUnavailable, match="still away"):
+        rig.driver.step()
+
+
+@pytest.mark.parametrize("error", [Fenced("Checkpoint: another writer owns the state"), ConfigError("Config: wrong")])
+def test_an_error_that_trying_again_can_not_mend_is_raised_at_once(error: Exception) -> None:
+    rig = Rig([error])
+    with pytest.raises(type(error)):
+        rig.driver.step()
+    assert rig.waited == []
+
+
+def test_another_operators_error_is_tried_again_from_the_last_commit() -> None:
+    rig = Rig([OperatorError("Refresh: a version is missing"), REPORT])
+    assert [rig.driver.step(), rig.driver.step()] == [None, REPORT]
+    assert len(rig.built) == 2
