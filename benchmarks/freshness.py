@@ -54,7 +54,7 @@ def main() -> None:
     """Run the benchmark."""
     options = arguments(__doc__ or "")
     logging.getLogger("streamrec").setLevel(logging.ERROR)
-    seconds = 10.0 if options.quick else 60.0
+    seconds = 6.0 if options.quick else 60.0
     dataset = load_dataset(demo_dataset(cache_folder()))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrec-bench-")))

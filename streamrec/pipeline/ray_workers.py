@@ -27,6 +27,8 @@ class RayPending(Generic[T]):
 class RayWorker(Generic[C]):
     """Submit calls to a `streamrec.student.actor.Host`.
 
+    The adoption is on its way when this returns, so that several actors start side by side; `adopted` waits for it.
+
     Args:
         handle: The actor.
         epoch: This driver's; the actor refuses others after it was adopted.
@@ -37,7 +39,11 @@ class RayWorker(Generic[C]):
     def __init__(self, handle: ray.actor.ActorHandle[Any], epoch: int, build: Callable[..., C], *args: Any) -> None:
         self.handle = handle
         self._epoch = epoch
-        ray.get(handle.adopt.remote(epoch, build, *args))
+        self._adoption: ray.ObjectRef[None] = handle.adopt.remote(epoch, build, *args)
+
+    def adopted(self) -> None:
+        """Wait until the object is built, and raise what kept it from being built."""
+        ray.get(self._adoption)
 
     def submit(self, method: Callable[Concatenate[C, P], T], *args: P.args, **kwargs: P.kwargs) -> RayPending[T]:
         """Send the call; see `streamrec.workers.Worker`."""

@@ -100,9 +100,12 @@ def build_on_ray(
         clock: Processing time.
     """
     epoch = secrets.randbits(62) + 1
+    workers: list[RayWorker[Any]] = []
 
     def worker(role: str, build: Callable[..., C], *args: Any) -> Worker[C]:
-        return RayWorker(host(f"{name}-{role}", ACTOR_CPUS), epoch, build, *args)
+        made: RayWorker[C] = RayWorker(host(f"{name}-{role}", ACTOR_CPUS), epoch, build, *args)
+        workers.append(made)
+        return made
 
     clock = clock or SystemClock()
     parts = Parts(
@@ -119,4 +122,6 @@ def build_on_ray(
         checkpoints=CheckpointStore(open_storage(checkpoint_url(state_url))),
         plans=PlanStore(open_storage(state_url)),
     )
+    for made in workers:
+        made.adopted()
     return Controller(parts)
