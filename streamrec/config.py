@@ -373,4 +373,5 @@ def _explain(error: ValidationError) -> ConfigError:
         hint = f"{parent}.{near[0]}" if parent and near else (near[0] if near else "")
         what = "Config: unknown key"
         return ConfigError(what, got=repr(dotted), do=f"did you mean {hint!r}? ({', '.join(allowed)} are allowed)", key=dotted)
-    return ConfigError(f"Config: {dotted} is not valid", got=repr(first.get("input")), allowed=first["msg"].removeprefix("Value error, "), do="correct the value", key=dotted)
+    allowed_values = first["msg"].removeprefix("Value error, ")
+    return ConfigError(f"Config: {dotted} is not valid", got=repr(first.get("input")), allowed=allowed_values, do="correct the value", key=dotted)
