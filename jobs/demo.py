@@ -44,6 +44,8 @@ from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.replay import replay_dataset
 from streamrec.pipeline.session import Session, open_session
+from streamrec.registry.registry import Registry
+from streamrec.storage import open_storage
 
 TOTAL_S = 330.0
 """The demo plans to end within this time, a margin below six minutes."""
@@ -138,7 +140,8 @@ def _demo(options: argparse.Namespace) -> int:
             with View(run.dataset.name, run.rate) as view, _measuring(run, url) as measuring, _producing(run) as producer:
                 _stream(run, driver, view, (producer, measuring), stop, options.forever)
             driver.controller.finish()
-            summary = demo_report.summarise(run, session.board, driver.controller)
+            registry = Registry(open_storage(registry_url(session.state_url)))
+            summary = demo_report.summarise(run, session.board, registry, driver.controller)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     problems = demo_report.problems(summary)
     demo_report.show(summary, folder / "summary.json", problems)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,25 +12,28 @@ from rich.table import Table
 
 from streamrec.pipeline.controller import Controller
 from streamrec.registry.board import RemoteBoard
+from streamrec.registry.registry import Registry
+from streamrec.registry.version import VersionManifest
 from streamrec.testing.percentiles import percentile
 
 if TYPE_CHECKING:
     from jobs.demo import Run
 
+PLAIN_WIDTH = 120  # columns of an output that goes to a file
 MIN_SWAPS = 10
 MIN_REFRESHES = 2
 MIN_REQUESTS = 1000
 FRESHNESS = ("state_ms_p50", "state_ms_p99", "model_s_p50", "model_s_p95", "num_state", "num_model", "lost")
 
 
-def summarise(run: Run, board: RemoteBoard, controller: Controller) -> dict[str, Any]:
+def summarise(run: Run, board: RemoteBoard, registry: Registry, controller: Controller) -> dict[str, Any]:
     """Return the summary; docs/formats.md describes it."""
     state, measured = controller.state, run.measured
     books = {name: num - run.books_before.get(name, 0) for name, num in controller.books().items()}
     means = controller.progressive.means()
     recall = {name: values["recall@20"] for name, values in means.items()}
     teachers = {name.removeprefix("teachers."): value for name, value in recall.items() if name.startswith("teachers.")}
-    swaps = _swaps(board)
+    swaps = _swaps(board, registry)
     return {
         "input": run.dataset.name,
         "broker": run.broker,
@@ -51,14 +56,25 @@ def summarise(run: Run, board: RemoteBoard, controller: Controller) -> dict[str,
     }
 
 
-def _swaps(board: RemoteBoard) -> dict[str, Any]:
+def _swaps(board: RemoteBoard, registry: Registry) -> dict[str, Any]:
     report = [swap for swap in board.swap_report() if swap["all_replicas_ms"] is not None]
     times = [float(swap["all_replicas_ms"]) for swap in report]
+    kept = set(registry.versions())  # A demo without an end prunes its first versions.
     return {
         "count": len({swap["version"] for swap in report}),
+        "to_nothing_new": num_stale([registry.manifest(swap["version"]) for swap in report if swap["version"] in kept]),
         "all_replicas_ms_p50": percentile(times, 0.5),
         "all_replicas_ms_max": max(times, default=None),
     }
+
+
+def num_stale(manifests: Sequence[VersionManifest]) -> int:
+    """Return how many versions have the digest of the one before, or have not read further than it."""
+
+    def has_read(manifest: VersionManifest) -> int:
+        return sum(offset for partitions in manifest.offsets.values() for offset in partitions.values())
+
+    return sum(new.digest == old.digest or has_read(new) <= has_read(old) for old, new in pairwise(manifests))
 
 
 def _used_refreshes(controller: Controller) -> int:
@@ -77,6 +93,7 @@ def problems(summary: dict[str, Any]) -> list[str]:
         (events["pending"] != 0, f"{events['pending']} events are pending"),
         (events["received"] != expected, f"{expected} events were produced, {events['received']} received"),
         (requests["failed"] > 0, f"{requests['failed']} requests failed: {requests['failures']}"),
+        (summary["swaps"]["to_nothing_new"] > 0, f"{summary['swaps']['to_nothing_new']} swaps were to the same weights or to no later offsets"),
         (summary["freshness"]["lost"] > 0, f"{summary['freshness']['lost']} events never changed an answer"),
         *((recall["student"] <= recall[name], f"the student does not beat {name}") for name in ("popular", "recent_popular")),
     ]
@@ -96,6 +113,8 @@ def shortfalls(summary: dict[str, Any]) -> list[str]:
 def show(summary: dict[str, Any], path: Path, wrong: list[str]) -> None:
     """Print the summary as tables, and what is wrong below."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
     events = summary["events"]
     facts = Table(box=None, show_header=False, padding=(0, 2))
     accounted = " + ".join(f"{events[name]} {name}" for name in ("applied", "duplicate", "rejected", "late", "quarantined", "pending"))
