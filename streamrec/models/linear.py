@@ -14,11 +14,35 @@ from __future__ import annotations
 import torch
 
 
-def decayed_histories(history: torch.Tensor, num_slots: int, decay: float) -> torch.Tensor:
-    """Spread histories over slots: history [Q, N] int64, newest first, -1 for padding and unknown items → [Q, M] float32."""
+def add_gram(gram: torch.Tensor, history: torch.Tensor, decay: float) -> None:
+    """Add XᵀX to ``gram``, in place, from the few entries that the rows of X have.
+
+    Args:
+        gram: [M, M] float32, contiguous.
+        history: Slots, newest first, -1 for padding and unknown items. [Q, N] int64
+        decay: Of each place further back.
+    """
+    weights = (decay ** torch.arange(history.shape[1], dtype=torch.float32)).expand(history.shape)
+    inside = history >= 0
+    pairs = inside[:, :, None] & inside[:, None, :]  # [Q, N, N]
+    places = (history[:, :, None] * gram.shape[1] + history[:, None, :])[pairs]
+    gram.view(-1).index_add_(0, places, (weights[:, :, None] * weights[:, None, :])[pairs])
+
+
+def add_cross(cross: torch.Tensor, history: torch.Tensor, targets: torch.Tensor, share: torch.Tensor, decay: float) -> None:
+    """Add XᵀY to ``cross``, in place.
+
+    Args:
+        cross: [M, M] float32, contiguous.
+        history: The history of each target's query, as in `add_gram`. [T, N] int64
+        targets: Slots. [T] int64
+        share: Entry of Y. [T] float32
+        decay: Of each place further back.
+    """
     weights = decay ** torch.arange(history.shape[1], dtype=torch.float32)
-    spread = torch.zeros(len(history), num_slots)
-    return spread.scatter_add(1, history.clamp(min=0), weights.expand(history.shape) * (history >= 0))
+    inside = history >= 0
+    places = (history * cross.shape[1] + targets[:, None])[inside]
+    cross.view(-1).index_add_(0, places, (share[:, None] * weights[None, :])[inside])
 
 
 def solve_ridge(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:

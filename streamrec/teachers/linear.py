@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from streamrec.config import LinearConfig
 from streamrec.features.examples import Examples
-from streamrec.models.linear import decayed_histories, solve_ridge
+from streamrec.models.linear import add_cross, add_gram, solve_ridge
 from streamrec.state import ComponentState, digest_of
 
-_CHUNK = 1024
+CHUNK_PAIRS = 2**21
+"""Entries that an update adds at a time; bounds its memory."""
 
 
 class LinearStatistics:
@@ -55,20 +56,20 @@ class LinearStatistics:
 
     def _add(self, examples: Examples) -> None:
         self._give_slots(examples)
-        size = len(self._rows)
         history = torch.from_numpy(self._slots_of(examples.history))
-        targets = self._slots_of(examples.target_rows)
-        share = (1.0 / np.sqrt(np.diff(examples.indptr)))[examples.query_of_target].astype(np.float32)
-        for start in range(0, len(examples), _CHUNK):
-            end = min(start + _CHUNK, len(examples))
-            x = decayed_histories(history[start:end], size, self.config.history_decay)
-            low, high = examples.indptr[start], examples.indptr[end]
-            known = targets[low:high] >= 0
-            y = torch.zeros(end - start, size)
-            y[examples.query_of_target[low:high][known] - start, targets[low:high][known]] = torch.from_numpy(share[low:high][known])
-            # The products get memory of their own: their bits then do not depend on how far the matrices have grown.
-            self._gram[:size, :size] += x.T @ x
-            self._cross[:size, :size] += x.T @ y
+        targets = torch.from_numpy(self._slots_of(examples.target_rows))
+        query = torch.from_numpy(examples.query_of_target)
+        share = torch.from_numpy((1.0 / np.sqrt(np.diff(examples.indptr))).astype(np.float32))[query]
+        known = targets >= 0
+        targets, query, share = targets[known], query[known], share[known]
+        decay, length = self.config.history_decay, history.shape[1]
+        size = max(1, CHUNK_PAIRS // length**2)
+        for start in range(0, len(history), size):
+            add_gram(self._gram, history[start : start + size], decay)
+        size = max(1, CHUNK_PAIRS // length)
+        for start in range(0, len(targets), size):
+            part = slice(start, start + size)
+            add_cross(self._cross, history[query[part]], targets[part], share[part], decay)
         self._num_queries += len(examples)
 
     def matrices(self) -> ComponentState:

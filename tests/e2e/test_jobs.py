@@ -58,7 +58,7 @@ def submit(address, jobs, state, job, *options):
         pass
     logs = client.get_job_logs(submitted)
     assert client.get_job_status(submitted) == JobStatus.SUCCEEDED, logs[-3000:]
-    return json.loads([line for line in logs.splitlines() if line.startswith('{"batch"')][-1])
+    return json.loads([line for line in logs.splitlines() if line.startswith('{"')][-1])
 
 
 def test_jobs_run_when_submitted_to_a_cluster(jobs, cluster):
@@ -68,3 +68,9 @@ def test_jobs_run_when_submitted_to_a_cluster(jobs, cluster):
     last = submit(cluster, jobs, "submitted", "stream", "--until-idle", "2s")
     assert last["books"]["applied"] == 3000
     assert last["versions"]["promoted"] > 1
+    refreshed = submit(cluster, jobs, "submitted", "refresh_teachers", "--teacher", "linear")
+    assert refreshed["teachers"]["linear"] > last["teachers"]["linear"]
+    ratings = jobs.folder / "ratings.csv"
+    ratings.write_text("userId,movieId,rating,timestamp\n" + "".join(f"{number % 9},{number % 7},4,{10**9 + number}\n" for number in range(300)))
+    sent = submit(cluster, jobs, "submitted", "replay", "--data", str(ratings), "--broker", f"local://{jobs.folder / 'other'}")
+    assert (sent["sent"], sent["done"]) == (300, True)

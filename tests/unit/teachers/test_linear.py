@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from streamrec.config import LinearConfig
 from streamrec.features.examples import Examples
-from streamrec.models.linear import decayed_histories
+from streamrec.models.linear import add_cross, add_gram
 from streamrec.soft_labels.scorer import LinearTeacher
 from streamrec.state import ComponentState
 from streamrec.teachers.linear import LinearStatistics, solve_version
@@ -56,12 +57,14 @@ def test_sums_over_batches_equal_one_pass_and_the_formula() -> None:
     assert batched.num_queries == 120
 
 
-def test_batches_larger_than_a_chunk_are_summed_whole() -> None:
-    examples = some_examples(2500, 1)
+def test_batches_larger_than_a_chunk_are_summed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamrec.teachers.linear.CHUNK_PAIRS", 5 * LENGTH**2)
+    examples = some_examples(2503, 1)
     statistics = LinearStatistics(CONFIG)
     statistics.update(examples)
     x, y = design(examples)
-    np.testing.assert_allclose(by_row(statistics.matrices(), "cross"), x.T @ y, rtol=1e-4)
+    for name, expected in (("gram", x.T @ x), ("cross", x.T @ y)):
+        np.testing.assert_allclose(by_row(statistics.matrices(), name), expected, rtol=1e-4)
 
 
 def test_a_version_is_the_direct_ridge_solution_and_scores_with_it() -> None:
@@ -114,5 +117,10 @@ def test_matrices_are_copies() -> None:
 
 
 def test_a_decayed_history_adds_repeats_and_ignores_padding() -> None:
-    found = decayed_histories(torch.tensor([[2, 0, 2, -1]]), 3, 0.5)
-    assert found.tolist() == [[0.5, 0.0, 1.25]]
+    gram = torch.zeros(3, 3)
+    add_gram(gram, torch.tensor([[2, 0, 2, -1]]), 0.5)
+    x = torch.tensor([0.5, 0.0, 1.25])
+    torch.testing.assert_close(gram, torch.outer(x, x))
+    cross = torch.ones(3, 3)
+    add_cross(cross, torch.tensor([[2, 0, 2, -1]]), torch.tensor([1]), torch.tensor([0.5]), 0.5)
+    torch.testing.assert_close(cross, 1 + torch.outer(x, torch.tensor([0.0, 0.5, 0.0])))

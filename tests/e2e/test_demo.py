@@ -1,0 +1,58 @@
+"""Run the demo as a user does, bounded, and look at what it leaves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+KEYS = {
+    "events": {"bootstrapped", "received", "applied", "duplicate", "rejected", "late", "quarantined", "pending"},
+    "versions": {"published", "promoted", "rejected"},
+    "swaps": {"count", "all_replicas_ms_p50", "all_replicas_ms_max"},
+    "requests": {"sent", "failed", "p50_ms", "p99_ms"},
+    "freshness": {"state_ms_p50", "state_ms_p99", "model_s_p50", "model_s_p95"},
+    "recall20": {"student", "student_events_only", "popular", "teachers"},
+}
+
+
+def run_folders():
+    return {path for folder in {tempfile.gettempdir(), "/tmp"} for path in Path(folder).glob("streamrec-*")}
+
+
+def test_a_bounded_demo_on_files_ends_by_itself_with_all_figures_and_leaves_nothing(jobs):
+    before = run_folders()
+    words = [
+        sys.executable,
+        "-m",
+        "jobs.demo",
+        "--broker",
+        "local",
+        "--max-events",
+        "20000",
+        "--seconds",
+        "30",
+        "--set",
+        "teachers.transformer.first_steps=40",
+    ]
+    done = subprocess.run(words, cwd=jobs.folder, env=jobs.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    summary = json.loads((jobs.folder / "runs" / "demo" / "summary.json").read_text())
+    for name, keys in KEYS.items():
+        assert keys <= summary[name].keys()
+    assert summary["broker"].startswith("local")
+    assert summary["input"] == "ml-100k"
+    events = summary["events"]
+    assert events["bootstrapped"] == 10_000
+    assert events["received"] == events["applied"] == events["produced"] + events["probes"]
+    assert summary["swaps"]["count"] >= 10
+    assert set(summary["recall20"]["teachers"]) == {"linear", "transformer"}
+    assert "(raylet)" not in done.stdout
+    assert run_folders() == before
+    assert [path.name for path in jobs.folder.iterdir()] == ["runs"]  # TMPDIR is the folder, too.
