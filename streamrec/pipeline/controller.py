@@ -375,7 +375,9 @@ class Controller:
         # The linear teacher's request lives in memory only: a commit in its middle could not start it again with the same numbers.
         if "linear" in self.state.pending:
             self.parts.refresher.wait("linear", self.state.pending["linear"])
-        needed = self._saver.commit(self.state.batch, {"offsets": self.state.offsets, "counts": self.state.counts, "seed": self.config.seed})
+        state = self.state
+        facts = {"offsets": state.offsets, "counts": state.counts, "teachers": state.teachers, "seed": self.config.seed}
+        needed = self._saver.commit(state.batch, facts)
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         report.committed = True
         self._last["checkpoint"] = self.parts.clock.monotonic_s()
@@ -383,6 +385,7 @@ class Controller:
             self.parts.plans.prune(needed)
         if self.parts.publisher is not None:
             self.parts.publisher.prune(plan.now_ms)
+        self.parts.refresher.prune(self._saver.oldest_kept("teachers"))
 
     def _delete_user(self, namespace: str, user_id: str) -> None:
         removed = {name: component.delete_user(namespace, user_id) for name, component in self.components().items()}

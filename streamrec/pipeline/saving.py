@@ -102,6 +102,16 @@ class Saver:
             raise
         return min(int(kept["batch"]) for kept in self._store.kept_facts()) + 1
 
+    def oldest_kept(self, fact: str) -> dict[str, str]:
+        """Return the smallest value per name of a fact that is {name: text}, over the commits that a fallback could go to.
+
+        A name that one of them lacks is left out: that commit may need any value.
+        """
+        assert self._store is not None
+        kept = [facts.get(fact, {}) for facts in self._store.kept_facts()]
+        names = set(kept[0]).intersection(*kept)
+        return {name: min(values[name] for values in kept) for name in sorted(names)}
+
     def _check_shape(self, held: Mapping[str, Any]) -> None:
         for name, mine in self._shape.items():
             if held.get(name, mine) != mine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -84,6 +85,10 @@ class RayRefresher:
             reason = self._failed.get(teacher, "it was never started here")
             what = "Refresh: a version that the plan names is missing"
             raise OperatorError(what, got=f"{teacher} {version} ({reason})", do="see the Ray Train log and restart")
+
+    def prune(self, oldest: Mapping[str, str]) -> None:
+        """Remove versions; see `streamrec.teachers.requests.Refresher`."""
+        self._store.prune(oldest)
 
     def _collect(self) -> None:
         if not self._running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,6 +60,10 @@ class Refresher(Protocol):
         """Wait until the version is complete."""
         ...
 
+    def prune(self, oldest: Mapping[str, str]) -> None:
+        """Remove each named teacher's versions that are older than the given one."""
+        ...
+
 
 def carry_out(request: RefreshRequest, config: TeachersConfig, storage_url: str, place: Place | None = None) -> dict[str, object]:
     """Make the version and publish it (rank 0 only), unless it is there; return its facts.
@@ -109,6 +114,10 @@ class LocalRefresher:
     def failed(self) -> dict[str, str]:
         """Return nothing: a failure has been raised."""
         return {}
+
+    def prune(self, oldest: Mapping[str, str]) -> None:
+        """Remove versions; see `Refresher`."""
+        TeacherStore(open_storage(self._storage_url)).prune(oldest)
 
     def wait(self, teacher: str, version: str) -> None:
         """Return at once."""

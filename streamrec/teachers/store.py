@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from streamrec.errors import Damaged, RegistryError
@@ -55,6 +56,14 @@ class TeacherStore:
             what = "Teacher: the weights do not match their digest"
             raise Damaged(what, got=f"{teacher} {version}", do="remove the version; the next refresh makes a new one")
         return from_bytes(data)
+
+    def prune(self, oldest: Mapping[str, str]) -> None:
+        """Remove the versions of each named teacher that are older than the given one; a version goes with its manifest first."""
+        for teacher, bound in oldest.items():
+            keys = self._storage.list(f"teachers/{teacher}")
+            old = [key for key in keys if key.split("/")[2] < bound]
+            for key in sorted(old, key=lambda key: not key.endswith("/manifest.json")):
+                self._storage.delete(key)
 
     def _manifest(self, teacher: str, version: str) -> dict[str, Any]:
         if not self.exists(teacher, version):

@@ -201,6 +201,17 @@ def test_a_refresh_takes_effect_at_the_step_whose_plan_names_it_and_at_no_other(
     assert used == controller.state.teachers
 
 
+def test_teacher_versions_that_no_kept_commit_can_need_are_removed(world: World) -> None:
+    controller = world.controller()
+    reports = world.play(controller)
+    made = {version for report in reports for version in report.refreshes_started.values()}
+    kept = {path.name for path in (world.folder / "teachers" / "linear").iterdir()}
+    assert controller.state.teachers["linear"] in kept
+    assert kept < made
+    again = world.controller()
+    assert again.state.teachers == controller.state.teachers
+
+
 def test_two_teachers_are_refreshed_in_the_middle_of_the_stream_and_their_labels_count(world: World) -> None:
     controller = world.controller()
     reports = world.play(controller)

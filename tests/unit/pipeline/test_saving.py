@@ -86,6 +86,16 @@ def test_the_oldest_plan_that_a_fallback_needs_is_the_one_after_the_oldest_commi
     assert [saver.commit(batch, {}) for batch in (3, 7, 9)] == [4, 4, 8]
 
 
+def test_the_oldest_kept_teacher_is_the_smallest_of_all_commits_and_unknown_where_one_has_none(tmp_path: Path) -> None:
+    saver = Saver(CheckpointStore(LocalStorage(tmp_path), keep=2), {"dedupe": Dedupe(10)})
+    saver.restore()
+    found = []
+    for batch, teachers in enumerate([{}, {"linear": "v3"}, {"linear": "v5", "text": "v4"}, {"linear": "v7", "text": "v6"}]):
+        saver.commit(batch, {"teachers": teachers})
+        found.append(saver.oldest_kept("teachers"))
+    assert found == [{}, {}, {"linear": "v3"}, {"linear": "v5", "text": "v4"}]
+
+
 def test_a_state_of_another_shape_is_refused_before_anything_is_restored(tmp_path: Path) -> None:
     held, mine = Dedupe(10), Dedupe(10)
     held.fresh(*numbers(0, 3))
