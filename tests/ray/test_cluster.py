@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,8 +12,14 @@ from streamrec.pipeline.cluster import ray_cluster
 from streamrec.teachers.trainer import give_way
 
 
-def run_folders():
-    return {path for folder in {tempfile.gettempdir(), "/tmp"} for path in Path(folder).glob("streamrec-*")}
+@pytest.fixture
+def usual(monkeypatch: pytest.MonkeyPatch):
+    """A temporary folder of our own with a path that is short enough for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="sr-", dir="/tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @ray.remote(num_cpus=0)
@@ -22,14 +29,12 @@ def priorities():
     return usual, os.nice(0)
 
 
-def test_a_local_cluster_works_at_the_drivers_priority_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    before = run_folders()
+def test_a_local_cluster_works_at_the_drivers_priority_and_leaves_nothing(usual) -> None:
     with ray_cluster():
-        assert len(run_folders() - before) == 1
+        assert [path.name.startswith("streamrec-") for path in usual.iterdir()] == [True]
         # At Ray's own default, nice 15, a replica waits for every other program of the machine.
-        usual, training = ray.get(priorities.remote())
-        assert usual == os.nice(0)
-        assert training > usual
+        usually, training = ray.get(priorities.remote())
+        assert usually == os.nice(0)
+        assert training > usually
     assert not ray.is_initialized()
-    assert run_folders() == before
+    assert list(usual.iterdir()) == []
