@@ -23,7 +23,8 @@ PLAIN_WIDTH = 120  # columns of an output that goes to a file
 MIN_SWAPS = 10
 MIN_REFRESHES = 2
 MIN_REQUESTS = 1000
-FRESHNESS = ("state_ms_p50", "state_ms_p99", "model_s_p50", "model_s_p95", "num_state", "num_model", "lost")
+MOST_OPEN_S = 30.0
+FRESHNESS = ("state_ms_p50", "state_ms_p99", "model_s_p50", "model_s_p95", "num_state", "num_model", "lost", "num_open", "open_s_max")
 
 
 def summarise(run: Run, board: RemoteBoard, registry: Registry, controller: Controller) -> dict[str, Any]:
@@ -95,6 +96,10 @@ def problems(summary: dict[str, Any]) -> list[str]:
         (requests["failed"] > 0, f"{requests['failed']} requests failed: {requests['failures']}"),
         (summary["swaps"]["to_nothing_new"] > 0, f"{summary['swaps']['to_nothing_new']} swaps were to the same weights or to no later offsets"),
         (summary["freshness"]["lost"] > 0, f"{summary['freshness']['lost']} events never changed an answer"),
+        (
+            (summary["freshness"]["open_s_max"] or 0) > MOST_OPEN_S,
+            f"at the end an event had waited {summary['freshness']['open_s_max'] or 0:.0f} s for a version that learned from it",
+        ),
         *((recall["student"] <= recall[name], f"the student does not beat {name}") for name in ("popular", "recent_popular")),
     ]
     return [text for is_wrong, text in found if is_wrong]
@@ -107,7 +112,11 @@ def shortfalls(summary: dict[str, Any]) -> list[str]:
         ("refreshes used", summary["refreshes"]["used"], MIN_REFRESHES),
         ("requests", summary["requests"]["sent"], MIN_REQUESTS),
     ]
-    return [f"{num} {name}, a full demo has {least} or more" for name, num, least in counts if num < least]
+    found = [f"{num} {name}, a full demo has {least} or more" for name, num, least in counts if num < least]
+    recall = summary["recall20"]
+    if recall["student"] <= recall["own_history"]:
+        found.append("the student does not beat the user's own history: here most of what users take next, they have taken before")
+    return found
 
 
 def show(summary: dict[str, Any], path: Path, wrong: list[str]) -> None:

@@ -22,7 +22,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-events", type=_positive, metavar="N", help="stop after the file's first N events")
     parser.add_argument("--progress", type=Path, metavar="FILE", help="where to keep the progress")
     parser.add_argument("--restart", action="store_true", help="forget the progress")
+    parser.add_argument("--until-input-ends", action="store_true", help="stop when the standard input ends, as with whoever started this job")
     parser.add_argument("--with-items", action="store_true", help="send the items first")
     return parser
 
@@ -66,11 +70,18 @@ def _positive(text: str) -> int:
     return number
 
 
+def _stop_with_input() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _replay(options: argparse.Namespace) -> int:
     config = load_config(options.config)
     pace = Pace.parse(options.speed, options.rate)
     path = Path(options.data) if options.data else demo_dataset(cache_folder())
     dataset = load_dataset(path, parse_mapping(options.map) if options.map else None)
+    if options.until_input_ends:
+        threading.Thread(target=_stop_with_input, daemon=True).start()
     choice: dict[str, Any] = {
         "max_events": options.max_events,
         "restart": options.restart,

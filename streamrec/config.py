@@ -197,7 +197,7 @@ class RegistryConfig(Section):
     keep_last: int = Field(default=20, ge=2)
     keep_for_s: Duration = 600.0
     gate_tolerance: float = Field(default=0.1, ge=0, le=1)
-    gate_min_queries: int = Field(default=30, ge=1)
+    gate_min_queries: int = Field(default=100, ge=1)
 
 
 class ServingConfig(Section):
@@ -373,5 +373,6 @@ def _explain(error: ValidationError) -> ConfigError:
         hint = f"{parent}.{near[0]}" if parent and near else (near[0] if near else "")
         what = "Config: unknown key"
         return ConfigError(what, got=repr(dotted), do=f"did you mean {hint!r}? ({', '.join(allowed)} are allowed)", key=dotted)
-    allowed_values = first["msg"].removeprefix("Value error, ")
+    # A validator of ours may say what was got, which this message says already.
+    allowed_values = first["msg"].removeprefix("Value error, ").rpartition("allowed ")[2]
     return ConfigError(f"Config: {dotted} is not valid", got=repr(first.get("input")), allowed=allowed_values, do="correct the value", key=dotted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,12 @@ from typing import Annotated
 import typer
 
 import streamrec
-from streamrec.cli.options import Backtest, ImportItems, Replay, Settings, ShowConfig
+from streamrec.cli.options import Backtest, ImportItems, Replay, Rollback, Settings, ShowConfig
 from streamrec.errors import StreamrecError
 
 app = typer.Typer(
     name="streamrec",
-    help="Recommend from live event streams: settings, replays, catalogues and backtests.",
+    help="Recommend from live event streams: settings, replays, catalogues, backtests and rollbacks.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -110,6 +111,19 @@ def backtest(
     _run("backtest", Backtest(_settings(config, overrides), data, protocol, as_json, mapping, max_blocks, given))
 
 
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Goes into the registry's history.")] = "rolled back by hand",
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make the version live again that was live before, and print both.
+
+    Servers take it within a second. A stream that goes on may promote its next version.
+    """
+    _run("rollback", Rollback(_settings(config, overrides), reason))
+
+
 def _settings(config: Path | None, overrides: list[str] | None) -> Settings:
     return Settings(config, tuple(overrides or ()))
 
@@ -118,6 +132,8 @@ def _run(verb: str, options: object) -> None:
     """Load a verb's module and run it; one of our errors is one paragraph and exit status 1."""
     # Read when torch loads: threads that spin while they wait made a backtest ten times slower on a machine with other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Ended like Ctrl-C ends it, so that temporary folders go; a verb that goes on later has handlers of its own.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     module = importlib.import_module(f"streamrec.cli.{verb}")
     try:
         status = module.run(options)

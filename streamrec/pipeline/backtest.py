@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from streamrec.clock import ManualClock
 from streamrec.config import Config
+from streamrec.errors import DatasetError
 from streamrec.evaluation.protocols import Blocks, cut
 from streamrec.evaluation.ranking import METRICS
 from streamrec.events.codec import encode_table
@@ -73,6 +74,9 @@ def run_backtest(
 ) -> BacktestResult:
     """Play a dataset block by block: each block is scored as a whole, then learned, then the teachers refresh.
 
+    A block is learned with ``student.bootstrap_passes`` passes, as offline protocols do; a stream, whose micro-batches are far smaller, takes
+    ``student.new_passes``.
+
     Args:
         dataset: Events in file order of time.
         config: The resolved configuration; no enabled teachers backtests the student on events alone.
@@ -82,7 +86,7 @@ def run_backtest(
         on_step: Called after each step with (steps done, steps in all, metrics of the block or nothing).
 
     Raises:
-        DatasetError: The file does not fit the protocol.
+        DatasetError: The file does not fit the protocol, or leaves nothing to test.
     """
     blocks = cut(dataset.events, protocol, roles_of(dataset.events, config.events.meanings)[0] == TARGET)
     last = int(blocks.block.max(initial=0))
@@ -103,6 +107,10 @@ def run_backtest(
             result.blocks.append(metrics)
             result.queries.append(report.num_queries)
             on_step(BASE_STEPS + number, BASE_STEPS + last, metrics)
+    if not sum(result.queries):
+        what = "Dataset: nothing to test, no block has a user with a history and a target"
+        got = f"{dataset.events.num_rows} events in {last} blocks"
+        raise DatasetError(what, got=got, do="give a longer file, or one whose users come back")
     result.metrics = _mean_of_blocks(result.blocks)
     return result
 
@@ -163,7 +171,9 @@ class _Player:
             start_refresh=config.teachers.enabled if learn else (),
             publish=False,
         )
-        return controller.execute(plan)
+        report = controller.step(plan)
+        assert report is not None
+        return report
 
     def _newest_teachers(self) -> dict[str, str]:
         pending = self.controller.state.pending

@@ -12,6 +12,9 @@ from streamrec.pipeline.report import StepReport
 NUM_STEPS = 4
 """The backlog is learned in at least so many steps, so that the last ones rehearse the first."""
 
+LARGEST_STEP = 250_000
+"""Records of one step at most; bounds its memory."""
+
 
 def bootstrap(controller: Controller, ends: dict[int, int], on_step: Callable[[StepReport], None] = lambda report: None) -> None:
     """Move the controller over the log up to ``ends``, then bring the first version live. Resumes after a crash where it was.
@@ -29,7 +32,7 @@ def bootstrap(controller: Controller, ends: dict[int, int], on_step: Callable[[S
     if state.live is not None:
         return
     left = sum(max(0, end - state.offsets.get(partition, 0)) for partition, end in ends.items())
-    chunk = max(config.pipeline.max_batch_events, -(-left // NUM_STEPS))
+    chunk = min(max(1, -(-left // NUM_STEPS)), LARGEST_STEP)
     while True:
         stored = controller.planned()
         ranges = take_ranges(config.log.events_topic, state.offsets, ends, chunk)

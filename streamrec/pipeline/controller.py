@@ -96,12 +96,12 @@ class Controller:
             self.parts.refresher.start(self._refresh_request(teacher, version))
         return True
 
-    def step(self) -> StepReport | None:
+    def step(self, given: Plan | None = None) -> StepReport | None:
         """Plan and execute one micro-batch; return None when there is nothing to do.
 
-        A plan that an earlier run left behind comes first, unchanged.
+        A plan that an earlier run left behind comes first, unchanged; then one that is given, as a backtest does.
         """
-        plan = self.planned() or self._new_plan()
+        plan = self.planned() or given or self._new_plan()
         return None if plan is None else self.run(plan)
 
     def run(self, plan: Plan) -> StepReport:

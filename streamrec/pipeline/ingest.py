@@ -33,7 +33,7 @@ class Ingested:
         rejected: Records for the dead-letter topic, as `streamrec.events.codec.Decoded`.
         counts: received, applied, duplicate, rejected, late.
         num_interactions: Applied interactions.
-        watermarks_ms: Highest event time seen so far, per partition.
+        watermarks_ms: Highest event time of an interaction so far, per partition.
         targets: Target rows in time order [T] int32 and the basket of each [T] int64.
     """
 
@@ -66,8 +66,9 @@ class Ingest:
         Args:
             rows: Log rows.
             now_ms: Processing time that event times are validated against.
-            watermarks_ms: Highest event time of earlier batches in each partition; older by more than the lateness is late. Partitions
-                are compared with themselves only, because one may be read far ahead of another.
+            watermarks_ms: Highest event time of an interaction in earlier batches of each partition; an interaction that is older by more than
+                the lateness is late. Partitions are compared with themselves only, because one may be read far ahead of another. What says
+                something about items, or asks for a deletion, is never late and makes nothing late: a catalogue carries another clock.
             delete_user: Removes a user from all components.
         """
         decoded = self._codec.decode(rows, now_ms)
@@ -88,13 +89,15 @@ class Ingest:
         batch = self._history_events(interactions)
         examples = self.histories.advance(batch)
         targets = _baskets(batch)
-        return Ingested(examples, decoded.rejected, counts, interactions.num_rows, _advance(watermarks_ms, events), targets)
+        watermarks_ms = _advance(watermarks_ms, events.filter(_is_interaction(events)))
+        return Ingested(examples, decoded.rejected, counts, interactions.num_rows, watermarks_ms, targets)
 
     def _is_late(self, events: pa.Table, watermarks_ms: Mapping[int, int]) -> NDArray[np.bool_]:
         partition, time = _numpy(events["partition"]), _numpy(events["event_time"])
         late = np.zeros(len(time), bool)
         for number, watermark_ms in watermarks_ms.items():
             late |= (partition == number) & (time < watermark_ms - round(self._config.features.lateness_s * 1000))
+        late &= _numpy(_is_interaction(events))
         return late
 
     def _describe(self, updates: pa.Table) -> None:
@@ -109,7 +112,7 @@ class Ingest:
 
     def _after_deletions(self, events: pa.Table, delete_user: Callable[[str, str], None]) -> pa.Table:
         """Delete users that asked for it and return the interactions that remain."""
-        interactions = events.filter(pc.equal(events["kind"], Kind.INTERACTION.value))
+        interactions = events.filter(_is_interaction(events))
         kinds = events["kind"].to_pylist()
         if Kind.DELETION.value not in kinds:
             return interactions
@@ -118,7 +121,7 @@ class Ingest:
         for user in deleted_at:
             delete_user(*user)
         stays = [deleted_at.get(user, -1) < index for index, user in enumerate(users)]
-        return events.filter(pc.and_(pa.array(stays), pc.equal(events["kind"], Kind.INTERACTION.value)))
+        return events.filter(pc.and_(pa.array(stays), _is_interaction(events)))
 
     def _history_events(self, interactions: pa.Table) -> HistoryEvents:
         namespaces, items = interactions["namespace"].to_pylist(), interactions["item_id"].to_pylist()
@@ -138,6 +141,10 @@ class Ingest:
 def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
     values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return values
+
+
+def _is_interaction(events: pa.Table) -> pa.ChunkedArray:
+    return pc.equal(events["kind"], Kind.INTERACTION.value)
 
 
 def _advance(watermarks_ms: Mapping[int, int], events: pa.Table) -> dict[int, int]:

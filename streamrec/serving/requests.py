@@ -73,7 +73,7 @@ def parse_recommend(body: bytes, limits: RequestLimits) -> RecommendRequest:
         _refuse_unknown(values, _BODY_FIELDS)
     user_id, history = values.get("user_id"), values.get("history")
     if user_id is None and history is None:
-        refuse("user_id", "neither user_id nor history", "one of them, or both")
+        refuse("user_id", None, "a user_id, a history, or both", "Request: nobody to recommend to")
     return RecommendRequest(
         user_id=None if user_id is None else _id(user_id, "user_id", limits),
         namespace=_namespace(values["namespace"]) if values.get("namespace") is not None else limits.namespace,

@@ -40,6 +40,8 @@ class Tally:
         versions: Versions seen in answers, in order.
         lost: Probe events that were not seen within `GIVE_UP_S`.
         posted: Probe events that the log acknowledged.
+        num_open: Of these, how many no version has learned from yet; they are in no percentile.
+        open_s_max: How long the oldest of them has waited, None when there is none.
     """
 
     request_ms: list[float] = field(default_factory=list)
@@ -49,6 +51,8 @@ class Tally:
     versions: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     posted: list[tuple[int, int]] = field(default_factory=list)
+    num_open: int = 0
+    open_s_max: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return counts and percentiles; None where nothing was measured."""
@@ -67,6 +71,8 @@ class Tally:
             "num_model": len(model),
             "lost": len(self.lost),
             "posted": len(self.posted),
+            "num_open": self.num_open,
+            "open_s_max": self.open_s_max,
             "versions": list(dict.fromkeys(self.versions)),
         }
 
@@ -212,6 +218,8 @@ class Measure:
             with self._lock:
                 done = [probe for probe in self._waiting if int(offsets.get(str(probe[0]), 0)) > probe[1]]
                 self._waiting = [probe for probe in self._waiting if probe not in done]
+                self.tally.num_open = len(self._waiting)
+                self.tally.open_s_max = max((now - acknowledged for _, _, acknowledged in self._waiting), default=None)
             self.tally.model_s.extend(now - acknowledged for _, _, acknowledged in done)
 
 

@@ -125,6 +125,11 @@ def test_a_value_out_of_bounds_is_refused_by_its_name(text: str) -> None:
         load_config_of(text)
 
 
+def test_a_wrong_duration_is_named_once() -> None:
+    with pytest.raises(ConfigError, match=r"batch_interval_s is not valid, got '5x', allowed a number with a unit such as '10s'"):
+        load_config_of("pipeline.batch_interval_s = '5x'")
+
+
 def test_a_value_that_does_not_fit_another_one_is_refused_with_both() -> None:
     with pytest.raises(ConfigError, match=r"teachers\.transformer\.num_heads is not valid, got 2, allowed a divisor of dim = 31"):
         load_config_of("teachers.transformer.dim = 31")

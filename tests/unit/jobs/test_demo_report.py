@@ -23,7 +23,8 @@ GOOD: dict[str, Any] = {
     "versions": {"published": 12, "promoted": 11, "rejected": 1},
     "swaps": {"count": 11, "to_nothing_new": 0, "all_replicas_ms_p50": 20.0, "all_replicas_ms_max": 40.0},
     "requests": {"sent": 1200, "failed": 0, "failures": [], "p50_ms": 4.0, "p99_ms": 9.0},
-    "freshness": {"state_ms_p50": 10.0, "state_ms_p99": 90.0, "model_s_p50": 2.0, "model_s_p95": 4.0, "num_state": 5, "num_model": 5, "lost": 0},
+    "freshness": {"state_ms_p50": 10.0, "state_ms_p99": 90.0, "model_s_p50": 2.0, "model_s_p95": 4.0, "num_state": 5, "num_model": 5, "lost": 0,
+                  "num_open": 1, "open_s_max": 1.0},
     "recall20": {
         "student": 0.3, "student_events_only": 0.29, "popular": 0.1, "recent_popular": 0.12, "own_history": 0.2,
         "teachers": {"linear": 0.25},
@@ -56,6 +57,7 @@ def test_a_good_run_has_no_problem_and_falls_short_of_nothing() -> None:
         ("events.pending", 3, "3 events are pending"),
         ("requests.failed", 2, "2 requests failed"),
         ("swaps.to_nothing_new", 1, "1 swaps were to the same weights or to no later offsets"),
+        ("freshness.open_s_max", 31.0, "at the end an event had waited 31 s"),
         ("freshness.lost", 1, "1 events never changed an answer"),
         ("recall20.popular", 0.3, "the student does not beat popular"),
         ("recall20.recent_popular", 0.31, "the student does not beat recent_popular"),
@@ -70,6 +72,10 @@ def test_what_a_bounded_demo_did_not_show_is_noted_and_no_failure(dotted: str, v
     summary = changed(dotted, value)
     assert demo_report.problems(summary) == []
     assert [note.split(" ")[0] for note in demo_report.shortfalls(summary)] == [str(value)]
+
+
+def test_a_student_below_the_users_own_history_is_noted() -> None:
+    assert "own history" in demo_report.shortfalls(changed("recall20.own_history", 0.3))[0]
 
 
 def manifest(number: int, digest: str, end: int) -> VersionManifest:

@@ -78,6 +78,17 @@ def test_wrong_options_are_refused_with_the_usage(tmp_path: Path, data: Path, ca
     assert "usage: python -m jobs.replay" in capsys.readouterr().err
 
 
+def test_a_job_that_lives_as_long_as_its_starter_stops_when_its_input_ends(tmp_path: Path, data: Path) -> None:
+    command = [sys.executable, "-m", "jobs.replay", *options(tmp_path, data, "--rate", "50", "--until-input-ends")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stdin is not None
+        assert any("events sent" in line for line in process.stderr)
+        process.stdin.close()
+        assert process.wait(timeout=60) == 130
+    assert 0 < len(sent_ids(tmp_path)) < NUM_EVENTS
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_job_that_is_killed_or_stopped_sends_the_rest_when_started_again_and_nothing_twice(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], number: signal.Signals

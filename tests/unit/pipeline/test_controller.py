@@ -173,6 +173,29 @@ def test_a_deleted_user_is_gone_from_all_components_also_after_a_restart(world: 
     }
 
 
+def test_a_catalogue_of_today_makes_no_event_of_last_year_late_and_is_never_late_itself(
+    make_world: Callable[..., World], make_record: Any, tmp_path: Path
+) -> None:
+    now_ms, month_ms = json.loads(make_record("u", "i", 600).value)["event_time"], 30 * 86_400_000
+    update = {"kind": "item_update", "event_id": "t1", "item_id": "i0", "title": "amber stone", "event_time": now_ms}
+    world = make_world([Record(b"i0", json.dumps(update).encode())], NO_TEACHERS, folder=tmp_path)
+    controller = world.controller()
+    world.play(controller)
+    old = [json.loads(make_record("u1", f"i{number}", number).value) for number in range(5)]
+    world.append([Record(b"u1", json.dumps({**event, "event_time": event["event_time"] - month_ms}).encode()) for event in old])
+    world.play(controller)
+    assert controller.books()["late"] == 0
+    world.append([make_record("u1", "i7", 100)])
+    world.play(controller)
+    world.append([Record(b"i0", json.dumps({**update, "event_id": "t2", "event_time": now_ms - 2 * month_ms}).encode())])
+    world.append([Record(b"u1", json.dumps({**old[0], "event_id": "again", "event_time": now_ms - 2 * month_ms}).encode())])
+    gone = {"kind": "deletion", "event_id": "d1", "user_id": "u1", "event_time": now_ms - 2 * month_ms}
+    world.append([Record(b"u1", json.dumps(gone).encode())])
+    world.play(controller)
+    books = controller.books()
+    assert (books["late"], books["applied"]) == (1, 9)
+
+
 def test_events_after_a_deletion_in_the_same_batch_stay(make_world: Callable[..., World], make_record: Any, tmp_path: Path) -> None:
     gone = {"kind": "deletion", "event_id": "d", "user_id": "u1", "event_time": json.loads(make_record("u1", "i", 2).value)["event_time"] + 500}
     records = [make_record("u1", f"i{number}", number) for number in range(5)] + [Record(b"u1", json.dumps(gone).encode())]

@@ -32,7 +32,7 @@ def test_the_default_number_of_items_respects_a_smaller_bound():
 @pytest.mark.parametrize(
     ("values", "field", "got", "allowed"),
     [
-        ({}, "user_id", "neither user_id nor history", "one of them"),
+        ({}, "user_id", None, "a user_id, a history, or both"),
         ({"user_id": "u", "n": 0}, "n", 0, "1 to 50"),
         ({"user_id": "u", "n": 10_000}, "n", 10_000, "1 to 50"),
         ({"user_id": "u", "n": True}, "n", True, "1 to 50"),
