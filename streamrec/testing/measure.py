@@ -89,6 +89,12 @@ class Client:
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._connection: http.client.HTTPConnection | None = None
 
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def request(self, method: str, path: str, body: object | None = None) -> tuple[int, dict[str, Any]]:
         """Return (status, JSON body). One request is one attempt: nothing is retried.
 
@@ -104,8 +110,7 @@ class Client:
             response = self._connection.getresponse()
             payload = response.read()
         except BaseException:
-            self._connection.close()
-            self._connection = None
+            self.close()
             raise
         values: dict[str, Any] = json.loads(payload) if payload else {}
         return response.status, values
@@ -127,7 +132,6 @@ class Measure:
         self, url: str, users: Sequence[str], rate: float, event_type: str, event_time: int | None = None, every_s: float = PROBE_EVERY_S
     ) -> None:
         self.tally = Tally()
-        self._url = url
         self._users = users
         self._rate = rate
         self._event_type = event_type
@@ -136,7 +140,9 @@ class Measure:
         self._stop = threading.Event()
         self._waiting: list[tuple[int, int, float]] = []
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=loop, daemon=True) for loop in (self._load, self._probe_state, self._probe_model)]
+        loops = (self._load, self._probe_state, self._probe_model)
+        self._clients = [Client(url) for _ in loops]
+        self._threads = [threading.Thread(target=loop, args=(client,), daemon=True) for loop, client in zip(loops, self._clients, strict=True)]
 
     def start(self) -> None:
         """Start measuring."""
@@ -146,12 +152,13 @@ class Measure:
     def stop(self) -> None:
         """Stop; returns when all threads have ended."""
         self._stop.set()
-        for thread in self._threads:
+        for thread, client in zip(self._threads, self._clients, strict=True):
             thread.join()
+            client.close()
 
-    def _load(self) -> None:
+    def _load(self, client: Client) -> None:
         """Ask for users at a fixed rate; a late request is sent at once, so that a stall is not hidden."""
-        client, due, number = Client(self._url), time.monotonic(), 0
+        due, number = time.monotonic(), 0
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             user = urllib.parse.quote(self._users[number % len(self._users)], safe="")
             began = time.monotonic()
@@ -170,9 +177,9 @@ class Measure:
         if not self.tally.versions or self.tally.versions[-1] != version:
             self.tally.versions.append(version)
 
-    def _probe_state(self) -> None:
+    def _probe_state(self, client: Client) -> None:
         """Post an event of a user that nobody else writes for, and ask until an answer has used it."""
-        client, number = Client(self._url), 0
+        number = 0
         while not self._stop.wait(self._every_s):
             number += 1
             user = f"freshness-{time.time_ns()}"
@@ -204,9 +211,8 @@ class Measure:
                 return
         self.tally.lost.append(user)
 
-    def _probe_model(self) -> None:
+    def _probe_model(self, client: Client) -> None:
         """Look at the live version's offsets until they cover the probe events."""
-        client = Client(self._url)
         while not self._stop.wait(5 * POLL_S):
             try:
                 _, models = client.request("GET", "/v1/models")
