@@ -65,3 +65,11 @@ class Backtest:
     mapping: str | None = None
     max_blocks: int | None = None
     shortcuts: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """``streamrec rollback``; see `streamrec.registry.registry.Registry.rollback`."""
+
+    settings: Settings
+    reason: str

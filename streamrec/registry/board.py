@@ -1,12 +1,13 @@
 """Hold the newest promoted version in one Ray actor that serving replicas long-poll, so that a swap takes milliseconds.
 
-`Board` is the actor, `RemoteBoard` the handle for drivers. The registry on storage is the truth: the board reads what is live from it when
-it starts and when it restarts.
+`Board` is the actor, `RemoteBoard` the handle for drivers. The registry on storage is the truth: the board watches its alias, so that a
+rollback, or a stream on another Ray cluster, reaches the replicas too. A push by a stream on the same cluster only comes sooner.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +17,24 @@ import ray
 from ray.actor import ActorHandle
 
 from streamrec.clock import SystemClock
-from streamrec.errors import RegistryError
+from streamrec.errors import RegistryError, StreamrecError
+from streamrec.registry.alias import Move
 from streamrec.registry.registry import Registry
 from streamrec.registry.swaps import BoardState
-from streamrec.registry.version import ModelVersion
 from streamrec.state import Arrays
 from streamrec.storage import open_storage
 
+logger = logging.getLogger(__name__)
+
 BOARD_NAME = "streamrec-board"
 BOARD_NAMESPACE = "streamrec"
+
+# A rollback takes effect within a second; on a bucket each look is one paid request.
+WATCH_EVERY_S = 0.5
+# A version that can't be loaded is read whole at each try.
+WATCH_AT_MOST_S = 8.0
+# A push follows its promotion by milliseconds and spares the load.
+PUSH_LEAD_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,8 @@ class Posted:
 class Board:
     """Serve the newest promoted version to long-polling replicas; runs as an asyncio actor.
 
+    The first replica that asks starts the watch of the registry's alias.
+
     Args:
         registry_url: Storage address of the registry; None for a board that only holds what is published to it.
         student: Whose versions.
@@ -60,13 +72,17 @@ class Board:
     def __init__(self, registry_url: str | None = None, student: str = "default") -> None:
         self._registry_url = registry_url
         self._student = student
+        self._registry: Registry | None = None
         self._epoch = uuid.uuid4().hex
         self._state = BoardState(SystemClock())
         self._posted: Posted | None = None
         # The version before keeps its reference, so that a rollback finds it in memory.
         self._previous: Posted | None = None
         self._changed = asyncio.Event()
-        self._restored = registry_url is None
+        self._watching: asyncio.Task[None] | None = None
+        # Two looks at once would load the same version twice.
+        self._looking = asyncio.Lock()
+        self._last_error = ""
 
     async def publish(self, manifest: dict[str, Any], arrays: Arrays, meta: dict[str, Any], promotion: int | None = None) -> int:
         """Make a version the newest promoted one and return the live promotion's number.
@@ -78,19 +94,14 @@ class Board:
             promotion: The registry's number of this promotion; a number that is not above the live one changes nothing. None counts up, for
                 boards without a registry; the two ways don't mix.
         """
-        if promotion is not None and promotion <= self._state.seq:
-            return self._state.seq
-        reference = ray.put(dict(arrays))
-        if self._state.publish(str(manifest["version"]), promotion):
-            self._previous, self._posted = self._posted, Posted(self._epoch, self._state.seq, manifest, meta, [reference])
-            self._changed.set()
-            self._changed = asyncio.Event()
+        if promotion is None or promotion > self._state.seq:
+            self._post(manifest, meta, [ray.put(dict(arrays))], promotion)
         return self._state.seq
 
     async def promote_from_registry(self, version_id: str | None = None) -> int:
-        """Publish the version that is live in the registry and return the live promotion's number.
+        """Publish the version that is live in the registry, if that is news, and return the live promotion's number.
 
-        After a promotion or a rollback in the registry this is what makes it take effect.
+        The watch does the same within `WATCH_EVERY_S`.
 
         Args:
             version_id: The version that is expected to be live there; None takes any.
@@ -98,18 +109,34 @@ class Board:
         Raises:
             RegistryError: This board has no registry, or another version is live there.
         """
-        if self._registry_url is None:
-            what = "Board: it was created without a registry"
-            raise RegistryError(what, do="create the board with the registry's storage address")
-        found = await asyncio.to_thread(load_live, self._registry_url, self._student, version_id)
-        if found is None:
-            return self._state.seq
-        version, promotion = found
-        return await self.publish(version.manifest.model_dump(mode="json"), version.arrays, version.meta, promotion)
+        async with self._looking:
+            move = await asyncio.to_thread(self._read_alias)
+            if version_id is not None and (move is None or move.version != version_id):
+                what = "Board: the version is not the live one of the registry"
+                raise RegistryError(what, got=version_id, allowed=move.version if move else "none is live", do="promote it in the registry first")
+            if move is not None and move.number > self._state.seq:
+                await self._take(move)
+        return self._state.seq
+
+    async def watch_once(self) -> bool:
+        """Promote what the registry's alias names if its number is newer; False when that failed, which is logged once for each reason."""
+        try:
+            move = await asyncio.to_thread(self._read_alias)
+            if move is not None and move.number > self._state.seq:
+                if move.action == "promote":
+                    await asyncio.sleep(PUSH_LEAD_S)
+                await self.promote_from_registry()
+        except StreamrecError as error:
+            if str(error) != self._last_error:
+                logger.warning("Board: can't follow the registry (%s), trying again", error)
+            self._last_error = str(error)
+            return False
+        self._last_error = ""
+        return True
 
     async def wait(self, replica: str, epoch: str, after_seq: int, timeout_s: float) -> Posted | None:
         """Return the live version as soon as it is another than (``epoch``, ``after_seq``), or None after ``timeout_s``."""
-        await self._restore()
+        await self._follow()
         self._state.saw(replica)
         changed = self._changed
         if self._is_new(epoch, after_seq):
@@ -137,36 +164,52 @@ class Board:
 
     async def live(self) -> tuple[int, str]:
         """Return the live promotion's number and version id; (0, "") when nothing was promoted."""
-        await self._restore()
+        await self._follow()
         return self._state.seq, self._state.version
 
     def _is_new(self, epoch: str, after_seq: int) -> bool:
         return self._posted is not None and (epoch != self._epoch or self._posted.seq > after_seq)
 
-    async def _restore(self) -> None:
-        """Read what is live from the registry, once per incarnation."""
-        if self._restored:
+    async def _follow(self) -> None:
+        """Keep the watch running, and look at once as long as nothing is known to be live."""
+        if self._registry_url is None:
             return
-        self._restored = True
-        try:
+        if self._watching is None or self._watching.done():
+            self._watching = asyncio.create_task(self._watch())
+        if self._state.seq == 0:
             await self.promote_from_registry()
-        except Exception:
-            self._restored = False
-            raise
 
+    async def _watch(self) -> None:
+        pause_s = WATCH_EVERY_S
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = WATCH_EVERY_S if await self.watch_once() else min(2 * pause_s, WATCH_AT_MOST_S)
 
-def load_live(registry_url: str, student: str, version_id: str | None = None) -> tuple[ModelVersion, int] | None:
-    """Read the version that is live in a registry and the number of the move that made it so; None when nothing is.
+    async def _take(self, move: Move) -> None:
+        held = next((one for one in (self._posted, self._previous) if one is not None and one.manifest["version"] == move.version), None)
+        if held is not None:
+            self._post(held.manifest, held.meta, held.arrays, move.number)
+            return
+        # In a thread, because long polls are answered meanwhile.
+        version = await asyncio.to_thread(self._opened().load, move.version)
+        await self.publish(version.manifest.model_dump(mode="json"), version.arrays, version.meta, move.number)
 
-    Raises:
-        RegistryError: ``version_id`` is given and another version is live.
-    """
-    registry = Registry(open_storage(registry_url), student)
-    move = registry.alias()
-    if version_id is not None and (move is None or move.version != version_id):
-        what = "Board: the version is not the live one of the registry"
-        raise RegistryError(what, got=version_id, allowed=move.version if move else "none is live", do="promote it in the registry first")
-    return None if move is None else (registry.load(move.version), move.number)
+    def _post(self, manifest: dict[str, Any], meta: dict[str, Any], arrays: list[ray.ObjectRef[Any]], promotion: int | None) -> None:
+        if self._state.publish(str(manifest["version"]), promotion):
+            self._previous, self._posted = self._posted, Posted(self._epoch, self._state.seq, manifest, meta, arrays)
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    def _read_alias(self) -> Move | None:
+        return self._opened().alias()
+
+    def _opened(self) -> Registry:
+        if self._registry_url is None:
+            what = "Board: it was created without a registry"
+            raise RegistryError(what, do="create the board with the registry's storage address")
+        if self._registry is None:
+            self._registry = Registry(open_storage(self._registry_url), self._student)
+        return self._registry
 
 
 class RemoteBoard:

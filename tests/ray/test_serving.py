@@ -5,6 +5,7 @@ import json
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,34 +20,11 @@ from streamrec.registry.board import RemoteBoard
 from streamrec.registry.registry import Registry
 from streamrec.registry.version import VersionFacts
 from streamrec.serving.recommender import Recommender
-from streamrec.state import pack_strings
 from streamrec.storage import open_storage
 
 NUM_ITEMS = 300
 NUM_REPLICAS = 2
 PATIENCE_S = 30.0
-
-
-def make_version(seed):
-    """Return the arrays and the meta of a random student; every seed ranks differently."""
-    rng = np.random.default_rng(seed)
-    ids, id_offsets = pack_strings([f"item-{row}" for row in range(NUM_ITEMS)])
-    names, name_offsets = pack_strings(["default"])
-    arrays = {
-        "item_vectors": rng.normal(size=(NUM_ITEMS, 8)).astype(np.float32),
-        "item_bias": np.zeros(NUM_ITEMS, np.float32),
-        "popularity": rng.permutation(NUM_ITEMS).astype(np.float32),
-        "item_namespace": np.zeros(NUM_ITEMS, np.int32),
-        "item_id_bytes": ids,
-        "item_id_offsets": id_offsets,
-        "namespace_bytes": names,
-        "namespace_offsets": name_offsets,
-        "position_logits": np.zeros(10, np.float32),
-        "own_bias": np.zeros(10, np.float32),
-        "pool_projection": np.eye(8, dtype=np.float32),
-        "last_projection": np.eye(8, dtype=np.float32),
-    }
-    return arrays, {"scale": 9.0, "history_length": 10, "dim": 8}
 
 
 @dataclass
@@ -57,6 +35,7 @@ class Server:
     port: int
     registry: Registry
     board: RemoteBoard
+    make_version: Callable
     num_versions: int = 0
 
     def ask(self, method, path, value=None, body=None):
@@ -84,7 +63,7 @@ class Server:
         """Publish, promote and hand out one version; return its id."""
         self.num_versions += 1
         version = f"v{self.num_versions:08d}"
-        arrays, meta = make_version(seed)
+        arrays, meta = self.make_version(seed, NUM_ITEMS)
         if spoilt:
             arrays["item_bias"][7] = np.nan
         manifest = self.registry.publish(version, arrays, meta, VersionFacts(offsets={"events": {0: seed}}))
@@ -97,7 +76,7 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(ray_cluster, tmp_path_factory):
+def server(ray_cluster, tmp_path_factory, make_version):
     folder = tmp_path_factory.mktemp("serving")
     config = parse_config({"serving": {"port": 0, "num_replicas": NUM_REPLICAS, "max_body_bytes": 5000}, "log": {"num_partitions": 2}})
     address = local_address(folder / "log")
@@ -105,7 +84,7 @@ def server(ray_cluster, tmp_path_factory):
     state = str(folder / "state")
     base_url = launcher.launch(config, address, state)
     host, port = base_url.removeprefix("http://").split(":")
-    yield Server(host, int(port), Registry(open_storage(f"{state}/registry")), RemoteBoard.get_or_create())
+    yield Server(host, int(port), Registry(open_storage(f"{state}/registry")), RemoteBoard.get_or_create(), make_version)
     launcher.shutdown()
 
 
@@ -137,7 +116,7 @@ def test_swaps_under_requests_lose_none_and_mix_no_versions(live):
     expected, seen, stop = {}, [], threading.Event()
 
     def expect(version, seed):
-        recommender = Recommender(*make_version(seed))
+        recommender = Recommender(*live.make_version(seed, NUM_ITEMS))
         for number, history in enumerate(histories):
             rows = recommender.catalog.rows_of("default", history)[::-1]
             expected[number, version] = recommender.recommend(rows, 5, rows)[0]
@@ -211,8 +190,7 @@ def test_a_rollback_in_the_registry_takes_effect_within_a_second(live):
     before = live.num_versions
     live.wait_for_version(live.promote(before))
     start_s = time.monotonic()
-    move = live.registry.rollback("a test")
-    live.board.promote_from_registry(move.version)
+    live.registry.rollback("a test")
     live.wait_for_version(f"v{before:08d}")
     assert time.monotonic() - start_s < 1.0
 
@@ -251,7 +229,7 @@ def test_after_a_shutdown_nothing_is_left_and_the_python_proxy_serves_too(server
     server.host, port = base_url.removeprefix("http://").split(":")
     server.port = int(port)
     board = RemoteBoard.get_or_create()
-    arrays, meta = make_version(3)
+    arrays, meta = server.make_version(3, NUM_ITEMS)
     board.publish({"version": "v1"}, arrays, meta)
     deadline = time.monotonic() + PATIENCE_S
     while (answer := server.ask("POST", "/v1/recommend", {"history": ["item-1"]}))[0] != 200:

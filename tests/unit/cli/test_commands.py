@@ -6,6 +6,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -16,6 +17,8 @@ from streamrec.events.codec import EventCodec
 from streamrec.log.base import LogAddress
 from streamrec.log.connect import open_table_reader
 from streamrec.log.offsets import OffsetRange
+from streamrec.registry.registry import Registry
+from streamrec.storage import LocalStorage
 
 NUM_EVENTS = 600
 HEAVY = ("torch", "ray", "pyarrow", "numpy", "pydantic")
@@ -51,7 +54,7 @@ def test_help_names_every_verb_and_loads_nothing_heavy() -> None:
     code = "import sys, streamrec.cli; print([name for name in sys.argv[1:] if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True).stdout
     assert loaded.strip() == "[]"
-    assert all(verb in call("--help").output for verb in ("config", "replay", "items", "backtest", "version"))
+    assert all(verb in call("--help").output for verb in ("config", "replay", "items", "backtest", "rollback", "version"))
 
 
 def test_version_is_the_packages() -> None:
@@ -80,6 +83,7 @@ def test_a_shown_config_can_be_json(tmp_path: Path) -> None:
         (["backtest", "--data", "nowhere.csv", "--protocol", "loo"], "allowed progressive, sessions, leave-one-out, static"),
         (["replay", "nowhere.csv", "--to", "local", "--speed", "fast"], "not a speed, got 'fast'"),
         (["items", "import", "nowhere.csv", "--to", "local"], "nowhere.csv"),
+        (["rollback"], "there is no version to roll back to, got no live version"),
     ],
 )
 def test_our_errors_are_one_paragraph_and_exit_status_1(arguments: list[str], message: str) -> None:
@@ -105,3 +109,17 @@ def test_an_imported_catalogue_is_in_the_log(tmp_path: Path) -> None:
     result = call("items", "import", "shop.csv", "--map", "item=sku,title=name", "--to", f"local://{tmp_path / 'log'}")
     assert result.exit_code == 0, result.stderr
     assert {event["item_id"]: event["title"] for event in events_in(tmp_path / "log")} == {"a": "Red teapot", "b": "Blue mug"}
+
+
+def test_a_rollback_names_both_versions_and_its_reason_is_kept(tmp_path: Path) -> None:
+    registry = Registry(LocalStorage(tmp_path / "state" / "registry"))
+    for version in ("v1", "v2"):
+        registry.publish(version, {"item_bias": np.zeros(3, np.float32)}, {})
+        registry.promote(version, "a test")
+    arguments = ("rollback", "--set", f"state={tmp_path / 'state'}", "--reason", "worse")
+    result = call(*arguments)
+    assert (result.exit_code, result.stdout) == (0, "v2 → v1\n"), result.stderr
+    assert [(move.action, move.version, move.reason) for move in registry.history(last=1)] == [("rollback", "v1", "worse")]
+    again = call(*arguments)
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert "there is no version to roll back to, got v1 live" in again.stderr

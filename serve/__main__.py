@@ -1,0 +1,64 @@
+"""Serve the configuration's state and log until told to stop.
+
+    python -m serve --config streamrec.toml
+    python -m serve --config streamrec.toml --set serving.port=8080 --log kafka://127.0.0.1:9092
+
+The only line of the output is the server's URL, once it answers; remarks and errors go to the error output. A server that starts before the
+first version is live says so at ``/readyz`` and takes it when it comes. Ray is the one of RAY_ADDRESS, else a local one that ends with the
+server. SIGTERM and Ctrl-C stop it; the exit status is then 0, and 1 after an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from serve.launch import launch, shutdown
+from streamrec.cli.sending import stop_on_interrupt
+from streamrec.config import load_config, parse_overrides
+from streamrec.errors import StreamrecError
+from streamrec.pipeline.session import log_address, state_address
+
+_POLL_S = 0.2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", metavar="FILE", help="without it STREAMREC_CONFIG, then ./streamrec.toml, then defaults")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, such as serving.port=8080")
+    parser.add_argument("--log", metavar="ADDRESS", help="kafka://HOST:PORT or local:///FOLDER; without it log.broker")
+    options = parser.parse_args(argv)
+    try:
+        return _serve(options.config, options.set, options.log)
+    except StreamrecError as error:
+        _say(str(error))
+        return 1
+
+
+def _serve(path: str | None, overrides: list[str], log: str | None) -> int:
+    config = load_config(path, {**parse_overrides(overrides), **({"log.broker": log} if log else {})})
+    address, stop_log = log_address(config, _say)
+    try:
+        url = launch(config, address, state_address(config))
+        # Not before: Ray takes SIGTERM when it starts.
+        with stop_on_interrupt() as stop:
+            sys.stdout.write(f"{url}\n")
+            sys.stdout.flush()
+            # Not stop.wait: a handler that sets the event while this thread holds its lock would wait for ever.
+            while not stop.is_set():
+                time.sleep(_POLL_S)
+    finally:
+        shutdown()
+        stop_log()
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""Make the version live again that was live before."""
+
+from __future__ import annotations
+
+import sys
+
+from streamrec.cli.options import Rollback
+from streamrec.cli.show_config import resolve
+from streamrec.errors import RegistryError
+from streamrec.pipeline.layout import registry_url
+from streamrec.registry.registry import Registry
+from streamrec.storage import open_storage
+
+
+def run(options: Rollback) -> int:
+    """Move the registry's alias back and print from which version to which."""
+    config = resolve(options.settings)
+    registry = Registry(open_storage(registry_url(config.state)))
+    live = registry.live()
+    move = registry.rollback(options.reason, live)
+    if move.action != "rollback":
+        what = "Registry: another version went live meanwhile"
+        raise RegistryError(what, got=move.version, allowed=live, do="look at it and repeat the rollback if it should go")
+    sys.stdout.write(f"{live} → {move.version}\n")
+    return 0
