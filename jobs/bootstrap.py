@@ -5,8 +5,8 @@
     ray job submit --working-dir . -- python -m jobs.bootstrap --config streamrec.toml
 
 ``--data`` sends a file's events to the log first; a later ``python -m jobs.replay`` of the same file goes on behind them. A job that was
-killed goes on where it was; a state that has a live version is left alone. The last line of the output is one JSON object. The exit status is
-0, or 1 after an error.
+killed goes on where it was; a state that has a live version is left alone. SIGTERM and Ctrl-C end it at once and remove what is temporary. The
+last line of the output is one JSON object. The exit status is 0, 1 after an error, 130 after a signal.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _bootstrap(path: str | None, overrides: list[str], data: str | None, max_events: int | None) -> int:
     config = cli.resolve(path, overrides)
+    cli.end_on_signals()
     with open_session(config, cli.say) as session:
+        cli.end_on_signals()  # Ray has taken SIGTERM.
         if data is not None:
             _send(session, load_dataset(data), max_events)
         controller = session.controller()

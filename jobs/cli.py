@@ -12,11 +12,13 @@ from typing import Any
 
 from rich.console import Console
 
+from streamrec.cli.replay import INTERRUPTED
 from streamrec.config import Config, load_config, parse_overrides
 from streamrec.errors import StreamrecError
 from streamrec.pipeline.controller import Controller
 
 _console = Console(stderr=True)
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def parser(doc: str | None, prog: str) -> argparse.ArgumentParser:
@@ -37,12 +39,22 @@ def say(line: str) -> None:
     _console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def stop_on_signals() -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+def stop_on_signals(stop: threading.Event | None = None) -> threading.Event:
+    """Return an event that SIGINT and SIGTERM set.
+
+    Args:
+        stop: An event to use instead of a new one. Call it so again once Ray has started, which puts its own handler of SIGTERM in place.
+    """
+    stop = threading.Event() if stop is None else stop
+    for number in _STOPPING:
         signal.signal(number, lambda *_: stop.set())
     return stop
+
+
+def end_on_signals() -> None:
+    """Let SIGINT and SIGTERM raise `KeyboardInterrupt`, so that a job without steps cleans up and ends at once; see `stop_on_signals` for Ray."""
+    for number in _STOPPING:
+        signal.signal(number, signal.default_int_handler)
 
 
 def waiter(stop: threading.Event) -> Callable[[float], None]:
@@ -55,13 +67,16 @@ def waiter(stop: threading.Event) -> Callable[[float], None]:
 
 
 def run(job: Callable[[], int]) -> int:
-    """Run a job; one of our errors is one paragraph and exit status 1."""
+    """Run a job; one of our errors is one paragraph and exit status 1, a signal that ends it is a line and `INTERRUPTED`."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
         return job()
     except StreamrecError as error:
         _console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
+    except KeyboardInterrupt:
+        say("stopped by a signal before its end")
+        return INTERRUPTED
 
 
 def summary(controller: Controller) -> dict[str, Any]:

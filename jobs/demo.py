@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from jobs.demo_view import View
 from serve.launch import launch, shutdown
 from streamrec.clock import SystemClock
 from streamrec.config import Config, cache_folder, parse_config, parse_overrides
-from streamrec.errors import OperatorError
+from streamrec.errors import ConfigError, OperatorError
 from streamrec.events.datasets import Dataset, load_dataset, parse_mapping
 from streamrec.events.demo import demo_dataset
 from streamrec.events.replay import Pace
@@ -57,6 +58,9 @@ SHARE_OF_CAPACITY = 0.3
 
 STREAM_EVENTS_PER_CORE = 50_000
 """A longer file is not played to its end: two cores have broker, stream, students, teachers, Ray Train, replicas and the client to carry."""
+
+LEAST_EVENTS = 2000
+"""Fewer make no teacher and no figure."""
 
 REQUEST_RATE = 20.0
 MARKER = "demo.json"
@@ -106,27 +110,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", help="file or folder; default: MovieLens 100K")
     parser.add_argument("--map", help="columns of a file of another format: user=COLUMN,item=COLUMN,…")
     parser.add_argument("--broker", default="auto", help="auto, embedded, local or HOST:PORT")
-    parser.add_argument("--max-events", type=int, help="use only the file's first N events")
+    parser.add_argument("--max-events", type=int, help=f"use only the file's first N events, {LEAST_EVENTS} or more")
     parser.add_argument("--seconds", type=float, default=150.0, help="produce for so long at most")
-    parser.add_argument("--name", default="demo", help="the run's folder is runs/NAME")
+    parser.add_argument("--name", default="demo", help="the run's folder is runs/NAME; it is emptied first")
     parser.add_argument("--forever", action="store_true", help="stay up until Ctrl-C")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting")
     return cli.run(lambda: _demo(parser.parse_args(argv)))
 
 
 def _demo(options: argparse.Namespace) -> int:
-    folder = _fresh_folder(Path("runs") / options.name)
+    _check(options)
+    folder = (Path("runs") / options.name).absolute()
     path = Path(options.data) if options.data else demo_dataset(cache_folder())
     source = ["--data", str(path), *(["--map", options.map] if options.map else [])]
     run = Run(load_dataset(path, parse_mapping(options.map) if options.map else None), folder, source)
     total = min(options.max_events or run.dataset.events.num_rows, run.dataset.events.num_rows)
     run.bootstrapped = total // 2
     config = _config(folder, options, min(total - run.bootstrapped, _most_stream_events()))
+    _empty(folder)  # Only now: a typo shall not cost the run before.
     (folder / "config.yaml").write_text(config.model_dump_json(indent=1), encoding="utf-8")
     facts = run.dataset.facts
     cli.say(f"input: {run.dataset.name}, {total} of {facts['events']} events, {facts['users']} users, {facts['items']} items")
     stop = cli.stop_on_signals()
     with open_session(config, cli.say, num_replicas=config.serving.num_replicas) as session:
+        cli.stop_on_signals(stop)  # Ray has taken SIGTERM.
         run.broker = str(session.address)
         _send(run, session, run.bootstrapped, with_items=True)
         cli.say(f"bootstrap: the first {run.bootstrapped} events, then the first teachers by Ray Train")
@@ -152,8 +159,21 @@ def _most_stream_events() -> int:
     return STREAM_EVENTS_PER_CORE * (os.cpu_count() or 1)
 
 
-def _fresh_folder(folder: Path) -> Path:
-    """Return an empty run folder; what an earlier demo left in it goes, what is not a demo's stays."""
+def _check(options: argparse.Namespace) -> None:
+    """Refuse options that can't make a demo."""
+    wrong = [
+        ("--name", options.name, "letters, digits, dots, dashes and underscores", not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", options.name)),
+        ("--max-events", options.max_events, f"{LEAST_EVENTS} or more", options.max_events is not None and options.max_events < LEAST_EVENTS),
+        ("--seconds", options.seconds, "more than 0", not options.seconds > 0),
+    ]
+    for name, got, allowed, is_wrong in wrong:
+        if is_wrong:
+            what = f"Demo: {name} is out of bounds"
+            raise ConfigError(what, got=got, allowed=allowed)
+
+
+def _empty(folder: Path) -> None:
+    """Make an empty run folder; what an earlier demo left in it goes, what is not a demo's stays."""
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARKER).exists():
             what = f"Demo: {folder} holds another run"
@@ -161,7 +181,6 @@ def _fresh_folder(folder: Path) -> Path:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).write_text("{}", encoding="utf-8")
-    return folder.absolute()
 
 
 def _config(folder: Path, options: argparse.Namespace, stream_events: int) -> Config:
@@ -209,7 +228,7 @@ def _calibrate(run: Run, session: Session, driver: Driver, total: int) -> None:
         before = driver.controller.state.counts["received"]
         _send(run, session, run.produced + burst)
         began = time.monotonic()
-        while driver.controller.lag():
+        while not driver.is_caught_up():
             driver.step()
         run.capacity = (driver.controller.state.counts["received"] - before) / (time.monotonic() - began)
     cli.say(f"capacity: {run.capacity:.0f} events/s through the whole loop")
@@ -247,9 +266,10 @@ def _measuring(run: Run, url: str) -> Iterator[subprocess.Popen[str]]:
 def _producing(run: Run) -> Iterator[subprocess.Popen[bytes]]:
     """Replay the rest of the file at the chosen rate from a process of its own."""
     command = [sys.executable, "-m", "jobs.replay", "--config", str(run.folder / "config.yaml"), "--broker", run.broker, *run.source]
-    command += ["--rate", f"{run.rate:.3f}", "--max-events", str(run.planned)]
+    command += ["--rate", f"{run.rate:.3f}", "--max-events", str(run.planned), "--until-input-ends"]
     with (run.folder / "replay.log").open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)  # noqa: S603 (our own module)
+        # Its input is ours: it ends with this process, also when that is killed.
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)  # noqa: S603 (our own module)
         try:
             yield process
         finally:
@@ -266,8 +286,8 @@ def _stream(
     threading.Thread(target=_keep_newest, args=(measuring.stdout, newest), daemon=True).start()
     while not stop.is_set():
         report = driver.step()
-        view.update(driver.controller, report, newest)
-        is_done = producer.poll() is not None and driver.controller.lag() == 0 and driver.controller.state.candidate is None
+        view.update(driver, report, newest)
+        is_done = producer.poll() is not None and driver.is_caught_up() and driver.controller.state.candidate is None
         if is_done and not forever:
             break
     if producer.poll() not in {None, 0} and not stop.is_set():

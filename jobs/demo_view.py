@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.report import StepReport
 
 LINE_EVERY_S = 5.0
@@ -46,7 +46,7 @@ class View:
         if self._live is not None:
             self._live.stop()
 
-    def update(self, controller: Controller, report: StepReport | None, outside: dict[str, Any]) -> None:
+    def update(self, driver: Driver, report: StepReport | None, outside: dict[str, Any]) -> None:
         """Take in a step (None: there was nothing to do) and refresh what is shown."""
         now = time.monotonic()
         if report is not None:
@@ -58,10 +58,10 @@ class View:
         while self._recent and self._recent[0][0] < now - 5.0:
             self._recent.popleft()
         if self._live is not None and report is not None:
-            self._live.update(self._picture(controller, outside))
+            self._live.update(self._picture(driver, outside))
         elif self._live is None and now >= self._next_line:
             self._next_line = now + LINE_EVERY_S
-            self._say(f"{now - self._began:5.0f} s  {self._line(controller, outside)}")
+            self._say(f"{now - self._began:5.0f} s  {self._line(driver, outside)}")
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -69,19 +69,19 @@ class View:
     def _events_per_s(self) -> float:
         return sum(num for _, num in self._recent) / 5.0
 
-    def _line(self, controller: Controller, outside: dict[str, Any]) -> str:
+    def _line(self, driver: Driver, outside: dict[str, Any]) -> str:
+        controller = driver.controller
         recent = controller.progressive.recent()
         scores = ", ".join(f"{name} {recent[name]['recall@20']:.3f}" for name in ("student", "student_events_only", "popular") if name in recent)
         freshness = f"state {_number(outside.get('state_ms_p50'))} ms, model {_number(outside.get('model_s_p50'), 2)} s"
         requests = f"{outside.get('sent', 0)} requests, {outside.get('failed', 0)} failed"
-        return (
-            f"{self._events_per_s():.0f} events/s, lag {controller.lag()}, live {controller.state.live}, recall@20 {scores}, {freshness}, {requests}"
-        )
+        return f"{self._events_per_s():.0f} events/s, lag {_lag(driver)}, live {controller.state.live}, recall@20 {scores}, {freshness}, {requests}"
 
-    def _picture(self, controller: Controller, outside: dict[str, Any]) -> Panel:
+    def _picture(self, driver: Driver, outside: dict[str, Any]) -> Panel:
+        controller = driver.controller
         state, recent = controller.state, controller.progressive.recent()
         flow = Table.grid(padding=(0, 3))
-        flow.add_row("events/s", f"{self._events_per_s():.0f} of {self._rate:.0f} produced", "lag", f"{controller.lag()}")
+        flow.add_row("events/s", f"{self._events_per_s():.0f} of {self._rate:.0f} produced", "lag", f"{_lag(driver)}")
         flow.add_row("live version", str(state.live), "versions", ", ".join(f"{num} {what}" for what, num in state.versions.items()))
         flow.add_row("requests", f"{outside.get('sent', 0)} sent, {outside.get('failed', 0)} failed", "p99", f"{_number(outside.get('p99_ms'))} ms")
         state_ms, model_s = _number(outside.get("state_ms_p50")), _number(outside.get("model_s_p50"), 2)
@@ -106,6 +106,11 @@ def _happened(report: StepReport) -> list[str]:
     if report.decision is not None and report.decision.verdict.value == "reject":
         lines.append(f"{report.decision.candidate} rejected: {report.decision.reason}")
     return lines
+
+
+def _lag(driver: Driver) -> str:
+    lag = driver.lag()
+    return "-" if lag is None else str(lag)
 
 
 def _number(value: float | None, digits: int = 0) -> str:

@@ -5,8 +5,8 @@
 
 A stream that runs refreshes its teachers by itself, and owns the state: this job takes the state over, so that the stream stops at its next
 commit and says why. Run it while no stream runs, for example after a long pause. The next stream uses the new versions from its first step.
-``--teacher NAME`` refreshes only that one. The last line of the output is one JSON object. The exit status is 0, 1 after an error, 2 when the
-state was never bootstrapped.
+``--teacher NAME`` refreshes only that one. SIGTERM and Ctrl-C end it at once and remove what is temporary. The last line of the output is one
+JSON object. The exit status is 0, 1 after an error, 2 when the state was never bootstrapped, 130 after a signal.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def _refresh(path: str | None, overrides: list[str], chosen: list[str] | None) -
     if unknown:
         what = "Refresh: unknown teacher"
         raise ConfigError(what, got=", ".join(sorted(unknown)), allowed=", ".join(config.teachers.enabled), do="enable it in teachers.enabled")
+    cli.end_on_signals()
     with open_session(config, cli.say) as session:
+        cli.end_on_signals()  # Ray has taken SIGTERM.
         controller = session.controller()
         if not controller.recover() or controller.state.live is None:
             cli.say("Refresh: the state was never bootstrapped, run python -m jobs.bootstrap first")

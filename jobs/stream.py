@@ -7,8 +7,9 @@ The state is in the configured folder or bucket; a job that was killed goes on f
 ``python -m jobs.bootstrap`` first. ``--until-idle 5s`` ends when nothing was to do for that long, ``--max-events N`` after N records.
 ``--set KEY=VALUE`` overrides a setting, such as ``--set log.broker=127.0.0.1:9092``.
 
-SIGTERM and Ctrl-C end it after the step in progress, with a commit. A line per step goes to the error output; the last line of the output is
-one JSON object with the books, versions and metrics. The exit status is 0, 1 after an error, 2 when the state was never bootstrapped.
+SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0. A line per step goes to the error output; the last line
+of the output is one JSON object with the books, versions and metrics. The exit status is 0, 1 after an error, 2 when the state was never
+bootstrapped.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jobs import cli
 from streamrec.config import parse_duration_s
@@ -39,17 +40,20 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
     idle_s = parse_duration_s(until_idle) if until_idle else float("inf")
     stop = cli.stop_on_signals()
     with open_session(config, cli.say) as session:
+        cli.stop_on_signals(stop)  # Ray has taken SIGTERM.
         driver = Driver(session.controller, cli.waiter(stop), cli.say)
         if driver.controller.state.live is None:
             cli.say("Stream: the state was never bootstrapped, run python -m jobs.bootstrap first")
             return 2
-        cli.say(f"going on after batch {driver.controller.state.batch}, {driver.controller.lag()} records behind")
+        lag = driver.lag()
+        cli.say(f"going on after batch {driver.controller.state.batch}, {'an unknown number of' if lag is None else lag} records behind")
         last, read = time.monotonic(), 0
         while not stop.is_set() and time.monotonic() - last < idle_s and (max_events is None or read < max_events):
+            before = dict(driver.controller.state.counts)
             report = driver.step()
             if report is not None:  # Also one that only waited for a refresh was something to do.
                 last, read = time.monotonic(), read + report.plan.num_records
-                cli.say(describe(report))
+                cli.say(describe(report, {name: num - before[name] for name, num in driver.controller.state.counts.items()}))
         driver.controller.finish()
         summary = cli.summary(driver.controller)
     # Ray prints its warnings to the same stream until it is shut down.
@@ -57,14 +61,21 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
     return 0
 
 
-def describe(report: StepReport) -> str:
-    """Return a step as one line."""
+def describe(report: StepReport, counts: Mapping[str, int] | None = None) -> str:
+    """Return a step as one line.
+
+    Args:
+        report: The step's.
+        counts: The books' columns as this step added to them; those that say why a record was not applied are named.
+    """
     student = report.metrics.get("student", {}).get("recall@20")
     seconds = sum(report.seconds.values())
     decision = f"{report.decision.verdict.value} {report.decision.candidate}" if report.decision else ""
+    left_out = ", ".join(f"{num} {name}" for name, num in (counts or {}).items() if num and name not in {"received", "applied"})
+    not_applied = f" ({left_out})" if left_out else ""
     parts = [
         f"batch {report.plan.batch}",
-        f"{report.plan.num_records} records in {seconds:.2f} s",
+        f"{report.plan.num_records} records{not_applied} in {seconds:.2f} s",
         f"recall@20 {student:.3f}" if student is not None else "",
         f"published {report.published}" if report.published else "",
         decision,

@@ -7,6 +7,7 @@
     │   └── RequestError             an HTTP request: its field is named
     ├── BrokerError              the event log
     │   ├── BrokerUnavailable        nobody answers at the address
+    │   ├── TopicMissing             the topic is not there, or not yet, or not any more
     │   ├── EmbeddedBrokerError      the embedded Kafka can't be had or did not start
     │   ├── RetentionGap             planned offsets are no longer there
     │   └── RowCountMismatch         a range gave other rows than planned
@@ -85,6 +86,10 @@ class BrokerError(StreamrecError):
 
 class BrokerUnavailable(BrokerError):
     """No broker answers at the configured address."""
+
+
+class TopicMissing(BrokerError):
+    """The topic does not exist, or the broker is starting or stopping and does not know it (facts: topic, address where it is known)."""
 
 
 class EmbeddedBrokerError(BrokerError):

@@ -204,7 +204,8 @@ def _format(folder: Path, node: _Node, command: list[str], output: IO[bytes], de
     if (folder / "data").exists():
         return
     shutil.rmtree(folder / "formatting", ignore_errors=True)
-    arguments = ["kafka.tools.StorageTool", "format", "-t", node.cluster_id, "-c", str(folder / "formatting.properties")]
+    # One word: an id may begin with a dash.
+    arguments = ["kafka.tools.StorageTool", "format", f"--cluster-id={node.cluster_id}", "-c", str(folder / "formatting.properties")]
     since = output.tell()
     try:
         subprocess.run(  # noqa: S603 - our own command

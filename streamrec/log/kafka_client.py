@@ -19,6 +19,7 @@ from streamrec.log.topics import checked_topic
 _AWAY = {
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._DESTROY_BROKER,  # its address has just left the metadata, as it does when a broker stops
     KafkaError._RESOLVE,
     KafkaError._TIMED_OUT,
     KafkaError._TIMED_OUT_QUEUE,
@@ -26,6 +27,10 @@ _AWAY = {
     KafkaError.REQUEST_TIMED_OUT,
     KafkaError.BROKER_NOT_AVAILABLE,
     KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.OFFSET_NOT_AVAILABLE,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.NETWORK_EXCEPTION,
 }
@@ -57,6 +62,9 @@ def client_settings(servers: str, **more: Any) -> dict[str, Any]:
         "socket.nagle.disable": True,
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1000,
+        # A stopping broker may say that there is no broker at all; the client would ask the given addresses again only after 5 minutes.
+        # Reported as https://github.com/confluentinc/librdkafka/issues/5301.
+        "metadata.recovery.rebootstrap.trigger.ms": 1000,
     }
     return settings | {name.replace("_", "."): value for name, value in more.items()}
 
@@ -82,7 +90,7 @@ def in_our_words(error: KafkaError, servers: str, topic: str = "") -> BrokerErro
     if error.code() in _AWAY:
         return unavailable(servers, error.str())
     if error.code() in _MISSING:
-        return no_topic(topic)
+        return no_topic(topic, servers)
     return BrokerError(
         f"Kafka: {servers} refused", got=f"{error.name()} ({error.str()})", do="see the broker's log", address=servers, code=error.name()
     )
@@ -109,7 +117,7 @@ def partitions_of(consumer: Consumer, servers: str, topic: str, timeout_s: float
     """Return a topic's partitions in order, without creating the topic.
 
     Raises:
-        BrokerError: It does not exist.
+        TopicMissing: It does not exist, or the broker is starting or stopping.
         BrokerUnavailable: Nobody answers within ``timeout_s``.
     """
     checked_topic(topic)

@@ -99,7 +99,7 @@ class KafkaWriter:
             with explained(self._servers, topic):
                 found = producer.list_topics(timeout=self._cfg.connect_timeout_s).topics.get(topic)
             if found is None:
-                raise no_topic(topic)
+                raise no_topic(topic, self._servers)
             num_partitions = self._num_partitions[topic] = len(found.partitions)
         for record in records:
             if record.partition is not None and not 0 <= record.partition < num_partitions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from streamrec.errors import BrokerError, RetentionGap, RowCountMismatch
+from streamrec.errors import BrokerError, RetentionGap, RowCountMismatch, TopicMissing
 
 Bounds = Mapping[tuple[str, int], tuple[int, int]]
 """By (topic, partition): the earliest offset there is (inclusive) and the end offset (exclusive)."""
@@ -112,9 +112,11 @@ def no_partition(topic: str, partition: int, existing: Sequence[int]) -> BrokerE
     )
 
 
-def no_topic(topic: str) -> BrokerError:
-    """Return the error for a topic that does not exist."""
-    return BrokerError(f"Log: topic {topic!r} does not exist", do="create it (LogAdmin.ensure_topic) or correct its name", topic=topic)
+def no_topic(topic: str, address: str = "") -> TopicMissing:
+    """Return the error for a topic that does not exist, at the address where one is known."""
+    where = f" at {address}" if address else ""
+    do = "wait if the broker is starting or stopping, otherwise create it (LogAdmin.ensure_topic) or correct its name"
+    return TopicMissing(f"Log: topic {topic!r} does not exist{where}", do=do, topic=topic, address=address)
 
 
 def other_num_partitions(topic: str, existing: int, wanted: int) -> BrokerError:

@@ -17,6 +17,7 @@ from streamrec.errors import OperatorError
 from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.ranking import known_queries, per_query_metrics
 from streamrec.features.examples import Examples
+from streamrec.log.rows import NO_ROWS
 from streamrec.pipeline.components import learner_components, statistics_component
 from streamrec.pipeline.dead_letters import dead_letters
 from streamrec.pipeline.ingest import Ingest, Ingested
@@ -188,7 +189,9 @@ class Controller:
         with timer.stage("refresh"):
             report.activated = self._activate(plan)
         with timer.stage("read"):
-            rows = self.parts.reader.read_table([part.to_range() for part in plan.ranges])
+            # A plan that only commits must not need the broker.
+            has_records = any(part.end > part.start for part in plan.ranges)
+            rows = self.parts.reader.read_table([part.to_range() for part in plan.ranges]) if has_records else NO_ROWS
         num_known, self._is_torn = len(self.ingest.vocabulary), True
         with timer.stage("ingest"):
             ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermarks_ms, self._delete_user)

@@ -8,11 +8,14 @@ from collections.abc import Callable
 
 from ray.exceptions import RayActorError
 
-from streamrec.errors import BrokerUnavailable, OperatorError, StreamrecError
+from streamrec.errors import BrokerUnavailable, OperatorError, StreamrecError, TopicMissing
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.report import StepReport
 
 logger = logging.getLogger(__name__)
+
+_AWAY = (BrokerUnavailable, TopicMissing)
+# A broker that starts or stops still answers, but knows no topic.
 
 IDLE_WAIT_S = 0.02
 MAX_FAILURES = 10
@@ -23,7 +26,8 @@ class Driver:
     """Drive one controller; a new one is built from the last commit when an actor has died.
 
     **Contract.** `step` waits by itself only through ``wait``. It returns None when nothing was to do, and raises the last failure when
-    `MAX_FAILURES` came in a row. A broker that is away is asked again after growing waits; what it acknowledged is never asked for twice.
+    `MAX_FAILURES` came in a row. A broker that is away, or does not know the topic, is asked again after growing waits; what it acknowledged
+    is never asked for twice. `lag` and `is_caught_up` raise nothing because of a broker that is away, and do not ask it before a step succeeded.
 
     Args:
         build: Makes a controller, not yet recovered.
@@ -37,6 +41,7 @@ class Driver:
         self._say = say
         self._failures = 0
         self._due_s = -math.inf
+        self._lag: int | None = None
         self.controller = build()
         self.recovered = self.controller.recover()
 
@@ -46,7 +51,7 @@ class Driver:
             self._let_gather()
             began_s = self.controller.parts.clock.monotonic_s()
             report = self.controller.step()
-        except BrokerUnavailable as error:
+        except _AWAY as error:
             self._again(error)
             return None
         except (RayActorError, OperatorError) as error:
@@ -62,6 +67,25 @@ class Driver:
         else:
             self._due_s = began_s + self.controller.config.pipeline.batch_interval_s
         return report
+
+    def lag(self) -> int | None:
+        """Return how many records of the log have not been read, as last known: None when the broker has not answered yet."""
+        self._ask_lag()
+        return self._lag
+
+    def is_caught_up(self) -> bool:
+        """Return whether every record of the log has been read; False while the broker is away, because nobody knows."""
+        return self._ask_lag() == 0
+
+    def _ask_lag(self) -> int | None:
+        """Return the lag and remember it; None while the broker is away."""
+        if self._failures:  # Asking would wait for the broker once more, and `step` does so already.
+            return None
+        try:
+            self._lag = self.controller.lag()
+        except _AWAY:
+            return None
+        return self._lag
 
     def _let_gather(self) -> None:
         """Wait until the next micro-batch is due, unless a full one is there or an earlier run has planned it."""

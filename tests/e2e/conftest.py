@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,25 @@ class Jobs:
         assert done.returncode == 0, done.stderr[-2000:]
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return result
+
+    def signalled(self, number: int, batch: int, state: str, job: str, *options: str) -> tuple[int, str, str]:
+        """Run a job, send it a signal as soon as it reports ``batch`` or a later one, and return exit status, output and error output."""
+        words = self.command(state, job, *options)
+        process = subprocess.Popen(words, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        seen, is_sent = "", False
+        for line in process.stderr:
+            seen += line
+            found = re.match(r"batch (\d+),", line)
+            if found and int(found.group(1)) >= batch and not is_sent:  # Batches without records are not reported.
+                process.send_signal(number)
+                is_sent = True
+        output = process.stdout.read()
+        process.stdout.close()
+        process.stderr.close()
+        assert is_sent, seen[-2000:]
+        return process.wait(), output, seen
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -8,15 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from streamrec.config import LogConfig
-from streamrec.errors import BrokerUnavailable, EmbeddedBrokerError
+from streamrec.errors import BrokerError, BrokerUnavailable, EmbeddedBrokerError, TopicMissing
 from streamrec.log.base import Record
 from streamrec.log.broker import resolve_broker
-from streamrec.log.connect import kafka_address, open_tail
+from streamrec.log.connect import kafka_address, open_table_reader, open_tail
 from streamrec.log.embedded import EmbeddedKafka, start_embedded
 from streamrec.log.offsets import OffsetRange
 from streamrec.testing.contracts.log import LogUnderTest, followed, numbered, values
@@ -82,6 +84,47 @@ def test_a_broker_goes_on_with_its_data_after_a_stop_and_after_a_kill(
     log.close()
 
 
+def test_a_reader_of_a_broker_that_stops_and_starts_gets_errors_that_name_it_and_are_tried_again(
+    tmp_path: Path, own: list[EmbeddedKafka], cfg: LogConfig
+) -> None:
+    own.append(start_embedded(tmp_path, lambda _: None))
+    address = own[-1].address
+    log = LogUnderTest.at(address, cfg)
+    log.admin.ensure_topic("t", 2)
+    log.writer.append("t", numbered(10))
+    reader = open_table_reader(address, cfg.model_copy(update={"connect_timeout_s": 1.0}))
+    before = reader.latest("t")
+    came: list[BrokerError] = []
+
+    def ask() -> BrokerError | None:
+        try:
+            assert reader.latest("t") == before
+        except BrokerError as error:
+            came.append(error)
+            return error
+        return None
+
+    with ThreadPoolExecutor(1) as threads:
+        stopping = threads.submit(own[-1].stop)
+        deadline = time.monotonic() + 15
+        while not isinstance(ask(), BrokerUnavailable) and time.monotonic() < deadline:
+            pass
+        stopping.result()
+    assert isinstance(came[-1], BrokerUnavailable)
+    own.append(start_embedded(tmp_path, lambda _: None))
+    deadline = time.monotonic() + 15
+    while (still := ask()) is not None and time.monotonic() < deadline:
+        pass
+    assert still is None
+    # Whether a stopping broker is met that no longer knows its topics is a matter of milliseconds.
+    assert {type(error) for error in came} <= {BrokerUnavailable, TopicMissing}
+    assert all(address.where in str(error) for error in came)
+    with pytest.raises(TopicMissing, match=f"'other' does not exist at {address.where}"):
+        reader.latest("other")
+    reader.close()
+    log.close()
+
+
 def test_a_broker_does_not_outlive_a_killed_starter(tmp_path: Path, own: list[EmbeddedKafka]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -116,6 +159,12 @@ signal.pause()
     starter.stdout.close()
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", int(where.rpartition(":")[2]))).close()
+
+
+def test_a_cluster_id_may_begin_with_a_dash(tmp_path: Path, own: list[EmbeddedKafka], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamrec.log.embedded._new_cluster_id", lambda: base64.urlsafe_b64encode(b"\xfb" + bytes(15)).decode().rstrip("="))
+    own.append(start_embedded(tmp_path, lambda _: None))
+    assert own[-1].is_running
 
 
 def test_a_broker_that_does_not_start_says_why(tmp_path: Path) -> None:

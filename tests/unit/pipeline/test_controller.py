@@ -5,11 +5,12 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
+from streamrec.errors import BrokerUnavailable
 from streamrec.features.dedupe import hash_key
 from streamrec.log.base import Record
 from streamrec.log.offsets import OffsetRange
@@ -366,6 +367,23 @@ def test_an_idle_stream_promotes_the_waiting_version_and_then_has_nothing_to_do(
     assert controller.step() is None
     versions = controller.state.versions
     assert versions["published"] == versions["promoted"] + versions["rejected"]
+
+
+def test_a_commit_needs_no_broker(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    controller = world.controller()
+    for _ in range(3):
+        controller.step()
+
+    def away(*_: Any) -> NoReturn:
+        what = "Broker: nobody answers"
+        raise BrokerUnavailable(what)
+
+    monkeypatch.setattr(world.log, "read_table", away)
+    monkeypatch.setattr(world.log, "latest", away)
+    report = controller.finish()
+    assert report is not None
+    assert report.committed
+    assert controller.books()["pending"] == 0
 
 
 def test_the_promotion_of_an_idle_stream_is_committed_though_no_event_follows(world: World) -> None:

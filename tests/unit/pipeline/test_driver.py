@@ -8,12 +8,20 @@ from ray.exceptions import RayActorError
 
 from streamrec.clock import ManualClock
 from streamrec.config import parse_config
-from streamrec.errors import BrokerUnavailable, ConfigError, Fenced, OperatorError
+from streamrec.errors import BrokerError, BrokerUnavailable, ConfigError, Fenced, OperatorError, RetentionGap, RowCountMismatch, TopicMissing
+from streamrec.log.offsets import no_topic
 from streamrec.pipeline.driver import IDLE_WAIT_S, MAX_FAILURES, Driver
 
 INTERVAL_S = 0.5
 FULL = 100
 REPORT: Any = object()
+FINAL = [
+    Fenced("Checkpoint: another writer owns the state"),
+    ConfigError("Config: wrong"),
+    RetentionGap("Log: gone"),
+    RowCountMismatch("Log: fewer"),
+    BrokerError("Kafka: refused"),
+]
 
 
 class Scripted:
@@ -24,6 +32,7 @@ class Scripted:
         self.parts = SimpleNamespace(clock=clock)
         self.config = parse_config({"pipeline": {"batch_interval_s": INTERVAL_S, "max_batch_events": FULL}})
         self.num_waiting, self.plan, self.num_recovered = 1, None, 0
+        self.lag_error: Exception | None = None
 
     def recover(self) -> bool:
         self.num_recovered += 1
@@ -33,6 +42,8 @@ class Scripted:
         return self.plan
 
     def lag(self) -> int:
+        if self.lag_error is not None:
+            raise self.lag_error
         return self.num_waiting
 
     def step(self) -> Any:
@@ -93,6 +104,40 @@ def test_a_broker_that_is_away_is_asked_again_after_growing_waits_by_the_same_co
     assert len(rig.built) == 1
 
 
+def test_a_topic_that_a_stopping_broker_no_longer_knows_is_asked_for_again_and_the_address_is_said() -> None:
+    rig = Rig([no_topic("events", "127.0.0.1:9")] * 2 + [REPORT])
+    assert [rig.driver.step() for _ in range(3)] == [None, None, REPORT]
+    assert rig.waited == [0.2, 0.4]
+    assert "failure 2 of 10, trying again in 0.4 s: Log: topic 'events' does not exist at 127.0.0.1:9" in rig.said[-1]
+    assert len(rig.built) == 1
+
+
+def test_a_topic_that_stays_away_is_raised_at_last() -> None:
+    rig = Rig([no_topic("events")] * MAX_FAILURES)
+    for _ in range(MAX_FAILURES - 1):
+        rig.driver.step()
+    with pytest.raises(TopicMissing, match="'events' does not exist"):
+        rig.driver.step()
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable("Broker: away"), no_topic("events")])
+def test_the_lag_of_a_broker_that_is_away_is_the_last_known_one_and_nobody_is_caught_up(error: Exception) -> None:
+    rig = Rig([error, REPORT])
+    controller = rig.built[0]
+    controller.lag_error = error
+    assert rig.driver.lag() is None
+    assert not rig.driver.is_caught_up()
+    controller.lag_error, controller.num_waiting = None, 0
+    assert rig.driver.is_caught_up()
+    assert rig.driver.lag() == 0
+    controller.num_waiting = 7
+    rig.driver.step()  # It fails: the broker is not asked again before one succeeded.
+    assert rig.driver.lag() == 0
+    assert not rig.driver.is_caught_up()
+    rig.driver.step()
+    assert rig.driver.lag() == 7
+
+
 def test_a_dead_actor_gives_a_new_controller_that_is_recovered() -> None:
     rig = Rig([RayActorError(), REPORT])
     assert [rig.driver.step(), rig.driver.step()] == [None, REPORT]
@@ -109,7 +154,7 @@ def test_after_many_failures_in_a_row_the_last_one_is_raised_and_a_success_start
         rig.driver.step()
 
 
-@pytest.mark.parametrize("error", [Fenced("Checkpoint: another writer owns the state"), ConfigError("Config: wrong")])
+@pytest.mark.parametrize("error", FINAL)
 def test_an_error_that_trying_again_can_not_mend_is_raised_at_once(error: Exception) -> None:
     rig = Rig([error])
     with pytest.raises(type(error)):
