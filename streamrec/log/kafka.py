@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import ray
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, Message, TopicPartition
 
 from streamrec.config import LogConfig
+from streamrec.errors import BrokerError
 from streamrec.events.schema import LOG_ROW
 from streamrec.log.kafka_client import checked_servers, consumer_settings, explained, in_our_words, messages_table, offsets_at, partitions_of
 from streamrec.log.offsets import Bounds, OffsetRange, check_ranges
@@ -36,7 +38,8 @@ class DirectKafkaReader:
 
     def partitions(self, topic: str) -> list[int]:
         """Return the topic's partitions in order."""
-        return partitions_of(self._consumer, self._servers, topic, self._cfg.connect_timeout_s)
+        with self._renewed_after_failure():
+            return partitions_of(self._consumer, self._servers, topic, self._cfg.connect_timeout_s)
 
     def earliest(self, topic: str) -> dict[int, int]:
         """Return by partition the first offset that is still there (inclusive)."""
@@ -49,7 +52,8 @@ class DirectKafkaReader:
     def read_table(self, ranges: Sequence[OffsetRange]) -> pa.Table:
         """Return the rows of exactly these offsets."""
         check_ranges(ranges, self._bounds(ranges))
-        rows = self._consume([part for part in ranges if part.num_offsets])
+        with self._renewed_after_failure():
+            rows = self._consume([part for part in ranges if part.num_offsets])
         return exactly(ranges, messages_table(rows))
 
     def close(self) -> None:
@@ -64,8 +68,18 @@ class DirectKafkaReader:
             self._opened = Consumer(consumer_settings(self._servers, **_READER))
         return self._opened
 
+    @contextmanager
+    def _renewed_after_failure(self) -> Iterator[None]:
+        """Let the next call connect anew: a client whose broker restarted may not find it again (librdkafka issue 5301)."""
+        try:
+            yield
+        except BrokerError:
+            self.close()
+            raise
+
     def _offsets(self, topic: str, partitions: Sequence[int], where: int) -> dict[int, int]:
-        return offsets_at(self._consumer, self._servers, topic, partitions, where, self._cfg.connect_timeout_s)
+        with self._renewed_after_failure():
+            return offsets_at(self._consumer, self._servers, topic, partitions, where, self._cfg.connect_timeout_s)
 
     def _bounds(self, ranges: Sequence[OffsetRange]) -> Bounds:
         bounds: dict[Place, tuple[int, int]] = {}
