@@ -39,11 +39,12 @@ from streamrec.config import Config, cache_folder, parse_config, parse_overrides
 from streamrec.errors import ConfigError, OperatorError
 from streamrec.events.datasets import Dataset, load_dataset, parse_mapping
 from streamrec.events.demo import demo_dataset
+from streamrec.events.progress import load_progress
 from streamrec.events.replay import Pace
 from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.layout import registry_url
-from streamrec.pipeline.replay import replay_dataset
+from streamrec.pipeline.replay import default_progress_path, replay_dataset
 from streamrec.pipeline.session import Session, open_session
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
@@ -147,6 +148,7 @@ def _demo(options: argparse.Namespace) -> int:
             with View(run.dataset.name, run.rate) as view, _measuring(run, url) as measuring, _producing(run) as producer:
                 _stream(run, driver, view, (producer, measuring), stop, options.forever)
             driver.controller.finish()
+            run.produced = _sent(session, run)
             registry = Registry(open_storage(registry_url(session.state_url)))
             summary = demo_report.summarise(run, session.board, registry, driver.controller)
     (folder / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
@@ -211,6 +213,12 @@ def _send(run: Run, session: Session, until: int, *, with_items: bool = False) -
     pace, clock = Pace.parse("max"), SystemClock()
     replay_dataset(session.config, run.dataset, session.address, pace=pace, clock=clock, sleep=time.sleep, max_events=until, with_items=with_items)
     run.produced = until
+
+
+def _sent(session: Session, run: Run) -> int:
+    """Return how many of the file's events are in the log: fewer than planned when the demo was stopped."""
+    progress = load_progress(default_progress_path(session.config, run.dataset))
+    return run.produced if progress is None else progress.position
 
 
 @contextlib.contextmanager

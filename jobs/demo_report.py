@@ -41,7 +41,7 @@ def summarise(run: Run, board: RemoteBoard, registry: Registry, controller: Cont
         "wall_s": round(run.elapsed_s, 1),
         "events": {
             "bootstrapped": run.bootstrapped,
-            "produced": run.planned - run.bootstrapped,
+            "produced": run.produced - run.bootstrapped,
             "probes": measured["posted"],
             **books,
         },
@@ -92,14 +92,11 @@ def problems(summary: dict[str, Any]) -> list[str]:
     found = [
         (events["received"] != balance, f"the books do not balance: {events['received']} received, {balance} accounted for"),
         (events["pending"] != 0, f"{events['pending']} events are pending"),
-        (events["received"] != expected, f"{expected} events were produced, {events['received']} received"),
+        # More is no fault: anybody may have posted events meanwhile.
+        (events["received"] < expected, f"{expected} events were produced, {events['received']} received"),
         (requests["failed"] > 0, f"{requests['failed']} requests failed: {requests['failures']}"),
         (summary["swaps"]["to_nothing_new"] > 0, f"{summary['swaps']['to_nothing_new']} swaps were to the same weights or to no later offsets"),
         (summary["freshness"]["lost"] > 0, f"{summary['freshness']['lost']} events never changed an answer"),
-        (
-            (summary["freshness"]["open_s_max"] or 0) > MOST_OPEN_S,
-            f"at the end an event had waited {summary['freshness']['open_s_max'] or 0:.0f} s for a version that learned from it",
-        ),
         *((recall["student"] <= recall[name], f"the student does not beat {name}") for name in ("popular", "recent_popular")),
     ]
     return [text for is_wrong, text in found if is_wrong]
@@ -113,7 +110,11 @@ def shortfalls(summary: dict[str, Any]) -> list[str]:
         ("requests", summary["requests"]["sent"], MIN_REQUESTS),
     ]
     found = [f"{num} {name}, a full demo has {least} or more" for name, num, least in counts if num < least]
-    recall = summary["recall20"]
+    open_s, recall = summary["freshness"]["open_s_max"] or 0.0, summary["recall20"]
+    if open_s > MOST_OPEN_S:
+        found.append(f"at the end an event had waited {open_s:.0f} s for a version that has read it")
+    if recall["student"] <= recall["student_events_only"]:
+        found.append("the student does not beat itself on events alone: the teachers added nothing")
     if recall["student"] <= recall["own_history"]:
         found.append("the student does not beat the user's own history: here most of what users take next, they have taken before")
     return found

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 
 from jobs import cli
 from streamrec.config import parse_duration_s
+from streamrec.errors import ConfigError
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.session import open_session
@@ -35,9 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(lambda: _stream(options.config, options.set, options.until_idle, options.max_events))
 
 
+def _seconds(option: str, text: str) -> float:
+    try:
+        return parse_duration_s(text)
+    except ValueError as error:
+        what = f"Stream: {option} is no duration"
+        raise ConfigError(what, got=repr(text), allowed="a number with a unit, such as 5s") from error
+
+
 def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_events: int | None) -> int:
     config = cli.resolve(path, overrides)
-    idle_s = parse_duration_s(until_idle) if until_idle else float("inf")
+    idle_s = _seconds("--until-idle", until_idle) if until_idle else float("inf")
     stop = cli.stop_on_signals()
     with open_session(config, cli.say) as session:
         cli.stop_on_signals(stop)  # Ray has taken SIGTERM.

@@ -25,7 +25,7 @@ from ray.serve.config import ControllerOptions, HTTPOptions, ProxyLocation
 
 from serve.deployments import APP_NAME, build_application
 from serve.replica import ReplicaSettings
-from streamrec.config import Config
+from streamrec.config import Config, ray_address
 from streamrec.errors import OperatorError
 from streamrec.log.base import LogAddress
 from streamrec.pipeline import layout
@@ -83,7 +83,7 @@ def launch(
         timeout_s: Longest wait for the replicas.
 
     Raises:
-        OperatorError: HAProxy was asked for and isn't there, no replica answers in time, or this process has launched already.
+        OperatorError: HAProxy was asked for and isn't there, the port is taken, no replica answers in time, or this process has launched already.
     """
     if _launched.ray is not None:
         what = "Serving: this process serves already"
@@ -92,6 +92,8 @@ def launch(
     settings = ReplicaSettings(config, address, state_url, registry_url, student, BOARD_NAME)
     applications = {APP_NAME: build_application(settings, num_cpus_per_replica), **(beside or {})}
     host, port = config.serving.host, config.serving.port or free_port()
+    if not ray.is_initialized() and ray_address() is None:  # On a cluster that is there, Serve itself may listen already.
+        check_free(host, port)
     try:
         _launched.ray = ExitStack()
         _launched.ray.enter_context(ray_cluster())
@@ -130,6 +132,21 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise unless a server may bind the address.
+
+    Raises:
+        OperatorError: It is taken, or is none of this machine's.
+    """
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        what = f"Serving: {host}:{port} can't be bound"
+        raise OperatorError(what, got=(error.strerror or str(error)).lower(), do="choose another serving.port, or 0 for a free one") from error
 
 
 def wait_until_answers(host: str, port: int, path: str, timeout_s: float) -> None:

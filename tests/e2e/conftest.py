@@ -58,6 +58,10 @@ class Jobs:
         open_admin(address, config.log).ensure_topic(config.log.events_topic, config.log.num_partitions)
         open_writer(address, config.log).append(config.log.events_topic, [Record(key, value) for key, value in zip(keys, values, strict=True)])
 
+    def names(self) -> set[str]:
+        """Return what lies in the folder, without the cache that torch keeps for each user in the temporary folder."""
+        return {path.name for path in self.folder.iterdir() if not path.name.startswith("torchinductor_")}
+
     def command(self, state: str, job: str, *options: str) -> list[str]:
         path = self.folder / f"{state}.yaml"
         path.write_text(self.config(state).model_dump_json(), encoding="utf-8")

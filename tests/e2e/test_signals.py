@@ -15,24 +15,19 @@ NUM_FIRST, NUM_ALL = 2000, 5500
 OWN = {"log", "one", "one.yaml"}
 
 
-def names_in(folder):
-    """Return what a folder holds, without the cache that torch keeps for each user in the temporary folder."""
-    return {path.name for path in folder.iterdir() if not path.name.startswith("torchinductor_")}
-
-
 def test_sigterm_ends_a_stream_with_a_commit_and_its_json_and_nothing_is_left_or_applied_twice(jobs):
     jobs.append(0, NUM_FIRST)
     status, output, errors = jobs.signalled(signal.SIGTERM, 1, "one", "bootstrap")
     assert (status, output) == (INTERRUPTED, ""), errors[-2000:]
     assert errors.endswith("stopped by a signal before its end\n")
-    assert names_in(jobs.folder) == OWN
+    assert jobs.names() == OWN
     jobs.run("one", "bootstrap")
     jobs.append(NUM_FIRST, NUM_ALL)
 
     status, output, errors = jobs.signalled(signal.SIGTERM, 1, "one", "stream")
     assert status == 0, errors[-2000:]
     stopped = json.loads(output.splitlines()[-1])
-    assert names_in(jobs.folder) == OWN
+    assert jobs.names() == OWN
     books = stopped["books"]
     assert NUM_FIRST < books["received"] == books["applied"]
     assert books["pending"] == 0

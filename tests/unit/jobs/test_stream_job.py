@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs import cli
+from jobs import cli, stream
 from jobs.stream import describe
 from streamrec.cli.replay import INTERRUPTED
 from streamrec.pipeline.plan import Plan, PlannedRange
@@ -60,3 +60,8 @@ def test_a_signal_ends_a_job_without_steps_with_its_cleaning_up_and_one_line(num
     assert cli.run(job) == INTERRUPTED
     assert cleaned == [True]
     assert capsys.readouterr().err == "stopped by a signal before its end\n"
+
+
+def test_a_wrong_duration_is_one_paragraph(capsys: pytest.CaptureFixture[str]) -> None:
+    assert stream.main(["--until-idle", "abc"]) == 1
+    assert "--until-idle is no duration, got 'abc', allowed a number with a unit" in capsys.readouterr().err.replace("\n", " ")

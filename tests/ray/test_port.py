@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+import ray
+
+from serve import launch as launcher
+from streamrec.config import parse_config
+from streamrec.errors import OperatorError
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        with pytest.raises(OperatorError, match=f"127.0.0.1:{port} can't be bound, got address already in use, choose another serving.port"):
+            launcher.launch(parse_config({"serving": {"port": port}}))
+    assert not ray.is_initialized()
+    launcher.check_free("127.0.0.1", port)
