@@ -71,7 +71,9 @@ def _positive(text: str) -> int:
 
 
 def _stop_with_input() -> None:
-    sys.stdin.buffer.read()
+    # Not sys.stdin: a thread that waits in it holds its lock, and Python then aborts when the job ends first.
+    while os.read(0, 4096):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -78,6 +78,16 @@ def test_wrong_options_are_refused_with_the_usage(tmp_path: Path, data: Path, ca
     assert "usage: python -m jobs.replay" in capsys.readouterr().err
 
 
+def test_a_job_whose_input_stays_open_ends_well_when_all_is_sent(tmp_path: Path, data: Path) -> None:
+    command = [sys.executable, "-m", "jobs.replay", *options(tmp_path, data, "--speed", "max", "--until-input-ends")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        assert process.wait(timeout=60) == 0, errors
+    assert "Fatal" not in errors
+    assert len(sent_ids(tmp_path)) == NUM_EVENTS
+
+
 def test_a_job_that_lives_as_long_as_its_starter_stops_when_its_input_ends(tmp_path: Path, data: Path) -> None:
     command = [sys.executable, "-m", "jobs.replay", *options(tmp_path, data, "--rate", "50", "--until-input-ends")]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
