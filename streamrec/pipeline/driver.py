@@ -14,8 +14,8 @@ from streamrec.pipeline.report import StepReport
 
 logger = logging.getLogger(__name__)
 
-_AWAY = (BrokerUnavailable, TopicMissing)
 # A broker that starts or stops still answers, but knows no topic.
+_AWAY = (BrokerUnavailable, TopicMissing)
 
 IDLE_WAIT_S = 0.02
 MAX_FAILURES = 10
