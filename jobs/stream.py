@@ -7,9 +7,9 @@ The state is in the configured folder or bucket; a job that was killed goes on f
 ``python -m jobs.bootstrap`` first. ``--until-idle 5s`` ends when nothing was to do for that long, ``--max-events N`` after N records.
 ``--set KEY=VALUE`` overrides a setting, such as ``--set log.broker=127.0.0.1:9092``.
 
-SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0. A line per step goes to the error output; the last line
-of the output is one JSON object with the books, versions and metrics. The exit status is 0, 1 after an error, 2 when the state was never
-bootstrapped.
+SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0; while it starts, as in the wait for a broker, at once. A
+line per step goes to the error output; the last line of the output is one JSON object with the books, versions and metrics. The exit status is
+0, 1 after an error, 2 when the state was never bootstrapped, 130 after a signal during the start.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def _seconds(option: str, text: str) -> float:
 def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_events: int | None) -> int:
     config = cli.resolve(path, overrides)
     idle_s = _seconds("--until-idle", until_idle) if until_idle else float("inf")
-    stop = cli.stop_on_signals()
+    cli.end_on_signals()
     with open_session(config, cli.say) as session:
-        cli.stop_on_signals(stop)  # Ray has taken SIGTERM.
+        stop = cli.stop_on_signals()
         driver = Driver(session.controller, cli.waiter(stop), cli.say)
         if driver.controller.state.live is None:
             cli.say("Stream: the state was never bootstrapped, run python -m jobs.bootstrap first")

@@ -88,6 +88,7 @@ class LogConfig(Section):
     """Name the broker and the topics.
 
     ``broker``: ``auto`` (embedded Kafka, else local files, saying so), ``embedded``, ``local`` or ``HOST:PORT[,HOST:PORT]``.
+    ``connect_timeout_s`` bounds one attempt; a job that starts while nobody answers tries again for ``connect_limit_s``.
     """
 
     broker: str = Field(default="auto", min_length=1)
@@ -95,6 +96,7 @@ class LogConfig(Section):
     dead_letter_topic: str = Field(default="streamrec.dead-letters", pattern=r"^[a-zA-Z0-9._-]{1,200}$")
     num_partitions: int = Field(default=2, ge=1, le=1024)
     connect_timeout_s: Duration = 30.0
+    connect_limit_s: Duration = 120.0
     read_timeout_s: Duration = 30.0
 
 

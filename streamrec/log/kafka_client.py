@@ -98,19 +98,21 @@ def in_our_words(error: KafkaError, servers: str, topic: str = "") -> BrokerErro
 
 def unavailable(servers: str, reason: str) -> BrokerUnavailable:
     """Return the error for a broker that does not answer; names what a plain connection says."""
-    said = "; ".join(f"{server.strip()}: {_probe(server.strip())}" for server in servers.split(","))
+    no_answer = "something listens there, but does not answer as a Kafka broker does in time"
+    said = "; ".join(f"{server.strip()}: {probe(server) or no_answer}" for server in servers.split(","))
     return BrokerUnavailable(
         f"Broker: no Kafka answers at {servers}", got=f"{said} ({reason})", do="start it, or correct --broker (log.broker)", address=servers
     )
 
 
-def _probe(server: str) -> str:
-    host, _, port = server.rpartition(":")
+def probe(server: str) -> str:
+    """Return why ``HOST:PORT`` takes no plain connection, such as a host without an address; empty when something listens there."""
+    host, _, port = server.strip().rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()
     except OSError as error:
         return (error.strerror or str(error) or type(error).__name__).lower()
-    return "something listens there, but does not answer as a Kafka broker does in time"
+    return ""
 
 
 def partitions_of(consumer: Consumer, servers: str, topic: str, timeout_s: float) -> list[int]:

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamrec.config import Config
+from streamrec.errors import BrokerUnavailable
 from streamrec.log.base import LogAddress, LogReader, LogWriter
-from streamrec.log.broker import resolve_broker
-from streamrec.log.connect import kafka_address, local_address, open_admin, open_reader, open_writer
+from streamrec.log.broker import NothingToStop, resolve_broker
+from streamrec.log.connect import kafka_address, open_admin, open_reader, open_writer
 from streamrec.pipeline.cluster import check_resources, ray_cluster
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
 from streamrec.registry.board import RemoteBoard
+
+ONE_LOOK_S = 5.0
+"""How long a server that can do without the log looks for it at its start."""
 
 
 @dataclass
@@ -55,7 +59,7 @@ def run_folder(config: Config) -> Path:
 
 @contextmanager
 def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | None = None, num_replicas: int = 0) -> Iterator[Session]:
-    """Connect to Ray and the log, and create the topics.
+    """Connect to the log and Ray, and create the topics. A signal ends the wait for a broker when its handler raises.
 
     Args:
         config: The resolved configuration.
@@ -64,7 +68,7 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         num_replicas: Serving replicas that must fit beside the stream.
 
     Raises:
-        BrokerUnavailable: No broker answers.
+        BrokerUnavailable: No broker answers within ``log.connect_limit_s``.
         ResourcesShort: The cluster can't hold the plan.
     """
     with ExitStack() as stack:
@@ -84,16 +88,26 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         yield Session(config, state_url, address, reader, writer, board)
 
 
-def log_address(config: Config, say: Callable[[str], None]) -> tuple[LogAddress, Callable[[], None]]:
-    """Return the log's address, starting an embedded broker if the configuration says so, and a function that stops it."""
-    broker = config.log.broker
-    if broker.startswith("kafka://"):
-        return kafka_address(broker.removeprefix("kafka://")), _nothing
-    if broker.startswith("local://"):
-        return local_address(broker.removeprefix("local://")), _nothing
-    address, handle = resolve_broker(broker, run_folder(config), say, connect_timeout_s=config.log.connect_timeout_s)
+def log_address(config: Config, say: Callable[[str], None], *, must_answer: bool = True) -> tuple[LogAddress, Callable[[], None]]:
+    """Return the log's address, and a function that stops what was started for it.
+
+    An embedded broker is started if the configuration says so; a Kafka elsewhere is waited for up to ``log.connect_limit_s``.
+
+    Args:
+        config: Says which log.
+        say: Gets a line for what is found or started, and for each attempt that fails.
+        must_answer: False asks a Kafka once, says what it finds, and returns its address in any case.
+
+    Raises:
+        BrokerUnavailable: No broker answers, and it must.
+    """
+    log = config.log
+    attempt_s, limit_s = (log.connect_timeout_s, log.connect_limit_s) if must_answer else (min(log.connect_timeout_s, ONE_LOOK_S), 0.0)
+    try:
+        address, handle = resolve_broker(log.broker, run_folder(config), say, connect_timeout_s=attempt_s, connect_limit_s=limit_s)
+    except BrokerUnavailable as error:
+        if must_answer:
+            raise
+        say(f"going on without the log until it answers: {error}")
+        return kafka_address(error.facts["address"]), NothingToStop().stop
     return address, handle.stop
-
-
-def _nothing() -> None:
-    """Stop nothing."""
