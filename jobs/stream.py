@@ -85,6 +85,7 @@ def describe(report: StepReport, counts: Mapping[str, int] | None = None) -> str
     parts = [
         f"batch {report.plan.batch}",
         f"{report.plan.num_records} records{not_applied} in {seconds:.2f} s",
+        f"{report.lag} behind" if report.lag else "",
         f"recall@20 {student:.3f}" if student is not None else "",
         f"published {report.published}" if report.published else "",
         decision,

@@ -218,10 +218,12 @@ class PipelineConfig(Section):
     """Pace the loop.
 
     ``batch_interval_s``: a micro-batch begins so long after the one before at the earliest, unless a full one is waiting. Few events cost a
-    micro-batch nearly as much as many, and what is saved goes to serving and training.
+    micro-batch nearly as much as many, and what is saved goes to serving and training. A micro-batch takes what an interval is enough for, at
+    least ``min_batch_events``, and up to ``max_batch_events`` the further the stream is behind.
     """
 
     max_batch_events: int = Field(default=8192, ge=1)
+    min_batch_events: int = Field(default=1024, ge=1)
     batch_interval_s: Duration = 0.5
     publish_interval_s: Duration = 0.0
     checkpoint_interval_s: Duration = 10.0

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from streamrec.errors import BrokerError, BrokerUnavailable, ConfigError
 from streamrec.events.schema import LOG_ROW
@@ -128,6 +129,19 @@ def partitions_of(consumer: Consumer, servers: str, topic: str, timeout_s: float
         if found.error is not None:
             raise KafkaException(found.error)
     return sorted(found.partitions)
+
+
+def topic_id_of(servers: str, topic: str, timeout_s: float) -> str:
+    """Return a topic's id; see `streamrec.log.base.TableReader.topic_id`.
+
+    Raises:
+        TopicMissing: It does not exist, or the broker is starting or stopping.
+        BrokerUnavailable: Nobody answers within ``timeout_s``.
+    """
+    admin = AdminClient(client_settings(servers))
+    with explained(servers, topic):
+        described = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)[topic].result()
+    return str(described.topic_id)
 
 
 def offsets_at(consumer: Consumer, servers: str, topic: str, partitions: Sequence[int], where: int, timeout_s: float) -> dict[int, int]:

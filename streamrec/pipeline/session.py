@@ -7,14 +7,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamrec.config import Config
+from streamrec.config import Config, LogConfig
 from streamrec.errors import BrokerUnavailable
-from streamrec.log.base import LogAddress, LogReader, LogWriter
+from streamrec.log.base import LogAddress, LogWriter, TableReader
 from streamrec.log.broker import NothingToStop, resolve_broker
-from streamrec.log.connect import kafka_address, open_admin, open_reader, open_writer
+from streamrec.log.connect import kafka_address, open_admin, open_table_reader, open_writer
 from streamrec.pipeline.cluster import check_resources, ray_cluster
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.reader_actor import RecycledReader
 from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
 from streamrec.registry.board import RemoteBoard
 
@@ -30,7 +31,7 @@ class Session:
         config: The resolved configuration.
         state_url: Storage address of the state.
         address: The event log.
-        reader: Reads it through Ray Data.
+        reader: Reads it, a Kafka through Ray Data.
         writer: Appends to it.
         board: Hands promoted versions to replicas.
     """
@@ -38,7 +39,7 @@ class Session:
     config: Config
     state_url: str
     address: LogAddress
-    reader: LogReader
+    reader: TableReader
     writer: LogWriter
     board: RemoteBoard
 
@@ -80,12 +81,17 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         admin.ensure_topic(config.log.events_topic, config.log.num_partitions)
         admin.ensure_topic(config.log.dead_letter_topic, 1)
         admin.close()
-        reader, writer = open_reader(address, config.log), open_writer(address, config.log)
+        reader, writer = stream_reader(address, config.log), open_writer(address, config.log)
         stack.callback(reader.close)
         stack.callback(writer.close)
         state_url = state_address(config)
         board = RemoteBoard.get_or_create(registry_url(state_url))
         yield Session(config, state_url, address, reader, writer, board)
+
+
+def stream_reader(address: LogAddress, cfg: LogConfig) -> TableReader:
+    """Return the reader of micro-batches: Ray Data in an actor for Kafka; files are read where the driver runs."""
+    return RecycledReader(address, cfg) if address.kind == "kafka" else open_table_reader(address, cfg)
 
 
 def log_address(config: Config, say: Callable[[str], None], *, must_answer: bool = True) -> tuple[LogAddress, Callable[[], None]]:
