@@ -88,6 +88,7 @@ class LogConfig(Section):
     """Name the broker and the topics.
 
     ``broker``: ``auto`` (embedded Kafka, else local files, saying so), ``embedded``, ``local`` or ``HOST:PORT[,HOST:PORT]``.
+    ``consumer_group`` gets the offsets of each commit, for tools that show lag; empty derives a name from the state. A Kafka only, and never read.
     ``connect_timeout_s`` bounds one attempt; a job that starts while nobody answers tries again for ``connect_limit_s``.
     """
 
@@ -98,6 +99,7 @@ class LogConfig(Section):
     connect_timeout_s: Duration = 30.0
     connect_limit_s: Duration = 120.0
     read_timeout_s: Duration = 30.0
+    consumer_group: str = Field(default="", max_length=200)
 
 
 class FeaturesConfig(Section):

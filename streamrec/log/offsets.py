@@ -113,9 +113,9 @@ def topic_replaced(topic: str, held_id: str, topic_id: str, beyond: Mapping[int,
     )
 
 
-def beyond_the_end(topic: str, partition: int, wanted: int, latest: int) -> BrokerError:
+def beyond_the_end(topic: str, partition: int, wanted: int, latest: int) -> TopicReplaced:
     """Return the error for following a partition from an offset that it has not reached."""
-    return BrokerError(
+    return TopicReplaced(
         f"Log: {topic}[{partition}] has not reached the offset to follow it from",
         got=f"offset {wanted}",
         allowed=f"at most {latest}",

@@ -382,6 +382,7 @@ class Controller:
         needed = self._saver.commit(state.batch, facts)
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         report.committed = True
+        self.parts.progress(self.config.log.events_topic, state.offsets)
         self._last["checkpoint"] = self.parts.clock.monotonic_s()
         if self.parts.plans is not None:
             self.parts.plans.prune(needed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from streamrec.errors import BrokerUnavailable
 from streamrec.log.base import LogAddress, LogWriter, TableReader
 from streamrec.log.broker import NothingToStop, resolve_broker
 from streamrec.log.connect import kafka_address, open_admin, open_table_reader, open_writer
+from streamrec.log.kafka_group import GroupOffsets
 from streamrec.pipeline.cluster import check_resources, ray_cluster
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import registry_url
@@ -34,6 +37,7 @@ class Session:
         reader: Reads it, a Kafka through Ray Data.
         writer: Appends to it.
         board: Hands promoted versions to replicas.
+        progress: Is told the offsets of each commit.
     """
 
     config: Config
@@ -42,15 +46,23 @@ class Session:
     reader: TableReader
     writer: LogWriter
     board: RemoteBoard
+    progress: Callable[[str, Mapping[int, int]], None] | None = None
 
     def controller(self, name: str = "streamrec") -> Controller:
         """Build a controller on Ray actors, without restoring it."""
-        return build_on_ray(self.config, self.reader, self.state_url, dead_letters=self.writer, board=self.board, name=name)
+        return build_on_ray(self.config, self.reader, self.state_url, dead_letters=self.writer, board=self.board, name=name, progress=self.progress)
 
 
 def state_address(config: Config) -> str:
     """Return the state's storage address; a path becomes absolute, because actors have other working folders."""
     return config.state if "://" in config.state else str(Path(config.state).absolute())
+
+
+def consumer_group(config: Config) -> str:
+    """Return the group that lag tools look at: the configured one, or a name that no other state has."""
+    state = state_address(config)
+    words = re.sub(r"[^a-zA-Z0-9._-]+", "-", state.rstrip("/").rpartition("/")[2])
+    return config.log.consumer_group or f"streamrec-{words}-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
 
 
 def run_folder(config: Config) -> Path:
@@ -86,7 +98,12 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         stack.callback(writer.close)
         state_url = state_address(config)
         board = RemoteBoard.get_or_create(registry_url(state_url))
-        yield Session(config, state_url, address, reader, writer, board)
+        progress = None
+        if address.kind == "kafka":
+            group = GroupOffsets(address.where, consumer_group(config), config.log)
+            stack.callback(group.close)
+            progress = group.commit
+        yield Session(config, state_url, address, reader, writer, board, progress)
 
 
 def stream_reader(address: LogAddress, cfg: LogConfig) -> TableReader:
