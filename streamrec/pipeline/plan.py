@@ -116,6 +116,10 @@ def take_ranges(topic: str, offsets: Mapping[int, int], ends: Mapping[int, int],
     rest = sum(lags[partition] - 1 for partition in behind)
     spare = min(rest, limit - len(behind))
     taken = {partition: 1 + ((lags[partition] - 1) * spare // rest if rest else 0) for partition in behind}
+    left = len(behind) + spare - sum(taken.values())
+    for partition in behind:  # What rounding left over.
+        more = min(left, 1, lags[partition] - taken[partition])
+        taken[partition], left = taken[partition] + more, left - more
     return tuple(
         PlannedRange(topic=topic, partition=partition, start=start, end=start + taken.get(partition, 0))
         for partition, start in ((partition, offsets.get(partition, 0)) for partition in sorted(ends))

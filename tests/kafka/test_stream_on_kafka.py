@@ -150,12 +150,13 @@ def test_partitions_added_to_a_running_stream_are_read_and_followed_from_their_f
     stream.play(controller)
     tail = open_tail(stream.broker.address, stream.topic, dict(controller.state.offsets), stream.config.log)
     stream.admin.create_partitions([NewPartitions(stream.topic, 3)])[stream.topic].result(20)
-    stream.kafka.writer.append(stream.topic, [Record(b"k", events(500, 501)[0].value, partition=2)])
+    (added,) = events(500, 501)
+    stream.kafka.writer.append(stream.topic, [Record(b"k", added.value, partition=2)])
     deadline = time.monotonic() + SOON_S
     while controller.state.offsets.get(2) != 1 and time.monotonic() < deadline:
         controller.step()
     assert controller.state.offsets[2] == 1
-    assert values(followed(tail, 1)) == [events(500, 501)[0].value]
+    assert values(followed(tail, 1)) == [added.value]
     tail.close()
 
 
