@@ -15,10 +15,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def arguments(description: str) -> argparse.Namespace:
-    """Parse ``--quick`` (under 50 s, floors only) and make the checkout the current folder, so that Ray's workers import from it."""
+def arguments(description: str, **numbers: int) -> argparse.Namespace:
+    """Parse ``--quick`` (under 50 s, floors only) and make the checkout the current folder, so that Ray's workers import from it.
+
+    Args:
+        description: Of the benchmark.
+        numbers: Options that are whole numbers, with their defaults.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="end within 50 seconds")
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"default {default}")
     parsed = parser.parse_args()
     os.chdir(ROOT)
     return parsed

@@ -30,7 +30,8 @@ def settings(folder: Path, broker: str, batch: int) -> Config:
         "transformer": {"first_steps": 20},  # A hardly trained teacher costs as much to ask as a good one.
     }
     values = {"state": str(folder), "log": {"broker": broker}, "features": {"lateness_s": "10000d"}, "teachers": teachers}
-    pipeline = {"max_batch_events": batch, "checkpoint_interval_s": 5.0}
+    # The same micro-batches for everybody, whatever was measured before.
+    pipeline = {"max_batch_events": batch, "min_batch_events": batch, "checkpoint_interval_s": 5.0}
     return parse_config({**values, "pipeline": pipeline, "student": {"bootstrap_passes": 1}, "serving": {"port": 0}})
 
 

@@ -132,9 +132,9 @@ def _demo(options: argparse.Namespace) -> int:
     (folder / "config.yaml").write_text(config.model_dump_json(indent=1), encoding="utf-8")
     facts = run.dataset.facts
     cli.say(f"input: {run.dataset.name}, {total} of {facts['events']} events, {facts['users']} users, {facts['items']} items")
-    stop = cli.stop_on_signals()
+    cli.end_on_signals()
     with open_session(config, cli.say, num_replicas=config.serving.num_replicas) as session:
-        cli.stop_on_signals(stop)  # Ray has taken SIGTERM.
+        stop = cli.stop_on_signals()
         run.broker = str(session.address)
         _send(run, session, run.bootstrapped, with_items=True)
         cli.say(f"bootstrap: the first {run.bootstrapped} events, then the first teachers by Ray Train")

@@ -7,9 +7,12 @@ The state is in the configured folder or bucket; a job that was killed goes on f
 ``python -m jobs.bootstrap`` first. ``--until-idle 5s`` ends when nothing was to do for that long, ``--max-events N`` after N records.
 ``--set KEY=VALUE`` overrides a setting, such as ``--set log.broker=127.0.0.1:9092``.
 
-SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0. A line per step goes to the error output; the last line
-of the output is one JSON object with the books, versions and metrics. The exit status is 0, 1 after an error, 2 when the state was never
-bootstrapped.
+Where records that come next have left the log, or the topic was made anew, the job ends with an error. ``--skip-lost`` then goes on where the log
+begins now: what is lost is said, logged and booked as ``lost``. It does nothing where nothing is lost.
+
+SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0; while it starts, as in the wait for a broker, at once. A
+line per step goes to the error output; the last line of the output is one JSON object with the books, versions and metrics. The exit status is
+0, 1 after an error, 2 when the state was never bootstrapped, 130 after a signal during the start.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from streamrec.errors import ConfigError
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.session import open_session
+from streamrec.pipeline.skipping import skip_lost
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__, "jobs.stream")
     parser.add_argument("--until-idle", help="end when nothing came for that long")
     parser.add_argument("--max-events", type=int, help="end after so many records")
+    parser.add_argument("--skip-lost", action="store_true", help="go on where the log begins now, booking what it no longer has as lost")
     options = parser.parse_args(argv)
-    return cli.run(lambda: _stream(options.config, options.set, options.until_idle, options.max_events))
+    return cli.run(lambda: _stream(options.config, options.set, options.until_idle, options.max_events, options.skip_lost))
 
 
 def _seconds(option: str, text: str) -> float:
@@ -44,16 +49,18 @@ def _seconds(option: str, text: str) -> float:
         raise ConfigError(what, got=repr(text), allowed="a number with a unit, such as 5s") from error
 
 
-def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_events: int | None) -> int:
+def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_events: int | None, skips_lost: bool) -> int:
     config = cli.resolve(path, overrides)
     idle_s = _seconds("--until-idle", until_idle) if until_idle else float("inf")
-    stop = cli.stop_on_signals()
+    cli.end_on_signals()
     with open_session(config, cli.say) as session:
-        cli.stop_on_signals(stop)  # Ray has taken SIGTERM.
+        stop = cli.stop_on_signals()
         driver = Driver(session.controller, cli.waiter(stop), cli.say)
         if driver.controller.state.live is None:
             cli.say("Stream: the state was never bootstrapped, run python -m jobs.bootstrap first")
             return 2
+        if skips_lost and skip_lost(driver.controller, cli.say) is None:
+            cli.say("nothing is lost: the log still has what comes next")
         lag = driver.lag()
         cli.say(f"going on after batch {driver.controller.state.batch}, {'an unknown number of' if lag is None else lag} records behind")
         last, read = time.monotonic(), 0
@@ -85,6 +92,7 @@ def describe(report: StepReport, counts: Mapping[str, int] | None = None) -> str
     parts = [
         f"batch {report.plan.batch}",
         f"{report.plan.num_records} records{not_applied} in {seconds:.2f} s",
+        f"{report.lag} behind" if report.lag else "",
         f"recall@20 {student:.3f}" if student is not None else "",
         f"published {report.published}" if report.published else "",
         decision,

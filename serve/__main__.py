@@ -4,7 +4,8 @@
     python -m serve --config streamrec.toml --set serving.port=8080 --log kafka://127.0.0.1:9092
 
 The only line of the output is the server's URL, once it answers; remarks and errors go to the error output. A server that starts before the
-first version is live says so at ``/readyz`` and takes it when it comes. Ray is the one of RAY_ADDRESS, else a local one that ends with the
+first version is live says so at ``/readyz`` and takes it when it comes; one that finds no broker says so and serves without the newest events
+until there is one. Ray is the one of RAY_ADDRESS, else a local one that ends with the
 server. SIGTERM and Ctrl-C stop it; the exit status is then 0, and 1 after an error.
 """
 
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(path: str | None, overrides: list[str], log: str | None) -> int:
     config = load_config(path, {**parse_overrides(overrides), **({"log.broker": log} if log else {})})
-    address, stop_log = log_address(config, _say)
+    address, stop_log = log_address(config, _say, must_answer=False)
     try:
         url = launch(config, address, state_address(config))
         # Not before: Ray takes SIGTERM when it starts.

@@ -88,6 +88,8 @@ class LogConfig(Section):
     """Name the broker and the topics.
 
     ``broker``: ``auto`` (embedded Kafka, else local files, saying so), ``embedded``, ``local`` or ``HOST:PORT[,HOST:PORT]``.
+    ``consumer_group`` gets the offsets of each commit, for tools that show lag; empty derives a name from the state. A Kafka only, and never read.
+    ``connect_timeout_s`` bounds one attempt; a job that starts while nobody answers tries again for ``connect_limit_s``.
     """
 
     broker: str = Field(default="auto", min_length=1)
@@ -95,7 +97,9 @@ class LogConfig(Section):
     dead_letter_topic: str = Field(default="streamrec.dead-letters", pattern=r"^[a-zA-Z0-9._-]{1,200}$")
     num_partitions: int = Field(default=2, ge=1, le=1024)
     connect_timeout_s: Duration = 30.0
+    connect_limit_s: Duration = 120.0
     read_timeout_s: Duration = 30.0
+    consumer_group: str = Field(default="", max_length=200)
 
 
 class FeaturesConfig(Section):
@@ -216,10 +220,12 @@ class PipelineConfig(Section):
     """Pace the loop.
 
     ``batch_interval_s``: a micro-batch begins so long after the one before at the earliest, unless a full one is waiting. Few events cost a
-    micro-batch nearly as much as many, and what is saved goes to serving and training.
+    micro-batch nearly as much as many, and what is saved goes to serving and training. A micro-batch takes what an interval is enough for, at
+    least ``min_batch_events``, and up to ``max_batch_events`` the further the stream is behind.
     """
 
     max_batch_events: int = Field(default=8192, ge=1)
+    min_batch_events: int = Field(default=1024, ge=1)
     batch_interval_s: Duration = 0.5
     publish_interval_s: Duration = 0.0
     checkpoint_interval_s: Duration = 10.0

@@ -10,6 +10,7 @@
     │   ├── TopicMissing             the topic is not there, or not yet, or not any more
     │   ├── EmbeddedBrokerError      the embedded Kafka can't be had or did not start
     │   ├── RetentionGap             planned offsets are no longer there
+    │   ├── TopicReplaced            the topic was made anew since, or lost its end
     │   └── RowCountMismatch         a range gave other rows than planned
     └── OperatorError            the deployment
         ├── StorageError             a disk or bucket refused
@@ -98,6 +99,10 @@ class EmbeddedBrokerError(BrokerError):
 
 class RetentionGap(BrokerError):
     """Planned offsets have left the log (facts: topic, partition, wanted, earliest)."""
+
+
+class TopicReplaced(BrokerError):
+    """The topic is not the one that the offsets belong to: another id, or an end before them (facts: topic, topic_id, held_id, beyond)."""
 
 
 class RowCountMismatch(BrokerError):

@@ -26,13 +26,12 @@ def err_console() -> Console:
 
 @contextmanager
 def opened_broker(broker: str | None, config: Config, console: Console) -> Iterator[LogAddress]:
-    """Give the address of a log that runs; a broker started for it stops afterwards."""
-    chosen = broker or config.log.broker
-    if "://" in chosen:
-        yield LogAddress.parse(chosen)
-        return
+    """Give the address of a log that runs, waiting for a Kafka that is away; a broker started for it stops afterwards."""
+    log = config.log
     folder = cache_folder() / "run" if "://" in config.state else Path(config.state)
-    address, handle = resolve_broker(chosen, folder, console.print, connect_timeout_s=config.log.connect_timeout_s)
+    address, handle = resolve_broker(
+        broker or log.broker, folder, console.print, connect_timeout_s=log.connect_timeout_s, connect_limit_s=log.connect_limit_s
+    )
     try:
         yield address
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -55,6 +55,10 @@ class TableReader(Protocol):
         """Return by partition the end offset (exclusive): the offset that the next record will get."""
         ...
 
+    def topic_id(self, topic: str) -> str:
+        """Return an id that is another one when the topic was deleted and made anew; empty where the log has no such thing."""
+        ...
+
     def read_table(self, ranges: Sequence[OffsetRange]) -> pa.Table:
         """Return the rows of exactly these offsets, in the schema `streamrec.events.schema.LOG_ROW`.
 
@@ -71,6 +75,19 @@ class TableReader(Protocol):
 
     def close(self) -> None:
         """Release connections; a closed reader is not used again."""
+        ...
+
+
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """Read a range while something else is done; what a `TableReader` may be too."""
+
+    def read_ahead(self, ranges: Sequence[OffsetRange]) -> None:
+        """Begin to read what `TableReader.read_table` will probably be asked for next.
+
+        **Contract.** Returns at once and raises nothing about the rows. `read_table` gives the same rows or raises the same errors as without;
+        other ranges than these drop what was read ahead.
+        """
         ...
 
 

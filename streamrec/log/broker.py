@@ -1,4 +1,4 @@
-"""Turn ``--broker`` into a log that runs: ``auto``, ``embedded``, ``local`` or ``HOST:PORT``.
+"""Turn ``--broker`` into a log that runs: ``auto``, ``embedded``, ``local``, ``HOST:PORT`` or an address.
 
 Apart from `streamrec.log.connect`, because only the process that starts the log needs what an embedded broker takes to start.
 """
@@ -10,14 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from confluent_kafka import Consumer
-
 from streamrec.errors import EmbeddedBrokerError
 from streamrec.log.base import LogAddress
 from streamrec.log.connect import kafka_address, local_address
 from streamrec.log.embedded import start_embedded
-from streamrec.log.kafka_client import consumer_settings, explained
 from streamrec.log.kafka_install import KAFKA_VERSION
+from streamrec.log.kafka_reach import reach
 
 
 class BrokerHandle(Protocol):
@@ -47,6 +45,7 @@ def resolve_broker(
     say: Callable[[str], None],
     *,
     connect_timeout_s: float = 30.0,
+    connect_limit_s: float = 0.0,
     start: Callable[[Path, Callable[[str], None]], StartedBroker] = start_embedded,
 ) -> tuple[LogAddress, BrokerHandle]:
     """Return the address of the log to use, running, and the handle to stop it with.
@@ -55,18 +54,21 @@ def resolve_broker(
     run folder it takes the embedded Kafka and falls back to files, saying so with the reason.
 
     Args:
-        broker: ``auto``, ``embedded``, ``local`` or ``HOST:PORT[,HOST:PORT]``.
+        broker: ``auto``, ``embedded``, ``local``, ``[kafka://]HOST:PORT[,HOST:PORT]`` or ``local:///FOLDER``.
         run_folder: The embedded Kafka's data goes to ``kafka`` in it, files to ``log``.
-        say: Gets one line that says which log it is.
-        connect_timeout_s: How long to look for the Kafka at ``HOST:PORT``.
+        say: Gets one line that says which log it is, and one for each attempt to reach a Kafka that does not answer.
+        connect_timeout_s: Bound of one attempt to reach the Kafka at ``HOST:PORT``.
+        connect_limit_s: How long to try again; 0 tries once.
         start: Starts the embedded Kafka.
 
     Raises:
         ConfigError: ``broker`` is none of these.
-        BrokerUnavailable: No Kafka answers at ``HOST:PORT``.
+        BrokerUnavailable: No Kafka answers at ``HOST:PORT`` until the limit.
         EmbeddedBrokerError: The embedded Kafka can't be had, and nothing else was allowed.
     """
     kafka_folder, local_folder = run_folder / "kafka", run_folder / "log"
+    if broker.startswith("local://"):
+        return local_address(broker.removeprefix("local://")), NothingToStop()
     if broker == "auto" and local_folder.exists():
         say(f"broker: files in {local_folder}, as before in this run")
         return local_address(local_folder), NothingToStop()
@@ -74,7 +76,11 @@ def resolve_broker(
         say(f"broker: files in {local_folder}")
         return local_address(local_folder), NothingToStop()
     if broker not in {"auto", "embedded"}:
-        return _reached(kafka_address(broker), say, connect_timeout_s), NothingToStop()
+        address = kafka_address(broker.removeprefix("kafka://"))
+        began_s = time.monotonic()
+        num_brokers = reach(address.where, say, attempt_s=connect_timeout_s, limit_s=connect_limit_s)
+        say(f"broker: Kafka at {address.where} ({num_brokers} brokers, answered in {time.monotonic() - began_s:.1f} s)")
+        return address, NothingToStop()
     try:
         embedded = start(kafka_folder, say)
     except EmbeddedBrokerError as error:
@@ -84,15 +90,3 @@ def resolve_broker(
         return local_address(local_folder), NothingToStop()
     say(f"broker: embedded Apache Kafka {KAFKA_VERSION} at {embedded.address.where}")
     return embedded.address, embedded
-
-
-def _reached(address: LogAddress, say: Callable[[str], None], timeout_s: float) -> LogAddress:
-    started = time.monotonic()
-    consumer = Consumer(consumer_settings(address.where))
-    try:
-        with explained(address.where):
-            brokers = consumer.list_topics(timeout=timeout_s).brokers
-    finally:
-        consumer.close()
-    say(f"broker: Kafka at {address.where} ({len(brokers)} brokers, answered in {time.monotonic() - started:.1f} s)")
-    return address

@@ -13,7 +13,16 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 from streamrec.config import LogConfig
 from streamrec.errors import BrokerError
 from streamrec.events.schema import LOG_ROW
-from streamrec.log.kafka_client import checked_servers, consumer_settings, explained, in_our_words, messages_table, offsets_at, partitions_of
+from streamrec.log.kafka_client import (
+    checked_servers,
+    consumer_settings,
+    explained,
+    in_our_words,
+    messages_table,
+    offsets_at,
+    partitions_of,
+    topic_id_of,
+)
 from streamrec.log.offsets import Bounds, OffsetRange, check_ranges
 from streamrec.log.rows import NO_ROWS, concatenated, exactly
 
@@ -48,6 +57,11 @@ class DirectKafkaReader:
     def latest(self, topic: str) -> dict[int, int]:
         """Return by partition the end offset (exclusive)."""
         return self._offsets(topic, self.partitions(topic), OFFSET_END)
+
+    def topic_id(self, topic: str) -> str:
+        """Return the id that Kafka gave the topic when it was made."""
+        with self._renewed_after_failure():
+            return topic_id_of(self._servers, topic, self._cfg.connect_timeout_s)
 
     def read_table(self, ranges: Sequence[OffsetRange]) -> pa.Table:
         """Return the rows of exactly these offsets."""

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from streamrec.errors import BrokerError, BrokerUnavailable, ConfigError
 from streamrec.events.schema import LOG_ROW
@@ -98,19 +99,21 @@ def in_our_words(error: KafkaError, servers: str, topic: str = "") -> BrokerErro
 
 def unavailable(servers: str, reason: str) -> BrokerUnavailable:
     """Return the error for a broker that does not answer; names what a plain connection says."""
-    said = "; ".join(f"{server.strip()}: {_probe(server.strip())}" for server in servers.split(","))
+    no_answer = "something listens there, but does not answer as a Kafka broker does in time"
+    said = "; ".join(f"{server.strip()}: {probe(server) or no_answer}" for server in servers.split(","))
     return BrokerUnavailable(
         f"Broker: no Kafka answers at {servers}", got=f"{said} ({reason})", do="start it, or correct --broker (log.broker)", address=servers
     )
 
 
-def _probe(server: str) -> str:
-    host, _, port = server.rpartition(":")
+def probe(server: str) -> str:
+    """Return why ``HOST:PORT`` takes no plain connection, such as a host without an address; empty when something listens there."""
+    host, _, port = server.strip().rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S).close()
     except OSError as error:
         return (error.strerror or str(error) or type(error).__name__).lower()
-    return "something listens there, but does not answer as a Kafka broker does in time"
+    return ""
 
 
 def partitions_of(consumer: Consumer, servers: str, topic: str, timeout_s: float) -> list[int]:
@@ -126,6 +129,19 @@ def partitions_of(consumer: Consumer, servers: str, topic: str, timeout_s: float
         if found.error is not None:
             raise KafkaException(found.error)
     return sorted(found.partitions)
+
+
+def topic_id_of(servers: str, topic: str, timeout_s: float) -> str:
+    """Return a topic's id; see `streamrec.log.base.TableReader.topic_id`.
+
+    Raises:
+        TopicMissing: It does not exist, or the broker is starting or stopping.
+        BrokerUnavailable: Nobody answers within ``timeout_s``.
+    """
+    admin = AdminClient(client_settings(servers))
+    with explained(servers, topic):
+        described = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)[topic].result()
+    return str(described.topic_id)
 
 
 def offsets_at(consumer: Consumer, servers: str, topic: str, partitions: Sequence[int], where: int, timeout_s: float) -> dict[int, int]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from streamrec.config import LogConfig
-from streamrec.errors import StreamrecError
+from streamrec.errors import BrokerUnavailable, StreamrecError
 from streamrec.log.base import MAX_RECORD_BYTES, Record, check_sizes, too_large
 from streamrec.log.kafka_client import checked_servers, client_settings, explained, in_our_words, unavailable
 from streamrec.log.offsets import no_partition, no_topic, other_num_partitions
@@ -37,6 +38,10 @@ class KafkaWriter:
         """Append and return the (partition, offset) of each record; acknowledged when it returns."""
         checked_topic(topic)
         check_sizes(records)
+        with self._renewed_after_failure():
+            return self._append(topic, records)
+
+    def _append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
         producer = self._producer()
         self._check_places(producer, topic, records)
         batch = _Batch(len(records))
@@ -57,6 +62,19 @@ class KafkaWriter:
             producer, self._opened = self._opened, None
         if producer is not None:
             producer.flush(self._cfg.connect_timeout_s)
+
+    @contextmanager
+    def _renewed_after_failure(self) -> Iterator[None]:
+        """Let the next append connect anew: a client whose broker restarted may not find it again (librdkafka issue 5301)."""
+        try:
+            yield
+        except BrokerUnavailable:
+            with self._lock:
+                producer, self._opened = self._opened, None
+                self._num_partitions.clear()
+            if producer is not None:  # What it still holds has been reported as failed.
+                producer.purge()
+            raise
 
     def _producer(self) -> Producer:
         with self._lock:
@@ -95,7 +113,8 @@ class KafkaWriter:
     def _check_places(self, producer: Producer, topic: str, records: Sequence[Record]) -> None:
         """Check that topic and partitions exist: the client alone would look for them until its time is over."""
         num_partitions = self._num_partitions.get(topic)
-        if num_partitions is None:
+        highest = max((record.partition for record in records if record.partition is not None), default=-1)
+        if num_partitions is None or highest >= num_partitions:  # Partitions may have been added.
             with explained(self._servers, topic):
                 found = producer.list_topics(timeout=self._cfg.connect_timeout_s).topics.get(topic)
             if found is None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from streamrec.errors import BrokerError, RetentionGap, RowCountMismatch, TopicMissing
+from streamrec.errors import BrokerError, RetentionGap, RowCountMismatch, TopicMissing, TopicReplaced
+
+SKIP_LOST = "python -m jobs.stream --skip-lost"
+"""The command that goes on where the log begins now."""
 
 Bounds = Mapping[tuple[str, int], tuple[int, int]]
 """By (topic, partition): the earliest offset there is (inclusive) and the end offset (exclusive)."""
@@ -78,7 +81,7 @@ def retention_gap(topic: str, partition: int, wanted: int, earliest: int) -> Ret
         f"Log: {topic}[{partition}] no longer holds the offset that was asked for",
         got=f"offset {wanted}",
         allowed=f"{earliest} or later",
-        do="lengthen the topic's retention, or start again from the earliest offset on purpose",
+        do=f"lengthen the topic's retention; to go on without what is lost: {SKIP_LOST}",
         topic=topic,
         partition=partition,
         wanted=wanted,
@@ -86,9 +89,33 @@ def retention_gap(topic: str, partition: int, wanted: int, earliest: int) -> Ret
     )
 
 
-def beyond_the_end(topic: str, partition: int, wanted: int, latest: int) -> BrokerError:
+def topic_replaced(topic: str, held_id: str, topic_id: str, beyond: Mapping[int, tuple[int, int]]) -> TopicReplaced:
+    """Return the error for a topic that is not the one that offsets belong to.
+
+    Args:
+        topic: Its name.
+        held_id: Id of the topic that the offsets belong to; empty when not known.
+        topic_id: Id of the topic that is there.
+        beyond: Partition to the offset that it has not reached and its end offset (exclusive).
+    """
+    is_same = bool(held_id) and held_id == topic_id
+    ends = "; ".join(f"partition {partition} ends at {end}, before offset {offset}" for partition, (offset, end) in sorted(beyond.items()))
+    got = ", ".join(filter(None, [f"topic id {topic_id}" if topic_id and not is_same else "", ends]))
+    return TopicReplaced(
+        f"Log: topic {topic!r} " + ("has lost its newest records" if is_same else "was made anew since the state was committed"),
+        got=got,
+        allowed=f"topic id {held_id} and the offsets that were read" if held_id else "the offsets that were read",
+        do=f"point log.broker at the broker that holds the run, or start a new `state`; to go on at the topic's beginning: {SKIP_LOST}",
+        topic=topic,
+        topic_id=topic_id,
+        held_id=held_id,
+        beyond={partition: list(pair) for partition, pair in beyond.items()},
+    )
+
+
+def beyond_the_end(topic: str, partition: int, wanted: int, latest: int) -> TopicReplaced:
     """Return the error for following a partition from an offset that it has not reached."""
-    return BrokerError(
+    return TopicReplaced(
         f"Log: {topic}[{partition}] has not reached the offset to follow it from",
         got=f"offset {wanted}",
         allowed=f"at most {latest}",

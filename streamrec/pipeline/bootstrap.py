@@ -27,7 +27,7 @@ def bootstrap(controller: Controller, ends: dict[int, int], on_step: Callable[[S
     Raises:
         DataError: The log holds nothing to learn from.
     """
-    controller.find_ends()
+    controller.intake.ends()
     state, config = controller.state, controller.config
     if state.live is not None:
         return

@@ -17,10 +17,10 @@ from streamrec.errors import OperatorError
 from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.ranking import known_queries, per_query_metrics
 from streamrec.features.examples import Examples
-from streamrec.log.rows import NO_ROWS
 from streamrec.pipeline.components import learner_components, statistics_component
 from streamrec.pipeline.dead_letters import dead_letters
 from streamrec.pipeline.ingest import Ingest, Ingested
+from streamrec.pipeline.intake import Intake
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Measured, Plan, next_plan, take_ranges, version_name
 from streamrec.pipeline.publisher import ItemFacts
@@ -56,6 +56,7 @@ class Controller:
         self.config = parts.config
         self.state = StreamState()
         self.ingest = Ingest(self.config)
+        self.intake = Intake(parts.reader, self.state, self.config)
         self.ensemble = Ensemble()
         self.progressive = Progressive()
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
@@ -108,7 +109,8 @@ class Controller:
     def run(self, plan: Plan) -> StepReport:
         """Make a plan durable, then execute it."""
         if self.parts.plans is not None:
-            self.parts.plans.write(plan.model_dump(mode="json"), plan.batch)
+            # A stored plan keeps the fields that it was written with: a streamrec before this one may have known fewer.
+            self.parts.plans.write(plan.model_dump(mode="json", exclude_unset=plan == self.planned()), plan.batch)
             if self._plans_ahead is not None:  # If this step fails before it changes anything, it is tried again as planned.
                 self._plans_ahead.add(plan.batch)
         return self.execute(plan)
@@ -136,16 +138,7 @@ class Controller:
 
     def lag(self) -> int:
         """Return how many records of the log have not been read."""
-        ends = self.find_ends()
-        return sum(max(0, end - self.state.offsets.get(partition, 0)) for partition, end in ends.items())
-
-    def find_ends(self) -> dict[int, int]:
-        """Return each partition's end offset (exclusive); a partition that was never read starts at the oldest record that it still holds."""
-        topic = self.config.log.events_topic
-        ends = self.parts.reader.latest(topic)
-        if not ends.keys() <= self.state.offsets.keys():
-            self.state.offsets = {**self.parts.reader.earliest(topic), **self.state.offsets}
-        return ends
+        return self.intake.lag()
 
     def books(self) -> dict[str, int]:
         """Return the balance: what is read but not committed is pending."""
@@ -164,12 +157,14 @@ class Controller:
         clock, last = self.parts.clock, self._last
         now = clock.monotonic_s()
         measured = Measured(
-            ends=self.find_ends(),
+            ends=self.intake.ends(),
             finished=self.parts.refresher.finished(),
             now_ms=clock.now_ms(),
             since_publish_s=now - last["publish"],
             since_checkpoint_s=now - last["checkpoint"],
             live=self.parts.publisher.live() if self.parts.publisher is not None else None,
+            seconds_per_event=self.intake.seconds_per_event,
+            ahead=self.intake.ahead,
         )
         return next_plan(self.state.facts(self._has_uncommitted()), measured, self.config)
 
@@ -185,15 +180,14 @@ class Controller:
         if self._is_torn:
             what = "Stream: the step before broke off in its middle"
             raise OperatorError(what, got=f"batch {plan.batch}", do="build a new controller and recover it from the last commit")
-        timer, report = StageTimer(), StepReport(plan)
+        timer, report, began_s = StageTimer(), StepReport(plan), self.parts.clock.monotonic_s()
         report.refreshes_failed = self._drop_failed()
         with timer.stage("refresh"):
             report.activated = self._activate(plan)
         self._follow_live(plan)
         with timer.stage("read"):
-            # A plan that only commits must not need the broker.
-            has_records = any(part.end > part.start for part in plan.ranges)
-            rows = self.parts.reader.read_table([part.to_range() for part in plan.ranges]) if has_records else NO_ROWS
+            rows = self.intake.read(plan)
+            self.intake.look_ahead(plan)
         num_known, self._is_torn = len(self.ingest.vocabulary), True
         with timer.stage("ingest"):
             ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermarks_ms, self._delete_user)
@@ -217,6 +211,7 @@ class Controller:
         with timer.stage("checkpoint"):
             self._checkpoint(plan, report)
         self._is_torn = False
+        self.intake.note(plan, self.parts.clock.monotonic_s() - began_s)
         report.books, report.seconds = self.books(), timer.seconds
         return report
 
@@ -328,7 +323,11 @@ class Controller:
         state = self.state
         state.batch = plan.batch
         state.watermarks_ms = dict(ingested.watermarks_ms)
+        if plan.topic_id is not None:
+            state.topic_id, state.offsets, state.watermarks_ms = plan.topic_id, {}, {}
         state.offsets |= {part.partition: part.end for part in plan.ranges}
+        for name in ("received", "lost") if plan.lost else ():
+            state.counts[name] = state.counts.get(name, 0) + plan.lost
         for name, num in ingested.counts.items():
             state.counts[name] += num
         for name in self.config.teachers.enabled:
@@ -394,6 +393,7 @@ class Controller:
         needed = self._saver.commit(state.batch, facts)
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         report.committed = True
+        self.parts.progress(self.config.log.events_topic, state.offsets)
         self._last["checkpoint"] = self.parts.clock.monotonic_s()
         if self.parts.plans is not None:
             self.parts.plans.prune(needed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,10 @@ from streamrec.student.learner import Learner
 from streamrec.teachers.linear import LinearStatistics
 from streamrec.teachers.requests import Refresher
 from streamrec.workers import Worker
+
+
+def _nobody(topic: str, offsets: Mapping[int, int]) -> None:
+    """Stand for nobody who wants to know."""
 
 
 @dataclass
@@ -40,6 +44,7 @@ class Parts:
         checkpoints: Where state is committed.
         plans: Where plans are made durable.
         seen: Rows that are no candidates in evaluation, per query; for protocols that mask a user's items.
+        progress: Is told the topic and the next offsets after each commit; neither waits nor raises.
         known_only: Evaluate only targets, and histories with an item, that earlier batches contained.
     """
 
@@ -56,4 +61,5 @@ class Parts:
     checkpoints: CheckpointStore | None = None
     plans: PlanStore | None = None
     seen: Callable[[Examples], list[NDArray[np.int32]]] | None = None
+    progress: Callable[[str, Mapping[int, int]], None] = _nobody
     known_only: bool = False

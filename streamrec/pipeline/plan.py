@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-from streamrec.config import Config
+from streamrec.config import Config, PipelineConfig
 from streamrec.log.offsets import OffsetRange
 
 LONGEST_INTERVAL = 4
@@ -45,6 +45,10 @@ class Plan(BaseModel):
         checkpoint: Commit at the end.
         idle: A version has waited for a while, so too few events come to judge it: it is promoted unless it is measurably worse.
         live: What the registry had live when the step was planned: after a rollback another version than the state's. None says nothing.
+        lag: Records of the log behind the ranges when this was planned.
+        seconds_per_event: What the size of the ranges was chosen by; None while nothing was measured.
+        lost: Records that the log no longer had and that this step books as lost; the ranges then begin behind them.
+        topic_id: The topic that offsets belong to from this step on; None for the same as before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +65,10 @@ class Plan(BaseModel):
     checkpoint: bool = False
     idle: bool = False
     live: str | None = None
+    lag: int = 0
+    seconds_per_event: float | None = None
+    lost: int = 0
+    topic_id: str | None = None
 
     @property
     def num_records(self) -> int:
@@ -79,6 +87,8 @@ class Measured:
         since_publish_s: Since the last publication.
         since_checkpoint_s: Since the last commit.
         live: What is live in the registry.
+        seconds_per_event: Of recent micro-batches, None while there is none.
+        ahead: Ranges that are being read already; taken when they follow the state's offsets.
     """
 
     ends: Mapping[int, int]
@@ -87,6 +97,8 @@ class Measured:
     since_publish_s: float
     since_checkpoint_s: float
     live: str | None = None
+    seconds_per_event: float | None = None
+    ahead: tuple[PlannedRange, ...] = ()
 
 
 def version_name(batch: int) -> str:
@@ -108,10 +120,44 @@ def take_ranges(topic: str, offsets: Mapping[int, int], ends: Mapping[int, int],
     rest = sum(lags[partition] - 1 for partition in behind)
     spare = min(rest, limit - len(behind))
     taken = {partition: 1 + ((lags[partition] - 1) * spare // rest if rest else 0) for partition in behind}
+    left = len(behind) + spare - sum(taken.values())
+    for partition in behind:  # What rounding left over.
+        more = min(left, 1, lags[partition] - taken[partition])
+        taken[partition], left = taken[partition] + more, left - more
     return tuple(
         PlannedRange(topic=topic, partition=partition, start=start, end=start + taken.get(partition, 0))
         for partition, start in ((partition, offsets.get(partition, 0)) for partition in sorted(ends))
     )
+
+
+def lag_of(offsets: Mapping[int, int], ends: Mapping[int, int]) -> int:
+    """Return how many records lie at or above the next offsets; a partition without one starts at 0."""
+    return sum(max(0, end - offsets.get(partition, 0)) for partition, end in ends.items())
+
+
+def next_limit(lag: int, seconds_per_event: float | None, pipeline: PipelineConfig) -> int:
+    """Return how many records the next micro-batch takes at most.
+
+    As many as one interval is enough for, so that a version is no older than it must be; when that leaves a backlog, half of what waits,
+    because large micro-batches are the cheaper ones. Always within the configured limits.
+
+    Args:
+        lag: Records that wait.
+        seconds_per_event: Of recent micro-batches; None takes the upper limit.
+        pipeline: The limits and the interval.
+    """
+    if not seconds_per_event:
+        return pipeline.max_batch_events
+    wanted = max(int(pipeline.batch_interval_s / seconds_per_event), lag // 2, pipeline.min_batch_events)
+    return min(wanted, pipeline.max_batch_events)
+
+
+def next_ranges(offsets: Mapping[int, int], measured: Measured, config: Config) -> tuple[PlannedRange, ...]:
+    """Return what the next micro-batch reads: what is being read ahead if it follows, else what the limit allows."""
+    if measured.ahead and all(offsets.get(part.partition, 0) == part.start for part in measured.ahead):
+        return measured.ahead
+    limit = next_limit(lag_of(offsets, measured.ends), measured.seconds_per_event, config.pipeline)
+    return take_ranges(config.log.events_topic, offsets, measured.ends, limit)
 
 
 def due_refreshes(events_since: Mapping[str, int], pending: Mapping[str, str], config: Config) -> tuple[str, ...]:
@@ -122,7 +168,7 @@ def due_refreshes(events_since: Mapping[str, int], pending: Mapping[str, str], c
 
 def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | None:
     """Plan the next micro-batch, or return None when there is nothing to do."""
-    ranges = take_ranges(config.log.events_topic, state.offsets, measured.ends, config.pipeline.max_batch_events)
+    ranges = next_ranges(state.offsets, measured, config)
     num = sum(part.end - part.start for part in ranges)
     idle = state.candidate is not None and measured.since_publish_s >= config.pipeline.idle_promote_s
     start_refresh = due_refreshes(state.events_since, state.pending, config) if num else ()
@@ -145,6 +191,8 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
         checkpoint=checkpoint,
         idle=idle,
         live=measured.live,
+        lag=lag_of(state.offsets, measured.ends) - num,
+        seconds_per_event=measured.seconds_per_event,
     )
 
 

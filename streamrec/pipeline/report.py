@@ -63,3 +63,8 @@ class StepReport:
     weights: dict[str, list[float]] = field(default_factory=dict)
     committed: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def lag(self) -> int:
+        """Records that were left in the log when the step was planned."""
+        return self.plan.lag

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamrec.config import Config
-from streamrec.log.base import LogAddress, LogReader, LogWriter
-from streamrec.log.broker import resolve_broker
-from streamrec.log.connect import kafka_address, local_address, open_admin, open_reader, open_writer
+from streamrec.config import Config, LogConfig
+from streamrec.errors import BrokerUnavailable
+from streamrec.log.base import LogAddress, LogWriter, TableReader
+from streamrec.log.broker import NothingToStop, resolve_broker
+from streamrec.log.connect import kafka_address, open_admin, open_table_reader, open_writer
+from streamrec.log.kafka_group import GroupOffsets
 from streamrec.pipeline.cluster import check_resources, ray_cluster
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.reader_actor import RecycledReader
 from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
 from streamrec.registry.board import RemoteBoard
+
+ONE_LOOK_S = 5.0
+"""How long a server that can do without the log looks for it at its start."""
 
 
 @dataclass
@@ -26,26 +34,35 @@ class Session:
         config: The resolved configuration.
         state_url: Storage address of the state.
         address: The event log.
-        reader: Reads it through Ray Data.
+        reader: Reads it, a Kafka through Ray Data.
         writer: Appends to it.
         board: Hands promoted versions to replicas.
+        progress: Is told the offsets of each commit.
     """
 
     config: Config
     state_url: str
     address: LogAddress
-    reader: LogReader
+    reader: TableReader
     writer: LogWriter
     board: RemoteBoard
+    progress: Callable[[str, Mapping[int, int]], None] | None = None
 
     def controller(self, name: str = "streamrec") -> Controller:
         """Build a controller on Ray actors, without restoring it."""
-        return build_on_ray(self.config, self.reader, self.state_url, dead_letters=self.writer, board=self.board, name=name)
+        return build_on_ray(self.config, self.reader, self.state_url, dead_letters=self.writer, board=self.board, name=name, progress=self.progress)
 
 
 def state_address(config: Config) -> str:
     """Return the state's storage address; a path becomes absolute, because actors have other working folders."""
     return config.state if "://" in config.state else str(Path(config.state).absolute())
+
+
+def consumer_group(config: Config) -> str:
+    """Return the group that lag tools look at: the configured one, or a name that no other state has."""
+    state = state_address(config)
+    words = re.sub(r"[^a-zA-Z0-9._-]+", "-", state.rstrip("/").rpartition("/")[2])
+    return config.log.consumer_group or f"streamrec-{words}-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
 
 
 def run_folder(config: Config) -> Path:
@@ -55,7 +72,7 @@ def run_folder(config: Config) -> Path:
 
 @contextmanager
 def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | None = None, num_replicas: int = 0) -> Iterator[Session]:
-    """Connect to Ray and the log, and create the topics.
+    """Connect to the log and Ray, and create the topics. A signal ends the wait for a broker when its handler raises.
 
     Args:
         config: The resolved configuration.
@@ -64,7 +81,7 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         num_replicas: Serving replicas that must fit beside the stream.
 
     Raises:
-        BrokerUnavailable: No broker answers.
+        BrokerUnavailable: No broker answers within ``log.connect_limit_s``.
         ResourcesShort: The cluster can't hold the plan.
     """
     with ExitStack() as stack:
@@ -76,24 +93,44 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         admin.ensure_topic(config.log.events_topic, config.log.num_partitions)
         admin.ensure_topic(config.log.dead_letter_topic, 1)
         admin.close()
-        reader, writer = open_reader(address, config.log), open_writer(address, config.log)
+        reader, writer = stream_reader(address, config.log), open_writer(address, config.log)
         stack.callback(reader.close)
         stack.callback(writer.close)
         state_url = state_address(config)
         board = RemoteBoard.get_or_create(registry_url(state_url))
-        yield Session(config, state_url, address, reader, writer, board)
+        progress = None
+        if address.kind == "kafka":
+            group = GroupOffsets(address.where, consumer_group(config), config.log)
+            stack.callback(group.close)
+            progress = group.commit
+        yield Session(config, state_url, address, reader, writer, board, progress)
 
 
-def log_address(config: Config, say: Callable[[str], None]) -> tuple[LogAddress, Callable[[], None]]:
-    """Return the log's address, starting an embedded broker if the configuration says so, and a function that stops it."""
-    broker = config.log.broker
-    if broker.startswith("kafka://"):
-        return kafka_address(broker.removeprefix("kafka://")), _nothing
-    if broker.startswith("local://"):
-        return local_address(broker.removeprefix("local://")), _nothing
-    address, handle = resolve_broker(broker, run_folder(config), say, connect_timeout_s=config.log.connect_timeout_s)
+def stream_reader(address: LogAddress, cfg: LogConfig) -> TableReader:
+    """Return the reader of micro-batches: Ray Data in an actor for Kafka; files are read where the driver runs."""
+    return RecycledReader(address, cfg) if address.kind == "kafka" else open_table_reader(address, cfg)
+
+
+def log_address(config: Config, say: Callable[[str], None], *, must_answer: bool = True) -> tuple[LogAddress, Callable[[], None]]:
+    """Return the log's address, and a function that stops what was started for it.
+
+    An embedded broker is started if the configuration says so; a Kafka elsewhere is waited for up to ``log.connect_limit_s``.
+
+    Args:
+        config: Says which log.
+        say: Gets a line for what is found or started, and for each attempt that fails.
+        must_answer: False asks a Kafka once, says what it finds, and returns its address in any case.
+
+    Raises:
+        BrokerUnavailable: No broker answers, and it must.
+    """
+    log = config.log
+    attempt_s, limit_s = (log.connect_timeout_s, log.connect_limit_s) if must_answer else (min(log.connect_timeout_s, ONE_LOOK_S), 0.0)
+    try:
+        address, handle = resolve_broker(log.broker, run_folder(config), say, connect_timeout_s=attempt_s, connect_limit_s=limit_s)
+    except BrokerUnavailable as error:
+        if must_answer:
+            raise
+        say(f"going on without the log until it answers: {error}")
+        return kafka_address(error.facts["address"]), NothingToStop().stop
     return address, handle.stop
-
-
-def _nothing() -> None:
-    """Stop nothing."""

@@ -21,7 +21,7 @@ class StreamState:
     Attributes:
         batch: Number of the last micro-batch.
         offsets: Next offset of each partition.
-        counts: `BOOK_COLUMNS` over everything read.
+        counts: `BOOK_COLUMNS` over everything read; also ``lost``, once records were skipped on purpose that had left the log.
         watermarks_ms: Highest event time seen in each partition.
         teachers: Teacher name to the version whose labels are used.
         pending: Teacher name to the version being made.
@@ -30,6 +30,8 @@ class StreamState:
         live: Promoted version.
         versions: How many were published, promoted, rejected.
         labels: "teacher version" to the number of queries that it labelled.
+        topic_id: Id of the topic that the offsets belong to, as far as the log gives one; not in the digest, because it says nothing of what was
+            learned.
         evidence: Paired sums of candidate and live, as far as collected; see `streamrec.registry.gate.Window`.
     """
 
@@ -45,6 +47,7 @@ class StreamState:
     live: str | None = None
     versions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("published", "promoted", "rejected"), 0))
     labels: dict[str, int] = field(default_factory=dict)
+    topic_id: str = ""
     evidence: dict[str, float] = field(default_factory=dict)
 
     def facts(self, has_uncommitted: bool) -> StreamFacts:
@@ -77,11 +80,12 @@ class StreamState:
 
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
-        return digest_of(self.snapshot())
+        snapshot = self.snapshot()
+        return digest_of(ComponentState(snapshot.arrays, {name: value for name, value in snapshot.meta.items() if name != "topic_id"}))
 
 
 def books(state: StreamState, committed: dict[str, int]) -> dict[str, int]:
-    """Return the books: received = applied + duplicate + rejected + late + quarantined + pending.
+    """Return the books: received = applied + duplicate + rejected + late + quarantined + pending, + lost where something was.
 
     Args:
         state: The state as of the last step.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from streamrec.clock import Clock, SystemClock
@@ -87,6 +87,7 @@ def build_on_ray(
     board: PromotionBoard | None,
     name: str = "streamrec",
     clock: Clock | None = None,
+    progress: Callable[[str, Mapping[int, int]], None] | None = None,
 ) -> Controller:
     """Wire the student, its control, the scorer and the linear statistics as detached named actors.
 
@@ -98,6 +99,7 @@ def build_on_ray(
         board: Gets promoted versions.
         name: Prefix of the actors' names; one stream per name.
         clock: Processing time.
+        progress: Is told the topic and the next offsets after each commit.
     """
     epoch = secrets.randbits(62) + 1
     workers: list[RayWorker[Any]] = []
@@ -122,6 +124,8 @@ def build_on_ray(
         checkpoints=CheckpointStore(open_storage(checkpoint_url(state_url))),
         plans=PlanStore(open_storage(state_url)),
     )
+    if progress is not None:
+        parts.progress = progress
     for made in workers:
         made.adopted()
     return Controller(parts)

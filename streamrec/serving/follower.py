@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from streamrec.errors import BrokerError, RetentionGap, StorageError
+from streamrec.errors import BrokerError, RetentionGap, StorageError, TopicReplaced
 from streamrec.log.base import LogTail
 from streamrec.serving.history_view import HistoryColumns, HistoryView
 
@@ -64,6 +64,12 @@ class LogFollower:
             self.num_gaps += 1
             self._gaps[error.facts["partition"]] = error.facts["earliest"]
             self.state = FollowerState.BOOTSTRAP
+            return False
+        except TopicReplaced as error:
+            # Another topic, or one that lost its end: what it gets from now on is new in either case.
+            self._fail(error)
+            self.num_gaps += 1
+            self.view.offsets = {**self.view.offsets, error.facts["partition"]: error.facts["latest"]}
             return False
         except (BrokerError, StorageError) as error:
             self._fail(error)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from streamrec.config import Config, parse_config
-from streamrec.pipeline.plan import Measured, Plan, StreamFacts, due_refreshes, next_plan, take_ranges, version_name
+from streamrec.pipeline.plan import Measured, Plan, StreamFacts, due_refreshes, next_limit, next_plan, take_ranges, version_name
 
 CONFIG = parse_config({"pipeline": {"max_batch_events": 100, "publish_interval_s": 3.0, "checkpoint_interval_s": 10.0, "idle_promote_s": 2.0}})
 
@@ -42,8 +42,7 @@ def test_ranges_take_all_that_fits_from_every_partition_and_never_more_than_the_
     assert list(taken) == sorted(lag)
     assert all(part.start == offsets.get(part.partition, 0) and 0 <= taken[part.partition] <= lag[part.partition] for part in ranges)
     total, behind = sum(lag.values()), sum(num > 0 for num in lag.values())
-    assert sum(taken.values()) <= limit
-    assert sum(taken.values()) >= min(total, max(1, limit - behind))
+    assert sum(taken.values()) == min(total, limit)
     if total <= limit:
         assert taken == dict(sorted(lag.items()))
     if behind <= limit:
@@ -124,3 +123,34 @@ def test_a_plan_survives_json_and_refuses_unknown_keys() -> None:
 
 def test_version_names_sort_by_age() -> None:
     assert sorted([version_name(100), version_name(9), version_name(12)]) == [version_name(9), version_name(12), version_name(100)]
+
+
+PACED = parse_config({"pipeline": {"max_batch_events": 8000, "min_batch_events": 500, "batch_interval_s": 0.5}})
+
+
+@given(st.integers(0, 10**6), st.one_of(st.none(), st.floats(1e-7, 10.0)))
+def test_the_size_of_a_batch_stays_within_its_limits_and_never_falls_as_the_lag_grows(lag: int, seconds: float | None) -> None:
+    limit = next_limit(lag, seconds, PACED.pipeline)
+    assert 500 <= limit <= 8000
+    assert next_limit(lag + 1000, seconds, PACED.pipeline) >= limit
+
+
+def test_a_batch_takes_what_an_interval_is_enough_for_and_more_the_further_the_stream_is_behind() -> None:
+    assert next_limit(1500, 0.0005, PACED.pipeline) == 1000
+    assert next_limit(6000, 0.0005, PACED.pipeline) == 3000
+    assert next_limit(60_000, 0.0005, PACED.pipeline) == 8000
+    assert next_limit(900, 1.0, PACED.pipeline) == 500
+    assert next_limit(10**6, None, PACED.pipeline) == 8000
+    small = parse_config({"pipeline": {"max_batch_events": 100}})
+    assert next_limit(10**6, 1.0, small.pipeline) == 100
+
+
+def test_a_plan_says_what_its_size_was_chosen_by_and_what_it_leaves() -> None:
+    plan = planned(facts(offsets={0: 0}), measured(ends={0: 1700}, seconds_per_event=0.0005), PACED)
+    assert (plan.num_records, plan.lag, plan.seconds_per_event) == (1000, 700, 0.0005)
+
+
+def test_a_range_that_is_read_ahead_is_taken_when_it_follows_and_not_otherwise() -> None:
+    ahead = take_ranges("t", {0: 10, 1: 0}, {0: 40, 1: 30}, 60)
+    assert planned(facts(), measured(ends={0: 99, 1: 99}, ahead=ahead)).ranges == ahead
+    assert planned(facts(offsets={0: 11, 1: 0}), measured(ends={0: 99, 1: 99}, ahead=ahead)).ranges != ahead

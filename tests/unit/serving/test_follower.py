@@ -131,3 +131,13 @@ def test_over_a_retention_gap_without_a_newer_checkpoint_it_goes_on_and_says_so(
     assert world.steps(6) == [True, True, False, True, True, True]
     assert world.items() == ["x", "d"]
     assert "retention gap" in caplog.text
+
+
+def test_a_topic_that_was_made_anew_is_followed_from_its_end_and_the_histories_stay(world, caplog):
+    world.checkpoint = checkpoint(9, "x")
+    world.produce("a", "b")
+    assert world.steps(3) == [True, True, False]
+    assert "has not reached the offset" in caplog.text
+    world.produce("c")
+    assert world.steps(2) == [True, True]
+    assert (world.items(), world.view.offsets, world.follower.num_gaps) == (["x", "c"], {0: 3}, 1)
