@@ -61,7 +61,8 @@ class Publisher:
         if decision.verdict is Verdict.WAIT:
             return decision
         decision = self._registry.record_decision(decision)
-        newest = self._registry.live()
+        # The last move, not the alias: a crash between the two leaves the alias behind, and the older version must not be promoted once more.
+        newest = next((move.version for move in self._registry.history(1)), None)
         if decision.promote and newest is not None and newest > candidate:
             logger.info("version %s was promoted before a crash, and %s since: the alias stays", candidate, newest)
         elif decision.promote:
