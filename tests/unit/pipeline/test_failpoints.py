@@ -87,7 +87,7 @@ def test_a_crash_at_the_failpoint_the_first_and_a_later_time_loses_and_repeats_n
 ) -> None:
     calm, plans, passed = undisturbed
     write_plans(world, plans)
-    for number in (1, max(1, passed[failpoint] // 2)):
+    for number in (1, max(1, passed[failpoint] - 2)):
         reach = CrashAt(failpoint, number)
         with pytest.raises(Crash):
             world.play(watched(world, reach))
