@@ -58,20 +58,20 @@ class Failpoint(StrEnum):
     PRUNED = "everything is pruned"
 
 
-Reach = Callable[[Failpoint], None]
-"""Gets each failpoint that is passed; it may raise or kill this process."""
+Reach = Callable[[Failpoint, int], None]
+"""Gets each failpoint that is passed and the batch of the step (0 while a controller recovers); it may raise or kill this process."""
 
 
-def observed(parts: Parts, state_url: str, board: PromotionBoard | None, reach: Reach) -> Parts:
-    """Return the parts of a controller that tells ``reach`` each failpoint that it passes.
+def observed(parts: Parts, state_url: str, board: PromotionBoard | None, listener: Reach) -> Parts:
+    """Return the parts of a controller that tells ``listener`` each failpoint that it passes.
 
     Args:
         parts: Those of a controller that was just built with plans, checkpoints and publisher on ``state_url``.
         state_url: Storage address of the state.
         board: The board that the publisher told.
-        reach: The listener.
+        listener: Gets them.
     """
-    plans = _ObservedStorage(open_storage(state_url), reach, {"plans/": (None, Failpoint.PLAN_DURABLE)})
+    reach = _Step(listener)
     commits = _ObservedStorage(
         open_storage(checkpoint_url(state_url)),
         reach,
@@ -89,10 +89,10 @@ def observed(parts: Parts, state_url: str, board: PromotionBoard | None, reach: 
         {"/alias/": Failpoint.ALIAS_MOVED},
     )
     told = _ObservedBoard(board, reach)
-    student = {Learner.ranks: (None, Failpoint.EVALUATED), Learner.put_items: (Failpoint.LABELLED, None)}
+    student: dict[Callable[..., Any], Around] = {Learner.ranks: (None, Failpoint.EVALUATED), Learner.put_items: (Failpoint.LABELLED, None)}
     return replace(
         parts,
-        plans=PlanStore(plans),
+        plans=_ObservedPlans(open_storage(state_url), reach),
         checkpoints=_ObservedCheckpoints(commits, reach),
         publisher=Publisher(parts.config, Registry(versions, clock=parts.clock), told),
         reader=_ObservedReader(parts.reader, reach),
@@ -103,6 +103,28 @@ def observed(parts: Parts, state_url: str, board: PromotionBoard | None, reach: 
     )
 
 
+class _Step:
+    """Add the batch to each failpoint."""
+
+    def __init__(self, listener: Reach) -> None:
+        self._listener = listener
+        self.batch = 0
+
+    def __call__(self, failpoint: Failpoint) -> None:
+        self._listener(failpoint, self.batch)
+
+
+class _ObservedPlans(PlanStore):
+    def __init__(self, storage: Storage, reach: _Step) -> None:
+        super().__init__(storage)
+        self._reach = reach
+
+    def write(self, plan: Mapping[str, Any], batch: int) -> None:
+        super().write(plan, batch)
+        self._reach.batch = batch
+        self._reach(Failpoint.PLAN_DURABLE)
+
+
 Around = tuple[Failpoint | None, Failpoint | None]
 """What is passed before a call, and after it."""
 
@@ -110,7 +132,7 @@ Around = tuple[Failpoint | None, Failpoint | None]
 class _ObservedStorage:
     """Tell of new objects by a part of their key, and of a pointer's move where new objects came before it."""
 
-    def __init__(self, inner: Storage, reach: Reach, writes: Mapping[str, Around], moves: Mapping[str, Failpoint] | None = None) -> None:
+    def __init__(self, inner: Storage, reach: _Step, writes: Mapping[str, Around], moves: Mapping[str, Failpoint] | None = None) -> None:
         self._inner = inner
         self._reach = reach
         self._writes = writes
@@ -155,7 +177,7 @@ class _ObservedStorage:
 
 
 class _ObservedCheckpoints(CheckpointStore):
-    def __init__(self, storage: Storage, reach: Reach) -> None:
+    def __init__(self, storage: Storage, reach: _Step) -> None:
         super().__init__(storage)
         self._reach = reach
 
@@ -165,7 +187,7 @@ class _ObservedCheckpoints(CheckpointStore):
 
 
 class _ObservedBoard:
-    def __init__(self, inner: PromotionBoard | None, reach: Reach) -> None:
+    def __init__(self, inner: PromotionBoard | None, reach: _Step) -> None:
         self._inner = inner
         self._reach = reach
 
@@ -176,7 +198,7 @@ class _ObservedBoard:
 
 
 class _ObservedReader:
-    def __init__(self, inner: TableReader, reach: Reach) -> None:
+    def __init__(self, inner: TableReader, reach: _Step) -> None:
         self._inner = inner
         self._reach = reach
 
@@ -190,7 +212,7 @@ class _ObservedReader:
 
 
 class _ObservedWriter:
-    def __init__(self, inner: LogWriter, reach: Reach) -> None:
+    def __init__(self, inner: LogWriter, reach: _Step) -> None:
         self._inner = inner
         self._reach = reach
 
@@ -204,7 +226,7 @@ class _ObservedWriter:
 
 
 class _ObservedWorker(Generic[C]):
-    def __init__(self, inner: Worker[C], reach: Reach, calls: Mapping[Callable[..., Any], Around]) -> None:
+    def __init__(self, inner: Worker[C], reach: _Step, calls: Mapping[Callable[..., Any], Around]) -> None:
         self._inner = inner
         self._reach = reach
         self._calls = calls
@@ -229,7 +251,7 @@ class _ObservedPending(Generic[T]):
 
 
 class _ObservedRefresher:
-    def __init__(self, inner: Refresher, reach: Reach) -> None:
+    def __init__(self, inner: Refresher, reach: _Step) -> None:
         self._inner = inner
         self._reach = reach
 

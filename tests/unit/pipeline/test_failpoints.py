@@ -14,7 +14,7 @@ from streamrec.pipeline.plan import Plan
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
-from streamrec.testing.failpoints import Failpoint, observed
+from streamrec.testing.failpoints import Failpoint, Reach, observed
 
 World = Any
 
@@ -30,13 +30,14 @@ class CrashAt:
         self.failpoint, self.number = failpoint, number
         self.passed: Counter[Failpoint] = Counter()
 
-    def __call__(self, failpoint: Failpoint) -> None:
+    def __call__(self, failpoint: Failpoint, batch: int) -> None:
+        del batch
         self.passed[failpoint] += 1
         if failpoint is self.failpoint and self.passed[failpoint] == self.number:
             raise Crash
 
 
-def watched(world: World, reach: Callable[[Failpoint], None]) -> Controller:
+def watched(world: World, reach: Reach) -> Controller:
     parts = world.controller().parts
     controller = Controller(observed(parts, str(world.folder), world.board, reach))
     controller.recover()
