@@ -230,8 +230,9 @@ class Controller:
 
     def _drop_failed(self) -> dict[str, str]:
         failed = self.parts.refresher.failed()
-        for teacher in failed:
-            self.state.pending.pop(teacher, None)
+        dropped = {teacher: self.state.pending.pop(teacher, "") for teacher in failed}
+        if failed and self.parts.plans is not None:
+            self.parts.plans.check_unnamed(dropped, self.state.batch)
         return failed
 
     def _begin_scoring(self, examples: Examples, plan: Plan) -> Pending[dict[str, TeacherScores]]:
@@ -334,8 +335,7 @@ class Controller:
         version = version_name(plan.batch)
         export = self.parts.student.submit(Learner.export)
         probes = self.parts.student.submit(Learner.probes, examples)
-        kept = [name for name in (state.live,) if name is not None]
-        self.parts.student.submit(Learner.hold_current, version, kept)
+        self.parts.student.submit(Learner.hold_current, version, [] if state.live is None else [state.live])
         facts = VersionFacts(
             offsets={self.config.log.events_topic: dict(state.offsets)},
             metrics={f"{model}.{name}": value for model, values in self.progressive.recent().items() for name, value in values.items()},

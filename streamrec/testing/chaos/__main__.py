@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         tally.mismatches, tally.runs = list(done.get("mismatches", [])), done.get("runs", 0)
         while tally.targets.total() < options.kills and time.monotonic() - began < options.seconds:
             run = tally.runs
-            wrong = campaign.run(np.random.default_rng((seed, run)), wanted_of_run(seed, run), with_transformer=run % _TRANSFORMER_EVERY == 0)
+            with_transformer = run % _TRANSFORMER_EVERY == 0
+            wanted = wanted_of_run(seed, run, with_transformer=with_transformer)
+            wrong = campaign.run(np.random.default_rng((seed, run)), wanted, with_transformer=with_transformer)
             _say(f"run {run}: {'; '.join(wrong) or 'as if nothing had happened'}")
             notes.parent.mkdir(exist_ok=True)
             notes.write_text(json.dumps({**vars(tally), "seconds": time.monotonic() - began}))

@@ -30,7 +30,7 @@ class Target(StrEnum):
     NODE = "Ray node"
 
 
-OTHERS = (Target.STUDENT, Target.SCORER, Target.DATA_WORKER, Target.NODE, Target.REFRESH, Target.BROKER)
+OTHERS = (Target.STUDENT, Target.SCORER, Target.DATA_WORKER, Target.NODE, Target.BROKER, Target.REFRESH)
 _FIXED = {
     Target.DATA_WORKER: Failpoint.PLAN_DURABLE,  # The read follows.
     Target.REFRESH: Failpoint.REFRESH_STARTED,
@@ -85,6 +85,8 @@ def _try(
     for target, where in sorted(wanted, key=lambda pair: len(windows[pair[1]]) if pair[1] is not None else 100):
         failpoint = where or _FIXED.get(target) or _pick(rng, sorted(windows))
         last = _LAST_FOR_JOB if target is Target.JOB else max(windows[failpoint])
+        if target is Target.REFRESH:  # The first refresh is a fit, which lasts long enough to be found.
+            last = min(windows[failpoint])
         free = [batch for batch in windows[failpoint] if batch not in taken and 0 < batch <= last]
         if not free:
             return None
@@ -95,12 +97,18 @@ def _try(
     return kills
 
 
-def wanted_of_run(seed: int, run: int) -> list[tuple[Target, Failpoint | None]]:
-    """Return seven kills: the controller at four failpoints in turn and at a random instant, and two of the others in turn."""
+def wanted_of_run(seed: int, run: int, *, with_transformer: bool) -> list[tuple[Target, Failpoint | None]]:
+    """Return seven kills: the controller at four failpoints in turn and at a random instant, and two of the others in turn.
+
+    A refresh is killed in its middle only where the transformer is fitted: the other ones are too short to be found.
+    """
     deck = _shuffled(seed, list(Failpoint))
-    others = _shuffled(seed + 1, OTHERS)
+    deck_of_others = _shuffled(seed + 1, OTHERS[:-1])
+    others = [deck_of_others[(2 * run + number) % len(deck_of_others)] for number in range(2)]
+    if with_transformer:
+        others[0] = Target.REFRESH
     exact: list[tuple[Target, Failpoint | None]] = [(Target.CONTROLLER, deck[(4 * run + number) % len(deck)]) for number in range(4)]
-    return [*exact, (Target.CONTROLLER, None), *((others[(2 * run + number) % len(others)], None) for number in range(2))]
+    return [*exact, (Target.CONTROLLER, None), *((target, None) for target in others)]
 
 
 def wanted_in_ci(seed: int) -> list[tuple[Target, Failpoint | None]]:
