@@ -61,7 +61,7 @@ class Controller:
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         now = parts.clock.monotonic_s()
-        self._last = {"publish": -np.inf, "checkpoint": now}
+        self._last = {"publish": -np.inf, "checkpoint": now, "now_ms": 0.0}
         self._plans_ahead: set[int] | None = None
         self._is_torn = False
 
@@ -163,10 +163,11 @@ class Controller:
     def _new_plan(self) -> Plan | None:
         clock, last = self.parts.clock, self._last
         now = clock.monotonic_s()
+        last["now_ms"] = max(last["now_ms"], clock.now_ms())  # A clock that steps back must not put the events of its future among the rejected.
         measured = Measured(
             ends=self.find_ends(),
             finished=self.parts.refresher.finished(),
-            now_ms=clock.now_ms(),
+            now_ms=int(last["now_ms"]),
             since_publish_s=now - last["publish"],
             since_checkpoint_s=now - last["checkpoint"],
         )
@@ -291,8 +292,7 @@ class Controller:
         for name, part in scores.items() if plan.evaluate else ():
             values = {metric: per_query[judged] for metric, per_query in per_query_metrics(part.target_ranks, examples).items()}
             report.metrics[f"teachers.{name}"] = self.progressive.add(f"teachers.{name}", values)
-        config = self.config.soft_labels
-        labels = self.ensemble.mix(examples, scores, config.top_k, config.temperature)
+        labels = self.ensemble.mix(examples, scores, self.config.soft_labels.top_k, self.config.soft_labels.temperature)
         sample = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), OBSERVED_QUERIES)).astype(np.int64))
         seen = examples.take(sample)
         student = self.parts.student.submit(Learner.target_log_probs, seen)
