@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 from streamrec.errors import EmbeddedBrokerError
 from streamrec.testing.chaos.campaign import Campaign

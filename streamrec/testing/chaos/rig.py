@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from ray.cluster_utils import Cluster
 
@@ -124,18 +125,13 @@ class Rig:
 @contextmanager
 def open_rig() -> Iterator[Rig]:
     """Start a rig in a temporary folder, and leave neither process nor file behind."""
-    with temporary_folder("c-", longest=25) as folder:
-        before = {name: os.environ.pop(name, None) for name in ("RAY_TMPDIR", "RAY_ADDRESS")}
-        os.environ["RAY_TMPDIR"] = str(folder)  # The head's folder, and where Ray notes the address of the newest cluster.
+    with temporary_folder("c-", longest=25) as folder, patch.dict(os.environ, {"RAY_TMPDIR": str(folder)}):
+        # The variable names the head's folder, and where Ray notes the address of the newest cluster.
+        rig = Rig(folder)
         try:
-            rig = Rig(folder)
-            try:
-                yield rig
-            finally:
-                rig.close()
+            yield rig
         finally:
-            del os.environ["RAY_TMPDIR"]
-            os.environ.update({name: value for name, value in before.items() if value is not None})
+            rig.close()
 
 
 def kill(pid: int) -> None:
