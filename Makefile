@@ -4,6 +4,7 @@
 #   make dev          the demo without an end
 #   make test         the quick tier            make test-all   the quick and the slow tier
 #   make lint         ruff, mypy, import order  make bench      every benchmark, --quick
+#   make chaos [KILLS=200] [SEED=N] [SECONDS=N]   kill the loop again and again and compare with an undisturbed run
 #   make clean        removes .venv and caches; runs/ stays
 #
 # PYTHON=python3.13 chooses the interpreter of a new .venv.
@@ -21,7 +22,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 # Threads of torch that spin while they wait cost ten times their work when other processes want the cores.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo dev test test-all lint bench clean install
+.PHONY: demo dev test test-all lint bench chaos clean install
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m jobs.demo $(if $(DATA),--data "$(DATA)") $(if $(BROKER),--broker "$(BROKER)") \
@@ -44,6 +45,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@for name in $(BENCHMARKS); do echo "$$name"; $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
+
+chaos: $(INSTALLED)
+	@$(BIN)/python -m streamrec.testing.chaos $(if $(KILLS),--kills "$(KILLS)") $(if $(SEED),--seed "$(SEED)") $(if $(SECONDS),--seconds "$(SECONDS)")
 
 install: $(INSTALLED)
 

@@ -62,7 +62,7 @@ class Controller:
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         now = parts.clock.monotonic_s()
-        self._last = {"publish": -np.inf, "checkpoint": now}
+        self._last = {"publish": -np.inf, "checkpoint": now, "now_ms": 0.0}
         self._plans_ahead: set[int] | None = None
         self._is_torn = False
 
@@ -156,10 +156,11 @@ class Controller:
     def _new_plan(self) -> Plan | None:
         clock, last = self.parts.clock, self._last
         now = clock.monotonic_s()
+        last["now_ms"] = max(last["now_ms"], clock.now_ms())  # A clock that steps back must not put the events of its future among the rejected.
         measured = Measured(
             ends=self.intake.ends(),
             finished=self.parts.refresher.finished(),
-            now_ms=clock.now_ms(),
+            now_ms=int(last["now_ms"]),
             since_publish_s=now - last["publish"],
             since_checkpoint_s=now - last["checkpoint"],
             live=self.parts.publisher.live() if self.parts.publisher is not None else None,
@@ -236,8 +237,9 @@ class Controller:
 
     def _drop_failed(self) -> dict[str, str]:
         failed = self.parts.refresher.failed()
-        for teacher in failed:
-            self.state.pending.pop(teacher, None)
+        dropped = {teacher: self.state.pending.pop(teacher, "") for teacher in failed}
+        if failed and self.parts.plans is not None:
+            self.parts.plans.check_unnamed(dropped, self.state.batch)
         return failed
 
     def _begin_scoring(self, examples: Examples, plan: Plan) -> Pending[dict[str, TeacherScores]]:
@@ -296,8 +298,7 @@ class Controller:
         for name, part in scores.items() if plan.evaluate else ():
             values = {metric: per_query[judged] for metric, per_query in per_query_metrics(part.target_ranks, examples).items()}
             report.metrics[f"teachers.{name}"] = self.progressive.add(f"teachers.{name}", values)
-        config = self.config.soft_labels
-        labels = self.ensemble.mix(examples, scores, config.top_k, config.temperature)
+        labels = self.ensemble.mix(examples, scores, self.config.soft_labels.top_k, self.config.soft_labels.temperature)
         sample = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), OBSERVED_QUERIES)).astype(np.int64))
         seen = examples.take(sample)
         student = self.parts.student.submit(Learner.target_log_probs, seen)
@@ -344,8 +345,7 @@ class Controller:
         version = version_name(plan.batch)
         export = self.parts.student.submit(Learner.export)
         probes = self.parts.student.submit(Learner.probes, examples)
-        kept = [name for name in (state.live,) if name is not None]
-        self.parts.student.submit(Learner.hold_current, version, kept)
+        self.parts.student.submit(Learner.hold_current, version, [] if state.live is None else [state.live])
         facts = VersionFacts(
             offsets={self.config.log.events_topic: dict(state.offsets)},
             metrics={f"{model}.{name}": value for model, values in self.progressive.recent().items() for name, value in values.items()},

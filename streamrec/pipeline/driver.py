@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 
 from streamrec.errors import BrokerUnavailable, OperatorError, StreamrecError, TopicMissing
 from streamrec.pipeline.controller import Controller
@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 # A broker that starts or stops still answers, but knows no topic.
 _AWAY = (BrokerUnavailable, TopicMissing)
+
+# What Ray raises when a process or a node is gone, or an actor not back yet; and a call that an actor refused after its restart.
+_LOST = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, GetTimeoutError, OperatorError)
 
 IDLE_WAIT_S = 0.02
 MAX_FAILURES = 10
@@ -42,8 +45,7 @@ class Driver:
         self._failures = 0
         self._due_s = -math.inf
         self._lag: int | None = None
-        self.controller = build()
-        self.recovered = self.controller.recover()
+        self.controller, self.recovered = self._renewed()
 
     def step(self) -> StepReport | None:
         """Do one step, or wait a moment when there is nothing to do."""
@@ -54,12 +56,8 @@ class Driver:
         except _AWAY as error:
             self._again(error)
             return None
-        except (RayActorError, OperatorError) as error:
-            if _is_final(error):
-                raise
-            self._again(error)
-            self.controller = self._build()
-            self.controller.recover()
+        except _LOST as error:
+            self.controller, _ = self._renewed(error)
             return None
         self._failures = 0
         if report is None:
@@ -94,6 +92,19 @@ class Driver:
         wait_s = self._due_s - clock.monotonic_s()
         if wait_s > 0 and controller.planned() is None and controller.lag() < pipeline.max_batch_events:
             self._wait(wait_s)
+
+    def _renewed(self, error: Exception | None = None) -> tuple[Controller, bool]:
+        """Return a new controller and whether there was a commit to recover it from; asks again while actors are restarting."""
+        while True:
+            if error is not None:
+                if _is_final(error):
+                    raise error
+                self._again(error)
+            try:
+                controller = self._build()
+                return controller, controller.recover()
+            except _LOST as raised:
+                error = raised
 
     def _again(self, error: Exception) -> None:
         self._failures += 1

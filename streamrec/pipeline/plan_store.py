@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from streamrec.errors import Damaged, StorageError
+from streamrec.errors import Damaged, OperatorError, StorageError
 from streamrec.storage import Storage
 
 _FORMAT = 1
@@ -57,6 +57,19 @@ class PlanStore:
     def batches(self) -> list[int]:
         """Return the numbers of all plans, ascending."""
         return sorted(int(key.rpartition("/")[2].removesuffix(".json")) for key in self._storage.list("plans"))
+
+    def check_unnamed(self, versions: Mapping[str, str], after: int) -> None:
+        """Return if no plan of a batch above ``after`` uses one of these teacher versions, which could not be made.
+
+        Raises:
+            OperatorError: One does. It was made when that was planned, so going back to the last commit and making it again helps.
+        """
+        for batch in (number for number in self.batches() if number > after):
+            named = {teacher: version for teacher, version in self.read(batch)["teachers"].items() if versions.get(teacher) == version}
+            if named:
+                what = "Refresh: it failed, and a plan that an earlier run made uses its version"
+                got = ", ".join(f"{teacher} {version} in batch {batch}" for teacher, version in named.items())
+                raise OperatorError(what, got=got, do="go back to the last commit, which starts it again")
 
     def prune(self, before: int) -> int:
         """Remove the plans of batches below ``before`` (exclusive) and return how many."""

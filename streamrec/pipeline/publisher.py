@@ -61,9 +61,10 @@ class Publisher:
         if decision.verdict is Verdict.WAIT:
             return decision
         decision = self._registry.record_decision(decision)
-        newest = self._registry.live()
+        newest = self.live()
         if decision.promote and self._registry.was_promoted(candidate):
-            logger.info("version %s was promoted before a crash: the alias stays at %s", candidate, newest)
+            logger.info("version %s was promoted before a crash: %s stays live", candidate, newest)
+            self._registry.complete()
         elif decision.promote and live is not None and newest != live:
             logger.info("version %s was compared with %s, but an operator has made %s live meanwhile: the alias stays", candidate, live, newest)
         elif decision.promote:
@@ -77,8 +78,8 @@ class Publisher:
         return decision
 
     def live(self) -> str | None:
-        """Return what is live in the registry, which a rollback may have moved."""
-        return self._registry.live()
+        """Return what is live in the registry, which a rollback may have moved: by the last move, because a crash may have left the alias behind."""
+        return next((move.version for move in self._registry.history(1)), None)
 
     def load(self, version: str) -> tuple[Arrays, dict[str, Any]]:
         """Return a version's arrays and meta."""

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import ray
+from ray.exceptions import RayTaskError
+
+from streamrec.errors import StreamrecError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,8 +22,12 @@ class RayPending(Generic[T]):
         self._ref = ref
 
     def result(self) -> T:
-        """Wait for it."""
-        value: T = ray.get(self._ref)
+        """Wait for it.
+
+        Raises:
+            StreamrecError: The call raised it, as itself: Ray's wrapper is of a class of its own, and who catches errors asks for their class.
+        """
+        value: T = _answer(self._ref)
         return value
 
 
@@ -43,8 +50,18 @@ class RayWorker(Generic[C]):
 
     def adopted(self) -> None:
         """Wait until the object is built, and raise what kept it from being built."""
-        ray.get(self._adoption)
+        _answer(self._adoption)
 
     def submit(self, method: Callable[Concatenate[C, P], T], *args: P.args, **kwargs: P.kwargs) -> RayPending[T]:
         """Send the call; see `streamrec.workers.Worker`."""
         return RayPending(self.handle.call.remote(self._epoch, method, *args, **kwargs))
+
+
+def _answer(ref: ray.ObjectRef[T]) -> T:
+    try:
+        value: T = ray.get(ref)
+    except RayTaskError as error:
+        if isinstance(error.cause, StreamrecError):
+            raise error.cause from error
+        raise
+    return value

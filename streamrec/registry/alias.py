@@ -98,6 +98,12 @@ class Alias:
         first = 1 if last is None else max(1, end - last + 1)
         return [Move.from_json(self._storage.read(self._history_key(number))) for number in range(first, end + 1)]
 
+    def complete(self) -> None:
+        """Let the alias follow the history's last move."""
+        newest = self.newest()
+        if newest is not None:
+            self._follow(newest)
+
     def was_promoted(self, version: str) -> bool:
         """Return whether a gate's decision has made ``version`` live before; reads back to the gate's first older version."""
         move = self.newest()

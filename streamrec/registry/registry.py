@@ -130,6 +130,10 @@ class Registry:
         """Return whether the gate has promoted this version already; it promotes each once, and in order of their names."""
         return self._alias.was_promoted(version)
 
+    def complete(self) -> None:
+        """Let the alias follow the history's last move, whose mover may have died before it did so."""
+        self._alias.complete()
+
     def record_decision(self, decision: Decision) -> Decision:
         """Store a decision once for its candidate and batch.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from streamrec.clock import Clock
 from streamrec.errors import StorageError
 from streamrec.storage import Storage, Token
 
@@ -91,3 +92,59 @@ class FaultyStorage:
         if fails:
             what = f"Storage: could not {action} {key} (a fault was injected)"
             raise StorageError(what, do="nothing, this is a test", injected=True)
+
+
+class UnreachableStorage:
+    """Pass calls on to a storage, except between two times of a clock, when every one fails.
+
+    Args:
+        inner: Where the objects are.
+        clock: Its monotonic time counts.
+        from_s: The outage's begin (inclusive).
+        until_s: Its end (exclusive).
+    """
+
+    def __init__(self, inner: Storage, clock: Clock, from_s: float, until_s: float) -> None:
+        self._inner = inner
+        self._clock = clock
+        self._from_s = from_s
+        self._until_s = until_s
+
+    @property
+    def address(self) -> str:
+        """Return the address of the storage behind."""
+        return self._inner.address
+
+    def read(self, key: str) -> bytes:
+        """Read, if it is there."""
+        return self._reached("read", key).read(key)
+
+    def read_with_token(self, key: str) -> tuple[bytes, Token] | None:
+        """Read, if it is there."""
+        return self._reached("read", key).read_with_token(key)
+
+    def write_new(self, key: str, data: bytes) -> bool:
+        """Write, if it is there."""
+        return self._reached("write", key).write_new(key, data)
+
+    def swap(self, key: str, new: bytes, expected: Token | None) -> Token | None:
+        """Swap, if it is there."""
+        return self._reached("write", key).swap(key, new, expected)
+
+    def list(self, folder: str = "") -> Sequence[str]:
+        """List, if it is there."""
+        return self._reached("list", folder).list(folder)
+
+    def delete(self, key: str) -> None:
+        """Delete, if it is there."""
+        self._reached("delete", key).delete(key)
+
+    def exists(self, key: str) -> bool:
+        """Look, if it is there."""
+        return self._reached("look for", key).exists(key)
+
+    def _reached(self, action: str, key: str) -> Storage:
+        if self._from_s <= self._clock.monotonic_s() < self._until_s:
+            what = f"Storage: could not {action} {key} (nobody answers)"
+            raise StorageError(what, do="nothing, this is a test", injected=True)
+        return self._inner

@@ -18,6 +18,7 @@ from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import Publisher
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
+from streamrec.teachers.requests import Refresher, RefreshRequest
 from streamrec.testing.storage_faults import FaultyStorage
 
 World = Any
@@ -213,6 +214,50 @@ def test_plans_that_no_commit_needs_are_removed_and_the_others_stay(world: World
     kept = PlanStore(open_storage(str(world.folder))).batches()
     oldest = min(int(facts["batch"]) for facts in controller.parts.checkpoints.kept_facts())  # type: ignore[union-attr]
     assert kept == list(range(oldest + 1, controller.state.batch + 1))
+
+
+class FailingOnce:
+    """A refresher whose first refresh of a teacher fails a moment after it was started."""
+
+    def __init__(self, inner: Refresher, teacher: str) -> None:
+        self.inner = inner
+        self.teacher = teacher
+        self.reasons: dict[str, str] = {}
+
+    def start(self, request: RefreshRequest) -> None:
+        if request.teacher == self.teacher:
+            self.teacher = ""
+            self.reasons[request.teacher] = "its process is gone"
+            return
+        self.inner.start(request)
+
+    def failed(self) -> dict[str, str]:
+        reasons, self.reasons = self.reasons, {}
+        return reasons
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("teacher", ["linear", "transformer"])
+def test_a_refresh_that_fails_although_a_stored_plan_uses_its_version_is_made_again(world: World, calm: dict[str, Any], teacher: str) -> None:
+    parts = world.controller().parts
+    parts.refresher = FailingOnce(parts.refresher, teacher)
+    controller = Controller(parts)
+    controller.recover()
+    with pytest.raises(OperatorError, match=f"uses its version, got {teacher} v"):
+        world.play(controller)
+    last = world.controller()
+    world.play(last)
+    assert outcome(last, world.folder) == calm
+
+
+def test_a_refresh_that_fails_and_that_no_plan_uses_is_dropped_and_started_again(world: World) -> None:
+    controller = world.controller()
+    controller.parts.refresher = FailingOnce(controller.parts.refresher, "linear")
+    reports = world.play(controller)
+    assert [report.refreshes_failed for report in reports if report.refreshes_failed] == [{"linear": "its process is gone"}]
+    assert "linear" in controller.state.teachers
 
 
 def test_serving_is_not_taken_back_in_time_by_steps_that_are_executed_again(world: World, calm: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, NodeDiedError, RayActorError, WorkerCrashedError
 
 from streamrec.clock import ManualClock
 from streamrec.config import parse_config
@@ -143,6 +143,41 @@ def test_a_dead_actor_gives_a_new_controller_that_is_recovered() -> None:
     assert [rig.driver.step(), rig.driver.step()] == [None, REPORT]
     assert [controller.num_recovered for controller in rig.built] == [1, 1]
     assert rig.driver.controller is rig.built[-1]
+
+
+class Restarting(Rig):
+    """A rig whose controllers can't be built for a while, because an actor is restarting."""
+
+    def __init__(self, outcomes: list[Any], failures: list[int]) -> None:
+        self.failures = failures  # For each controller, how often building it fails first.
+        super().__init__(outcomes)
+
+    def build(self) -> Any:
+        if self.failures and self.failures[0]:
+            self.failures[0] -= 1
+            what = "the actor is restarting"
+            raise ActorUnavailableError(what, None)
+        self.failures[:1] = []
+        return super().build()
+
+
+def test_an_actor_that_is_still_restarting_is_waited_for_when_a_controller_is_built() -> None:
+    rig = Restarting([RayActorError(), REPORT], [2, 3])
+    assert rig.waited == [0.2, 0.4]
+    assert [rig.driver.step(), rig.driver.step()] == [None, REPORT]
+    assert len(rig.built) == 2
+
+
+def test_an_actor_that_does_not_come_back_is_given_up() -> None:
+    with pytest.raises(ActorUnavailableError):
+        Restarting([], [MAX_FAILURES])
+
+
+@pytest.mark.parametrize("error", [WorkerCrashedError(), NodeDiedError("gone"), GetTimeoutError("no answer")])
+def test_a_lost_process_or_node_gives_a_new_controller(error: Exception) -> None:
+    rig = Rig([error, REPORT])
+    assert [rig.driver.step(), rig.driver.step()] == [None, REPORT]
+    assert len(rig.built) == 2
 
 
 def test_after_many_failures_in_a_row_the_last_one_is_raised_and_a_success_starts_the_count_anew() -> None:

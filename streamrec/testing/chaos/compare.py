@@ -1,0 +1,78 @@
+"""Say what a stream's state amounts to, from storage alone, and where two of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from streamrec.clock import SystemClock
+from streamrec.config import Config
+from streamrec.errors import StorageError
+from streamrec.log.memory import MemoryLog
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.layout import checkpoint_url, registry_url
+from streamrec.pipeline.wiring import build_local
+from streamrec.registry.registry import Registry
+from streamrec.storage import open_storage
+
+Reader = Callable[[str], Any]
+"""Reads something that is no component, such as the event lake's rows, from a state's address."""
+
+
+def fingerprint(config: Config, state_url: str, users: Sequence[str], readers: Mapping[str, Reader] | None = None) -> dict[str, Any]:
+    """Return by name everything that must not depend on what was killed.
+
+    Args:
+        config: Settings of the run.
+        state_url: Storage address of its state, on which nothing runs any more.
+        users: Users of the default namespace whose histories are listed.
+        readers: What else to read, by name.
+
+    Raises:
+        StorageError: Nothing was ever committed.
+    """
+    loaded = CheckpointStore(open_storage(checkpoint_url(state_url))).load_newest()
+    if loaded is None:
+        what = "Chaos: the state has no commit"
+        raise StorageError(what, got=state_url, do="look for what ended the run before its first commit")
+    controller = build_local(config, MemoryLog(), state_url, SystemClock(), durable=False)
+    components = controller.components()
+    for name, component in components.items():
+        base, *deltas = loaded.components[name]
+        component.restore(base, deltas)
+    registry = Registry(open_storage(registry_url(state_url)))
+    return {
+        **_derived(controller, config.events.namespace, users),
+        **{f"component {name}": component.digest() for name, component in components.items()},
+        "versions": {str(version): registry.manifest(version).digest for version in registry.versions()},
+        "moves": [(move.action, move.version) for move in registry.history()],
+        **{name: read(state_url) for name, read in (readers or {}).items()},
+    }
+
+
+def _derived(controller: Controller, namespace: str, users: Sequence[str]) -> dict[str, Any]:
+    """Return the counts that a reader of a difference understands."""
+    ingest, state = controller.ingest, controller.state
+    keys = ingest.vocabulary.keys()
+    counts = ingest.popularity.counts(len(keys))
+    return {
+        "books": dict(state.counts),
+        "labels": dict(state.labels),
+        "offsets": dict(state.offsets),
+        "vocabulary": keys,
+        "events by item": {key: float(count) for key, count in zip(keys, counts, strict=True)},
+        "events by user": {user: [keys[row][1] for row in ingest.histories.get(namespace, user).tolist()] for user in users},
+    }
+
+
+def differences(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> dict[str, str]:
+    """Return what differs, by name, each with one sentence that shows the first difference."""
+    return {name: _first(wanted.get(name), got.get(name)) for name in {**wanted, **got} if wanted.get(name) != got.get(name)}
+
+
+def _first(wanted: Any, got: Any) -> str:
+    if isinstance(wanted, dict) and isinstance(got, dict):
+        key = next(key for key in {**wanted, **got} if wanted.get(key) != got.get(key))
+        return f"{key}: {_first(wanted.get(key), got.get(key))}"
+    return f"wanted {str(wanted)[:200]}, got {str(got)[:200]}"

@@ -1,0 +1,88 @@
+"""Play the plans once with nothing that could be disturbed: one process, no Ray, the broker only read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from streamrec.clock import SystemClock
+from streamrec.config import Config
+from streamrec.log.base import Record, TableReader
+from streamrec.log.offsets import OffsetRange
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.plan import Plan
+from streamrec.pipeline.plan_store import PlanStore
+from streamrec.pipeline.wiring import build_local
+from streamrec.storage import open_storage
+from streamrec.testing.chaos.compare import Reader, fingerprint
+from streamrec.testing.chaos.world import NUM_USERS
+from streamrec.testing.failpoints import Failpoint, observed
+
+USERS = [f"u{number}" for number in range(NUM_USERS)]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Hold what an undisturbed run leaves.
+
+    Attributes:
+        fingerprint: See `streamrec.testing.chaos.compare.fingerprint`.
+        windows: By failpoint the batches that pass it.
+    """
+
+    fingerprint: dict[str, Any]
+    windows: dict[Failpoint, list[int]]
+
+
+def write_plans(config: Config, plans: Sequence[Plan]) -> None:
+    """Lay plans into a new state, which then executes them."""
+    store = PlanStore(open_storage(config.state))
+    for plan in plans:
+        store.write(plan.model_dump(mode="json"), plan.batch)
+
+
+def play(config: Config, plans: Sequence[Plan], reader: TableReader, readers: Mapping[str, Reader] | None = None) -> Reference:
+    """Execute the plans on a new state at ``config.state``."""
+    write_plans(config, plans)
+    plain = build_local(config, reader, config.state, SystemClock(), dead_letters=_Nowhere())
+    windows: dict[Failpoint, list[int]] = {}
+
+    def reach(failpoint: Failpoint, batch: int) -> None:
+        if batch not in windows.setdefault(failpoint, []):
+            windows[failpoint].append(batch)
+
+    controller = Controller(observed(plain.parts, config.state, None, reach))
+    controller.recover()
+    for _ in plans:
+        controller.step()
+    return Reference(fingerprint(config, config.state, USERS, readers), windows)
+
+
+class Without:
+    """Read a log as if one event had been lost; all offsets stay."""
+
+    def __init__(self, inner: TableReader, partition: int, offset: int) -> None:
+        self._inner = inner
+        self._place = (partition, offset)
+
+    def read_table(self, ranges: Sequence[OffsetRange]) -> pa.Table:
+        """Return the rows but the lost one."""
+        table = self._inner.read_table(ranges)
+        places = zip(table["partition"].to_pylist(), table["offset"].to_pylist(), strict=True)
+        return table.filter(pa.array([place != self._place for place in places], pa.bool_()))
+
+    def __getattr__(self, name: str) -> Any:
+        """Do everything else as the log does."""
+        return getattr(self._inner, name)
+
+
+class _Nowhere:
+    def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
+        del topic
+        return [(0, 0)] * len(records)
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,81 @@
+"""Make the small world that is disturbed: its settings, its records and the plans that every run is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from streamrec.config import Config, parse_config
+from streamrec.events.codec import encode_table
+from streamrec.events.synthetic import START_MS, synthetic_dataset
+from streamrec.log.base import Record
+from streamrec.pipeline.plan import Plan, take_ranges, version_name
+
+NUM_USERS = 60
+NUM_BATCHES = 16
+NUM_EVENTS = 1600
+_SETTINGS: dict[str, Any] = {
+    "log": {"num_partitions": 2, "connect_timeout_s": 5.0, "read_timeout_s": 10.0},
+    "features": {"lateness_s": "10000d", "history_length": 60, "words_per_item": 3, "word_buckets": 64},
+    "student": {"dim": 8, "batch_size": 64, "replay_capacity": 400},
+    "soft_labels": {"top_k": 8},
+    "registry": {"gate_min_queries": 50},
+    "teachers": {
+        "transformer": {"dim": 8, "num_layers": 1, "num_heads": 1, "sequence_length": 8, "first_steps": 3, "refresh_steps": 2},
+        "cpus_per_worker": 0.5,
+    },
+    "pipeline": {"batch_interval_s": "0s"},
+}
+# Batch that starts a refresh, and batch from which on its version is used; several batches and a commit lie between the two.
+_REFRESHES = {"transformer": ((3, 10),), "linear": ((3, 6), (9, 12))}
+_COMMIT_EVERY = 4
+_PUBLISH_EVERY = 2
+
+
+def make_config(state: str, broker: str) -> Config:
+    """Return small settings for a state at an address, on the log of a broker."""
+    return parse_config({**_SETTINGS, "state": state, "log": {**_SETTINGS["log"], "broker": broker}})
+
+
+def make_records() -> list[Record]:
+    """Return clicks, with a record that can't be decoded after every 40th and a duplicate after every 50th."""
+    keys, values = encode_table(synthetic_dataset(num_users=NUM_USERS, num_items=100, num_events=NUM_EVENTS).events)
+    records: list[Record] = []
+    for number, (key, value) in enumerate(zip(keys, values, strict=True)):
+        records.append(Record(key, value))
+        if number % 40 == 7:
+            records.append(Record(key, b"{not json" + str(number).encode()))
+        if number % 50 == 9:
+            records.append(records[-1])
+    return records
+
+
+def make_plans(config: Config, ends: Mapping[int, int], *, with_transformer: bool) -> list[Plan]:
+    """Return plans that read everything up to the end offsets, refresh teachers, publish and commit.
+
+    Args:
+        config: Names the topic.
+        ends: End offset (exclusive) of each partition.
+        with_transformer: Refresh the transformer too; its fit takes longer than all else.
+    """
+    refreshes = {name: times for name, times in _REFRESHES.items() if with_transformer or name != "transformer"}
+    offsets, left = dict.fromkeys(ends, 0), sum(ends.values())
+    plans = []
+    for batch in range(1, NUM_BATCHES + 1):
+        ranges = take_ranges(config.log.events_topic, offsets, ends, -(-left // (NUM_BATCHES + 1 - batch)))
+        offsets |= {part.partition: part.end for part in ranges}
+        left -= sum(part.end - part.start for part in ranges)
+        used = {name: [start for start, use in times if use <= batch] for name, times in refreshes.items()}
+        plans.append(
+            Plan(
+                batch=batch,
+                ranges=ranges,
+                now_ms=START_MS + 1000 * 1000 * NUM_EVENTS,
+                seed=1000 + batch,
+                teachers={name: version_name(starts[-1]) for name, starts in used.items() if starts},
+                start_refresh=tuple(name for name, times in refreshes.items() if batch in {start for start, _ in times}),
+                publish=batch % _PUBLISH_EVERY == 0,
+                checkpoint=batch % _COMMIT_EVERY == 0,
+            )
+        )
+    return plans
