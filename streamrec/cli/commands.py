@@ -12,12 +12,22 @@ from typing import Annotated
 import typer
 
 import streamrec
-from streamrec.cli.options import Backtest, ImportItems, Replay, Rollback, Settings, ShowConfig
+from streamrec.cli.options import (
+    Backtest,
+    DlqList,
+    DlqReplay,
+    DlqShow,
+    ImportItems,
+    Replay,
+    Rollback,
+    Settings,
+    ShowConfig,
+)
 from streamrec.errors import StreamrecError
 
 app = typer.Typer(
     name="streamrec",
-    help="Recommend from live event streams: settings, replays, catalogues, backtests and rollbacks.",
+    help="Recommend from live event streams: settings, replays, catalogues, backtests, rollbacks, dead letters, deletions and check-ups.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -25,8 +35,10 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 items_app = typer.Typer(help="Send catalogues.", no_args_is_help=True)
+dlq_app = typer.Typer(help="Look at dead letters, the records that were rejected; repair and re-send them.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(items_app, name="items")
+app.add_typer(dlq_app, name="dlq")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Default: $STREAMREC_CONFIG, then ./streamrec.toml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as student.dim=32.")]
@@ -35,6 +47,11 @@ Broker = Annotated[
     str | None,
     typer.Option("--to", metavar="BROKER", help="HOST:PORT, local:///FOLDER, auto, embedded or local. Default: log.broker of the configuration."),
 ]
+At = Annotated[
+    str | None,
+    typer.Option("--broker", metavar="BROKER", help="HOST:PORT, local:///FOLDER, auto, embedded or local. Default: log.broker of the configuration."),
+]
+ReasonCode = Annotated[str | None, typer.Option("--reason", metavar="CODE", help="Only letters with this reason.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Nothing but JSON on the output.")]
 
 
@@ -122,6 +139,57 @@ def rollback(
     Servers take it within a second. A stream that goes on may promote its next version.
     """
     _run("rollback", Rollback(_settings(config, overrides), reason))
+
+
+@dlq_app.command("list")
+def dlq_list(
+    reason: ReasonCode = None,
+    last: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the newest N.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    broker: At = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """List dead letters: place in the log, reason, bytes, time, whether it was replayed, detail.
+
+    A record that was sent in parts, or twice after a crash, is one line.
+    """
+    _run("dlq", DlqList(_settings(config, overrides), broker, reason, last, as_json))
+
+
+@dlq_app.command("show")
+def dlq_show(
+    place: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET, as `streamrec dlq list` prints it.")],
+    raw: Annotated[bool, typer.Option("--raw", help="Nothing but the original bytes, to edit and give back to `dlq replay --with`.")] = False,
+    broker: At = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Show one dead letter: what its reason means, its key and its bytes, as text where they are UTF-8, else in hex."""
+    _run("dlq", DlqShow(_settings(config, overrides), place, broker, raw))
+
+
+@dlq_app.command("replay")
+def dlq_replay(
+    places: Annotated[list[str] | None, typer.Argument(help="TOPIC/PARTITION/OFFSET, as `streamrec dlq list` prints them.")] = None,
+    reason: ReasonCode = None,
+    everything: Annotated[bool, typer.Option("--all", help="All letters that were not replayed yet.")] = False,
+    fields: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field of the event; FIELD= removes it.")] = None,
+    value: Annotated[str | None, typer.Option("--with", metavar="FILE|-", help="Send these bytes instead of the letter's.")] = None,
+    key: Annotated[str | None, typer.Option("--key", metavar="TEXT", help="Default: the original key, or where there was none the event's.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also what was replayed before, under a new event id.")] = False,
+    broker: At = None,
+    config: ConfigFile = None,
+) -> None:
+    """Repair dead letters and send them to the events topic.
+
+    What the stream would reject again is not sent; each such letter is named with the reason, and the exit status is 1.
+
+    A rejected record was never applied, so it keeps its event id. A letter is sent once: the dead-letter topic remembers it. With --again it may
+    have been applied before, so it gets the id with ~2 (~3, …) behind it, because the same id would count as a duplicate; --set event_id=ID names
+    another one, or the old one where you know that it did not arrive.
+    """
+    _run("dlq", DlqReplay(_settings(config, None), tuple(places or ()), broker, reason, everything, tuple(fields or ()), value, key, again))
 
 
 def _settings(config: Path | None, overrides: list[str] | None) -> Settings:
