@@ -14,12 +14,14 @@ import typer
 import streamrec
 from streamrec.cli.options import (
     Backtest,
+    DeleteUser,
     DlqList,
     DlqReplay,
     DlqShow,
     ImportItems,
     Replay,
     Rollback,
+    Schema,
     Settings,
     ShowConfig,
 )
@@ -139,6 +141,33 @@ def rollback(
     Servers take it within a second. A stream that goes on may promote its next version.
     """
     _run("rollback", Rollback(_settings(config, overrides), reason))
+
+
+@app.command()
+def schema(
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", metavar="KIND", help="interaction, impression, item_update, deletion or dead_letter. Default: any event."),
+    ] = None,
+) -> None:
+    """Print the JSON Schema (draft 2020-12) of the wire format."""
+    _run("schema", Schema(kind))
+
+
+@app.command("delete-user")
+def delete_user(
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    namespace: Annotated[str | None, typer.Option(metavar="NS", help="Default: events.namespace of the configuration.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    broker: At = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Append a deletion event for a user, and print its place in the log and its event id once the log has it.
+
+    The stream carries it out when it reaches the event.
+    """
+    _run("delete_user", DeleteUser(_settings(config, overrides), user, namespace, broker, yes))
 
 
 @dlq_app.command("list")
