@@ -18,6 +18,7 @@ from streamrec.cli.options import (
     DlqList,
     DlqReplay,
     DlqShow,
+    Doctor,
     ImportItems,
     Replay,
     Rollback,
@@ -152,6 +153,23 @@ def schema(
 ) -> None:
     """Print the JSON Schema (draft 2020-12) of the wire format."""
     _run("schema", Schema(kind))
+
+
+@app.command()
+def doctor(
+    longest_downtime: Annotated[
+        str, typer.Option("--longest-downtime", metavar="DURATION", help="For how long the stream may be down and lose nothing.")
+    ] = "24h",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per finding and line.")] = False,
+    broker: At = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Check a deployment before it runs: Python, state, broker, topics, storage, clocks, Ray's resources.
+
+    Each finding is OK, WARN or FAIL with its remedy; the exit status is 1 when one is FAIL. Starts nothing; scratch objects in the state are removed.
+    """
+    _run("doctor", Doctor(_settings(config, overrides), broker, longest_downtime, as_json))
 
 
 @app.command("delete-user")

@@ -137,7 +137,7 @@ class DeleteUser:
 
 @dataclass(frozen=True)
 class Doctor:
-    """``streamrec doctor``; see `streamrec.pipeline.examine`."""
+    """``streamrec doctor``; see `streamrec.pipeline.survey`."""
 
     settings: Settings
     broker: str | None = None
