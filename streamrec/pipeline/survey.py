@@ -75,8 +75,11 @@ def _log(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:
 
 
 def _files(config: Config, folder: str, downtime_s: float) -> Iterator[Finding]:
-    remedy = "set log.broker to the HOST:PORT of a Kafka where other machines send events or serve"
-    yield Finding("broker", Verdict.OK if ray_address() is None else Verdict.WARN, f"files of this machine in {folder}", remedy)
+    found = f"files of this machine in {folder}"
+    if ray_address() is None:
+        yield Finding("broker", Verdict.OK, found)
+    else:
+        yield Finding("broker", Verdict.WARN, found, "set log.broker to the HOST:PORT of a Kafka: Ray and Serve may run on other machines")
     with closing(open_table_reader(LogAddress("local", folder), config.log)) as reader:
         facts = {name: TopicFacts(len(reader.partitions(name))) for name in _topics(config) if (Path(folder) / name).is_dir()}
     yield from _topic_findings(config, facts, 0, downtime_s)
