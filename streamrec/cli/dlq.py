@@ -13,7 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from streamrec.cli.options import DlqList, DlqReplay, DlqShow
-from streamrec.cli.sending import err_console, opened_broker
+from streamrec.cli.replay import INTERRUPTED
+from streamrec.cli.sending import err_console, opened_broker, stop_on_interrupt
 from streamrec.cli.show_config import resolve
 from streamrec.clock import SystemClock
 from streamrec.config import Config
@@ -109,10 +110,12 @@ def _replay(options: DlqReplay, config: Config, address: LogAddress, console: Co
         what = "Dead letters: --with, --key and --set event_id are of one letter"
         raise DataError(what, got=f"{len(places)} places" if places else "many letters", allowed="one PLACE", do="send the letters one by one")
     num_sent = num_refused = num_before = 0
-    with _opened_box(address, config) as box, closing(open_writer(address, config.log)) as writer:
+    with _opened_box(address, config) as box, closing(open_writer(address, config.log)) as writer, stop_on_interrupt() as stop:
         num_replays = box.num_replays()
         resender = Resender(config, writer, SystemClock(), repair)
         for batch in _batches(_chosen(box.letters(), places, reason)):
+            if stop.is_set():  # between batches, so that no event goes without its marker
+                break
             fresh = [(letter, num_replays.get(letter.place, 0)) for letter in batch if options.again or letter.place not in num_replays]
             num_before += len(batch) - len(fresh)
             places -= {letter.place for letter in batch}
@@ -125,6 +128,8 @@ def _replay(options: DlqReplay, config: Config, address: LogAddress, console: Co
                     sys.stdout.write(f"{outcome.place} → {outcome.to} {_printable(outcome.event_id)}\n")
     before = f", {num_before} were sent before (--again sends them once more)" if num_before else ""
     console.print(f"{num_sent} sent to {config.log.events_topic}, {num_refused} not sent{before}")
+    if stop.is_set():
+        return INTERRUPTED
     if places:
         raise _missing(sorted(places))
     return 1 if num_refused else 0
