@@ -29,7 +29,8 @@ from streamrec.config import Config, ray_address
 from streamrec.errors import OperatorError
 from streamrec.log.base import LogAddress
 from streamrec.pipeline import layout
-from streamrec.pipeline.cluster import SERVING_CPUS, ray_cluster
+from streamrec.pipeline.cluster import ray_cluster
+from streamrec.pipeline.resources import SERVING_CPUS
 from streamrec.pipeline.temporary import temporary_folder
 from streamrec.registry.board import BOARD_NAME, RemoteBoard
 

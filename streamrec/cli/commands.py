@@ -12,12 +12,25 @@ from typing import Annotated
 import typer
 
 import streamrec
-from streamrec.cli.options import Backtest, ImportItems, Replay, Rollback, Settings, ShowConfig
+from streamrec.cli.options import (
+    Backtest,
+    DeleteUser,
+    DlqList,
+    DlqReplay,
+    DlqShow,
+    Doctor,
+    ImportItems,
+    Replay,
+    Rollback,
+    Schema,
+    Settings,
+    ShowConfig,
+)
 from streamrec.errors import StreamrecError
 
 app = typer.Typer(
     name="streamrec",
-    help="Recommend from live event streams: settings, replays, catalogues, backtests and rollbacks.",
+    help="Recommend from live event streams: settings, replays, catalogues, backtests, rollbacks, dead letters, deletions and check-ups.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -25,8 +38,10 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
 items_app = typer.Typer(help="Send catalogues.", no_args_is_help=True)
+dlq_app = typer.Typer(help="Look at dead letters, the records that were rejected; repair and re-send them.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(items_app, name="items")
+app.add_typer(dlq_app, name="dlq")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Default: $STREAMREC_CONFIG, then ./streamrec.toml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as student.dim=32.")]
@@ -35,6 +50,11 @@ Broker = Annotated[
     str | None,
     typer.Option("--to", metavar="BROKER", help="HOST:PORT, local:///FOLDER, auto, embedded or local. Default: log.broker of the configuration."),
 ]
+At = Annotated[
+    str | None,
+    typer.Option("--broker", metavar="BROKER", help="HOST:PORT, local:///FOLDER, auto, embedded or local. Default: log.broker of the configuration."),
+]
+ReasonCode = Annotated[str | None, typer.Option("--reason", metavar="CODE", help="Only letters with this reason.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Nothing but JSON on the output.")]
 
 
@@ -122,6 +142,101 @@ def rollback(
     Servers take it within a second. A stream that goes on may promote its next version.
     """
     _run("rollback", Rollback(_settings(config, overrides), reason))
+
+
+@app.command()
+def schema(
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", metavar="KIND", help="interaction, impression, item_update, deletion or dead_letter. Default: any event."),
+    ] = None,
+) -> None:
+    """Print the JSON Schema (draft 2020-12) of the wire format."""
+    _run("schema", Schema(kind))
+
+
+@app.command()
+def doctor(
+    longest_downtime: Annotated[
+        str, typer.Option("--longest-downtime", metavar="DURATION", help="For how long the stream may be down and lose nothing.")
+    ] = "24h",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per finding and line.")] = False,
+    broker: At = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Check a deployment before it runs: Python, state, broker, topics, storage, clocks, Ray's resources.
+
+    Each finding is OK, WARN or FAIL with its remedy; the exit status is 1 when one is FAIL. Starts nothing; scratch objects in the state are removed.
+    """
+    _run("doctor", Doctor(_settings(config, overrides), broker, longest_downtime, as_json))
+
+
+@app.command("delete-user")
+def delete_user(
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    namespace: Annotated[str | None, typer.Option(metavar="NS", help="Default: events.namespace of the configuration.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    broker: At = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Append a deletion event for a user, and print its place in the log and its event id once the log has it.
+
+    The stream carries it out when it reaches the event.
+    """
+    _run("delete_user", DeleteUser(_settings(config, overrides), user, namespace, broker, yes))
+
+
+@dlq_app.command("list")
+def dlq_list(
+    reason: ReasonCode = None,
+    last: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the newest N.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+    broker: At = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """List dead letters: place in the log, reason, bytes, time, whether it was replayed, detail.
+
+    A record that was sent in parts, or twice after a crash, is one line.
+    """
+    _run("dlq", DlqList(_settings(config, overrides), broker, reason, last, as_json))
+
+
+@dlq_app.command("show")
+def dlq_show(
+    place: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET, as `streamrec dlq list` prints it.")],
+    raw: Annotated[bool, typer.Option("--raw", help="Nothing but the original bytes, to edit and give back to `dlq replay --with`.")] = False,
+    broker: At = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Show one dead letter: what its reason means, its key and its bytes, as text where they are UTF-8, else in hex."""
+    _run("dlq", DlqShow(_settings(config, overrides), place, broker, raw))
+
+
+@dlq_app.command("replay")
+def dlq_replay(
+    places: Annotated[list[str] | None, typer.Argument(help="TOPIC/PARTITION/OFFSET, as `streamrec dlq list` prints them.")] = None,
+    reason: ReasonCode = None,
+    everything: Annotated[bool, typer.Option("--all", help="All letters that were not replayed yet.")] = False,
+    fields: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Set a field of the event; FIELD= removes it.")] = None,
+    value: Annotated[str | None, typer.Option("--with", metavar="FILE|-", help="Send these bytes instead of the letter's.")] = None,
+    key: Annotated[str | None, typer.Option("--key", metavar="TEXT", help="Default: the original key, or where there was none the event's.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also what was replayed before, under a new event id.")] = False,
+    broker: At = None,
+    config: ConfigFile = None,
+) -> None:
+    """Repair dead letters and send them to the events topic.
+
+    What the stream would reject again is not sent; each such letter is named with the reason, and the exit status is 1.
+
+    A rejected record was never applied, so it keeps its event id. A letter is sent once: the dead-letter topic remembers it. With --again it may
+    have been applied before, so it gets the id with ~2 (~3, …) behind it, because the same id would count as a duplicate; --set event_id=ID names
+    another one, or the old one where you know that it did not arrive.
+    """
+    _run("dlq", DlqReplay(_settings(config, None), tuple(places or ()), broker, reason, everything, tuple(fields or ()), value, key, again))
 
 
 def _settings(config: Path | None, overrides: list[str] | None) -> Settings:

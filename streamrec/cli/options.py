@@ -73,3 +73,73 @@ class Rollback:
 
     settings: Settings
     reason: str
+
+
+@dataclass(frozen=True)
+class DlqList:
+    """``streamrec dlq list``; see `streamrec.pipeline.dead_letter_box.DeadLetterBox`."""
+
+    settings: Settings
+    broker: str | None = None
+    reason: str | None = None
+    last: int | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class DlqShow:
+    """``streamrec dlq show``."""
+
+    settings: Settings
+    place: str
+    broker: str | None = None
+    raw: bool = False
+
+
+@dataclass(frozen=True)
+class DlqReplay:
+    """``streamrec dlq replay``; see `streamrec.pipeline.resend.Resender`.
+
+    Attributes:
+        fields: ``FIELD=VALUE`` texts.
+        value: A file with the whole value, or ``-``.
+        key: Instead of the original key.
+    """
+
+    settings: Settings
+    places: Sequence[str] = ()
+    broker: str | None = None
+    reason: str | None = None
+    all: bool = False
+    fields: Sequence[str] = ()
+    value: str | None = None
+    key: str | None = None
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Schema:
+    """``streamrec schema``; see `streamrec.events.json_schema`."""
+
+    kind: str | None = None
+
+
+@dataclass(frozen=True)
+class DeleteUser:
+    """``streamrec delete-user``."""
+
+    settings: Settings
+    user: str
+    namespace: str | None = None
+    broker: str | None = None
+    yes: bool = False
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """``streamrec doctor``; see `streamrec.pipeline.survey`."""
+
+    settings: Settings
+    broker: str | None = None
+    longest_downtime: str = "24h"
+    json: bool = False

@@ -128,6 +128,32 @@ WIRE = pa.schema(
 )
 """The fields of a record's JSON object, as columns."""
 
+WIRE_VERSION = 1
+"""Goes up when a reader of the old format would misread or reject the new one; a new optional field or reason does not raise it."""
+
+FIELD_MEANINGS: Mapping[str, str] = {
+    "kind": "What the record is; absent or null for an interaction.",
+    "namespace": "Keeps tenants apart; absent or null for events.namespace.",
+    "event_id": "Names the event; a second one with the same id has no effect.",
+    "user_id": "The user, within the namespace; the log key, except of an item update.",
+    "item_id": "The item, within the namespace; the log key of an item update.",
+    "event_type": "A key of events.meanings, such as click or purchase.",
+    "value": "A rating, a quantity or another number that the event type gives a meaning to.",
+    "event_time": "When it happened: milliseconds since the epoch, UTC, written without a fraction.",
+    "session_id": "The session it belongs to; the empty string counts as absent.",
+    "request_id": "The recommendation request that led to it; the empty string counts as absent.",
+    "context": "Flat facts about the moment, such as device or page.",
+    "title": "The item's title.",
+    "description": "The item's description.",
+    "categories": "The item's categories.",
+    "price": "The item's price.",
+    "locale": "The language of the texts, such as en-GB.",
+    "available": "Whether the item can be had.",
+    "vectors": "Embeddings of the item by modality, such as text.",
+    "items": "The items that were shown, best place first.",
+}
+"""Each field's meaning in one line."""
+
 EVENT = WIRE.append(pa.field("partition", pa.int32())).append(pa.field("offset", pa.int64()))
 """A valid event and the place in the log it came from."""
 

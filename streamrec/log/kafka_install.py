@@ -49,7 +49,7 @@ def kafka_jars(cache: Path, say: Callable[[str], None], fetch: Fetch | None = No
     Raises:
         EmbeddedBrokerError: They can't be had.
     """
-    folder = cache / f"kafka_2.13-{KAFKA_VERSION}"
+    folder = jars_folder(cache)
     if not folder.is_dir():
         try:
             cache.mkdir(parents=True, exist_ok=True)
@@ -61,6 +61,11 @@ def kafka_jars(cache: Path, say: Callable[[str], None], fetch: Fetch | None = No
             what = f"Embedded Kafka: its jars can't be had from Maven's repository ({_reason(error)})"
             raise EmbeddedBrokerError(what, do=f"connect this machine to {MAVEN_CENTRAL_URL} for the first start, or {ALTERNATIVES}") from error
     return sorted(folder.glob("*.jar"))
+
+
+def jars_folder(cache: Path) -> Path:
+    """Return the folder that holds all jars once they are fetched; until then it is not there."""
+    return cache / f"kafka_2.13-{KAFKA_VERSION}"
 
 
 def find_java(java_home: str | None = None) -> Path:

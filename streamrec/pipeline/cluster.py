@@ -6,22 +6,18 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 import ray.data
 
 from streamrec.config import Config, ray_address
-from streamrec.errors import ResourcesShort
+from streamrec.pipeline.resources import Resources, needed, shortage
 from streamrec.pipeline.temporary import temporary_folder
 from streamrec.student.actor import NAMESPACE
 
 OBJECT_STORE_BYTES = 512 * 2**20
 """A laptop's object store: weights and batches are a few MiB each."""
-
-READ_CPUS = 0.5
-"""Left for the tasks that read the log; without it Ray Data waits for ever beside Ray Train's workers."""
-
-SERVING_CPUS = 0.2
 
 LOCAL_CPUS = 4
 """Logical CPUs of a local cluster at least: they isolate nothing, and Ray warns when it starts many more processes than these."""
@@ -92,16 +88,12 @@ def check_resources(config: Config, actor_cpus: float, num_replicas: int = 0) ->
     Raises:
         ResourcesShort: There are fewer CPUs or GPUs than needed.
     """
-    teachers = config.teachers
-    training = teachers.num_train_workers * teachers.cpus_per_worker if "transformer" in teachers.enabled else 0.0
-    num_actors = 2 + int(config.student.control) + int("linear" in teachers.enabled)
-    needed = num_actors * actor_cpus + training + READ_CPUS + num_replicas * SERVING_CPUS
-    have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call] # Ray ships it untyped
-    if have.get("CPU", 0.0) + 1e-6 < needed:
-        what = "Resources: the plan does not fit this Ray cluster"
-        got = f"{have.get('CPU', 0.0):g} CPUs"
-        do = f"lower teachers.num_train_workers ({teachers.num_train_workers}) or cpus_per_worker ({teachers.cpus_per_worker:g}), or add a node"
-        raise ResourcesShort(what, got=got, allowed=f"{needed:g} or more", do=do)
-    if teachers.use_gpu and have.get("GPU", 0.0) < teachers.num_train_workers:
-        what = "Resources: teachers.use_gpu asks for more GPUs than the cluster has"
-        raise ResourcesShort(what, got=f"{have.get('GPU', 0.0):g}", allowed=f"{teachers.num_train_workers} or more", do="set use_gpu = false")
+    short = shortage(config, needed(config, actor_cpus, num_replicas), cluster_resources())
+    if short is not None:
+        raise short
+
+
+def cluster_resources() -> Resources:
+    """Return what the connected Ray cluster has."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call] # Ray ships it untyped
+    return Resources.of_nodes([node["Resources"] for node in nodes if node["Alive"]])

@@ -102,6 +102,11 @@ class ObjectStorage:
                 return False
         return True
 
+    def modified_s(self, key: str) -> float:
+        """Return when the object was written, on the store's clock in seconds since the epoch."""
+        with self._explained("read", checked_key(key)):
+            return float(obstore.head(self._store, key)["last_modified"].timestamp())
+
     def _raise_without_bucket(self, error: FileNotFoundError) -> None:
         # A misnamed bucket must not look like an empty one: a pipeline would start from nothing.
         if "bucket does not exist" in str(error).lower():

@@ -13,6 +13,7 @@ from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.state import ComponentState
 from streamrec.storage import LocalStorage, ObjectStorage, Storage
 from streamrec.storage.bucket import HAS_OBSTORE
+from streamrec.storage.trial import try_out
 from streamrec.testing.contracts.storage import StorageContract
 from streamrec.testing.storage_faults import FaultyStorage
 
@@ -72,6 +73,14 @@ def test_a_bucket_that_does_not_exist_is_not_an_empty_one(endpoint: str) -> None
         assert "missing" not in caught.value.facts
     with pytest.raises(StorageError, match="streamrec-nowhere"):
         nowhere.write_new("a", b"1")
+
+
+@needs_bucket
+def test_a_bucket_that_is_tried_out_keeps_its_promises_and_tells_the_time(bucket: Storage) -> None:
+    trial = try_out(bucket)
+    assert trial.broken == ()
+    assert trial.ahead_s == 0.0
+    assert list(bucket.list()) == []
 
 
 @needs_bucket

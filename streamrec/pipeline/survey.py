@@ -1,0 +1,185 @@
+"""Measure a deployment for `streamrec.pipeline.examine`. Starts nothing, and leaves nothing behind but an empty state folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import ray
+import torch
+from ray.exceptions import RayError
+
+from streamrec.clock import SystemClock
+from streamrec.config import Config, LogConfig, cache_folder, ray_address
+from streamrec.errors import BrokerError, EmbeddedBrokerError, StreamrecError
+from streamrec.log.base import LogAddress, TableReader
+from streamrec.log.connect import open_table_reader
+from streamrec.log.kafka_facts import TopicFacts, kafka_facts
+from streamrec.log.kafka_install import find_java, jars_folder
+from streamrec.log.offsets import OffsetRange
+from streamrec.pipeline.cluster import LOCAL_CPUS, cluster_resources, ray_cluster
+from streamrec.pipeline.examine import (
+    Finding,
+    Verdict,
+    check_clock,
+    check_embedded,
+    check_extras,
+    check_free_space,
+    check_python,
+    check_resources_of,
+    check_storage,
+    check_topic,
+    failed,
+)
+from streamrec.pipeline.resources import Resources, needed
+from streamrec.pipeline.session import run_folder, state_address
+from streamrec.pipeline.wiring import ACTOR_CPUS
+from streamrec.storage import open_storage
+from streamrec.storage.bucket import HAS_OBSTORE
+from streamrec.storage.trial import try_out
+
+PATIENCE_S = 3.0
+"""How long an address may take to answer: a check-up of a broker that is away still ends within seconds."""
+
+
+def survey(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:
+    """Give the findings of all checks, one after another.
+
+    Args:
+        config: The resolved configuration.
+        broker: What ``log.broker`` may be.
+        downtime_s: The longest time for which the stream may be down and lose nothing.
+    """
+    yield check_python((sys.version_info.major, sys.version_info.minor))
+    yield check_extras(config.state, has_obstore=HAS_OBSTORE, shares_disk=ray_address() is None)
+    yield from _log(config, broker, downtime_s)
+    yield from _storage(config)
+    yield from _ray(config)
+
+
+def _log(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:
+    files = run_folder(config) / "log"
+    if broker.startswith("local://"):
+        yield from _files(config, broker.removeprefix("local://"), downtime_s)
+    elif broker == "local" or (broker == "auto" and files.exists()):
+        yield from _files(config, str(files), downtime_s)
+    elif broker in {"auto", "embedded"}:
+        yield from _embedded(is_required=broker == "embedded")
+    else:
+        yield from _kafka(config, broker.removeprefix("kafka://"), downtime_s)
+
+
+def _files(config: Config, folder: str, downtime_s: float) -> Iterator[Finding]:
+    found = f"files of this machine in {folder}"
+    if ray_address() is None:
+        yield Finding("broker", Verdict.OK, found)
+    else:
+        yield Finding("broker", Verdict.WARN, found, "set log.broker to the HOST:PORT of a Kafka: Ray and Serve may run on other machines")
+    with closing(open_table_reader(LogAddress("local", folder), config.log)) as reader:
+        facts = {name: TopicFacts(len(reader.partitions(name))) for name in _topics(config) if (Path(folder) / name).is_dir()}
+    yield from _topic_findings(config, facts, 0, downtime_s)
+
+
+def _embedded(*, is_required: bool) -> Iterator[Finding]:
+    try:
+        java, has_java = str(find_java()), True
+    except EmbeddedBrokerError as error:
+        java, has_java = str(error), False
+    jars = jars_folder(cache_folder() / "kafka")
+    yield from check_embedded(java, str(jars), has_java=has_java, has_jars=jars.is_dir(), is_required=is_required)
+
+
+def _kafka(config: Config, servers: str, downtime_s: float) -> Iterator[Finding]:
+    try:
+        num_brokers, facts = kafka_facts(servers, _topics(config), PATIENCE_S)
+    except StreamrecError as error:
+        yield failed("broker", error, "start it, or correct --broker (log.broker)")
+        return
+    yield Finding("broker", Verdict.OK, f"Kafka at {servers} answers, {num_brokers} broker{'s' if num_brokers > 1 else ''}")
+    yield from _topic_findings(config, facts, num_brokers, downtime_s)
+    events = config.log.events_topic
+    if events in facts:
+        patience = config.log.model_copy(update={"connect_timeout_s": PATIENCE_S, "read_timeout_s": PATIENCE_S})
+        yield from _newest(config, LogAddress("kafka", servers), patience, facts[events])
+
+
+def _newest(config: Config, address: LogAddress, patience: LogConfig, facts: TopicFacts) -> Iterator[Finding]:
+    whose = "the broker's" if facts.settings.get("message.timestamp.type") == "LogAppendTime" else "its producer's"
+    measured = f"the newest record's time, {whose} clock, against ours (shows only a clock that is ahead)"
+    with closing(open_table_reader(address, patience)) as reader:
+        try:
+            times = _newest_times(reader, config.log.events_topic)
+        except BrokerError as error:
+            found = f"the newest record can't be read: {error}"
+            yield Finding("clock", Verdict.WARN, found, "write the topic without transactions and keep it without compaction")
+            return
+    if times:
+        yield check_clock(measured, max(0.0, (max(times) - SystemClock().now_ms()) / 1000), config.events.future_tolerance_s)
+
+
+def _newest_times(reader: TableReader, topic: str) -> list[int]:
+    earliest, latest = reader.earliest(topic), reader.latest(topic)
+    ranges = [OffsetRange(topic, number, end - 1, end) for number, end in latest.items() if end > earliest[number]]
+    times: list[int] = reader.read_table(ranges)["timestamp"].to_pylist() if ranges else []
+    return times
+
+
+def _topics(config: Config) -> dict[str, int]:
+    """Return the topics with the partitions that jobs ask for."""
+    return {config.log.events_topic: config.log.num_partitions, config.log.dead_letter_topic: 1}
+
+
+def _topic_findings(config: Config, facts: dict[str, TopicFacts], num_brokers: int, downtime_s: float) -> Iterator[Finding]:
+    for name, num_partitions in _topics(config).items():
+        is_letters = name == config.log.dead_letter_topic
+        yield from check_topic(
+            name, facts.get(name), num_partitions=num_partitions, num_brokers=num_brokers, downtime_s=downtime_s, letters=is_letters
+        )
+
+
+def _storage(config: Config) -> Iterator[Finding]:
+    address = state_address(config)
+    try:
+        trial = try_out(open_storage(address))
+    except StreamrecError as error:
+        yield failed("storage", error, "correct `state`, or let this process read, write and delete there")
+        return
+    yield check_storage(address, trial)
+    if trial.ahead_s is not None:
+        measured = "the storage, by the time it gave to an object that was written just now"
+        yield check_clock(measured, trial.ahead_s, config.events.future_tolerance_s)
+    if "://" not in address:
+        yield check_free_space(address, shutil.disk_usage(address).free)
+
+
+def _ray(config: Config) -> Iterator[Finding]:
+    stream, with_serving = needed(config, ACTOR_CPUS), needed(config, ACTOR_CPUS, config.serving.num_replicas)
+    cluster = ray_address()
+    if cluster is None:
+        num_cpus = float(max(LOCAL_CPUS, os.cpu_count() or 1))
+        have = Resources(num_cpus, float(torch.cuda.device_count() if config.teachers.use_gpu else 0), num_cpus)
+        yield from check_resources_of(config, have, stream, with_serving, "the local cluster that a job would start")
+        return
+    was_connected = ray.is_initialized()
+    try:
+        _reach(cluster)
+        with ray_cluster():
+            have = cluster_resources()
+        if not was_connected:
+            ray.shutdown()
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        yield failed("ray", error, "start it, or correct RAY_ADDRESS", f"no Ray cluster answers at RAY_ADDRESS = {cluster}")
+        return
+    yield from check_resources_of(config, have, stream, with_serving, f"Ray at {cluster}")
+
+
+def _reach(cluster: str) -> None:
+    """Open a plain connection where the address is one: Ray itself would try for a minute."""
+    host, _, port = cluster.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE_S).close()

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from streamrec.cli import app
+from streamrec.log.base import LogAddress
+from streamrec.pipeline.examine import Finding, Verdict
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STREAMREC_CONFIG", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def doctor(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["doctor", *arguments])
+
+
+def test_a_log_of_files_needs_neither_broker_nor_java(tmp_path: Path) -> None:
+    result = doctor("--broker", "local", "--json")
+    assert result.exit_code == 0, result.stdout + result.stderr
+    findings = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {finding["verdict"] for finding in findings} <= {"OK", "WARN"}
+    assert [finding["check"] for finding in findings][:3] == ["python", "state", "broker"]
+    assert {"storage", "clock", "free space", "ray"} <= {finding["check"] for finding in findings}
+    assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file() and path.name != ".lock"] == []
+
+
+def test_files_with_other_partitions_than_configured_fail_with_their_remedy(log: LogAddress) -> None:
+    result = doctor("--broker", str(log), "--set", "log.num_partitions=5")
+    assert result.exit_code == 1
+    assert "FAIL  topic streamrec.events: 2 partitions, log.num_partitions = 5: jobs refuse to start" in result.stdout
+    assert "      → set log.num_partitions = 2, or choose another log.events_topic" in result.stdout
+
+
+@pytest.mark.parametrize(("verdict", "status"), [(Verdict.OK, 0), (Verdict.WARN, 0), (Verdict.FAIL, 1)])
+def test_only_a_failure_is_an_exit_status(monkeypatch: pytest.MonkeyPatch, verdict: Verdict, status: int) -> None:
+    def survey(*_: object) -> Iterator[Finding]:
+        yield Finding("this", verdict, "that", "" if verdict is Verdict.OK else "do it")
+
+    monkeypatch.setattr("streamrec.cli.doctor.survey", survey)
+    result = doctor()
+    assert result.exit_code == status
+    assert f"1 {verdict}" in result.stderr
+    assert ("→ do it" in result.stdout) == (verdict is not Verdict.OK)
+
+
+def test_a_downtime_that_is_no_duration_is_refused() -> None:
+    result = doctor("--longest-downtime", "long")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "--longest-downtime is no duration (got 'long'" in result.stderr
+
+
+def test_a_state_that_can_not_be_written_fails_and_the_other_checks_go_on(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = doctor("--broker", f"local://{tmp_path}/log", "--set", f"state={tmp_path}/file/state")
+    assert result.exit_code == 1
+    assert "FAIL  storage: Storage: could not write" in result.stdout
+    assert "ray: " in result.stdout

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import pytest
+
+from streamrec.config import Config, parse_config
+from streamrec.errors import StorageError
+from streamrec.log.kafka_facts import TopicFacts
+from streamrec.pipeline.examine import (
+    LETTER_BYTES,
+    Finding,
+    Verdict,
+    check_clock,
+    check_embedded,
+    check_extras,
+    check_free_space,
+    check_python,
+    check_resources_of,
+    check_storage,
+    check_topic,
+    failed,
+)
+from streamrec.pipeline.resources import Resources, needed, shortage
+from streamrec.storage.trial import Trial
+
+DAY_S = 86_400.0
+GOOD = {"cleanup.policy": "delete", "retention.ms": str(7 * 86_400_000), "retention.bytes": "-1", "min.insync.replicas": "2"}
+
+
+def topic(facts: TopicFacts | None, **changes: object) -> list[Finding]:
+    options = {"num_partitions": 4, "num_brokers": 3, "downtime_s": DAY_S, "letters": False} | changes
+    return check_topic("events", facts, **options)
+
+
+def worst(findings: list[Finding]) -> Finding:
+    return max(findings, key=lambda finding: list(Verdict).index(finding.verdict))
+
+
+def test_a_good_topic_has_nothing_but_ok_and_its_values_are_named() -> None:
+    findings = topic(TopicFacts(4, 3, GOOD))
+    assert {finding.verdict for finding in findings} == {Verdict.OK}
+    text = " ".join(finding.found for finding in findings)
+    for value in ("4 partitions", "replication factor 3 on 3 brokers", "cleanup.policy = delete", "retention.ms = 604800000 (7d)", "is 1d"):
+        assert value in text
+
+
+@pytest.mark.parametrize(
+    ("facts", "options", "verdict", "found"),
+    [
+        (None, {}, Verdict.WARN, "not there yet: jobs create it with 4 partitions and replication factor 1"),
+        (None, {"num_brokers": 1}, Verdict.OK, "not there yet"),
+        (TopicFacts(2, 3, GOOD), {}, Verdict.FAIL, "2 partitions, log.num_partitions = 4: jobs refuse to start"),
+        (TopicFacts(4, 3, GOOD | {"cleanup.policy": "compact,delete"}), {}, Verdict.FAIL, "cleanup.policy = compact,delete"),
+        (TopicFacts(4, 3, GOOD | {"retention.ms": "3600000"}), {}, Verdict.FAIL, "retention.ms = 3600000 (1h), the longest downtime is 1d"),
+        (TopicFacts(4, 3, GOOD | {"retention.ms": "3600000"}), {"letters": True}, Verdict.WARN, "retention.ms = 3600000"),
+        (TopicFacts(4, 3, GOOD | {"retention.ms": "3600000"}), {"downtime_s": 3600.0}, Verdict.OK, "4 partitions"),
+        (TopicFacts(4, 3, GOOD | {"retention.ms": "-1"}), {"downtime_s": 1e9}, Verdict.OK, "4 partitions"),
+        (TopicFacts(4, 3, GOOD | {"retention.bytes": "1000"}), {}, Verdict.WARN, "retention.bytes = 1000"),
+        (TopicFacts(4, 1, GOOD | {"min.insync.replicas": "1"}), {}, Verdict.WARN, "replication factor 1 on 3 brokers"),
+        (TopicFacts(4, 1, GOOD), {}, Verdict.FAIL, "min.insync.replicas = 2"),
+        (TopicFacts(4, 2, GOOD | {"min.insync.replicas": "1"}), {}, Verdict.WARN, "one copy is enough"),
+        (TopicFacts(4, 3), {}, Verdict.WARN, "the broker does not tell its settings"),
+        (TopicFacts(4), {"num_brokers": 0}, Verdict.OK, "4 partitions"),
+        (TopicFacts(4, 3, GOOD | {"max.message.bytes": "100000"}), {"letters": True}, Verdict.FAIL, f"a dead letter has up to {LETTER_BYTES}"),
+        (TopicFacts(4, 3, GOOD | {"max.message.bytes": "100000"}), {}, Verdict.OK, "4 partitions"),
+    ],
+)
+def test_what_is_wrong_with_a_topic_is_named_with_its_value(
+    facts: TopicFacts | None, options: dict[str, object], verdict: Verdict, found: str
+) -> None:
+    finding = worst(topic(facts, **options))
+    assert finding.verdict is verdict
+    assert found in finding.found
+    assert bool(finding.remedy) == (verdict is not Verdict.OK)
+
+
+@pytest.mark.parametrize(("version", "verdict"), [((3, 10), "FAIL"), ((3, 11), "OK"), ((3, 13), "OK"), ((3, 14), "FAIL")])
+def test_python_is_judged_by_its_version(version: tuple[int, int], verdict: str) -> None:
+    assert check_python(version).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("state", "has_obstore", "shares_disk", "verdict"),
+    [
+        ("runs/default", False, True, "OK"),
+        ("runs/default", True, False, "WARN"),
+        ("s3://bucket/run", False, True, "FAIL"),
+        ("gs://bucket/run", True, False, "OK"),
+    ],
+)
+def test_the_state_must_be_reachable_from_all_nodes(state: str, has_obstore: bool, shares_disk: bool, verdict: str) -> None:
+    assert check_extras(state, has_obstore=has_obstore, shares_disk=shares_disk).verdict == verdict
+
+
+@pytest.mark.parametrize(("is_required", "verdicts"), [(True, ["FAIL", "WARN"]), (False, ["WARN", "WARN"])])
+def test_without_java_only_an_embedded_broker_fails(is_required: bool, verdicts: list[str]) -> None:
+    findings = check_embedded("none", "/cache/kafka", has_java=False, has_jars=False, is_required=is_required)
+    assert [finding.verdict for finding in findings] == verdicts
+    assert all(("files of this machine" in finding.remedy) != is_required for finding in findings)
+    assert {finding.verdict for finding in check_embedded("/bin/java", "/cache", has_java=True, has_jars=True, is_required=True)} == {Verdict.OK}
+
+
+def test_a_storage_that_breaks_a_promise_fails_by_its_name() -> None:
+    assert check_storage("/state", Trial((), 0.0, 0.01)).verdict is Verdict.OK
+    broken = check_storage("s3://b", Trial(("a pointer is not set twice",), None, 0.01))
+    assert (broken.verdict, broken.found) == (Verdict.FAIL, "s3://b breaks a promise: a pointer is not set twice")
+
+
+@pytest.mark.parametrize(("free_bytes", "verdict"), [(0, "FAIL"), (2**30 - 1, "FAIL"), (2**30, "WARN"), (5 * 2**30, "OK")])
+def test_free_space_has_two_bounds(free_bytes: int, verdict: str) -> None:
+    finding = check_free_space("/state", free_bytes)
+    assert (finding.verdict, bool(finding.remedy)) == (verdict, verdict != "OK")
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "verdict"),
+    [(0.0, "OK"), (2.0, "OK"), (-2.1, "WARN"), (3600.0, "WARN"), (DAY_S + 1, "FAIL"), (-2 * DAY_S, "WARN")],
+)
+def test_a_clock_fails_when_events_would_be_rejected_by_it(ahead_s: float, verdict: str) -> None:
+    assert check_clock("theirs", ahead_s, DAY_S).verdict == verdict
+
+
+def resources(have: Resources, **teachers: object) -> list[Finding]:
+    config: Config = parse_config({"teachers": teachers, "serving": {"num_replicas": 2}})
+    return check_resources_of(config, have, needed(config, 0.1), needed(config, 0.1, 2), "here")
+
+
+def test_a_plan_that_fits_only_without_serving_is_a_warning() -> None:
+    assert [finding.verdict for finding in resources(Resources(4, 0, 4))] == ["OK"]
+    assert [finding.verdict for finding in resources(Resources(1.5, 0, 1.5))] == ["OK", "WARN"]
+
+
+@pytest.mark.parametrize(
+    ("have", "teachers", "found", "remedy"),
+    [
+        (Resources(1, 0, 1), {}, "does not fit this Ray cluster, got 1 CPUs, allowed 1.4 or more", "lower teachers.num_train_workers (1)"),
+        (Resources(16, 0, 2), {"cpus_per_worker": 4}, "no node of this Ray cluster holds one train worker, got 2 CPUs", "cpus_per_worker (4)"),
+        (Resources(16, 1, 8), {"use_gpu": True, "num_train_workers": 2}, "more GPUs than the cluster has, got 1, allowed 2", "set use_gpu = false"),
+    ],
+)
+def test_a_plan_that_would_wait_for_ever_fails_and_says_what_to_lower(have: Resources, teachers: dict[str, object], found: str, remedy: str) -> None:
+    (finding,) = resources(have, **teachers)
+    assert finding.verdict is Verdict.FAIL
+    assert found in finding.found
+    assert remedy in finding.remedy
+    assert finding.remedy not in finding.found
+
+
+def test_what_is_needed_counts_actors_training_reading_and_replicas() -> None:
+    plain = parse_config({})
+    assert needed(plain, 0.1).cpus == pytest.approx(4 * 0.1 + 0.5 + 0.5)
+    assert needed(plain, 0.1, 3).cpus == pytest.approx(needed(plain, 0.1).cpus + 3 * 0.2)
+    bare = parse_config({"teachers": {"enabled": [], "use_gpu": True}, "student": {"control": False}})
+    assert needed(bare, 0.1) == Resources(2 * 0.1 + 0.5, 0, 0.5)
+    have = Resources.of_nodes([{"CPU": 2.0, "GPU": 1.0}, {"CPU": 6.0}, {}])
+    assert have == Resources(8.0, 1.0, 6.0)
+    assert shortage(plain, needed(plain, 0.1), have) is None
+    assert shortage(plain, needed(plain, 0.1), Resources.of_nodes([])) is not None
+
+
+def test_a_failed_check_says_its_remedy_once() -> None:
+    finding = failed("storage", StorageError("Storage: no", do="do this"), "do this", "there")
+    assert finding == Finding("storage", Verdict.FAIL, "there: Storage: no", "do this")
