@@ -23,8 +23,10 @@ class Event(NamedTuple):
 
 
 def table(batch: list[Event]) -> HistoryEvents:
+    users = list(dict.fromkeys(event.user for event in batch))
     return HistoryEvents(
-        [event.user for event in batch],
+        users,
+        np.asarray([users.index(event.user) for event in batch], np.int64),
         np.asarray([event.row for event in batch], np.int32),
         np.asarray([event.time for event in batch], np.int64),
         np.asarray([event.role for event in batch], np.int8),
@@ -115,7 +117,7 @@ def test_there_are_never_more_users_than_allowed_and_the_newest_stay(stream: lis
         assert len(histories) <= bound
         present = {event.user for event in batch}
         if 0 < len(present) <= bound:
-            assert present <= set(histories._slots)
+            assert present <= set(columns_of(histories.snapshot())[0])
 
 
 def test_a_negative_event_takes_the_newest_occurrence_out_but_queries_of_its_batch_still_saw_it() -> None:
