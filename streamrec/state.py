@@ -42,9 +42,9 @@ class Component(Protocol):
     """A named part of the streaming state.
 
     **Contract.** ``restore(snapshot())`` gives a component that behaves the same bit for bit. ``delta()`` returns what changed since the
-    last ``snapshot()`` or ``delta()``, or None when the component has no cheaper form than its snapshot; the deltas, in order, on the
-    snapshot they follow give the same state. A delta of rows (see `merge`) can be joined with its base by anybody. ``delete_user`` removes what is kept under the user's key and returns how many
-    entries went. ``digest`` covers everything that ``snapshot`` holds.
+    last ``snapshot()`` or ``delta()``, or None when the component has no cheaper form than its snapshot; the deltas, in order, on the snapshot
+    they follow give the same state. A delta of rows (see `merge`) can be joined with its base by anybody. ``delete_user`` removes what is kept
+    under the user's key and returns how many entries went. ``digest`` covers everything that ``snapshot`` holds.
     """
 
     name: str
@@ -138,7 +138,7 @@ def merge(base: ComponentState, deltas: Iterable[ComponentState]) -> ComponentSt
     In a delta of rows ``@rows`` [k] int64 names the rows that changed, ascending. ``x@values`` [k, …] are their new values in the base's array
     ``x``; a row past its end lengthens it, and what lies between is zero. Where the base has ``p_offsets`` [n + 1], its other arrays ``p_*``
     hold rows of different lengths one after the other, and so does the delta: ``p_offsets@values`` [k + 1] with flat ``p_*@values``.
-    An array without ``@`` replaces the base's whole one, and so does each entry of the meta.
+    An array that the base lacks begins empty. An array without ``@`` replaces the base's whole one, and so does each entry of the meta.
 
     Raises:
         Damaged: A delta is not one of rows.
@@ -158,7 +158,8 @@ def merge(base: ComponentState, deltas: Iterable[ComponentState]) -> ComponentSt
         for name, values in delta.arrays.items():
             if name.endswith(_VALUES) and not any(name.startswith(f"{stem}_") for stem in stems):
                 target = name.removesuffix(_VALUES)
-                arrays[target] = _with_rows(arrays[target], delta.arrays[ROWS], values, is_own=target in own)
+                old = arrays.get(target, values[:0])
+                arrays[target] = _with_rows(old, delta.arrays[ROWS], values, is_own=target in own)
                 own.add(target)
             elif "@" not in name:
                 arrays[name] = values
@@ -181,29 +182,31 @@ def _with_rows(old: NDArray[Any], rows: NDArray[np.int64], values: NDArray[Any],
 def _merge_packed(stem: str, base: Arrays, parts: list[Arrays]) -> dict[str, NDArray[Any]]:
     """Join rows of different lengths: of each row the newest values, between them the base's, in one pass."""
     offsets_name = stem + _OFFSETS
-    columns = [name for name in base if name.startswith(f"{stem}_") and name != offsets_name]
-    offsets = base[offsets_name]
-    lengths = [np.diff(part[offsets_name + _VALUES]) for part in parts]
-    all_rows, all_lengths = np.concatenate([part[ROWS] for part in parts]), np.concatenate(lengths)
-    all_starts = np.cumsum(all_lengths) - all_lengths
-    rows, from_the_end = np.unique(all_rows[::-1], return_index=True)
-    newest = len(all_rows) - 1 - from_the_end
-    new_lengths = np.diff(offsets)
-    if len(rows) and rows[-1] >= len(new_lengths):
-        new_lengths = np.concatenate([new_lengths, np.zeros(int(rows[-1]) + 1 - len(new_lengths), np.int64)])
-    # A changed row's old values lie between these bounds; past the base's end there are none.
-    old_starts, old_ends = offsets[np.minimum(rows, len(offsets) - 1)].tolist(), offsets[np.minimum(rows + 1, len(offsets) - 1)].tolist()
-    starts = all_starts[newest].tolist()
-    ends = (all_starts + all_lengths)[newest].tolist()
-    new_lengths[rows] = all_lengths[newest]
-    result = {offsets_name: np.concatenate([[0], np.cumsum(new_lengths)]).astype(np.int64)}
-    for name in columns:
-        fresh = np.concatenate([part[name + _VALUES] for part in parts])
+    offsets = base.get(offsets_name, np.zeros(1, np.int64))
+    lengths = np.diff(offsets)
+    part_rows = np.concatenate([part[ROWS] for part in parts])
+    part_lengths = np.concatenate([np.diff(part[offsets_name + _VALUES]) for part in parts])
+    part_ends = np.cumsum(part_lengths)
+    rows, from_the_end = np.unique(part_rows[::-1], return_index=True)
+    newest = len(part_rows) - 1 - from_the_end
+    if len(rows) and rows[-1] >= len(lengths):
+        lengths = np.concatenate([lengths, np.zeros(int(rows[-1]) + 1 - len(lengths), np.int64)])
+    lengths[rows] = part_lengths[newest]
+    # A changed row's old values lie between two offsets; those of a row past the base's end are at its end, and none.
+    old_starts, old_ends = (offsets[np.minimum(edge, len(offsets) - 1)].tolist() for edge in (rows, rows + 1))
+    starts, ends = (part_ends - part_lengths)[newest].tolist(), part_ends[newest].tolist()
+    result = {offsets_name: np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)}
+    for key in parts[0]:
+        name = key.removesuffix(_VALUES)
+        if key == name or name == offsets_name or not name.startswith(f"{stem}_"):
+            continue
+        fresh = np.concatenate([part[key] for part in parts])
+        old = base.get(name, fresh[:0])
         pieces, position = [], 0
         for old_start, old_end, start, end in zip(old_starts, old_ends, starts, ends, strict=True):
-            pieces += [base[name][position:old_start], fresh[start:end]]
+            pieces += [old[position:old_start], fresh[start:end]]
             position = old_end
-        result[name] = np.concatenate([*pieces, base[name][position:]])
+        result[name] = np.concatenate([*pieces, old[position:]])
     return result
 
 

@@ -6,6 +6,7 @@ Shapes: ``N`` entries of a slot, ``U`` users, ``T`` entries in all.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,10 +88,13 @@ class HistoryTable:
         while len(self._chunks) * CHUNK < num:
             self._chunks.append((np.zeros((CHUNK, self.length), np.int32), np.zeros((CHUNK, self.length), np.int64)))
         if num > len(self.sizes):
-            old = (self.namespace, self.sizes, self.touched, self.hashes)
+            old = self._per_slot()
             self._fit_columns(max(num, 2 * len(self.sizes)))
-            for new, values in zip((self.namespace, self.sizes, self.touched, self.hashes), old, strict=True):
+            for new, values in zip(self._per_slot(), old, strict=True):
                 new[: len(values)] = values
+
+    def _per_slot(self) -> list[NDArray[Any]]:
+        return [self.namespace, self.sizes, self.touched, self.hashes]
 
     def remove(self, slots: Sequence[int]) -> None:
         """Forget the users in these slots."""
@@ -102,7 +106,7 @@ class HistoryTable:
             heapq.heappush(self._free, slot)
             rows, times = self._chunks[slot // CHUNK]
             rows[slot % CHUNK], times[slot % CHUNK] = 0, 0
-        for column in (self.namespace, self.sizes, self.touched, self.hashes):
+        for column in self._per_slot():
             column[list(slots)] = 0
         self._changed.mark(list(slots))
         self._num_users -= len(slots)
@@ -111,7 +115,7 @@ class HistoryTable:
         """Return the slots of the ``num`` users that were touched longest ago, of equals the lower slots."""
         used = np.flatnonzero(self.touched[: len(self._ids)])
         order = (self.touched[used] << 32) | used
-        return np.sort(np.partition(order, num - 1)[:num] & 0xFFFFFFFF).tolist()
+        return [int(slot) for slot in np.sort(np.partition(order, num - 1)[:num] & 0xFFFFFFFF)]
 
     def get(self, user: User) -> NDArray[np.int32]:
         """Return a copy of the user's rows, newest last; empty when unknown. [<= N] int32."""
@@ -127,8 +131,9 @@ class HistoryTable:
         for number, part in self._by_chunk(slots):
             inside = np.arange(self.length) < sizes[part, None]
             place = slots[part] - number * CHUNK
-            for column, flat in zip(self._chunks[number], (flat_rows, flat_times), strict=True):
-                flat[bounds[part.start] : bounds[part.stop]] = column[place][inside]
+            rows, times = self._chunks[number]
+            into = slice(bounds[part.start], bounds[part.stop])
+            flat_rows[into], flat_times[into] = rows[place][inside], times[place][inside]
         return sizes, flat_rows, flat_times
 
     def write(self, slots: NDArray[np.int64], sizes: NDArray[np.int64], flat_rows: NDArray[np.int32], flat_times: NDArray[np.int64]) -> None:
@@ -137,16 +142,16 @@ class HistoryTable:
         bounds = np.concatenate([[0], np.cumsum(sizes)])
         for number, part in self._by_chunk(slots):
             inside = np.arange(self.length) < sizes[part, None]
-            source = slice(bounds[part.start], bounds[part.stop])
-            for column, flat in zip(self._chunks[number], (flat_rows, flat_times), strict=True):
-                dense = np.zeros(inside.shape, column.dtype)
-                dense[inside] = flat[source]
-                column[slots[part] - number * CHUNK] = dense
+            source, place = slice(bounds[part.start], bounds[part.stop]), slots[part] - number * CHUNK
+            rows, times = np.zeros(inside.shape, np.int32), np.zeros(inside.shape, np.int64)
+            rows[inside], times[inside] = flat_rows[source], flat_times[source]
+            held_rows, held_times = self._chunks[number]
+            held_rows[place], held_times[place] = rows, times
 
     def _by_chunk(self, slots: NDArray[np.int64]) -> list[tuple[int, slice]]:
         chunks = slots // CHUNK
         edges = [0, *(np.flatnonzero(np.diff(chunks)) + 1).tolist(), len(slots)]
-        return [(int(chunks[start]), slice(start, end)) for start, end in zip(edges[:-1], edges[1:], strict=True) if end > start]
+        return [(int(chunks[start]), slice(start, end)) for start, end in itertools.pairwise(edges) if end > start]
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Return arrays by slot, up to the last user's, and meta."""
@@ -182,8 +187,7 @@ class HistoryTable:
         if not num:
             return
         self._fit(num)
-        for column, name in ((self.namespace, "namespace"), (self.touched, "touched"), (self.hashes, "hash")):
-            column[:num] = arrays[name]
+        self.namespace[:num], self.touched[:num], self.hashes[:num] = arrays["namespace"], arrays["touched"], arrays["hash"]
         is_used = arrays["touched"] > 0
         self._restore_users(unpack_strings(arrays["user_bytes"], arrays["user_offsets"]), arrays["namespace"], is_used)
         sizes, bounds = np.diff(arrays["entry_offsets"]), arrays["entry_offsets"]
