@@ -167,7 +167,7 @@ class Saver:
 
     def _start_compaction(self) -> None:
         due = [name for name in self._components if _is_due(self._entries[name]) and self._is_large(name)]
-        for name in sorted(due, key=lambda name: -_num_bytes(self._entries[name])):
+        for name in sorted(due, key=lambda name: -len(self._entries[name].deltas)):  # one at a time, so that each gets its turn
             self._compactor.start(name, self._entries[name].blobs)
 
 
