@@ -70,6 +70,11 @@ class Component(Protocol):
         ...
 
 
+def num_bytes(state: ComponentState) -> int:
+    """Return how many bytes the arrays take."""
+    return sum(array.nbytes for array in state.arrays.values())
+
+
 def to_bytes(state: ComponentState) -> bytes:
     """Serialise a component's state as a safetensors file (https://github.com/huggingface/safetensors).
 

@@ -16,13 +16,14 @@ import os
 import socket
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from streamrec.errors import Damaged, Fenced, StorageError
 from streamrec.pipeline.commit import Commit, CommitId, CommitRef, Compacted, Entry, Head, Owner
-from streamrec.state import ComponentState, from_bytes, to_bytes
+from streamrec.state import ComponentState, from_bytes, num_bytes, to_bytes
 from streamrec.storage import BlobRef, Blobs, Storage, Token
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 _HEAD = "HEAD"
 # Each failed attempt had another process succeed, so this many in a row means that something is wrong.
 _ATTEMPTS = 100
+_WRITERS = 4
+_ALONE_BYTES = 64 * 2**20
 
 
 class AddedDelta:
@@ -143,7 +146,7 @@ class CheckpointStore:
         try:
             before = self._commit_at(older[0]).components if older else {}
             before = {name: self._rebased(entry, (compacted or {}).get(name)) for name, entry in before.items()}
-            entries = {name: self._entry(name, change, before) for name, change in components.items()}
+            entries = self._put_all(components, before)
             # A number is used once, also by a writer that died before it moved the pointer.
             first = max((ref.number for ref in head.commits), default=0) + 1
             ref = self._write_commit(Commit(CommitId(first), head.epoch, previous, facts, entries))
@@ -202,6 +205,15 @@ class CheckpointStore:
             with suppress(Damaged):
                 facts.append(self._commit_at(ref).facts)
         return facts
+
+    def _put_all(self, components: Mapping[str, Change], before: Mapping[str, Entry]) -> dict[str, Entry]:
+        """Write small changes side by side, because each waits for the disk, and large ones alone, because each needs its size in memory."""
+        alone = [name for name, change in components.items() if isinstance(change, ComponentState) and num_bytes(change) > _ALONE_BYTES]
+        entries = {name: self._entry(name, components[name], before) for name in alone}
+        others = [name for name in components if name not in entries]
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            entries |= zip(others, pool.map(lambda name: self._entry(name, components[name], before), others), strict=True)
+        return entries
 
     def _entry(self, name: str, change: Change, before: Mapping[str, Entry]) -> Entry:
         if isinstance(change, ComponentState):

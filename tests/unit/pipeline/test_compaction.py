@@ -276,7 +276,7 @@ def test_a_run_whose_components_are_joined_all_the_time_ends_in_the_same_bits_wh
     def joined_inline(store: CheckpointStore, components: Any, shape: Any) -> Saver:
         return Saver(store, components, shape, Inline(lambda blobs: Later(LocalStorage(store.address), blobs, 1)))
 
-    often = {"pipeline": {"checkpoint_interval_s": 0.5}}
+    often = {"pipeline": {"checkpoint_interval_s": 0.5, "max_batch_events": 20}}
     with monkeypatch.context() as patch:
         patch.setattr(saving, "LARGE_BYTES", 2**40)
         calm = make_world(mixed, often, folder=tmp_path / "calm")
@@ -291,7 +291,7 @@ def test_a_run_whose_components_are_joined_all_the_time_ends_in_the_same_bits_wh
         store.write(plan.model_dump(mode="json"), plan.batch)
     for _ in range(len(plans)):
         last = cut.controller()
-        if [last.step() for _ in range(3)][-1] is None:
+        if [last.step() for _ in range(6)][-1] is None:
             break
     assert {name: component.digest() for name, component in last.components().items()} == expected
     assert {"histories", "popularity", "window"} <= set(used)
