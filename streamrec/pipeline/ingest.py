@@ -124,23 +124,33 @@ class Ingest:
         return events.filter(pc.and_(pa.array(stays), _is_interaction(events)))
 
     def _history_events(self, interactions: pa.Table) -> HistoryEvents:
-        namespaces, items = interactions["namespace"].to_pylist(), interactions["item_id"].to_pylist()
-        users = list(zip(namespaces, interactions["user_id"].to_pylist(), strict=True))
         roles, weights = roles_of(interactions, self._config.events.meanings)
-        rows = self.vocabulary.rows_for(namespaces, items)
         times = _numpy(interactions["event_time"])
-        codes = {name: self.vocabulary.namespace_code(name) for name in dict.fromkeys(namespaces)}
-        hashes = {user: hash_key(*user) for user in dict.fromkeys(users)}
+        items, item_of_event = _pairs(interactions["namespace"], interactions["item_id"])
+        item_namespaces = [namespace for namespace, _ in items]
+        rows = self.vocabulary.rows_for(item_namespaces, [item for _, item in items])[item_of_event]
+        codes = np.fromiter((self.vocabulary.namespace_code(name) for name in item_namespaces), np.int32, len(items))
+        users, user_of_event = _pairs(interactions["namespace"], interactions["user_id"])
+        hashes = np.fromiter((hash_key(*user) for user in users), np.int64, len(users))
         positive = roles != NEGATIVE
-        user_hashes = np.fromiter((hashes[user] for user in users), np.int64, len(users))
-        self.window.add(user_hashes[positive], rows[positive], times[positive])
-        namespace = np.fromiter((codes[name] for name in namespaces), np.int32, len(namespaces))
-        return HistoryEvents(users, rows, times, roles, weights, namespace)
+        self.window.add(hashes[user_of_event][positive], rows[positive], times[positive])
+        return HistoryEvents(users, user_of_event, rows, times, roles, weights, codes[item_of_event])
 
 
 def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
     values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return values
+
+
+def _pairs(namespaces: pa.ChunkedArray, ids: pa.ChunkedArray) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
+    """Return each (namespace, id) once, in the order of first appearance, and the place of each event's pair. [E] int64."""
+    outer, inner = (pc.dictionary_encode(column.combine_chunks()) for column in (namespaces, ids))
+    keys = outer.indices.to_numpy().astype(np.int64) * len(inner.dictionary) + inner.indices.to_numpy()
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    place = np.empty(len(first), np.int64)
+    place[np.argsort(first)] = np.arange(len(first))
+    seen_at = pa.array(np.sort(first))
+    return list(zip(namespaces.take(seen_at).to_pylist(), ids.take(seen_at).to_pylist(), strict=True)), place[inverse]
 
 
 def _is_interaction(events: pa.Table) -> pa.ChunkedArray:
@@ -156,8 +166,7 @@ def _advance(watermarks_ms: Mapping[int, int], events: pa.Table) -> dict[int, in
 def _baskets(events: HistoryEvents) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return target rows ordered by (event time, user) and a number that is equal within a basket."""
     chosen = np.flatnonzero(events.roles == TARGET)
-    numbers = {user: number for number, user in enumerate(dict.fromkeys(events.users))}
-    user = np.fromiter((numbers[events.users[index]] for index in chosen.tolist()), np.int64, len(chosen))
+    user = events.user_of_event[chosen]
     order = np.lexsort((user, events.times[chosen]))
     chosen, user = chosen[order], user[order]
     change = np.diff(events.times[chosen], prepend=-1).astype(bool) | np.diff(user, prepend=-1).astype(bool)
