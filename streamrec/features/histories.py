@@ -201,6 +201,18 @@ class Histories:
         self._free.append(slot)
         return size
 
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Take the rows out of all histories and return how many entries went; a history keeps its order, and may become empty."""
+        inside = np.arange(self.length)[None, :] < self._sizes[:, None]
+        gone = inside & np.isin(self._rows, rows)
+        touched = np.flatnonzero(gone.any(1))
+        kept = inside[touched] & ~gone[touched]
+        order = np.argsort(~kept, axis=1, kind="stable")
+        for table in (self._rows, self._times):
+            table[touched] = np.take_along_axis(np.where(kept, table[touched], 0), order, 1)
+        self._sizes[touched] = kept.sum(1)
+        return int(gone.sum())
+
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         return digest_of(self.snapshot())

@@ -12,7 +12,7 @@ from streamrec.errors import StorageError
 from streamrec.features.candidates import Candidates, user_bits
 from streamrec.features.dedupe import hash_key
 from streamrec.features.item_keys import ItemKeys, PackedIds
-from streamrec.state import ComponentState, digest_of, unpack_strings
+from streamrec.state import Arrays, ComponentState, digest_of, unpack_strings
 
 FORMAT = 2
 """Of the component's state; 1 had no generations, uses and candidates."""
@@ -371,3 +371,9 @@ class Vocabulary:
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         return digest_of(self._state())
+
+
+def item_generations(arrays: Arrays) -> NDArray[np.int32]:
+    """Return the generation of each row of a version's arrays, -1 where a row holds no item; format 1 has none, so 0 throughout. [rows]."""
+    held = arrays.get("item_generation")
+    return np.zeros(len(arrays["item_bias"]), np.int32) if held is None else np.asarray(held, np.int32)

@@ -18,7 +18,7 @@ from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.ranking import known_queries, per_query_metrics
 from streamrec.features.examples import Examples
 from streamrec.log.rows import NO_ROWS
-from streamrec.pipeline.components import learner_components, statistics_component
+from streamrec.pipeline.components import learner_components, removals, statistics_component
 from streamrec.pipeline.dead_letters import dead_letters
 from streamrec.pipeline.ingest import Ingest, Ingested
 from streamrec.pipeline.parts import Parts
@@ -31,7 +31,7 @@ from streamrec.registry.gate import Verdict, Window
 from streamrec.registry.version import VersionFacts
 from streamrec.soft_labels.ensemble import Ensemble
 from streamrec.soft_labels.schema import SoftLabels, TeacherScores
-from streamrec.soft_labels.scorer import Scorer
+from streamrec.soft_labels.scorer import RowFacts, Scorer
 from streamrec.state import Component, ComponentState
 from streamrec.student.learner import CURRENT, Learner
 from streamrec.teachers.linear import LinearStatistics
@@ -194,7 +194,7 @@ class Controller:
             rows = self.parts.reader.read_table([part.to_range() for part in plan.ranges]) if has_records else NO_ROWS
         num_known, self._is_torn = len(self.ingest.vocabulary), True
         with timer.stage("ingest"):
-            ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermarks_ms, self._delete_user)
+            ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermarks_ms, *removals(self.components()))
             self._send_dead_letters(ingested.rejected)
         examples = ingested.examples
         report.num_queries = len(examples)
@@ -235,10 +235,11 @@ class Controller:
         return failed
 
     def _begin_scoring(self, examples: Examples, plan: Plan) -> Pending[dict[str, TeacherScores]]:
-        namespaces = self.ingest.vocabulary.namespace_of_rows()
+        vocabulary = self.ingest.vocabulary
+        rows = RowFacts(vocabulary.namespace_of_rows(), vocabulary.generation_of_rows())
         temperatures = self.ensemble.temperatures(plan.teachers)
         teachers = plan.teachers if len(examples) else {}
-        return self.parts.scorer.submit(Scorer.score, examples, teachers, temperatures, namespaces, self._seen(examples, plan))
+        return self.parts.scorer.submit(Scorer.score, examples, teachers, temperatures, rows, self._seen(examples, plan))
 
     def _seen(self, examples: Examples, plan: Plan) -> list[NDArray[np.int32]] | None:
         return self.parts.seen(examples) if self.parts.seen is not None and plan.evaluate else None
@@ -362,13 +363,14 @@ class Controller:
             self.parts.refresher.start(self._refresh_request(teacher, version))
 
     def _refresh_request(self, teacher: str, version: str) -> RefreshRequest:
-        payload = ComponentState()
+        payload, generations = ComponentState(), self.ingest.vocabulary.generation_of_rows()
         if teacher == "linear" and self.parts.linear is not None:
-            payload = self.parts.linear.submit(LinearStatistics.matrices).result()
+            held = self.parts.linear.submit(LinearStatistics.matrices).result()
+            payload = ComponentState({**held.arrays, "generation": generations[held.arrays["rows"]]}, held.meta)
         elif teacher == "transformer":
             # The number of items travels with the sequences: both are kept, and a restart later in the stream must train the same version.
             sequences = self.ingest.window.sequences(self.config.teachers.transformer.sequence_length)
-            payload = ComponentState({"sequences": sequences}, {"num_items": len(self.ingest.vocabulary)})
+            payload = ComponentState({"sequences": sequences, "generation": generations}, {"num_items": len(generations)})
         seed = (self.config.seed * 1_000_003 + int(version[1:])) % 2**31
         return RefreshRequest(teacher, version, self.state.teachers.get(teacher), seed, len(self.ingest.vocabulary), payload)
 
@@ -389,10 +391,6 @@ class Controller:
         if self.parts.publisher is not None:
             self.parts.publisher.prune(plan.now_ms)
         self.parts.refresher.prune(self._saver.oldest_kept("teachers"))
-
-    def _delete_user(self, namespace: str, user_id: str) -> None:
-        removed = {name: component.delete_user(namespace, user_id) for name, component in self.components().items()}
-        logger.info("deletion: removed %s", {name: num for name, num in removed.items() if num})
 
     def _send_dead_letters(self, rejected: pa.Table) -> None:
         if rejected.num_rows == 0 or self.parts.dead_letters is None:

@@ -131,8 +131,8 @@ class AgainstAModel(RuleBasedStateMachine):
         found = {key: row for row, key in enumerate(vocabulary.keys()) if key != ("", "")}
         generations = vocabulary.generation_of_rows()
         assert {key: (row, int(generations[row])) for key, row in found.items()} == self.held
-        packed = vocabulary.packed_ids()
-        assert unpack_strings(packed.data, packed.offsets) == [item for _, item in vocabulary.keys()]
+        packed, keys = vocabulary.packed_ids(), vocabulary.keys()
+        assert unpack_strings(packed.data, packed.offsets) == [item for _, item in keys]
 
 
 AgainstAModel.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)

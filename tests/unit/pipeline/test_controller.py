@@ -137,7 +137,7 @@ def test_a_worse_candidate_is_rejected_and_the_live_version_stays(world: World) 
     }
     namespaces = np.concatenate([arrays["item_namespace"], np.repeat([0, 1], 30).astype(np.int32)])
     padding["item_bias"][num:] = 1000.0
-    learner.hold(candidate, {**arrays, **padding, "item_namespace": namespaces}, meta)
+    learner.hold(candidate, {**arrays, **padding, "item_namespace": namespaces, "item_generation": np.zeros(num + 60, np.int32)}, meta)
     learner.hold(live, arrays, meta)
     report = controller.step()
     assert report is not None

@@ -177,7 +177,7 @@ def test_codes_become_the_rows_of_each_version(view, version):
     assert first.rows(codes).tolist() == [3, -1, -1]
 
     grown = version(9)
-    assert small.catalog.extend(grown[0])
+    assert small.catalog.follow(grown[0])
     large = Recommender(*grown, catalog=small.catalog)
     second = RowMap(view.table, large, first)
     assert second.rows(codes).tolist() == [3, 7, -1]
