@@ -236,7 +236,7 @@ class Controller:
 
     def _begin_scoring(self, examples: Examples, plan: Plan) -> Pending[dict[str, TeacherScores]]:
         vocabulary = self.ingest.vocabulary
-        rows = RowFacts(vocabulary.namespace_of_rows(), vocabulary.generation_of_rows())
+        rows = RowFacts(vocabulary.namespace_of_rows().copy(), vocabulary.generation_of_rows())
         temperatures = self.ensemble.temperatures(plan.teachers)
         teachers = plan.teachers if len(examples) else {}
         return self.parts.scorer.submit(Scorer.score, examples, teachers, temperatures, rows, self._seen(examples, plan))
