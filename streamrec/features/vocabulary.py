@@ -135,6 +135,10 @@ class Vocabulary:
         nothing = ItemKeys([], [], np.zeros(0, np.int64))
         return self.take_in(ItemKeys.of(namespaces, item_ids), nothing, np.zeros(0, np.int64)).announced
 
+    def facts(self) -> dict[str, int]:
+        """Return how many items have rows, and how many items were admitted and left, and how many events had an item without a row."""
+        return {"held": self.num_items, **self.counters}
+
     def find(self, namespace: str, item_id: str) -> int:
         """Return the item's row, or -1."""
         return self._rows.get(namespace, _NO_ROWS).get(item_id, -1)

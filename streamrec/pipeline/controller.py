@@ -215,7 +215,7 @@ class Controller:
         with timer.stage("checkpoint"):
             self._checkpoint(plan, report)
         self._is_torn = False
-        report.books, report.seconds = self.books(), timer.seconds
+        report.books, report.items, report.seconds = self.books(), self.ingest.vocabulary.facts(), timer.seconds
         return report
 
     def _activate(self, plan: Plan) -> dict[str, str]:

@@ -102,14 +102,15 @@ class Catalog:
         self._namespace_of = np.array(arrays["item_namespace"], np.int32)
         self._generations = np.array(item_generations(arrays))
         self._namespaces = unpack_strings(arrays["namespace_bytes"], arrays["namespace_offsets"])
-        starts, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
-        raw = self._bytes.tobytes()
-        for row, start, end, code in zip(rows.tolist(), starts, ends, self._namespace_of[rows].tolist(), strict=True):
-            item_id = raw[start:end].decode("utf-8", "surrogatepass")
-            # The list first: whoever finds the row finds its id.
-            if row < len(self._ids):
-                self._ids[row] = item_id
-            else:
-                self._ids.append(item_id)
-            if code >= 0:
-                self._rows.setdefault(self._namespaces[code], {})[item_id] = row
+        starts, ends, raw = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist(), self._bytes.tobytes()
+        ids = [raw[start:end].decode("utf-8", "surrogatepass") for start, end in zip(starts, ends, strict=True)]
+        num_old = int(np.searchsorted(rows, len(self._ids)))
+        for row, item_id in zip(rows[:num_old].tolist(), ids, strict=False):
+            self._ids[row] = item_id
+        # The list first: whoever finds the row finds its id.
+        self._ids.extend(ids[num_old:])
+        codes = self._namespace_of[rows]
+        for code in np.unique(codes[codes >= 0]).tolist():
+            chosen = np.flatnonzero(codes == code)
+            mine = self._rows.setdefault(self._namespaces[code], {})
+            mine.update(zip((ids[at] for at in chosen.tolist()), rows[chosen].tolist(), strict=True))

@@ -80,6 +80,7 @@ class Watcher:
         self.asked: dict[tuple[str, str], dict[int, int]] = {}
         self.known_to: dict[tuple[str, str], set[Key]] = {}
         self.num_stale = dict.fromkeys(("labels", "ranks", "targets"), 0)
+        self.num_back = dict.fromkeys(("transformer", "linear"), 0)
         self._watch_refreshes()
         self._watch_scorer()
         self._watch_ranks()
@@ -111,6 +112,7 @@ class Watcher:
                 for row in np.unique(part.rows[part.rows >= 0]).tolist():
                     assert keys[row] in self.known_to[teacher, part.version]
                     assert then[row] == generations[row]
+                    self.num_back[teacher] += generations[row] > 0
                 for row, rank in zip(examples.target_rows.tolist(), part.target_ranks.tolist(), strict=True):
                     if then.get(row) != generations[row]:
                         assert rank == UNRANKED
@@ -211,6 +213,8 @@ def test_no_label_rank_history_or_replayed_example_takes_one_item_for_another(mo
     assert len({version for teacher, version in used if teacher == "transformer"}) >= 2
     assert len({version for teacher, version in used if teacher == "linear"}) >= 2
     assert min(watcher.num_stale.values()) > 10
+    assert min(watcher.num_back.values()) > 10, "teachers know the items that rows came back with before they were asked for"
+    assert report.items == {"held": controller.ingest.vocabulary.num_items, **counters}
     books = controller.books()
     assert books["received"] == books["applied"] + books["duplicate"] + books["rejected"] + books["late"] + books["quarantined"] + books["pending"]
     assert books["applied"] == sum(1 for _ in moving_catalogue(make_record))
