@@ -24,6 +24,7 @@ from streamrec.pipeline.ingest import Ingest, Ingested
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Measured, Plan, next_plan, take_ranges, version_name
 from streamrec.pipeline.publisher import ItemFacts
+from streamrec.pipeline.refresh_requests import refresh_request
 from streamrec.pipeline.report import StageTimer, StepReport
 from streamrec.pipeline.saving import Saver, shape_of
 from streamrec.pipeline.stream_state import StreamState, books
@@ -32,10 +33,9 @@ from streamrec.registry.version import VersionFacts
 from streamrec.soft_labels.ensemble import Ensemble
 from streamrec.soft_labels.schema import SoftLabels, TeacherScores
 from streamrec.soft_labels.scorer import RowFacts, Scorer
-from streamrec.state import Component, ComponentState
+from streamrec.state import Component
 from streamrec.student.learner import CURRENT, Learner
 from streamrec.teachers.linear import LinearStatistics
-from streamrec.teachers.requests import RefreshRequest
 from streamrec.workers import Pending
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Controller:
             if self.parts.publisher is not None and version is not None:
                 self.parts.student.submit(Learner.hold, version, *self.parts.publisher.load(version)).result()
         for teacher, version in self.state.pending.items():
-            self.parts.refresher.start(self._refresh_request(teacher, version))
+            self.parts.refresher.start(refresh_request(self.parts, self.ingest, teacher, version, self.state.teachers.get(teacher)))
         return True
 
     def step(self, given: Plan | None = None) -> StepReport | None:
@@ -371,19 +371,7 @@ class Controller:
             self.state.pending[teacher] = version
             self.state.events_since[teacher] = 0
             report.refreshes_started[teacher] = version
-            self.parts.refresher.start(self._refresh_request(teacher, version))
-
-    def _refresh_request(self, teacher: str, version: str) -> RefreshRequest:
-        payload, generations = ComponentState(), self.ingest.vocabulary.generation_of_rows()
-        if teacher == "linear" and self.parts.linear is not None:
-            held = self.parts.linear.submit(LinearStatistics.matrices).result()
-            payload = ComponentState({**held.arrays, "generation": generations[held.arrays["rows"]]}, held.meta)
-        elif teacher == "transformer":
-            # The number of items travels with the sequences: both are kept, and a restart later in the stream must train the same version.
-            sequences = self.ingest.window.sequences(self.config.teachers.transformer.sequence_length)
-            payload = ComponentState({"sequences": sequences, "generation": generations}, {"num_items": len(generations)})
-        seed = (self.config.seed * 1_000_003 + int(version[1:])) % 2**31
-        return RefreshRequest(teacher, version, self.state.teachers.get(teacher), seed, len(self.ingest.vocabulary), payload)
+            self.parts.refresher.start(refresh_request(self.parts, self.ingest, teacher, version, self.state.teachers.get(teacher)))
 
     def _checkpoint(self, plan: Plan, report: StepReport) -> None:
         if not plan.checkpoint or self.parts.checkpoints is None:
