@@ -103,10 +103,16 @@ class LogConfig(Section):
 
 
 class FeaturesConfig(Section):
-    """Bound histories, duplicates and lateness."""
+    """Bound items, histories, duplicates and lateness.
+
+    ``max_items``: so many items have rows; the coldest leave first. ``admit_after``: so many users must have touched an id before it gets a row,
+    once a tenth of the rows are taken; announced items never wait.
+    """
 
     history_length: int = Field(default=50, ge=1, le=1000)
     max_users: int = Field(default=1_000_000, ge=1)
+    max_items: int = Field(default=1_000_000, ge=2, le=2**31 - 1)
+    admit_after: int = Field(default=2, ge=1, le=32)
     dedupe_horizon: int = Field(default=1_000_000, ge=0)
     lateness_s: Duration = 7 * 86_400.0
     words_per_item: int = Field(default=12, ge=0, le=64)

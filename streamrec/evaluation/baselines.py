@@ -117,6 +117,17 @@ class Popularity:
         """Return 0: counts carry no user."""
         return 0
 
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Forget the rows' counts and return how many target events that were."""
+        self._fit(int(rows.max(initial=-1)) + 1)
+        num = int(self._total[rows].sum())
+        self._changed.mark(rows)
+        self._total[rows] = 0
+        self._recent[rows] = 0
+        # A basket that loses all its items still counts as one of the recent ones.
+        self._baskets = deque(part[~np.isin(part, rows)] for part in self._baskets)
+        return num
+
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         return digest_of(self._state())

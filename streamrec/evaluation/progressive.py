@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamrec.evaluation.ranking import METRICS, PerQuery
 from streamrec.state import ComponentState, digest_of
@@ -70,6 +71,10 @@ class Progressive:
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Return 0: sums carry no user."""
+        return 0
+
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Return 0: sums carry no items."""
         return 0
 
     def digest(self) -> str:

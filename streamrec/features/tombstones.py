@@ -31,6 +31,9 @@ class Tombstones:
 
     name = "tombstones"
 
+    _places: dict[int, tuple[int, int, int]]
+    _unsaved: list[tuple[int, int, int, int]]
+
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._check = hashlib.blake2b(b"tombstones", digest_size=8, key=key).hexdigest()
@@ -84,7 +87,7 @@ class Tombstones:
         Raises:
             ConfigError: The state was made with another key.
         """
-        self._places: dict[int, tuple[int, int, int]] = {}
+        self._places = {}
         for state in (base, *deltas):
             if state.meta.get("check", self._check) != self._check:
                 what = "Config: STREAMREC_TOMBSTONE_KEY is not the key that this state's deletions were remembered with"
@@ -92,10 +95,14 @@ class Tombstones:
             rows = zip(*(state.arrays[name].tolist() for name in _COLUMNS), strict=True) if "user" in state.arrays else ()
             for user, *place in rows:
                 self._places[user] = (place[0], place[1], place[2])
-        self._unsaved: list[tuple[int, int, int, int]] = []
+        self._unsaved = []
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Return 0: that a user has asked is what must stay."""
+        return 0
+
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Return 0: tombstones carry no items."""
         return 0
 
     def digest(self) -> str:

@@ -1,39 +1,156 @@
-"""Hand out item rows: once, in order, by one writer; every model shares them."""
+"""Hand out item rows: in order, by one writer, bounded; every model shares them. A row is an index and a generation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.state import ComponentState, digest_of, pack_strings, unpack_strings
+from streamrec.errors import StorageError
+from streamrec.features.candidates import Candidates, user_bits
+from streamrec.features.dedupe import hash_key
+from streamrec.features.item_keys import ItemKeys, PackedIds
+from streamrec.state import Arrays, ComponentState, digest_of, unpack_strings
+
+FORMAT = 2
+"""Of the component's state; 1 had no generations, uses and candidates."""
+
+AT_ONCE_SHARE = 0.1
+"""Below so much of ``max_items`` an id gets a row at its first event: a small catalogue never waits."""
+
+LEAVING_SHARE = 0.05
+"""When the vocabulary is full so much of ``max_items`` leaves together: purging everything that refers to a row is not for every batch."""
+
+NUM_CANDIDATES = 2**17
+"""Ids without a row that are remembered: about 13 MB."""
+
+MAX_NAMESPACES = 2**16
+"""Namespaces are never taken back, so their number is bounded; items of further ones get no rows."""
+
+_USED, _CHANGED, _UNTOLD = np.uint8(1), np.uint8(2), np.uint8(4)
+_UNBOUNDED = 2**31 - 1
+_NO_ROWS: dict[str, int] = {}
+
+_TABLES: dict[str, tuple[int, Any]] = {
+    "namespace": (-1, np.int32), "words": (-1, np.int32), "generation": (0, np.int32), "last_use": (0, np.int64), "uses": (0, np.int64),
+}  # fmt: skip
+"""What is known of each row: value where nothing is known, and type."""
+
+_OF_ITEMS = ("namespace", "words", "generation")
+"""These change with a row's item, the others with each use."""
+
+
+class TakenIn(NamedTuple):
+    """Hold the rows of a batch's items.
+
+    Attributes:
+        announced: Row of each item update, -1 without one. [A] int32
+        used: Row of each interaction's item, -1 without one. [E] int32
+        left: Rows whose items have left, which may already have new ones. [L] int32
+    """
+
+    announced: NDArray[np.int32]
+    used: NDArray[np.int32]
+    left: NDArray[np.int32]
 
 
 class Vocabulary:
     """Map (namespace, item id) to a row, and keep what is known of each row.
 
-    A row is never handed out twice in this lineage, so its generation is 0 throughout; the column exists so that versions, labels and
-    histories can check it once rows are reused.
+    At most ``max_items`` items have rows. When a batch asks for more, the coldest leave: an item's warmth is the number of interactions
+    that there had been at its last use, plus ``max_items`` for each doubling of its uses. So an item stays one turnover of the vocabulary
+    longer for each doubling, and no item of the batch itself leaves. A row that is given up is handed out again with the next generation.
 
-    **Contract.** One writer. `rows_for` gives unknown keys the next rows in the order of first appearance, so the same events in the same
-    order give the same rows.
+    An id gets a row at once while less than `AT_ONCE_SHARE` of the rows are taken or when an item update announces it, else after
+    ``admit_after`` users touched it (see `Candidates`).
+
+    **Contract.** One writer. `take_in` is a function of the state and the batch: new ids get free rows, lowest first, in the order of first
+    appearance, announced ones before used ones. Whoever keeps rows must forget those in ``left`` before it sees the batch's rows.
     """
 
     name = "vocabulary"
 
-    def __init__(self, words_per_item: int) -> None:
+    namespaces: list[str]
+    counters: dict[str, int]
+    _num_rows: int
+    _clock: int
+    _ids: list[str]
+    _rows: dict[str, dict[str, int]]
+    _free: list[int]
+    _repack: set[int]
+    _packed: PackedIds
+    _namespace: NDArray[np.int32]
+    _generation: NDArray[np.int32]
+    _words: NDArray[np.int32]
+    _last_use: NDArray[np.int64]
+    _uses: NDArray[np.int64]
+    _flags: NDArray[np.uint8]
+    _unsaved: list[tuple[list[int], list[int]]] | None
+
+    def __init__(self, words_per_item: int, max_items: int = _UNBOUNDED, admit_after: int = 1) -> None:
         self.words_per_item = words_per_item
-        self.namespaces: list[str] = []
-        self._namespace_codes: dict[str, int] = {}
-        self._rows: dict[tuple[str, str], int] = {}
-        self._keys: list[tuple[str, str]] = []
-        self._words = np.full((1024, words_per_item), -1, np.int32)
-        self._changed: set[int] = set()
+        self.max_items = max_items
+        self._candidates = Candidates(admit_after, NUM_CANDIDATES)
+        self.restore(ComponentState())
+        self._unsaved = None
 
     def __len__(self) -> int:
-        return len(self._keys)
+        """Return the number of rows, free ones included."""
+        return self._num_rows
+
+    @property
+    def num_items(self) -> int:
+        """Number of rows that hold an item."""
+        return self._num_rows - len(self._free)
+
+    def take_in(self, announced: ItemKeys, used: ItemKeys, users: NDArray[np.int64]) -> TakenIn:
+        """Find the rows of a batch's items, and give rows to new items.
+
+        Args:
+            announced: Items of item updates.
+            used: Items of interactions. [E]
+            users: A hash of each interaction's user. [E]
+        """
+        self._clock += len(used.index)
+        rows = [self._find_all(announced), self._find_all(used)]
+        wanted = self._choose(announced, used, rows, users)
+        left = self._make_room(len(wanted), np.concatenate(rows))
+        room = max(0, self.max_items - self.num_items)
+        for namespace, item_id in wanted[:room]:
+            self._add(namespace, item_id)
+        if wanted:
+            rows = [self._find_all(announced), self._find_all(used)]
+        self._touch(rows[0], np.zeros(len(rows[0]), np.int64))
+        self._touch(rows[1], np.bincount(used.index, minlength=len(used.ids)))
+        result = TakenIn(rows[0][announced.index], rows[1][used.index], left)
+        self.counters["admitted"] += min(room, len(wanted))
+        self.counters["left"] += len(left)
+        self.counters["kept_out"] += int((result.used < 0).sum())
+        return result
+
+    def rows_for(self, namespaces: Sequence[str], item_ids: Sequence[str]) -> NDArray[np.int32]:
+        """Return rows for items as if they were announced, for callers that keep no rows of items that left. [num_items] int32."""
+        nothing = ItemKeys([], [], np.zeros(0, np.int64))
+        return self.take_in(ItemKeys.of(namespaces, item_ids), nothing, np.zeros(0, np.int64)).announced
+
+    def facts(self) -> dict[str, int]:
+        """Return how many items have rows, and how many items were admitted and left, and how many events had an item without a row."""
+        return {"held": self.num_items, **self.counters}
+
+    def find(self, namespace: str, item_id: str) -> int:
+        """Return the item's row, or -1."""
+        return self._rows.get(namespace, _NO_ROWS).get(item_id, -1)
+
+    def key_of(self, row: int) -> tuple[str, str]:
+        """Return (namespace, item id) of a row; two empty strings when it is free."""
+        code = self._namespace[row]
+        return (self.namespaces[code], self._ids[row]) if code >= 0 else ("", "")
+
+    def keys(self) -> list[tuple[str, str]]:
+        """Return `key_of` all rows, in order."""
+        return [self.key_of(row) for row in range(self._num_rows)]
 
     def namespace_code(self, namespace: str) -> int:
         """Return the namespace's code, handing out the next one when it is new."""
@@ -41,97 +158,226 @@ class Vocabulary:
         if code is None:
             code = self._namespace_codes[namespace] = len(self.namespaces)
             self.namespaces.append(namespace)
+            self._rows[namespace] = {}
         return code
-
-    def rows_for(self, namespaces: Sequence[str], item_ids: Sequence[str]) -> NDArray[np.int32]:
-        """Return rows for items, handing out new ones. [num_items] int32."""
-        rows = self._rows
-        result = np.empty(len(item_ids), np.int32)
-        for index, key in enumerate(zip(namespaces, item_ids, strict=True)):
-            row = rows.get(key)
-            if row is None:
-                row = self._add(key)
-            result[index] = row
-        return result
-
-    def find(self, namespace: str, item_id: str) -> int:
-        """Return the item's row, or -1."""
-        return self._rows.get((namespace, item_id), -1)
-
-    def key_of(self, row: int) -> tuple[str, str]:
-        """Return (namespace, item id) of a row."""
-        return self._keys[row]
-
-    def keys(self) -> list[tuple[str, str]]:
-        """Return (namespace, item id) of all rows, in order."""
-        return list(self._keys)
 
     def describe(self, rows: NDArray[np.int32], words: NDArray[np.int32]) -> None:
         """Set the hashed words of rows [num], words [num, W]."""
         self._words[rows] = words
-        self._changed.update(rows.tolist())
+        self._flags[rows] |= _CHANGED | _UNTOLD
 
-    def take_changed(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-        """Return (rows [n], words [n, W], namespace codes [n]) that are new or described anew since the last call."""
-        rows = np.asarray(sorted(self._changed), np.int32)
-        self._changed.clear()
-        return rows, self._words[rows], self.namespace_of_rows()[rows]
+    def take_changed(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+        """Return (rows [n], words [n, W], namespace codes [n], generations [n]) that are new or described anew since the last call."""
+        untold = np.flatnonzero(self._flags[: self._num_rows] & _UNTOLD)
+        self._flags[untold] &= ~_UNTOLD
+        rows = untold[self._namespace[untold] >= 0].astype(np.int32)
+        return rows, self._words[rows], self._namespace[rows], self._generation[rows]
 
     def namespace_of_rows(self) -> NDArray[np.int32]:
-        """Return each row's namespace code. [num_rows] int32."""
-        codes = self._namespace_codes
-        return np.fromiter((codes[namespace] for namespace, _ in self._keys), np.int32, len(self._keys))
+        """Return each row's namespace code, -1 where it is free: a view that the next batch changes. [num_rows] int32."""
+        view = self._namespace[: self._num_rows]
+        view.flags.writeable = False
+        return view
+
+    def generation_of_rows(self) -> NDArray[np.int32]:
+        """Return the generation of each row's item, -1 where it is free. [num_rows] int32."""
+        return np.where(self.namespace_of_rows() >= 0, self._generation[: self._num_rows], np.int32(-1))
 
     def words(self) -> NDArray[np.int32]:
         """Return each row's hashed words, padded with -1. [num_rows, W] int32."""
-        return self._words[: len(self)]
+        return self._words[: self._num_rows]
 
-    def _add(self, key: tuple[str, str]) -> int:
-        self.namespace_code(key[0])
-        row = len(self._keys)
-        if row == len(self._words):
-            grown = np.full((2 * row, self.words_per_item), -1, np.int32)
-            grown[:row] = self._words
-            self._words = grown
-        self._rows[key] = row
-        self._keys.append(key)
-        self._changed.add(row)
-        return row
+    def packed_ids(self) -> PackedIds:
+        """Return the ids of all rows, empty where one is free; only what changed since the last call is packed anew."""
+        if self._repack:
+            rows = np.asarray(sorted(self._repack), np.int64)
+            self._packed = self._packed.with_rows(self._num_rows, rows, [self._ids[row] for row in rows.tolist()])
+            self._repack.clear()
+        return self._packed
+
+    def _find_all(self, items: ItemKeys) -> NDArray[np.int32]:
+        tables = self._rows
+        found = (tables.get(name, _NO_ROWS).get(item, -1) for name, item in zip(items.namespaces, items.ids, strict=True))
+        return np.fromiter(found, np.int32, len(items.ids))
+
+    def _choose(self, announced: ItemKeys, used: ItemKeys, rows: list[NDArray[np.int32]], users: NDArray[np.int64]) -> list[tuple[str, str]]:
+        """Return the keys that shall get rows: all announced ones, and used ones as far as the candidates' rule lets them."""
+        wanted = dict.fromkeys((announced.namespaces[at], announced.ids[at]) for at in np.flatnonzero(rows[0] < 0).tolist())
+        unknown = [at for at in np.flatnonzero(rows[1] < 0).tolist() if (used.namespaces[at], used.ids[at]) not in wanted]
+        at_once = max(0, int(AT_ONCE_SHARE * self.max_items) - self.num_items - len(wanted))
+        waiting = unknown[at_once:] if self._candidates.admit_after > 1 else []
+        enough = self._see(used, waiting, users)
+        chosen = unknown[: len(unknown) - len(waiting)] + [at for at, is_enough in zip(waiting, enough, strict=True) if is_enough]
+        wanted |= dict.fromkeys((used.namespaces[at], used.ids[at]) for at in chosen)
+        if len(self.namespaces) + len(wanted) <= MAX_NAMESPACES:
+            return list(wanted)
+        room = set(list(dict.fromkeys([*self.namespaces, *(name for name, _ in wanted)]))[:MAX_NAMESPACES])
+        return [key for key in wanted if key[0] in room]
+
+    def _see(self, used: ItemKeys, waiting: list[int], users: NDArray[np.int64]) -> list[bool]:
+        if not waiting:
+            return []
+        order = np.argsort(used.index, kind="stable")
+        starts = np.flatnonzero(np.diff(used.index[order], prepend=-1))
+        bits = np.bitwise_or.reduceat(user_bits(users)[order], starts)[waiting].tolist()
+        hashes = [hash_key(used.namespaces[at], used.ids[at]) for at in waiting]
+        if self._unsaved is not None:
+            self._unsaved.append((hashes, bits))
+            if sum(len(part) for part, _ in self._unsaved) > 2 * NUM_CANDIDATES:
+                self._unsaved = None  # The whole is smaller.
+        return self._candidates.see(hashes, bits)
+
+    def _make_room(self, num_new: int, protected: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Free the coldest rows when ``num_new`` items do not fit, never protected ones; return them, ascending."""
+        surplus = self.num_items + num_new - self.max_items
+        if num_new == 0 or surplus <= 0:
+            return np.zeros(0, np.int32)
+        may_leave = self._namespace[: self._num_rows] >= 0
+        may_leave[protected[protected >= 0]] = False
+        rows = np.flatnonzero(may_leave)
+        doublings = np.frexp((self._uses[rows] + 1).astype(np.float64))[1] - 1
+        warmth = self._last_use[rows] + self.max_items * doublings.astype(np.int64)
+        num = max(surplus, int(LEAVING_SHARE * self.max_items))
+        left = np.sort(rows[np.argsort(warmth, kind="stable")[:num]]).astype(np.int32)
+        for row in left.tolist():
+            del self._rows[self.namespaces[self._namespace[row]]][self._ids[row]]
+            self._ids[row] = ""
+        self._repack.update(left.tolist())
+        self._namespace[left] = -1
+        self._generation[left] += 1
+        self._words[left] = -1
+        self._uses[left] = 0
+        self._flags[left] |= _CHANGED | _USED
+        self._free = sorted([*self._free, *left.tolist()], reverse=True)
+        return left
+
+    def _add(self, namespace: str, item_id: str) -> None:
+        code = self.namespace_code(namespace)
+        if self._free:
+            row = self._free.pop()
+        else:
+            row = self._num_rows
+            self._num_rows += 1
+            self._ids.append("")
+            if self._num_rows > len(self._flags):
+                self._allocate(2 * self._num_rows)
+        self._rows[namespace][item_id] = row
+        self._ids[row] = item_id
+        self._namespace[row] = code
+        self._repack.add(row)
+        self._flags[row] |= _CHANGED | _UNTOLD
+
+    def _touch(self, rows: NDArray[np.int32], uses: NDArray[np.int64]) -> None:
+        held = rows >= 0
+        self._last_use[rows[held]] = self._clock
+        self._uses[rows[held]] += uses[held]
+        self._flags[rows[held]] |= _USED
+
+    def _allocate(self, capacity: int, *, keep: bool = True) -> None:
+        """Make the tables larger; each doubling copies once what it replaces."""
+        specs: dict[str, tuple[int, Any]] = {**_TABLES, "flags": (0, np.uint8)}
+        for name, (value, kind) in specs.items():
+            table = np.full((capacity, self.words_per_item) if name == "words" else capacity, value, kind)
+            if keep:
+                old = getattr(self, f"_{name}")
+                table[: len(old)] = old
+            setattr(self, f"_{name}", table)
 
     def snapshot(self) -> ComponentState:
-        """Return keys and words of all rows."""
-        data, offsets = pack_strings([item for _, item in self._keys])
-        arrays: dict[str, NDArray[Any]] = {
-            "item_id_bytes": data,
-            "item_id_offsets": offsets,
-            "namespace": self.namespace_of_rows(),
-            "words": self.words().copy(),
-        }
-        return ComponentState(arrays, {"namespaces": list(self.namespaces)})
+        """Return everything known of all rows, and the candidates."""
+        self._unsaved = []
+        self._flags &= _UNTOLD
+        return self._state()
+
+    def _state(self) -> ComponentState:
+        packed, num = self.packed_ids(), self._num_rows
+        tables = {name: getattr(self, f"_{name}")[:num].copy() for name in _TABLES}
+        arrays = {"item_id_bytes": packed.data, "item_id_offsets": packed.offsets, **tables, **self._candidates.arrays()}
+        return ComponentState(arrays, self._meta())
+
+    def _meta(self) -> dict[str, Any]:
+        return {"format": FORMAT, "namespaces": list(self.namespaces), "clock": self._clock, "counters": dict(self.counters)}
 
     def delta(self) -> ComponentState | None:
-        """Return None: a snapshot is small beside the tables it names."""
-        return None
+        """Return what changed since the last snapshot or delta: items of rows, their uses, candidates; None before the first snapshot."""
+        if self._unsaved is None:
+            return None
+        flags = self._flags[: self._num_rows]
+        changed, used = np.flatnonzero(flags & _CHANGED), np.flatnonzero(flags & _USED)
+        self._flags &= _UNTOLD
+        packed = PackedIds.empty().with_rows(len(changed), np.arange(len(changed)), [self._ids[row] for row in changed.tolist()])
+        arrays: dict[str, NDArray[Any]] = {
+            "changed": changed, "item_id_bytes": packed.data, "item_id_offsets": packed.offsets, "used": used,
+            **{name: getattr(self, f"_{name}")[changed if name in _OF_ITEMS else used] for name in _TABLES},
+            "seen_hashes": np.asarray([key for hashes, _ in self._unsaved for key in hashes], np.int64),
+            "seen_users": np.asarray([bits for _, users in self._unsaved for bits in users], np.uint64),
+        }  # fmt: skip
+        self._unsaved = []
+        return ComponentState(arrays, {**self._meta(), "num_rows": self._num_rows})
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
-        """Replace the state; all rows count as changed, so that the models learn of them."""
-        self.namespaces = list(base.meta.get("namespaces", []))
+        """Replace the state; all rows count as changed, so that the models learn of them.
+
+        Raises:
+            StorageError: A newer streamrec wrote it.
+        """
+        arrays, deltas = base.arrays, list(deltas)
+        for state in (base, *deltas):
+            if state.meta.get("format", 1) > FORMAT:
+                what = "Vocabulary: the state is in a newer format"
+                raise StorageError(what, got=state.meta["format"], allowed=f"up to {FORMAT}", do="upgrade streamrec")
+        self._num_rows = max([len(arrays.get("namespace", ())), *(int(delta.meta["num_rows"]) for delta in deltas)])
+        self._packed = PackedIds(arrays["item_id_bytes"], arrays["item_id_offsets"]) if "item_id_bytes" in arrays else PackedIds.empty()
+        self.words_per_item = arrays["words"].shape[1] if "words" in arrays else self.words_per_item
+        self._allocate(max(1024, 2 * self._num_rows), keep=False)
+        for name in _TABLES:  # Format 1 has no generations and uses: all rows hold their first item, and nothing is known of its use.
+            if name in arrays:
+                getattr(self, f"_{name}")[: len(arrays[name])] = arrays[name]
+        self._candidates.restore(arrays)
+        for delta in deltas:
+            self._apply(delta)
+        meta = (base, *deltas)[-1].meta
+        self._clock = int(meta.get("clock", 0))
+        self.counters = {"admitted": 0, "left": 0, "kept_out": 0, **meta.get("counters", {})}
+        self.namespaces = list(meta.get("namespaces", []))
         self._namespace_codes = {name: code for code, name in enumerate(self.namespaces)}
-        if "namespace" in base.arrays:
-            items = unpack_strings(base.arrays["item_id_bytes"], base.arrays["item_id_offsets"])
-            self._keys = [(self.namespaces[code], item) for code, item in zip(base.arrays["namespace"].tolist(), items, strict=True)]
-        else:
-            self._keys = []
-        self._rows = {key: row for row, key in enumerate(self._keys)}
-        self._words = np.full((max(1024, 2 * len(self._keys)), self.words_per_item), -1, np.int32)
-        if self._keys:
-            self._words[: len(self._keys)] = base.arrays["words"]
-        self._changed = set(range(len(self._keys)))
+        self._index()
+        self._unsaved = []
+
+    def _apply(self, delta: ComponentState) -> None:
+        arrays = delta.arrays
+        ids = unpack_strings(arrays["item_id_bytes"], arrays["item_id_offsets"])
+        self._packed = self._packed.with_rows(int(delta.meta["num_rows"]), arrays["changed"], ids)
+        for name in _TABLES:
+            getattr(self, f"_{name}")[arrays["changed" if name in _OF_ITEMS else "used"]] = arrays[name]
+        self._candidates.see(arrays["seen_hashes"].tolist(), arrays["seen_users"].tolist())
+
+    def _index(self) -> None:
+        """Build what is looked up from the tables and the packed ids."""
+        self._ids = unpack_strings(self._packed.data, self._packed.offsets)
+        namespace = self._namespace[: self._num_rows]
+        self._rows = {}
+        for code, name in enumerate(self.namespaces):
+            rows = np.flatnonzero(namespace == code).tolist()
+            self._rows[name] = {self._ids[row]: row for row in rows}
+        self._free = np.flatnonzero(namespace < 0)[::-1].tolist()
+        self._flags[: self._num_rows][namespace >= 0] = _UNTOLD
+        self._repack = set()
+
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Return 0: the rows come from here."""
+        return 0
 
     def delete_user(self, namespace: str, user_id: str) -> int:
-        """Return 0: rows are items."""
+        """Return 0: rows are items, and of a candidate's users only one of 64 bits each is kept."""
         return 0
 
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
-        return digest_of(self.snapshot())
+        return digest_of(self._state())
+
+
+def item_generations(arrays: Arrays) -> NDArray[np.int32]:
+    """Return the generation of each row of a version's arrays, -1 where a row holds no item; format 1 has none, so 0 throughout. [rows]."""
+    held = arrays.get("item_generation")
+    return np.zeros(len(arrays["item_bias"]), np.int32) if held is None else np.asarray(held, np.int32)

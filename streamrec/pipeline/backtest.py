@@ -91,7 +91,9 @@ def run_backtest(
     blocks = cut(dataset.events, protocol, roles_of(dataset.events, config.events.meanings)[0] == TARGET)
     last = int(blocks.block.max(initial=0))
     last = last if max_blocks is None else min(last, max_blocks)
-    config = config.model_copy(update={"features": config.features.model_copy(update={"lateness_s": 1e12, "max_users": 10**9})})
+    config = config.model_copy(
+        update={"features": config.features.model_copy(update={"lateness_s": 1e12, "max_users": 10**9, "max_items": 2**31 - 1})}
+    )
     with temporary_folder("backtest-") as folder, _threads_restored():
         player = _Player(dataset, config, blocks, str(folder))
         torch.set_num_threads(num_threads or os.cpu_count() or 1)  # The scorer has asked for one, as suits an actor beside others.

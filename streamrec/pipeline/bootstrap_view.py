@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from streamrec.features.histories import columns_of
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline.checkpoint import CheckpointStore
@@ -25,9 +27,10 @@ def load_history_columns(state_url: str) -> HistoryColumns | None:
     if loaded is None:
         return None
     offsets = {int(partition): int(offset) for partition, offset in loaded.components["stream"][0].meta["offsets"].items()}
-    base, *deltas = loaded.components["vocabulary"]
-    vocabulary = Vocabulary(base.arrays["words"].shape[1] if "words" in base.arrays else 0)
-    vocabulary.restore(base, deltas)
+    vocabulary = Vocabulary(0)
+    vocabulary.restore(loaded.components["vocabulary"][0], loaded.components["vocabulary"][1:])
+    if not len(vocabulary):
+        return HistoryColumns([], np.zeros(1, np.int64), np.zeros(0, np.int32), [], offsets)
     base, *deltas = loaded.components["histories"]
     users, indptr, rows, times = columns_of(merge(base, deltas))
     return HistoryColumns(users, indptr, rows, vocabulary.keys(), offsets, times)

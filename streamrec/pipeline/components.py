@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from streamrec.state import Component, ComponentState
 from streamrec.student.learner import Learner
 from streamrec.teachers.linear import LinearStatistics
 from streamrec.workers import Pending, Worker
+
+logger = logging.getLogger(__name__)
 
 C = TypeVar("C")
 
@@ -45,9 +51,27 @@ class WorkerComponent(Generic[C]):
         """Remove the user and return how many entries went."""
         return self._worker.submit(_delete_user, self._pick, namespace, user_id).result()
 
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Remove what is kept under item rows and return how many entries went."""
+        return self._worker.submit(_forget_rows, self._pick, rows).result()
+
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         return self._worker.submit(_digest, self._pick).result()
+
+
+def removals(components: Mapping[str, Component]) -> tuple[Callable[[str, str], None], Callable[[NDArray[np.int32]], None]]:
+    """Return what removes a user, and what removes rows whose items have left, from all components."""
+
+    def delete_user(namespace: str, user_id: str) -> None:
+        removed = {name: component.delete_user(namespace, user_id) for name, component in components.items()}
+        logger.info("deletion: removed %s", {name: num for name, num in removed.items() if num})
+
+    def forget_rows(rows: NDArray[np.int32]) -> None:
+        removed = {name: component.forget_rows(rows) for name, component in components.items()}
+        logger.info("vocabulary: %d items left, removed %s", len(rows), {name: num for name, num in removed.items() if num})
+
+    return delete_user, forget_rows
 
 
 def learner_components(name: str, worker: Worker[Learner]) -> list[Component]:
@@ -86,6 +110,10 @@ def _restore(target: C, pick: Callable[[C], Component], base: ComponentState, de
 
 def _delete_user(target: C, pick: Callable[[C], Component], namespace: str, user_id: str) -> int:
     return pick(target).delete_user(namespace, user_id)
+
+
+def _forget_rows(target: C, pick: Callable[[C], Component], rows: NDArray[np.int32]) -> int:
+    return pick(target).forget_rows(rows)
 
 
 def _digest(target: C, pick: Callable[[C], Component]) -> str:

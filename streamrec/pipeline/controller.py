@@ -17,13 +17,14 @@ from streamrec.errors import OperatorError
 from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.ranking import known_queries, per_query_metrics
 from streamrec.features.examples import Examples
-from streamrec.pipeline.components import learner_components, statistics_component
+from streamrec.pipeline.components import learner_components, removals, statistics_component
 from streamrec.pipeline.dead_letters import dead_letters
 from streamrec.pipeline.ingest import Ingest, Ingested
 from streamrec.pipeline.intake import Intake
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Measured, Plan, next_plan, take_ranges, version_name
 from streamrec.pipeline.publisher import ItemFacts
+from streamrec.pipeline.refresh_requests import refresh_request
 from streamrec.pipeline.report import StageTimer, StepReport
 from streamrec.pipeline.saving import Saver, shape_of
 from streamrec.pipeline.stream_state import StreamState, books
@@ -31,11 +32,10 @@ from streamrec.registry.gate import Verdict, Window
 from streamrec.registry.version import VersionFacts
 from streamrec.soft_labels.ensemble import Ensemble
 from streamrec.soft_labels.schema import SoftLabels, TeacherScores
-from streamrec.soft_labels.scorer import Scorer
-from streamrec.state import Component, ComponentState
+from streamrec.soft_labels.scorer import RowFacts, Scorer
+from streamrec.state import Component
 from streamrec.student.learner import CURRENT, Learner
 from streamrec.teachers.linear import LinearStatistics
-from streamrec.teachers.requests import RefreshRequest
 from streamrec.workers import Pending
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Controller:
             if self.parts.publisher is not None and version is not None:
                 self.parts.student.submit(Learner.hold, version, *self.parts.publisher.load(version)).result()
         for teacher, version in self.state.pending.items():
-            self.parts.refresher.start(self._refresh_request(teacher, version))
+            self.parts.refresher.start(refresh_request(self.parts, self.ingest, teacher, version, self.state.teachers.get(teacher)))
         return True
 
     def step(self, given: Plan | None = None) -> StepReport | None:
@@ -191,7 +191,7 @@ class Controller:
             self.intake.look_ahead(plan)
         num_known, self._is_torn = len(self.ingest.vocabulary), True
         with timer.stage("ingest"):
-            ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermarks_ms, self._delete_user)
+            ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermarks_ms, *removals(self.components()))
             self._send_dead_letters(ingested.rejected)
         examples = ingested.examples
         report.num_queries = len(examples)
@@ -213,7 +213,7 @@ class Controller:
             self._checkpoint(plan, report)
         self._is_torn = False
         self.intake.note(plan, self.parts.clock.monotonic_s() - began_s)
-        report.books, report.seconds = self.books(), timer.seconds
+        report.books, report.items, report.seconds = self.books(), self.ingest.vocabulary.facts(), timer.seconds
         return report
 
     def _activate(self, plan: Plan) -> dict[str, str]:
@@ -243,10 +243,11 @@ class Controller:
         return failed
 
     def _begin_scoring(self, examples: Examples, plan: Plan) -> Pending[dict[str, TeacherScores]]:
-        namespaces = self.ingest.vocabulary.namespace_of_rows()
+        vocabulary = self.ingest.vocabulary
+        rows = RowFacts(vocabulary.namespace_of_rows().copy(), vocabulary.generation_of_rows())
         temperatures = self.ensemble.temperatures(plan.teachers)
         teachers = plan.teachers if len(examples) else {}
-        return self.parts.scorer.submit(Scorer.score, examples, teachers, temperatures, namespaces, self._seen(examples, plan))
+        return self.parts.scorer.submit(Scorer.score, examples, teachers, temperatures, rows, self._seen(examples, plan))
 
     def _seen(self, examples: Examples, plan: Plan) -> list[NDArray[np.int32]] | None:
         return self.parts.seen(examples) if self.parts.seen is not None and plan.evaluate else None
@@ -369,18 +370,7 @@ class Controller:
             self.state.pending[teacher] = version
             self.state.events_since[teacher] = 0
             report.refreshes_started[teacher] = version
-            self.parts.refresher.start(self._refresh_request(teacher, version))
-
-    def _refresh_request(self, teacher: str, version: str) -> RefreshRequest:
-        payload = ComponentState()
-        if teacher == "linear" and self.parts.linear is not None:
-            payload = self.parts.linear.submit(LinearStatistics.matrices).result()
-        elif teacher == "transformer":
-            # The number of items travels with the sequences: both are kept, and a restart later in the stream must train the same version.
-            sequences = self.ingest.window.sequences(self.config.teachers.transformer.sequence_length)
-            payload = ComponentState({"sequences": sequences}, {"num_items": len(self.ingest.vocabulary)})
-        seed = (self.config.seed * 1_000_003 + int(version[1:])) % 2**31
-        return RefreshRequest(teacher, version, self.state.teachers.get(teacher), seed, len(self.ingest.vocabulary), payload)
+            self.parts.refresher.start(refresh_request(self.parts, self.ingest, teacher, version, self.state.teachers.get(teacher)))
 
     def _checkpoint(self, plan: Plan, report: StepReport) -> None:
         if not plan.checkpoint or self.parts.checkpoints is None:
@@ -400,10 +390,6 @@ class Controller:
         if self.parts.publisher is not None:
             self.parts.publisher.prune(plan.now_ms)
         self.parts.refresher.prune(self._saver.oldest_kept("teachers"))
-
-    def _delete_user(self, namespace: str, user_id: str) -> None:
-        removed = {name: component.delete_user(namespace, user_id) for name, component in self.components().items()}
-        logger.info("deletion: removed %s", {name: num for name, num in removed.items() if num})
 
     def _send_dead_letters(self, rejected: pa.Table) -> None:
         if rejected.num_rows == 0 or self.parts.dead_letters is None:

@@ -19,6 +19,7 @@ from streamrec.events.schema import Kind
 from streamrec.features.dedupe import Dedupe, hash_key
 from streamrec.features.examples import Examples
 from streamrec.features.histories import Histories, HistoryEvents
+from streamrec.features.item_keys import ItemKeys
 from streamrec.features.item_text import hash_words
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.teachers.window import EventWindow
@@ -53,12 +54,19 @@ class Ingest:
         self._config = config
         self._codec = EventCodec(config.events)
         self.dedupe = Dedupe(features.dedupe_horizon)
-        self.vocabulary = Vocabulary(features.words_per_item)
+        self.vocabulary = Vocabulary(features.words_per_item, features.max_items, features.admit_after)
         self.histories = Histories(features.history_length, features.max_users)
         self.popularity = Popularity()
         self.window = EventWindow(config.teachers.window_events)
 
-    def apply(self, rows: pa.Table, now_ms: int, watermarks_ms: Mapping[int, int], delete_user: Callable[[str, str], None]) -> Ingested:
+    def apply(
+        self,
+        rows: pa.Table,
+        now_ms: int,
+        watermarks_ms: Mapping[int, int],
+        delete_user: Callable[[str, str], None],
+        forget_rows: Callable[[NDArray[np.int32]], None],
+    ) -> Ingested:
         """Apply a batch.
 
         Events are taken in the order (event time, partition, offset). A deletion removes what the user did before it, also in this batch.
@@ -70,6 +78,7 @@ class Ingest:
                 the lateness is late. Partitions are compared with themselves only, because one may be read far ahead of another. What says
                 something about items, or asks for a deletion, is never late and makes nothing late: a catalogue carries another clock.
             delete_user: Removes a user from all components.
+            forget_rows: Removes rows from all components, whose items have left.
         """
         decoded = self._codec.decode(rows, now_ms)
         valid = decoded.valid.sort_by([("event_time", "ascending"), ("partition", "ascending"), ("offset", "ascending")])
@@ -84,9 +93,16 @@ class Ingest:
             "rejected": decoded.rejected.num_rows,
             "late": valid.num_rows - on_time.num_rows,
         }
-        self._describe(events.filter(pc.equal(events["kind"], Kind.ITEM_UPDATE.value)))
+        updates = events.filter(pc.equal(events["kind"], Kind.ITEM_UPDATE.value))
         interactions = self._after_deletions(events, delete_user)
-        batch = self._history_events(interactions)
+        users = ItemKeys.of(interactions["namespace"], interactions["user_id"])
+        user_hashes = np.fromiter(map(hash_key, users.namespaces, users.ids), np.int64, len(users.ids))[users.index]
+        announced, used = (ItemKeys.of(part["namespace"], part["item_id"]) for part in (updates, interactions))
+        taken = self.vocabulary.take_in(announced, used, user_hashes)
+        if len(taken.left):
+            forget_rows(taken.left)
+        self._describe(updates, taken.announced)
+        batch = self._history_events(interactions, users, user_hashes, taken.used)
         examples = self.histories.advance(batch)
         targets = _baskets(batch)
         watermarks_ms = _advance(watermarks_ms, events.filter(_is_interaction(events)))
@@ -100,11 +116,11 @@ class Ingest:
         late &= _numpy(_is_interaction(events))
         return late
 
-    def _describe(self, updates: pa.Table) -> None:
-        """Give items a row and the words of their titles and categories."""
+    def _describe(self, updates: pa.Table, rows: NDArray[np.int32]) -> None:
+        """Give the items of rows the words of their titles and categories."""
+        updates, rows = updates.filter(pa.array(rows >= 0)), rows[rows >= 0]
         if updates.num_rows == 0:
             return
-        rows = self.vocabulary.rows_for(updates["namespace"].to_pylist(), updates["item_id"].to_pylist())
         titles, categories = updates["title"].to_pylist(), updates["categories"].to_pylist()
         texts = [" ".join([title or "", *(names or [])]) for title, names in zip(titles, categories, strict=True)]
         features = self._config.features
@@ -123,34 +139,23 @@ class Ingest:
         stays = [deleted_at.get(user, -1) < index for index, user in enumerate(users)]
         return events.filter(pc.and_(pa.array(stays), _is_interaction(events)))
 
-    def _history_events(self, interactions: pa.Table) -> HistoryEvents:
+    def _history_events(self, interactions: pa.Table, users: ItemKeys, user_hashes: NDArray[np.int64], rows: NDArray[np.int32]) -> HistoryEvents:
+        """Return the interactions whose items have rows; the others have had their effect on the vocabulary."""
+        held = np.flatnonzero(rows >= 0)
+        if len(held) < len(rows):
+            interactions, rows, user_hashes = interactions.take(pa.array(held)), rows[held], user_hashes[held]
+        present, user_of_event = np.unique(users.index[held], return_inverse=True)
         roles, weights = roles_of(interactions, self._config.events.meanings)
         times = _numpy(interactions["event_time"])
-        items, item_of_event = _pairs(interactions["namespace"], interactions["item_id"])
-        item_namespaces = [namespace for namespace, _ in items]
-        rows = self.vocabulary.rows_for(item_namespaces, [item for _, item in items])[item_of_event]
-        codes = np.fromiter((self.vocabulary.namespace_code(name) for name in item_namespaces), np.int32, len(items))
-        users, user_of_event = _pairs(interactions["namespace"], interactions["user_id"])
-        hashes = np.fromiter((hash_key(*user) for user in users), np.int64, len(users))
         positive = roles != NEGATIVE
-        self.window.add(hashes[user_of_event][positive], rows[positive], times[positive])
-        return HistoryEvents(users, user_of_event, rows, times, roles, weights, codes[item_of_event])
+        self.window.add(user_hashes[positive], rows[positive], times[positive])
+        pairs = [(users.namespaces[index], users.ids[index]) for index in present.tolist()]
+        return HistoryEvents(pairs, user_of_event, rows, times, roles, weights, self.vocabulary.namespace_of_rows()[rows])
 
 
 def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
     values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return values
-
-
-def _pairs(namespaces: pa.ChunkedArray, ids: pa.ChunkedArray) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
-    """Return each (namespace, id) once, in the order of first appearance, and the place of each event's pair. [E] int64."""
-    outer, inner = (pc.dictionary_encode(column.combine_chunks()) for column in (namespaces, ids))
-    keys = outer.indices.to_numpy().astype(np.int64) * len(inner.dictionary) + inner.indices.to_numpy()
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    place = np.empty(len(first), np.int64)
-    place[np.argsort(first)] = np.arange(len(first))
-    seen_at = pa.array(np.sort(first))
-    return list(zip(namespaces.take(seen_at).to_pylist(), ids.take(seen_at).to_pylist(), strict=True)), place[inverse]
 
 
 def _is_interaction(events: pa.Table) -> pa.ChunkedArray:

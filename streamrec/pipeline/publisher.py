@@ -110,11 +110,11 @@ class ItemFacts:
 
     def arrays(self, num_rows: int) -> dict[str, NDArray[Any]]:
         """Return the arrays for the first ``num_rows`` rows."""
-        ids, offsets = pack_strings([item for _, item in self._vocabulary.keys()[:num_rows]])
+        ids = self._vocabulary.packed_ids()
         names, name_offsets = pack_strings(self._vocabulary.namespaces)
         return {
-            "item_id_bytes": ids,
-            "item_id_offsets": offsets,
+            "item_id_bytes": ids.data[: ids.offsets[num_rows]],
+            "item_id_offsets": ids.offsets[: num_rows + 1],
             "namespace_bytes": names,
             "namespace_offsets": name_offsets,
             "popularity": self._popularity[:num_rows],

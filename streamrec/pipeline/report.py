@@ -37,6 +37,7 @@ class StepReport:
     Attributes:
         plan: What was executed.
         books: The balance after the step; see `streamrec.pipeline.stream_state.books`.
+        items: How many items have rows, and how many were admitted, left, or were kept out (events) since the stream began.
         num_queries: Queries in the batch.
         metrics: Model name to metric means over this batch's queries.
         learned: What the student did, None when the step did not learn.
@@ -52,6 +53,7 @@ class StepReport:
 
     plan: Plan
     books: Mapping[str, int] = field(default_factory=dict)
+    items: Mapping[str, int] = field(default_factory=dict)
     num_queries: int = 0
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     learned: StepMetrics | None = None

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from streamrec.pipeline.plan import StreamFacts
 from streamrec.state import ComponentState, digest_of
 
@@ -76,6 +79,10 @@ class StreamState:
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Return 0: counts carry no user."""
+        return 0
+
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Return 0: counts carry no items."""
         return 0
 
     def digest(self) -> str:

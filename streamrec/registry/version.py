@@ -22,7 +22,9 @@ from streamrec.state import Arrays, ComponentState, from_bytes
 from streamrec.storage import BlobRef
 
 VersionId = NewType("VersionId", str)
-FORMAT = 1
+FORMAT = 2
+"""Of versions; 1 had no ``item_generation``, each row held its first item (`streamrec.features.vocabulary.item_generations`)."""
+
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"
 _ROWS, _VALUES = "@rows", "@values"
 

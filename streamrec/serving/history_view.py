@@ -29,6 +29,8 @@ Codes = NDArray[np.int32]
 _CODE_BYTES = 4
 _TIME_BYTES = 8
 _NO_CODES: Codes = np.empty(0, np.int32)
+# Below twice so many codes nothing is won by looking which are in use.
+_FEW_CODES = 32_768
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,15 @@ class HistoryTable:
             self.codes[item] = code
         return code
 
+    def compacted(self) -> HistoryTable:
+        """Return the same histories with codes for the items in them only."""
+        used = np.unique(np.frombuffer(b"".join(codes for codes, _ in self.entries.values()), np.int32))
+        result = HistoryTable([self.item_ids[code] for code in used.tolist()])
+        place = np.zeros(len(self.item_ids), np.int32)
+        place[used] = np.arange(len(used), dtype=np.int32)
+        result.entries.update((user, (place[np.frombuffer(codes, np.int32)].tobytes(), times)) for user, (codes, times) in self.entries.items())
+        return result
+
     def add(self, user: User, code: int, time_ms: int, length: int) -> None:
         """Put an item at its event time; after those of the same time, and out with the oldest beyond ``length``."""
         codes, times = self.entries.get(user, (b"", b""))
@@ -127,7 +138,7 @@ class HistoryView:
 
     **Contract.** One thread writes (`load`, `apply`), one other may read (`get`, ``table``). `apply` never raises on bad records and does not
     block. ``offsets`` are the next ones to apply; where to follow the log from after `load` or a pause. Whoever reads several times for
-    one answer takes ``table`` once: `load` replaces it.
+    one answer takes ``table`` once: `load` replaces it, and so does `apply` when most items that it has codes for are in no history any more.
     """
 
     history_length: int
@@ -138,6 +149,7 @@ class HistoryView:
     table: HistoryTable = field(default_factory=HistoryTable)
     offsets: dict[int, int] = field(default_factory=dict)
     counters: ViewCounters = field(default_factory=ViewCounters)
+    _codes_wanted: int = _FEW_CODES
 
     def __len__(self) -> int:
         return len(self.table.entries)
@@ -162,6 +174,7 @@ class HistoryView:
         self.counters = ViewCounters(evicted=first)
         self.offsets = dict(columns.offsets)
         self.table = table
+        self._codes_wanted = max(_FEW_CODES, len(table.item_ids))
 
     def apply(self, log_rows: pa.Table) -> int:
         """Apply log rows (schema LOG_ROW) in event-time order and return how many events changed a history.
@@ -209,4 +222,7 @@ class HistoryView:
         while len(table.entries) > self.max_users:
             table.entries.popitem(last=False)
             self.counters.evicted += 1
+        if len(table.item_ids) > 2 * self._codes_wanted:  # Ids that came once would stay for ever.
+            self.table = table.compacted()
+            self._codes_wanted = max(_FEW_CODES, len(self.table.item_ids))
         return num_applied

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.errors import ModelRejected
+from streamrec.features.vocabulary import item_generations
 from streamrec.serving.catalog import Catalog
 from streamrec.serving.index import EXACT_ROWS, Floats, Index, Ints, build_index
 from streamrec.state import Arrays
@@ -65,6 +66,7 @@ class Recommender:
         check_shapes(arrays, meta)
         self.catalog = catalog if catalog is not None else Catalog(arrays)
         self.num_rows = len(arrays["item_bias"])
+        self.generations = item_generations(arrays)
         self.dim = int(meta["dim"])
         self.history_length = int(meta["history_length"])
         self._scale = float(meta["scale"])
@@ -77,7 +79,9 @@ class Recommender:
         names = self.catalog.namespaces
         codes = arrays["item_namespace"]
         self._shelves = {
-            names[code]: _Shelf(np.flatnonzero(codes == code).astype(np.int32), arrays, exact_rows) for code in np.unique(codes).tolist()
+            names[code]: _Shelf(np.flatnonzero(codes == code).astype(np.int32), arrays, exact_rows)
+            for code in np.unique(codes).tolist()
+            if code >= 0  # Else the row holds no item.
         }
 
     @property
@@ -182,9 +186,13 @@ def check_shapes(arrays: Arrays, meta: Mapping[str, Any]) -> None:
             raise ModelRejected(what, got=got, allowed=shape, do="publish the version again")
     num_namespaces = len(arrays["namespace_offsets"]) - 1
     codes = arrays["item_namespace"]
-    if rows and (codes.min() < 0 or codes.max() >= num_namespaces):
+    if rows and (codes.min() < -1 or codes.max() >= num_namespaces):
         what = "Model: array item_namespace names a namespace that isn't there"
-        raise ModelRejected(what, got=int(codes.max()), allowed=f"0 to {num_namespaces - 1}", do="publish the version again")
+        bad = int(codes.max() if codes.max() >= num_namespaces else codes.min())
+        raise ModelRejected(what, got=bad, allowed=f"-1 to {num_namespaces - 1}", do="publish the version again")
+    if item_generations(arrays).shape != (rows,):
+        what = "Model: array item_generation does not fit the others"
+        raise ModelRejected(what, got=item_generations(arrays).shape, allowed=(rows,), do="publish the version again")
 
 
 def _weights_of_prefixes(logits: Floats) -> list[Floats]:

@@ -15,7 +15,8 @@ class RowMap:
     Args:
         table: The histories whose codes are mapped.
         recommender: The version whose rows are wanted.
-        older: The map of the version before: of the same lineage, so its rows are kept and only what it did not know is looked up.
+        older: The map of the version before. In the same lineage its rows are kept where they hold the same item, which is where the generation is
+            the same, and the others are looked up.
 
     **Contract.** One thread at a time.
     """
@@ -25,7 +26,7 @@ class RowMap:
         self.recommender = recommender
         self._num_known = 0
         self._rows = np.full(max(64, len(table.item_ids)), -1, np.int32)
-        if older is not None and older.table is table and older.recommender.catalog is recommender.catalog:
+        if older is not None and older.table is table and older.recommender.catalog.lineage is recommender.catalog.lineage:
             self._inherit(older)
         self._look_up_new()
 
@@ -39,6 +40,9 @@ class RowMap:
         num = older._num_known
         rows = older._rows[:num].copy()
         rows[rows >= self.recommender.num_rows] = -1
+        held = np.flatnonzero(rows >= 0)
+        then, now = older.recommender.generations[rows[held]], self.recommender.generations[rows[held]]
+        rows[held[then != now]] = -1
         for code in np.flatnonzero(rows < 0).tolist():
             rows[code] = self._row_of(code)
         self._rows[:num] = rows

@@ -152,9 +152,8 @@ class ModelSlot:
         return LiveModel(version, recommender, stated, int(manifest.get("created_ms") or 0), offsets, manifest)
 
     def _catalog(self, arrays: Arrays) -> Catalog:
-        if self.current is not None and self.current.recommender.catalog.extend(arrays):
-            return self.current.recommender.catalog
-        return Catalog(arrays)
+        followed = self.current.recommender.catalog.follow(arrays) if self.current is not None else None
+        return followed if followed is not None else Catalog(arrays)
 
 
 def check_finite(arrays: Arrays) -> None:

@@ -141,6 +141,10 @@ class Ensemble:
         """Return 0: weights carry no user."""
         return 0
 
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Return 0: weights carry no items."""
+        return 0
+
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         return digest_of(self.snapshot())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -25,11 +25,36 @@ _PROBED = 128
 
 
 class LoadedTeacher(Protocol):
-    """A teacher version ready to score."""
+    """A teacher version ready to score.
+
+    Attributes:
+        generations: Generation of the item that it learned on each row, -1 on rows that it does not know. [rows] int32
+    """
+
+    generations: NDArray[np.int32]
 
     def scores(self, history: NDArray[np.int32], num_rows: int) -> torch.Tensor:
         """Return raw logits of all rows, -inf where unknown: history [Q, N], newest first → [Q, num_rows]."""
         ...
+
+
+class RowFacts(NamedTuple):
+    """Hold what rows are at this moment.
+
+    Attributes:
+        namespaces: Namespace code of each row, -1 where it is free. [V] int32
+        generations: Generation of each row's item. [V] int32
+    """
+
+    namespaces: NDArray[np.int32]
+    generations: NDArray[np.int32]
+
+    def known_to(self, teacher: LoadedTeacher) -> NDArray[np.bool_]:
+        """Return which rows hold the items that the teacher learned on them. [V] bool."""
+        known = np.zeros(len(self.generations), bool)
+        num = min(len(known), len(teacher.generations))
+        known[:num] = (self.generations[:num] >= 0) & (self.generations[:num] == teacher.generations[:num])
+        return known
 
 
 class TransformerTeacher:
@@ -39,8 +64,9 @@ class TransformerTeacher:
         shape = state.meta["shape"]
         self._length = int(shape["length"])
         self._num_items = int(state.meta["num_items"])
+        self.generations = np.asarray(state.arrays.get("generation", np.zeros(self._num_items, np.int32)))
         config = TransformerConfig(dim=shape["dim"], num_layers=shape["num_layers"], num_heads=shape["num_heads"], sequence_length=shape["length"])
-        self._model = build_transformer(self._num_items, config, state).eval()
+        self._model = build_transformer(self.generations, config, state).eval()
 
     def scores(self, history: NDArray[np.int32], num_rows: int) -> torch.Tensor:
         """Return raw logits; see `LoadedTeacher`. A history of nothing but newer items gives -inf everywhere."""
@@ -77,6 +103,8 @@ class LinearTeacher:
         self._decay = float(state.meta["decay"])
         self._slot = np.full(int(state.arrays["rows"].max(initial=-1)) + 1, -1, np.int64)
         self._slot[state.arrays["rows"]] = np.arange(len(self._rows))
+        self.generations = np.full(len(self._slot), -1, np.int32)
+        self.generations[state.arrays["rows"]] = state.arrays.get("generation", 0)
 
     def scores(self, history: NDArray[np.int32], num_rows: int) -> torch.Tensor:
         """Return raw logits; see `LoadedTeacher`."""
@@ -123,7 +151,7 @@ class Scorer:
         examples: Examples,
         teachers: Mapping[str, str],
         temperatures: Mapping[str, float],
-        namespace_of_rows: NDArray[np.int32],
+        rows: RowFacts,
         seen: list[NDArray[np.int32]] | None = None,
     ) -> dict[str, TeacherScores]:
         """Score all rows of each query's namespace with each teacher.
@@ -132,12 +160,12 @@ class Scorer:
             examples: Q queries.
             teachers: Teacher name to version.
             temperatures: Teacher name to temperature.
-            namespace_of_rows: [V] int32
+            rows: What rows hold now; a teacher does not know rows that held other items when it was asked for.
             seen: Rows that are no candidates when ranks are taken, per query.
         """
         with torch.no_grad():
             return {
-                name: self._score_one(self._teacher(name, version), version, examples, temperatures.get(name, 1.0), namespace_of_rows, seen)
+                name: self._score_one(self._teacher(name, version), version, examples, temperatures.get(name, 1.0), rows, seen)
                 for name, version in teachers.items()
             }
 
@@ -153,14 +181,17 @@ class Scorer:
         version: str,
         examples: Examples,
         temperature: float,
-        namespaces: NDArray[np.int32],
+        rows: RowFacts,
         seen: list[NDArray[np.int32]] | None,
     ) -> TeacherScores:
         parts = []
+        known = rows.known_to(teacher)
+        namespaces = np.where(known, rows.namespaces, np.int32(-1))
         for start in range(0, max(len(examples), 1), _CHUNK):
             index = np.arange(start, min(start + _CHUNK, len(examples)))
             chunk = examples.take(index)
-            scores = teacher.scores(chunk.history, len(namespaces))
+            history = np.where(chunk.history >= 0, np.where(known[np.maximum(chunk.history, 0)], chunk.history, -1), -1).astype(np.int32)
+            scores = teacher.scores(history, len(namespaces))
             mask_namespaces(scores, chunk.namespace, namespaces)
             parts.append(_summarise(scores, chunk, version, temperature, self._top_k, None if seen is None else [seen[i] for i in index]))
         probe = {factor: float(np.mean([part.probe[factor] for part in parts])) for factor in PROBE_FACTORS}
@@ -171,8 +202,8 @@ class Scorer:
 
 
 def mask_namespaces(scores: torch.Tensor, of_query: NDArray[np.int32], of_rows: NDArray[np.int32]) -> None:
-    """Set rows of other namespaces to -inf, in place: scores [Q, V]."""
-    if len(of_rows) and (of_rows != of_rows[0]).any():
+    """Set rows of other namespaces, and of none (-1), to -inf, in place: scores [Q, V]."""
+    if len(of_rows) and (of_rows[0] < 0 or (of_rows != of_rows[0]).any()):
         scores[torch.from_numpy(of_query[:, None] != of_rows[None, :])] = float("-inf")
 
 

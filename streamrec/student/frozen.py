@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from streamrec.evaluation.ranking import UNRANKED, ranks_from_scores
 from streamrec.features.examples import Examples
+from streamrec.features.vocabulary import item_generations
 from streamrec.soft_labels.scorer import mask_namespaces, mask_seen
 from streamrec.state import Arrays
 
@@ -17,7 +18,7 @@ _CHUNK = 2048
 
 
 class FrozenStudent:
-    """Rank with immutable version arrays.
+    """Rank with immutable version arrays, in a stream that may have given some of their rows to other items since.
 
     Args:
         arrays: See the format of a version in docs/formats.md.
@@ -28,15 +29,27 @@ class FrozenStudent:
         self.arrays = arrays
         self.meta = meta
         self.num_rows = len(arrays["item_bias"])
+        self.generations = item_generations(arrays)
+        self._namespaces = np.where(self.generations >= 0, arrays["item_namespace"], np.int32(-1))
         names = ("item_vectors", "item_bias", "position_logits", "own_bias", "pool_projection", "last_projection")
         self._tensors = {name: torch.from_numpy(np.array(arrays[name])) for name in names}
+
+    def forget_rows(self, rows: NDArray[np.int32]) -> None:
+        """Make rows unknown, because their items have left: no candidates, and skipped in histories."""
+        self._namespaces[rows[rows < self.num_rows]] = -1
+
+    def _knows(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        inside = (rows >= 0) & (rows < self.num_rows)
+        if not inside.any():
+            return inside
+        return inside & (self._namespaces[np.where(inside, rows, 0)] >= 0)
 
     def scores(self, history: NDArray[np.int32]) -> torch.Tensor:
         """Score all rows: history [Q, N], newest first, -1 pads; items the version lacks are skipped → [Q, V].
 
         A history without a known item gives -inf everywhere.
         """
-        known = np.where(history < self.num_rows, history, -1)
+        known = np.where(self._knows(history), history, -1)
         compact = np.take_along_axis(known, np.argsort(known < 0, axis=1, kind="stable"), 1)
         index = torch.from_numpy(compact.astype(np.int64))
         inside = index >= 0
@@ -58,7 +71,7 @@ class FrozenStudent:
         """Rank each target among the rows of its namespace, less the seen ones. [T] int32."""
         if self.num_rows == 0:
             return np.full(len(examples.target_rows), UNRANKED, np.int32)
-        namespaces = self.arrays["item_namespace"]
+        namespaces = self._namespaces
         parts = [np.zeros(0, np.int32)]
         for start in range(0, len(examples), _CHUNK):
             index = np.arange(start, min(start + _CHUNK, len(examples)))
@@ -73,7 +86,7 @@ class FrozenStudent:
     def target_log_probs(self, examples: Examples) -> NDArray[np.float32]:
         """Return each target's log-probability among the rows of its namespace, -inf where it is none of them. [T] float32."""
         scores = self.scores(examples.history)
-        mask_namespaces(scores, examples.namespace, self.arrays["item_namespace"])
+        mask_namespaces(scores, examples.namespace, self._namespaces)
         norm = torch.logsumexp(scores, 1)
         query, target = examples.query_of_target, examples.target_rows.astype(np.int64)
         known = (target < self.num_rows) & torch.isfinite(norm).numpy()[query]
@@ -90,12 +103,12 @@ class FrozenStudent:
             rows of the history's namespace.
         """
         probes: dict[str, list[list[float]]] = {"history": [], "top": [], "score": []}
-        usable = np.flatnonzero((examples.history[:, 0] >= 0) & (examples.history.max(1) < self.num_rows))
+        usable = np.flatnonzero((examples.history[:, 0] >= 0) & (self._knows(examples.history) == (examples.history >= 0)).all(1))
         if len(usable) == 0:
             return probes
         chosen = examples.take(usable[np.linspace(0, len(usable) - 1, min(num_probes, len(usable))).astype(int)])
         scores = self.scores(chosen.history)
-        mask_namespaces(scores, chosen.namespace, self.arrays["item_namespace"])
+        mask_namespaces(scores, chosen.namespace, self._namespaces)
         best, rows = scores.topk(min(top, self.num_rows), dim=1)
         for history, score, row in zip(chosen.history.tolist(), best.tolist(), rows.tolist(), strict=True):
             real = [value > float("-inf") for value in score]

@@ -69,10 +69,19 @@ class Learner:
         self._num_steps = 0
         self._held: dict[str, FrozenStudent] = {}
 
-    def put_items(self, rows: NDArray[np.int32], words: NDArray[np.int32], namespaces: NDArray[np.int32]) -> None:
+    def put_items(
+        self, rows: NDArray[np.int32], words: NDArray[np.int32], namespaces: NDArray[np.int32], generations: NDArray[np.int32] | None = None
+    ) -> None:
         """Add or describe item rows; see `ItemTables.put_items`. The current weights cover them at once, held versions never do."""
-        self.tables.put_items(rows, words, namespaces)
+        self.tables.put_items(rows, words, namespaces, generations)
         self._held.pop(CURRENT, None)
+
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Clear rows whose items have left, also in versions that are held, and return how many of them held one."""
+        self._held.pop(CURRENT, None)
+        for frozen in self._held.values():
+            frozen.forget_rows(rows)
+        return self.tables.forget_rows(rows)
 
     def step(self, examples: Examples, labels: SoftLabels | None, seed: int, new_passes: int, replay_passes: int) -> StepMetrics:
         """Learn from new examples and as many replayed ones a pass.
@@ -140,8 +149,10 @@ class Learner:
         return frozen.arrays, frozen.meta
 
     def hold(self, version: str, arrays: Arrays, meta: dict[str, Any]) -> None:
-        """Keep a published version for `ranks`."""
-        self._held[version] = FrozenStudent(arrays, meta)
+        """Keep a published version for `ranks`; it does not know rows that have another item now."""
+        frozen = self._held[version] = FrozenStudent(arrays, meta)
+        mine = self.tables.rows("generation").numpy()[: frozen.num_rows]
+        frozen.forget_rows(np.flatnonzero(frozen.generations[: len(mine)] != mine).astype(np.int32))
 
     def hold_current(self, version: str, kept: Iterable[str] = ()) -> None:
         """Keep the current weights under a version's name, and of the versions held before only those in ``kept``."""
@@ -179,6 +190,7 @@ class Learner:
                 "item_vectors": resolved.numpy(),
                 "item_bias": self.tables.rows("bias").numpy().copy(),
                 "item_namespace": self.tables.rows("namespace").numpy().copy(),
+                "item_generation": self.tables.rows("generation").numpy().copy(),
             }
             for name in ("position_logits", "own_bias", "pool_projection", "last_projection"):
                 arrays[name] = self._dense[name].detach().numpy().copy()

@@ -25,7 +25,7 @@ class Replay:
     Labels stay those made before anyone learned from the example; teachers that have seen it since would answer from memory.
 
     **Contract.** `draw` is a function of the contents and the seed. `delta` holds the places of the ring that were written since the last
-    snapshot or delta; it is None after a deletion and when more was added than is kept.
+    snapshot or delta; it is None after a removal and when more was added than is kept.
     """
 
     _data: dict[str, NDArray[Any]]
@@ -129,7 +129,29 @@ class Replay:
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Remove the user's queries and return how many went."""
-        kept = np.flatnonzero(self._data["user"][: self._size] != hash_key(namespace, user_id))
+        return self._keep(self._data["user"][: self._size] != hash_key(namespace, user_id))
+
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Take the rows out of histories, targets and labels; a query without a history or a target goes. Return how many entries went."""
+        num = 0
+        for name, partner in (("history", None), ("targets", None), ("label_rows", "label_probs")):
+            held = self._data[name][: self._size]
+            gone = np.isin(held, rows)
+            num += int(gone.sum())
+            if partner is not None:
+                self._data[partner][: self._size][gone] = 0
+            held[gone] = -1
+        if num == 0:
+            return 0
+        # The newest item must come first, whatever has gone before it.
+        history = self._data["history"][: self._size]
+        history[:] = np.take_along_axis(history, np.argsort(history < 0, axis=1, kind="stable"), 1)
+        self._num_unsaved = None  # A delta can't say what went.
+        self._keep((history[:, 0] >= 0) & (self._data["targets"][: self._size] >= 0).any(1))
+        return num
+
+    def _keep(self, wanted: NDArray[np.bool_]) -> int:
+        kept = np.flatnonzero(wanted)
         order = kept if self._size < self.capacity else kept[np.argsort((kept - self._next) % self.capacity, kind="stable")]
         removed = self._size - len(kept)
         if removed:

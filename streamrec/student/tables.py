@@ -19,7 +19,8 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 class ItemTables:
     """Hold unit-norm item vectors, biases, their Adam moments and item facts for ``num_rows`` rows.
 
-    A new row's vector depends on (seed, row) alone, not on when or with what it was added.
+    A new item's vector depends on (seed, row, generation) alone, not on when or with what it was added. A row without an item has namespace
+    and generation -1 and zeros elsewhere.
     """
 
     def __init__(self, dim: int, words_per_item: int, seed: int) -> None:
@@ -31,25 +32,47 @@ class ItemTables:
             "vectors": torch.zeros(0, dim), "vectors_m": torch.zeros(0, dim), "vectors_v": torch.zeros(0, dim),
             "bias": torch.zeros(0), "bias_m": torch.zeros(0), "bias_v": torch.zeros(0),
             "words": torch.zeros(0, words_per_item, dtype=torch.int64), "namespace": torch.zeros(0, dtype=torch.int32),
+            "generation": torch.zeros(0, dtype=torch.int32),
         }  # fmt: skip
 
-    def put_items(self, rows: NDArray[np.int32], words: NDArray[np.int32], namespaces: NDArray[np.int32]) -> None:
-        """Add or describe rows; new ones must follow the last: rows [n], words [n, W], namespaces [n]."""
+    def put_items(
+        self, rows: NDArray[np.int32], words: NDArray[np.int32], namespaces: NDArray[np.int32], generations: NDArray[np.int32] | None = None
+    ) -> None:
+        """Add or describe items: rows [n], words [n, W], namespaces [n], generations [n] (None: 0). Another generation begins anew."""
         if len(rows) == 0:
             return
         first, end = self.num_rows, max(self.num_rows, int(rows.max()) + 1)
         if end > len(self.tensors["bias"]):
             self._grow(max(1024, end + end // 2))
-        fresh = np.stack([np.random.default_rng([self.seed, row]).standard_normal(self.dim) for row in range(first, end)]) if end > first else None
-        if fresh is not None:
-            unit = torch.from_numpy(fresh).float()
-            self.tensors["vectors"][first:end] = unit / unit.norm(dim=1, keepdim=True)
-            self.num_rows = end
-            self.changed.mark(np.arange(first, end))
+        self.num_rows = end
+        self._clear(torch.arange(first, end))
         self.changed.mark(rows)
         index = torch.from_numpy(rows.astype(np.int64))
+        generation = torch.from_numpy(np.zeros(len(rows), np.int32) if generations is None else np.array(generations))
+        is_new = self.tensors["generation"][index] != generation
+        self._clear(index[is_new])
+        # The first generation's seed has two numbers, as it had before rows came back.
+        seeds = [
+            [self.seed, row, number][: 3 if number else 2] for row, number in zip(index[is_new].tolist(), generation[is_new].tolist(), strict=True)
+        ]
+        if seeds:
+            unit = torch.from_numpy(np.stack([np.random.default_rng(seed).standard_normal(self.dim) for seed in seeds])).float()
+            self.tensors["vectors"][index[is_new]] = unit / unit.norm(dim=1, keepdim=True)
+        self.tensors["generation"][index] = generation
         self.tensors["words"][index] = torch.from_numpy(words.astype(np.int64))
         self.tensors["namespace"][index] = torch.from_numpy(np.array(namespaces))
+
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Clear rows whose items have left and return how many of them held one."""
+        index = torch.from_numpy(rows[rows < self.num_rows].astype(np.int64))
+        num = int((self.tensors["generation"][index] >= 0).sum())
+        self._clear(index)
+        return num
+
+    def _clear(self, index: torch.Tensor) -> None:
+        self.changed.mark(index.numpy())
+        for name, tensor in self.tensors.items():
+            tensor[index] = -1 if name in {"words", "namespace", "generation"} else 0
 
     def _grow(self, capacity: int) -> None:
         for name, old in self.tensors.items():
@@ -90,11 +113,12 @@ class ItemTables:
         return {name: tensor.numpy()[rows] for name, tensor in self.tensors.items()}
 
     def restore(self, arrays: Arrays) -> None:
-        """Replace everything by what `state` gave."""
+        """Replace everything by what `state` gave; tables without generations, as they once were, hold every row's first item."""
         self.num_rows, self.changed = len(arrays["bias"]), ChangedRows()
         for name, old in self.tensors.items():
             new = _zeros(max(1024, self.num_rows + self.num_rows // 2), old)
-            new.numpy()[: self.num_rows] = arrays[name]
+            if name in arrays:
+                new.numpy()[: self.num_rows] = arrays[name]
             self.tensors[name] = new
 
 

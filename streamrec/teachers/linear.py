@@ -24,7 +24,8 @@ class LinearStatistics:
     An item row gets a slot when it first appears and a slot is free; within one batch the most frequent rows come first.
 
     **Contract.** `update` is additive: the sum over batches equals one pass over all of them up to float rounding, and the same batches in
-    the same order give the same bits. `delta` holds the batches since the last snapshot, not the matrices; it is None before the first one.
+    the same order give the same bits. `delta` holds the batches and the rows forgotten since the last snapshot, not the matrices; it is None
+    before the first one.
     """
 
     name = "linear_statistics"
@@ -34,7 +35,7 @@ class LinearStatistics:
     _gram: torch.Tensor
     _cross: torch.Tensor
     _num_queries: int
-    _unsaved: list[Examples] | None
+    _unsaved: list[Examples | NDArray[np.int32]] | None
 
     def __init__(self, config: LinearConfig) -> None:
         self.config = config
@@ -119,6 +120,9 @@ class LinearStatistics:
             return None
         arrays: dict[str, NDArray[Any]] = {}
         for number, part in enumerate(self._unsaved):
+            if not isinstance(part, Examples):
+                arrays[f"{number}/forgotten"] = part
+                continue
             arrays |= {f"{number}/history": part.history, f"{number}/indptr": part.indptr, f"{number}/targets": part.target_rows}
         state = ComponentState(arrays, {"num_batches": len(self._unsaved)})
         self._unsaved = []
@@ -139,6 +143,9 @@ class LinearStatistics:
         self._unsaved = []
         for delta in deltas:
             for number in range(delta.meta["num_batches"]):
+                if f"{number}/forgotten" in delta.arrays:
+                    self._forget(delta.arrays[f"{number}/forgotten"])
+                    continue
                 history, indptr, targets = (delta.arrays[f"{number}/{name}"] for name in ("history", "indptr", "targets"))
                 num = len(history)
                 zeros = np.zeros(num, np.int32)
@@ -148,14 +155,37 @@ class LinearStatistics:
         """Return 0: the statistics are sums over users."""
         return 0
 
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Take the rows' sums out, free their slots and return how many these were."""
+        num = self._forget(rows)
+        if num and self._unsaved is not None:
+            self._unsaved.append(rows)
+        return num
+
+    def _forget(self, rows: NDArray[np.int32]) -> int:
+        gone = np.isin(self._rows, rows)
+        if not gone.any():
+            return 0
+        kept = torch.from_numpy(np.flatnonzero(~gone))
+        for name in ("_gram", "_cross"):
+            old = getattr(self, name)
+            new = torch.zeros_like(old)
+            new[: len(kept), : len(kept)] = old[kept][:, kept]
+            setattr(self, name, new)
+        self._rows = np.asarray(self._rows)[~gone].tolist()
+        self._slot[:] = -1
+        self._slot[self._rows] = np.arange(len(self._rows))
+        return int(gone.sum())
+
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         return digest_of(self._state())
 
 
 def solve_version(matrices: ComponentState, config: LinearConfig) -> ComponentState:
-    """Return a version, B [M, M] and the item row of each slot [M], from what `LinearStatistics.matrices` gave."""
+    """Return a version from what `LinearStatistics.matrices` gave: B [M, M], the item row of each slot [M] and its ``generation`` [M]."""
     gram, cross = (torch.tensor(matrices.arrays[name]) for name in ("gram", "cross"))
     weights = solve_ridge(gram, cross, config.ridge)
-    arrays = {"weights": weights.numpy(), "rows": matrices.arrays["rows"]}
+    rows = matrices.arrays["rows"]
+    arrays = {"weights": weights.numpy(), "rows": rows, "generation": matrices.arrays.get("generation", np.zeros(len(rows), np.int32))}
     return ComponentState(arrays, {"kind": "linear", "decay": config.history_decay, "num_queries": matrices.meta["num_queries"]})

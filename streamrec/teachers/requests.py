@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from streamrec.config import TeachersConfig
 from streamrec.state import ComponentState
 from streamrec.storage import open_storage
@@ -25,8 +27,8 @@ class RefreshRequest:
         previous: Version to start from, or None.
         seed: Of training.
         num_items: V at the time of asking.
-        payload: ``sequences`` for the transformer, the statistics for the linear teacher. A ``num_items`` in its meta counts: it is that of the
-            first time of asking.
+        payload: ``sequences`` and the ``generation`` of each row for the transformer; the statistics and the ``generation`` of each slot's row
+            for the linear teacher. A ``num_items`` in its meta counts: it is that of the first time of asking.
     """
 
     teacher: str
@@ -81,7 +83,8 @@ def carry_out(request: RefreshRequest, config: TeachersConfig, storage_url: str,
     else:
         previous = store.load(request.teacher, request.previous) if request.previous else None
         sequences = request.payload.arrays["sequences"]
-        state, losses = train_transformer(sequences, num_items, previous, config.transformer, request.seed, place)
+        generations = request.payload.arrays.get("generation", np.zeros(num_items, np.int32))
+        state, losses = train_transformer(sequences, generations, previous, config.transformer, request.seed, place)
         facts |= {"loss_first": losses[0], "loss_last": losses[-1], "num_steps": len(losses), "num_sequences": len(sequences)}
     facts |= {
         "seconds": time.monotonic() - began,

@@ -11,6 +11,9 @@ from streamrec.errors import Damaged, RegistryError
 from streamrec.state import ComponentState, from_bytes, to_bytes
 from streamrec.storage import Storage
 
+FORMAT = 2
+"""Of versions; 1 had no generations, so each row held its first item."""
+
 
 class TeacherStore:
     """Write and read versions of several teachers.
@@ -27,7 +30,7 @@ class TeacherStore:
         digest = hashlib.sha256(data).hexdigest()
         self._storage.write_new(f"teachers/{teacher}/{version}/weights-{digest}.safetensors", data)
         if not self.exists(teacher, version):
-            manifest = {"format": 1, "teacher": teacher, "version": version, "sha256": digest, "bytes": len(data), "facts": facts}
+            manifest = {"format": FORMAT, "teacher": teacher, "version": version, "sha256": digest, "bytes": len(data), "facts": facts}
             self._storage.write_new(_manifest(teacher, version), json.dumps(manifest, sort_keys=True).encode())
 
     def exists(self, teacher: str, version: str) -> bool:
@@ -70,6 +73,9 @@ class TeacherStore:
             what = "Teacher: no such version"
             raise RegistryError(what, got=f"{teacher} {version}", do="look under teachers/ for those that are there")
         manifest: dict[str, Any] = json.loads(self._storage.read(_manifest(teacher, version)))
+        if manifest["format"] > FORMAT:
+            what = "Teacher: the version is in a newer format"
+            raise RegistryError(what, got=manifest["format"], allowed=f"up to {FORMAT}", do="upgrade streamrec")
         return manifest
 
 

@@ -15,6 +15,9 @@ from streamrec.errors import DataError
 from streamrec.models.transformer import SequentialTransformer
 from streamrec.state import ComponentState
 
+GENERATION = "generation"
+"""Array of a version that says which item of each row it learned; format 1 has none, all were the first."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -35,7 +38,7 @@ class Place:
 
 def train_transformer(
     window: NDArray[np.int32],
-    num_items: int,
+    generations: NDArray[np.int32],
     previous: ComponentState | None,
     config: TransformerConfig,
     seed: int,
@@ -45,7 +48,7 @@ def train_transformer(
 
     Args:
         window: Item rows, oldest first, padded with -1 on the right, at least two items a row. [U, S]
-        num_items: V; rows at or above it can't be in the window.
+        generations: Generation of the item of each row, -1 where it is free; rows beyond them can't be in the window. [V] int32
         previous: The last version to start from; None starts from nothing.
         config: Shape and training settings; ``batch_size`` is the total over all workers.
         seed: Of initialisation, batches, dropout and negatives.
@@ -65,7 +68,7 @@ def train_transformer(
     place = place or Place()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = build_transformer(num_items, config, previous).to(place.device)
+        model = build_transformer(generations, config, previous).to(place.device)
         forward = place.wrap(_Loss(model, config))
         optimiser = torch.optim.AdamW(forward.parameters(), lr=config.learning_rate, weight_decay=0.0)
         num_steps = config.refresh_steps if previous is not None else config.first_steps
@@ -87,8 +90,8 @@ def train_transformer(
             losses.append(float(loss.detach()))
     model.eval()
     arrays = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
-    meta = {"kind": "transformer", "num_items": num_items, "shape": shape_of(config)}
-    return ComponentState(arrays, meta), losses
+    meta = {"kind": "transformer", "num_items": len(generations), "shape": shape_of(config)}
+    return ComponentState({**arrays, GENERATION: generations}, meta), losses
 
 
 def shape_of(config: TransformerConfig) -> dict[str, int]:
@@ -96,23 +99,27 @@ def shape_of(config: TransformerConfig) -> dict[str, int]:
     return {"dim": config.dim, "num_layers": config.num_layers, "num_heads": config.num_heads, "length": config.sequence_length}
 
 
-def build_transformer(num_items: int, config: TransformerConfig, previous: ComponentState | None) -> SequentialTransformer:
-    """Make a model for ``num_items`` rows, with all that fits taken from the previous version.
+def build_transformer(generations: NDArray[np.int32], config: TransformerConfig, previous: ComponentState | None) -> SequentialTransformer:
+    """Make a model for rows of the given generations [V], with all that fits taken from the previous version.
 
-    New item rows start as the mean of the old ones plus noise, so that they rank in the middle rather than at random.
+    Rows that are new or hold another item than then start as the mean of the old ones plus noise, so that they rank in the middle rather than
+    at random, and nothing of an item goes over to the next one on its row.
     """
+    num_items = len(generations)
     model = SequentialTransformer(num_items, config.dim, config.num_layers, config.num_heads, config.sequence_length, config.dropout)
     if previous is None or previous.meta.get("shape") != shape_of(config):
         return model
     state = model.state_dict()
+    then = previous.arrays.get(GENERATION, np.zeros(len(previous.arrays["bias"]), np.int32))
+    num_old = min(len(then), num_items)
+    same = torch.from_numpy(np.flatnonzero(then[:num_old] == generations[:num_old]))
     for name, array in previous.arrays.items():
         old = torch.from_numpy(np.array(array))
         if name in {"items.weight", "bias"}:
-            num_old = min(len(old), num_items)
             if name == "items.weight":
                 state[name] += old.mean(0)
-            state[name][:num_old] = old[:num_old]
-        else:
+            state[name][same] = old[same]
+        elif name != GENERATION:
             state[name] = old
     model.load_state_dict(state)
     return model

@@ -18,7 +18,7 @@ class EventWindow:
     """Hold the last ``capacity`` interactions in a ring: user hash, item row, event time.
 
     **Contract.** `sequences` is a function of the contents alone. `delta` holds the places of the ring that were written since the last
-    snapshot or delta; it is None after a deletion and when more was added than is kept.
+    snapshot or delta; it is None after a removal and when more was added than is kept.
     """
 
     name = "window"
@@ -98,8 +98,15 @@ class EventWindow:
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Remove the user's events and return how many went."""
+        return self._remove(self._data["user"][: self._size] == hash_key(namespace, user_id))
+
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Remove the rows' events and return how many went."""
+        return self._remove(np.isin(self._data["row"][: self._size], rows))
+
+    def _remove(self, gone: NDArray[np.bool_]) -> int:
         order = (self._next + np.arange(self._size)) % self._size if self._size == self.capacity else np.arange(self._size)
-        kept = order[self._data["user"][order] != hash_key(namespace, user_id)]
+        kept = order[~gone[order]]
         removed = self._size - len(kept)
         if removed:
             state = ComponentState({name: self._data[name][kept] for name in _TYPES}, {"next": len(kept) % self.capacity, "size": len(kept)})

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from streamrec.log.base import LogWriter, Record, TableReader
 from streamrec.log.offsets import OffsetRange
-from streamrec.pipeline.checkpoint import Change, CheckpointStore
+from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.commit import CommitId
 from streamrec.pipeline.layout import checkpoint_url, registry_url
 from streamrec.pipeline.parts import Parts
@@ -181,9 +181,9 @@ class _ObservedCheckpoints(CheckpointStore):
         super().__init__(storage)
         self._reach = reach
 
-    def commit(self, components: Mapping[str, Change], facts: Mapping[str, Any], previous: CommitId | None) -> CommitId:
+    def commit(self, *args: Any, **options: Any) -> CommitId:
         self._reach(Failpoint.BEFORE_COMMIT)
-        return super().commit(components, facts, previous)
+        return super().commit(*args, **options)
 
 
 class _ObservedBoard:

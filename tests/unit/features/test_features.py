@@ -37,10 +37,11 @@ def test_a_restored_vocabulary_continues_with_the_same_rows_and_tells_models_of_
     again.restore(vocabulary.snapshot())
     assert again.digest() == vocabulary.digest()
     assert again.rows_for(["b", "a"], ["i0", "i7"]).tolist() == [1500, 7]
-    changed, words, namespaces = again.take_changed()
+    changed, words, namespaces, generations = again.take_changed()
     assert changed.tolist() == list(range(1501))
     assert words[:3].tolist() == [[1, 2], [3, -1], [4, 5]]
     assert namespaces.tolist() == [0] * 1500 + [1]
+    assert not generations.any()
     assert len(again.take_changed()[0]) == 0
 
 
@@ -49,7 +50,7 @@ def test_a_snapshot_does_not_change_when_the_vocabulary_does() -> None:
     vocabulary.rows_for(["a"], ["i"])
     held = vocabulary.snapshot()
     vocabulary.rows_for(["b"], ["i"])
-    assert held.meta == {"namespaces": ["a"]}
+    assert held.meta["namespaces"] == ["a"]
 
 
 @given(st.lists(st.integers(0, 30), max_size=200), st.integers(1, 16))

@@ -137,7 +137,7 @@ def test_a_worse_candidate_is_rejected_and_the_live_version_stays(world: World) 
     }
     namespaces = np.concatenate([arrays["item_namespace"], np.repeat([0, 1], 30).astype(np.int32)])
     padding["item_bias"][num:] = 1000.0
-    learner.hold(candidate, {**arrays, **padding, "item_namespace": namespaces}, meta)
+    learner.hold(candidate, {**arrays, **padding, "item_namespace": namespaces, "item_generation": np.zeros(num + 60, np.int32)}, meta)
     learner.hold(live, arrays, meta)
     report = controller.step()
     assert report is not None
@@ -197,7 +197,10 @@ def test_a_commit_needs_no_broker(world: World, monkeypatch: pytest.MonkeyPatch)
     assert controller.books()["pending"] == 0
 
 
-def test_the_promotion_of_an_idle_stream_is_committed_though_no_event_follows(world: World) -> None:
+def test_the_promotion_of_an_idle_stream_is_committed_though_no_event_follows(
+    make_world: Callable[..., World], mixed: list[Record], tmp_path: Path
+) -> None:
+    world = make_world(mixed, {"registry": {"gate_min_queries": 5}}, folder=tmp_path)  # The last batch is small.
     controller = world.controller()
     world.play(controller)
     controller.finish()

@@ -7,6 +7,7 @@ from streamrec.clock import ManualClock
 from streamrec.config import DEFAULT_MEANINGS, EventsConfig, Meaning
 from streamrec.events.codec import EventCodec
 from streamrec.events.schema import LOG_ROW
+from streamrec.serving import history_view
 from streamrec.serving.history_view import HistoryColumns, HistoryView
 from streamrec.serving.recommender import Recommender
 from streamrec.serving.row_map import RowMap
@@ -177,7 +178,7 @@ def test_codes_become_the_rows_of_each_version(view, version):
     assert first.rows(codes).tolist() == [3, -1, -1]
 
     grown = version(9)
-    assert small.catalog.extend(grown[0])
+    assert small.catalog.follow(grown[0])
     large = Recommender(*grown, catalog=small.catalog)
     second = RowMap(view.table, large, first)
     assert second.rows(codes).tolist() == [3, 7, -1]
@@ -188,3 +189,18 @@ def test_items_that_come_after_the_map_was_made_are_found(view, version):
     row_map = RowMap(view.table, Recommender(*version(200)))
     view.apply(rows_of(*(event("u", f"item-{number}", number) for number in range(150))))
     assert row_map.rows(view.get("default", "u")).tolist() == [146, 147, 148, 149]
+
+
+def test_ids_that_came_once_do_not_stay_in_a_replicas_memory(monkeypatch):
+    monkeypatch.setattr(history_view, "_FEW_CODES", 20)
+    view = make_view()
+    view.load(columns())
+    assert items(view, "old") == ["c"]
+    for start in range(0, 400, 10):
+        view.apply(rows_of(*(event("bot", f"once{number}", number) for number in range(start, start + 10)), start=1000 + 11 * start))
+        view.apply(rows_of(event("u", f"i{start % 30}", start), start=1100 + 11 * start))
+        assert len(view.table.item_ids) <= 2 * 20 + 12
+        assert [view.table.codes[item] for item in view.table.item_ids] == list(range(len(view.table.item_ids)))
+    assert items(view, "u") == [f"i{start % 30}" for start in (360, 370, 380, 390)]
+    assert items(view, "bot") == [f"once{number}" for number in range(396, 400)]
+    assert items(view, "old") == ["c"]

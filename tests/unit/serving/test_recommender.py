@@ -124,13 +124,13 @@ def test_a_namespace_code_without_a_name_is_refused(version):
 
 def test_a_catalog_grows_with_its_lineage_and_refuses_another(version):
     catalog = Catalog(version(10)[0])
-    assert catalog.extend(version(14, seed=3)[0])
+    assert catalog.follow(version(14, seed=3)[0])
     assert len(catalog) == 14
     assert catalog.row_of("default", "item-13") == 13
     assert catalog.id_of(13) == "item-13"
-    assert catalog.extend(version(5)[0])
+    assert catalog.follow(version(5)[0])
     assert len(catalog) == 14
-    assert not catalog.extend(version(20, prefix="other")[0])
+    assert not catalog.follow(version(20, prefix="other")[0])
     assert len(catalog) == 14
     assert catalog.rows_of("default", ["item-2", "nothing"]).tolist() == [2, -1]
     assert catalog.rows_of("nowhere", ["item-2"]).tolist() == [-1]

@@ -12,7 +12,7 @@ from streamrec.evaluation.ranking import UNRANKED
 from streamrec.features.examples import Examples
 from streamrec.soft_labels.ensemble import LENGTH_BOUNDS, Ensemble
 from streamrec.soft_labels.schema import TeacherScores
-from streamrec.soft_labels.scorer import PROBE_FACTORS, Scorer, load_teacher
+from streamrec.soft_labels.scorer import PROBE_FACTORS, RowFacts, Scorer, load_teacher
 from streamrec.state import ComponentState
 from streamrec.storage import LocalStorage
 from streamrec.teachers.store import TeacherStore
@@ -147,8 +147,13 @@ def store(tmp_path: Any) -> TeacherStore:
     return made
 
 
+def first_items(num: int) -> RowFacts:
+    """Rows of one namespace that all hold their first item."""
+    return RowFacts(np.zeros(num, np.int32), np.zeros(num, np.int32))
+
+
 def test_each_version_scores_with_its_own_weights_whoever_asks(store: TeacherStore, tmp_path: Any) -> None:
-    data, names = some_examples(7), np.zeros(NUM_ITEMS, np.int32)
+    data, names = some_examples(7), first_items(NUM_ITEMS)
     scorer = Scorer(str(tmp_path), 4)
     first = scorer.score(data, {"linear": "v1"}, {}, names)["linear"]
     second = scorer.score(data, {"linear": "v2"}, {}, names)["linear"]
@@ -159,7 +164,7 @@ def test_each_version_scores_with_its_own_weights_whoever_asks(store: TeacherSto
 
 
 def test_candidates_norms_and_ranks_agree_with_the_raw_logits(store: TeacherStore, tmp_path: Any) -> None:
-    data, names = some_examples(9), np.zeros(NUM_ITEMS, np.int32)
+    data, names = some_examples(9), first_items(NUM_ITEMS)
     scores = Scorer(str(tmp_path), 4).score(data, {"linear": "v1"}, {"linear": 0.5}, names)["linear"]
     raw = load_teacher(store.load("linear", "v1")).scores(data.history, NUM_ITEMS)
     np.testing.assert_allclose(scores.log_norm, torch.logsumexp(raw / 0.5, 1), rtol=1e-5)
@@ -175,7 +180,7 @@ def test_candidates_norms_and_ranks_agree_with_the_raw_logits(store: TeacherStor
 
 def test_candidates_are_the_querys_namespace_and_seen_rows_count_only_for_ranks(store: TeacherStore, tmp_path: Any) -> None:
     data = some_examples(10, namespaces=2)
-    names = (np.arange(NUM_ITEMS) % 2).astype(np.int32)
+    names = RowFacts((np.arange(NUM_ITEMS) % 2).astype(np.int32), np.zeros(NUM_ITEMS, np.int32))
     scorer = Scorer(str(tmp_path), 4)
     scores = scorer.score(data, {"linear": "v1"}, {}, names)["linear"]
     for query in range(10):
@@ -190,7 +195,7 @@ def test_candidates_are_the_querys_namespace_and_seen_rows_count_only_for_ranks(
 def test_a_history_of_unknown_items_gets_no_answer(store: TeacherStore, tmp_path: Any) -> None:
     data = some_examples(2)
     unknown = Examples(np.full((2, 4), 11, np.int32), data.indptr, data.target_rows, data.weight, data.user, data.namespace)
-    scores = Scorer(str(tmp_path), 4).score(unknown, {"linear": "v1"}, {}, np.zeros(NUM_ITEMS, np.int32))["linear"]
+    scores = Scorer(str(tmp_path), 4).score(unknown, {"linear": "v1"}, {}, first_items(NUM_ITEMS))["linear"]
     assert (scores.rows == -1).all()
     assert (scores.target_ranks == UNRANKED).all()
     assert np.isneginf(scores.log_norm).all()

@@ -37,6 +37,11 @@ def cycle(num: int = 40, num_items: int = 10) -> np.ndarray:
     return window.astype(np.int32)
 
 
+def fresh(num: int) -> np.ndarray:
+    """Generations of rows that all hold their first item."""
+    return np.zeros(num, np.int32)
+
+
 def test_later_items_do_not_change_earlier_states() -> None:
     made = model()
     sequence = torch.tensor([[1, 2, 3, 4, 5, 6]])
@@ -54,7 +59,7 @@ def test_padding_on_the_right_changes_nothing() -> None:
 
 
 def test_the_loss_falls_and_the_teacher_learns_the_cycle() -> None:
-    state, losses = train_transformer(cycle(), 10, None, CONFIG, 0)
+    state, losses = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
     assert len(losses) == 70
     assert losses[-1] < losses[0] / 2
     scores = TransformerTeacher(state).scores(np.asarray([[4, 3, -1, -1], [8, 7, 6, 5]], np.int32), 10)
@@ -64,7 +69,7 @@ def test_the_loss_falls_and_the_teacher_learns_the_cycle() -> None:
 def test_sequences_of_two_items_are_learned_whole() -> None:
     window = np.full((16, 7), -1, np.int32)
     window[:, 0], window[:, 1] = np.arange(16) % 2, 2 + np.arange(16) % 2
-    state, losses = train_transformer(window, 4, None, CONFIG, 0)
+    state, losses = train_transformer(window, fresh(4), None, CONFIG, 0)
     assert np.isfinite(losses).all()
     assert TransformerTeacher(state).scores(np.asarray([[0], [1]], np.int32), 4).argmax(1).tolist() == [2, 3]
 
@@ -73,42 +78,42 @@ def test_the_oldest_item_of_a_full_window_counts() -> None:
     one = cycle(8)
     other = one.copy()
     other[:, 0] = (other[:, 0] + 5) % 10
-    assert digest_of(train_transformer(one, 10, None, CONFIG, 0)[0]) != digest_of(train_transformer(other, 10, None, CONFIG, 0)[0])
+    assert digest_of(train_transformer(one, fresh(10), None, CONFIG, 0)[0]) != digest_of(train_transformer(other, fresh(10), None, CONFIG, 0)[0])
 
 
 @pytest.mark.parametrize("settings", [{}, {"full_softmax_items": 4, "num_negatives": 5}])
 def test_training_is_a_function_of_its_arguments_and_leaves_the_global_generator_alone(settings: dict[str, int]) -> None:
     config = CONFIG.model_copy(update={"first_steps": 5, "dropout": 0.2, **settings})
     torch.manual_seed(1)
-    first = digest_of(train_transformer(cycle(), 10, None, config, 3)[0])
+    first = digest_of(train_transformer(cycle(), fresh(10), None, config, 3)[0])
     drawn = torch.rand(1)
     torch.manual_seed(1)
     assert drawn == torch.rand(1)
-    assert digest_of(train_transformer(cycle(), 10, None, config, 3)[0]) == first
-    assert digest_of(train_transformer(cycle(), 10, None, config, 4)[0]) != first
+    assert digest_of(train_transformer(cycle(), fresh(10), None, config, 3)[0]) == first
+    assert digest_of(train_transformer(cycle(), fresh(10), None, config, 4)[0]) != first
 
 
 def test_the_sampled_loss_falls_too() -> None:
-    _, losses = train_transformer(cycle(), 10, None, CONFIG.model_copy(update={"full_softmax_items": 4, "num_negatives": 8}), 0)
+    _, losses = train_transformer(cycle(), fresh(10), None, CONFIG.model_copy(update={"full_softmax_items": 4, "num_negatives": 8}), 0)
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) * 0.7
 
 
 def test_a_warm_start_keeps_the_rows_of_old_items_and_puts_new_ones_in_the_middle() -> None:
-    state, _ = train_transformer(cycle(), 10, None, CONFIG, 0)
-    grown = build_transformer(13, CONFIG, state)
+    state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
+    grown = build_transformer(fresh(13), CONFIG, state)
     old = torch.from_numpy(state.arrays["items.weight"])
     torch.testing.assert_close(grown.items.weight[:10].detach(), old)
     torch.testing.assert_close(grown.positions.weight.detach(), torch.from_numpy(state.arrays["positions.weight"]))
     assert (grown.items.weight[10:].detach() - old.mean(0)).abs().max() < 0.15
-    _, losses = train_transformer(cycle(), 13, state, CONFIG, 1)
+    _, losses = train_transformer(cycle(), fresh(13), state, CONFIG, 1)
     assert len(losses) == 4
     assert losses[0] < 2.0  # far below log(13)
 
 
 def test_another_shape_starts_from_nothing() -> None:
-    state, _ = train_transformer(cycle(), 10, None, CONFIG, 0)
+    state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
     other = CONFIG.model_copy(update={"dim": 4})
-    assert build_transformer(10, other, state).items.weight.shape == (10, 4)
+    assert build_transformer(fresh(10), other, state).items.weight.shape == (10, 4)
 
 
 def test_two_ranks_split_the_batches_that_one_rank_draws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +127,7 @@ def test_two_ranks_split_the_batches_that_one_rank_draws(monkeypatch: pytest.Mon
 
         with monkeypatch.context() as patch:
             patch.setattr(train_loop._Loss, "forward", spy)
-            train_transformer(cycle(), 10, None, CONFIG.model_copy(update={"first_steps": 3}), 5, Place(rank, world))
+            train_transformer(cycle(), fresh(10), None, CONFIG.model_copy(update={"first_steps": 3}), 5, Place(rank, world))
         return seen
 
     alone, first, second = batches(0, 1), batches(0, 2), batches(1, 2)
@@ -133,7 +138,7 @@ def test_two_ranks_split_the_batches_that_one_rank_draws(monkeypatch: pytest.Mon
 
 def test_a_window_without_sequences_is_an_error_that_says_so() -> None:
     with pytest.raises(DataError, match="no user has two interactions"):
-        train_transformer(np.zeros((0, 7), np.int32), 10, None, CONFIG, 0)
+        train_transformer(np.zeros((0, 7), np.int32), fresh(10), None, CONFIG, 0)
 
 
 def request(version: str, previous: str | None = None, **values: object) -> RefreshRequest:
