@@ -99,11 +99,16 @@ class LogConfig(Section):
 
 
 class FeaturesConfig(Section):
-    """Bound histories, duplicates and lateness."""
+    """Bound histories, duplicates and lateness.
+
+    ``dedupe_horizon``: how many event ids are remembered at most. ``dedupe_horizon_s``: for how long by event time, and at least for
+    ``lateness_s``, so that an interaction whose id is forgotten by time is late when it comes again.
+    """
 
     history_length: int = Field(default=50, ge=1, le=1000)
     max_users: int = Field(default=1_000_000, ge=1)
     dedupe_horizon: int = Field(default=1_000_000, ge=0)
+    dedupe_horizon_s: Duration = 7 * 86_400.0
     lateness_s: Duration = 7 * 86_400.0
     words_per_item: int = Field(default=12, ge=0, le=64)
     word_buckets: int = Field(default=2048, ge=1, le=65_536)
