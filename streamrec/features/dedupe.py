@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from streamrec.events.schema import Kind
-from streamrec.features.hashes import Hashes, first_of_each, hash_id, hash_ids
+from streamrec.features.hashes import Hashes, first_of_each, hash_id, hash_ids, namespace_seeds
 from streamrec.features.id_index import IdIndex
 from streamrec.state import ComponentState, digest_of
 
@@ -48,14 +48,15 @@ class EventKeys:
 
         A deletion's own id belongs to nobody: it must outlive the user, or a repeat of the request would delete what came after it.
         """
-        users = hash_ids(events["namespace"], events["user_id"])
+        seeds = namespace_seeds(events["namespace"])
+        users = hash_ids(seeds, events["user_id"])
         users[pc.equal(events["kind"], Kind.DELETION.value).to_numpy()] = 0
-        return cls(hash_ids(events["namespace"], events["event_id"]), users, events["event_time"].to_numpy())
+        return cls(hash_ids(seeds, events["event_id"]), users, events["event_time"].to_numpy())
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def select(self, chosen: NDArray[Any]) -> EventKeys:
+    def select(self, chosen: NDArray[Any] | slice) -> EventKeys:
         """Return the keys at these places, or where a mask is true."""
         return EventKeys(self.ids[chosen], self.users[chosen], self.times[chosen])
 

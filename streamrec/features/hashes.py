@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
@@ -20,7 +19,14 @@ _WORD_BYTES = 8
 _LOW_BYTES = np.array([2 ** (8 * size) - 1 for size in range(_WORD_BYTES + 1)], np.uint64)
 
 
-def hash_ids(namespaces: pa.ChunkedArray, ids: pa.ChunkedArray) -> Hashes:
+def namespace_seeds(namespaces: pa.ChunkedArray) -> Hashes:
+    """Return the hash of each namespace, which `hash_ids` starts from. [n] uint64."""
+    names = namespaces.combine_chunks().dictionary_encode()
+    seeds = _hash_strings(names.dictionary.cast(pa.string()), np.zeros(len(names.dictionary), np.uint64))
+    return seeds[names.indices.to_numpy()]
+
+
+def hash_ids(seeds: Hashes, ids: pa.ChunkedArray) -> Hashes:
     """Return a hash of each (namespace, id), 0 where the id is null. [n] uint64.
 
     The id's length, seeded with the namespace's hash, takes in eight bytes at a time, each through the finaliser of MurmurHash3. Two given
@@ -28,18 +34,15 @@ def hash_ids(namespaces: pa.ChunkedArray, ids: pa.ChunkedArray) -> Hashes:
     into the topic can find keys that collide, but can as well repeat an id.
 
     Args:
-        namespaces: Strings without nulls; few distinct ones.
+        seeds: What `namespace_seeds` gives. [n]
         ids: Strings.
 
     Example:
-        >>> hash_ids(pa.chunked_array([["a", "b"]]), pa.chunked_array([["1", None]])).tolist()
+        >>> hash_ids(namespace_seeds(pa.chunked_array([["a", "b"]])), pa.chunked_array([["1", None]])).tolist()
         [7263706703664031915, 0]
     """
-    names = namespaces.combine_chunks().dictionary_encode()
-    seeds = _hash_strings(names.dictionary.cast(pa.string()), np.zeros(len(names.dictionary), np.uint64))
-    codes = names.indices.to_numpy()
     column = ids.combine_chunks()
-    hashes = _hash_strings(column, seeds[codes] if len(seeds) > 1 else np.repeat(seeds, len(column)))
+    hashes = _hash_strings(column, seeds)
     if column.null_count:
         hashes[column.is_null().to_numpy(zero_copy_only=False)] = 0
     return hashes
@@ -47,13 +50,23 @@ def hash_ids(namespaces: pa.ChunkedArray, ids: pa.ChunkedArray) -> Hashes:
 
 def hash_id(namespace: str, identifier: str) -> int:
     """Return what `hash_ids` gives for one key."""
-    return int(hash_ids(pa.chunked_array([[namespace]], pa.string()), pa.chunked_array([[identifier]], pa.string()))[0])
+    seeds = namespace_seeds(pa.chunked_array([[namespace]], pa.string()))
+    return int(hash_ids(seeds, pa.chunked_array([[identifier]], pa.string()))[0])
 
 
 def first_of_each(hashes: Hashes) -> NDArray[np.bool_]:
     """Return which places hold a value that no earlier place holds. [n] bool."""
-    codes = pc.dictionary_encode(pa.array(hashes)).indices.to_numpy()  # numbers are given in order of appearance
-    return np.diff(np.maximum.accumulate(codes), prepend=np.int32(-1)) > 0
+    num = len(hashes)
+    places = np.arange(num)
+    slots = (hashes & np.uint64((1 << (8 * num).bit_length()) - 1)).astype(np.int64)
+    owner = np.zeros(1 << (8 * num).bit_length(), np.int64)
+    owner[slots[::-1]] = places[::-1]  # Of several places for one slot the one written last stays: the first.
+    held = owner[slots]
+    is_first = held == places
+    others = np.flatnonzero(~is_first)
+    shared = others[hashes[held[others]] != hashes[others]]  # The slot belongs to another value, and these to nobody yet.
+    is_first[shared[np.unique(hashes[shared], return_index=True)[1]]] = True
+    return is_first
 
 
 def _hash_strings(column: pa.StringArray, seeds: Hashes) -> Hashes:

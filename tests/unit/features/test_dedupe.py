@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from streamrec.features.dedupe import Dedupe, EventKeys, hash_key
-from streamrec.features.hashes import first_of_each, hash_id, hash_ids
+from streamrec.features.hashes import first_of_each, hash_id, hash_ids, namespace_seeds
 from streamrec.state import ComponentState, from_bytes, to_bytes
 
 Event = tuple[str, str, str | None, int]  # namespace, event id, user id, event time
@@ -197,13 +197,13 @@ def reference_hash(namespace: str, identifier: str) -> int:
 @given(st.lists(st.tuples(st.sampled_from(["", "a", "shop ü"]), st.none() | st.text(max_size=30)), min_size=1, max_size=20), st.integers(0, 3))
 def test_a_key_has_the_same_hash_in_every_column(keys: list[tuple[str, str | None]], cut: int) -> None:
     names, ids = (pa.array([key[place] for key in keys], pa.string()) for place in (0, 1))
-    found = hash_ids(pa.chunked_array([names]).slice(cut), pa.chunked_array([ids.slice(0, cut), ids.slice(cut)]).slice(cut)).tolist()
+    found = hash_ids(namespace_seeds(pa.chunked_array([names]).slice(cut)), pa.chunked_array([ids.slice(0, cut), ids.slice(cut)]).slice(cut)).tolist()
     assert found == [0 if one is None else reference_hash(name, one) for name, one in keys[cut:]]
 
 
 def test_similar_ids_do_not_collide_and_spread_over_all_bits() -> None:
     ids = [f"user-{number}" for number in range(50_000)] + [f"{number:032x}" for number in range(50_000)] + [str(10**15 + n) for n in range(50_000)]
-    hashes = hash_ids(pa.chunked_array([pa.repeat("default", len(ids))]), pa.chunked_array([ids]))
+    hashes = hash_ids(namespace_seeds(pa.chunked_array([pa.repeat("default", len(ids))])), pa.chunked_array([ids]))
     assert len(np.unique(hashes)) == len(ids)
     shares = [float((hashes >> np.uint64(bit) & np.uint64(1)).mean()) for bit in range(64)]
     assert max(abs(share - 0.5) for share in shares) < 0.01
