@@ -4,6 +4,7 @@
 #   make dev          the demo without an end
 #   make test         the quick tier            make test-all   the quick and the slow tier
 #   make lint         ruff, mypy, import order  make bench      every benchmark, --quick
+#   make fuzz         bytes that nobody thought of, for FUZZ_S=60 seconds
 #   make clean        removes .venv and caches; runs/ stays
 #
 # PYTHON=python3.13 chooses the interpreter of a new .venv.
@@ -16,12 +17,13 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/[!_]*.py)))
 PYTEST_ARGS ?=
+FUZZ_S ?= 60
 
 export RAY_USAGE_STATS_ENABLED = 0
 # Threads of torch that spin while they wait cost ten times their work when other processes want the cores.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo dev test test-all lint bench clean install
+.PHONY: demo dev test test-all lint bench fuzz clean install
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m jobs.demo $(if $(DATA),--data "$(DATA)") $(if $(BROKER),--broker "$(BROKER)") \
@@ -44,6 +46,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@for name in $(BENCHMARKS); do echo "$$name"; $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
+
+fuzz: $(INSTALLED)
+	@$(BIN)/python tests/fuzz/fuzz_decoders.py -max_total_time=$(FUZZ_S)
 
 install: $(INSTALLED)
 

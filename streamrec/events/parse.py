@@ -65,8 +65,7 @@ def _parse_flat(values: pa.BinaryArray, flat: _Rows) -> tuple[list[pa.Table], li
     regroup: Callable[[_Rows], list[_Rows]] = partial(_by_shape, values) if is_whole else _halves
     while waiting:
         rows = waiting.pop()
-        chosen = values if len(rows) == len(values) else values.take(pa.array(rows))
-        table = _read_json(chosen) if len(rows) >= FEW_ROWS else None
+        table = _read_json(values if len(rows) == len(values) else values.take(pa.array(rows))) if len(rows) >= FEW_ROWS else None
         if table is not None:
             tables.append(table)
             order.append(rows)
@@ -83,7 +82,7 @@ def _by_shape(values: pa.BinaryArray, rows: _Rows) -> list[_Rows]:
     groups = groups_of(shapes(values)[rows])
     rare = [rows[group] for group in groups if len(group) <= LEAF_ROWS]
     common = [rows[group] for group in groups if len(group) > LEAF_ROWS]
-    return [*rare, np.sort(np.concatenate(common))] if common else rare
+    return [*rare, common[0] if len(common) == 1 else np.sort(np.concatenate(common))] if common else rare
 
 
 def _halves(rows: _Rows) -> list[_Rows]:

@@ -30,7 +30,7 @@ def flat_objects(values: pa.BinaryArray, longest: int) -> NDArray[np.bool_]:
     """Return [n], true where the value is ``{...}`` with no other brace, bracket or control character, and not longer than ``longest``."""
     text, offsets = bytes_of(values)
     sizes = np.diff(offsets)
-    flat = (sizes >= 2) & (sizes <= longest)
+    flat: NDArray[np.bool_] = (sizes >= 2) & (sizes <= longest)
     if values.null_count:
         flat &= values.is_valid().to_numpy(zero_copy_only=False)
     if not flat.any():
@@ -43,7 +43,8 @@ def flat_objects(values: pa.BinaryArray, longest: int) -> NDArray[np.bool_]:
     places = np.flatnonzero(marks)
     if flat.all() and len(places) == 2 * len(flat):
         return flat  # each value has two at least
-    return flat & (np.diff(np.searchsorted(places, offsets)) == 2)
+    flat &= np.diff(np.searchsorted(places, offsets)) == 2
+    return flat
 
 
 def is_utf8(text: NDArray[np.uint8]) -> bool:
@@ -63,18 +64,18 @@ def shapes(values: pa.BinaryArray) -> NDArray[np.uint64]:
     A guess that groups records, not a parse: colons inside strings count too.
     """
     text, offsets = bytes_of(values)
-    colons = np.flatnonzero(text == _COLON)
-    bounds = np.searchsorted(colons, offsets)
-    place = np.arange(len(colons)) - np.repeat(bounds[:-1], np.diff(bounds))
+    colons = np.flatnonzero(text == _COLON).astype(np.int32)
+    bounds = np.searchsorted(colons, offsets.astype(np.int32))
+    place = np.arange(len(colons), dtype=np.int32) - np.repeat(bounds[:-1].astype(np.int32), np.diff(bounds))
     last = len(text) - 1
     first = text[np.minimum(colons + 1, last)]
     if (first == _SPACE).any():
         first = text[np.minimum(colons + 1 + (first == _SPACE), last)]
-    kinds = _KINDS[first]
+    kinds = _KINDS.take(first)
     numbers = np.flatnonzero(kinds == _NUMBER)
     after = text[np.minimum(colons[numbers] + _TIME_DIGITS + 1, last)]
     kinds[numbers[(after == ord(",")) | (after == ord("}"))]] = _TIME
-    sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_WEIGHTS.take(place % _PLACES * 5 + kinds))])
+    sums: NDArray[np.uint64] = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_WEIGHTS.take(place % _PLACES * 5 + kinds))])
     return sums[bounds[1:]] - sums[bounds[:-1]]
 
 

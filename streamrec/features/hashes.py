@@ -23,7 +23,8 @@ def namespace_seeds(namespaces: pa.ChunkedArray) -> Hashes:
     """Return the hash of each namespace, which `hash_ids` starts from. [n] uint64."""
     names = namespaces.combine_chunks().dictionary_encode()
     seeds = _hash_strings(names.dictionary.cast(pa.string()), np.zeros(len(names.dictionary), np.uint64))
-    return seeds[names.indices.to_numpy()]
+    of_rows: Hashes = seeds[names.indices.to_numpy()]
+    return of_rows
 
 
 def hash_ids(seeds: Hashes, ids: pa.ChunkedArray) -> Hashes:
@@ -62,7 +63,7 @@ def first_of_each(hashes: Hashes) -> NDArray[np.bool_]:
     owner = np.zeros(1 << (8 * num).bit_length(), np.int64)
     owner[slots[::-1]] = places[::-1]  # Of several places for one slot the one written last stays: the first.
     held = owner[slots]
-    is_first = held == places
+    is_first: NDArray[np.bool_] = held == places
     others = np.flatnonzero(~is_first)
     shared = others[hashes[held[others]] != hashes[others]]  # The slot belongs to another value, and these to nobody yet.
     is_first[shared[np.unique(hashes[shared], return_index=True)[1]]] = True

@@ -131,8 +131,9 @@ class Ingest:
         deleted_at = {users[index]: index for index in np.flatnonzero(is_deletion).tolist()}
         for user in deleted_at:
             delete_user(*user)
-        stays = np.fromiter((deleted_at.get(user, -1) < index for index, user in enumerate(users)), bool, len(users))
-        return np.logical_or(stays, is_deletion)
+        stays: NDArray[np.bool_] = np.fromiter((deleted_at.get(user, -1) < index for index, user in enumerate(users)), bool, len(users))
+        stays |= is_deletion
+        return stays
 
     def _history_events(self, interactions: pa.Table) -> HistoryEvents:
         namespaces, items = interactions["namespace"].to_pylist(), interactions["item_id"].to_pylist()
