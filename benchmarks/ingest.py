@@ -183,7 +183,7 @@ def main() -> None:
     options = arguments(__doc__ or "")
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
-    figures, about = measure_decode(100_000 if options.quick else 400_000, 5 if options.quick else 11)
+    figures, about = measure_decode(65_536 if options.quick else 400_000, 5 if options.quick else 11)
     os.sched_setaffinity(0, cores)
     result: dict[str, float | int | None] = {**figures, "read_ratio_to_read_kafka": None}
     with tempfile.TemporaryDirectory(prefix="streamrec-bench-") as folder:
@@ -193,7 +193,7 @@ def main() -> None:
             about["broker"] = str(error)
         else:
             with ray_cluster(2):
-                result["read_ratio_to_read_kafka"], more = measure_read(broker, 100_000 if options.quick else 400_000, 4 if options.quick else 7)
+                result["read_ratio_to_read_kafka"], more = measure_read(broker, 80_000 if options.quick else 400_000, 3 if options.quick else 7)
             about |= {"broker": "embedded", **more}
             broker.stop()
     finish(result, facts(**about), BARS)
