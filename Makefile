@@ -5,6 +5,7 @@
 #   make test         the quick tier            make test-all   the quick and the slow tier
 #   make lint         ruff, mypy, import order  make bench      every benchmark, --quick
 #   make chaos [KILLS=200] [SEED=N] [SECONDS=N]   kill the loop again and again and compare with an undisturbed run
+#   make fuzz         bytes that nobody thought of, for FUZZ_S=60 seconds
 #   make clean        removes .venv and caches; runs/ stays
 #
 # PYTHON=python3.13 chooses the interpreter of a new .venv.
@@ -17,12 +18,13 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/[!_]*.py)))
 PYTEST_ARGS ?=
+FUZZ_S ?= 60
 
 export RAY_USAGE_STATS_ENABLED = 0
 # Threads of torch that spin while they wait cost ten times their work when other processes want the cores.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo dev test test-all lint bench chaos clean install
+.PHONY: demo dev test test-all lint bench chaos fuzz clean install
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m jobs.demo $(if $(DATA),--data "$(DATA)") $(if $(BROKER),--broker "$(BROKER)") \
@@ -48,6 +50,9 @@ bench: $(INSTALLED)
 
 chaos: $(INSTALLED)
 	@$(BIN)/python -m streamrec.testing.chaos $(if $(KILLS),--kills "$(KILLS)") $(if $(SEED),--seed "$(SEED)") $(if $(SECONDS),--seconds "$(SECONDS)")
+
+fuzz: $(INSTALLED)
+	@$(BIN)/python tests/fuzz/fuzz_decoders.py -max_total_time=$(FUZZ_S)
 
 install: $(INSTALLED)
 

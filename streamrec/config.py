@@ -106,7 +106,9 @@ class FeaturesConfig(Section):
     """Bound items, histories, duplicates and lateness.
 
     ``max_items``: so many items have rows; the coldest leave first. ``admit_after``: so many users must have touched an id before it gets a row,
-    once a tenth of the rows are taken; announced items never wait.
+    once a tenth of the rows are taken; announced items never wait. ``dedupe_horizon``: how many event ids are remembered at most.
+    ``dedupe_horizon_s``: for how long by event time, and at least for ``lateness_s``, so that an interaction whose id is forgotten by time is
+    late when it comes again.
     """
 
     history_length: int = Field(default=50, ge=1, le=1000)
@@ -114,6 +116,7 @@ class FeaturesConfig(Section):
     max_items: int = Field(default=1_000_000, ge=2, le=2**31 - 1)
     admit_after: int = Field(default=2, ge=1, le=32)
     dedupe_horizon: int = Field(default=1_000_000, ge=0)
+    dedupe_horizon_s: Duration = 7 * 86_400.0
     lateness_s: Duration = 7 * 86_400.0
     words_per_item: int = Field(default=12, ge=0, le=64)
     word_buckets: int = Field(default=2048, ge=1, le=65_536)

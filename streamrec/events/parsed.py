@@ -23,21 +23,23 @@ class Parsed:
 
     Attributes:
         columns: Table with the `WIRE` schema and n rows; what a rejected row holds means nothing.
-        reasons: int8 [n], `REASON_CODES`, or 0 where nothing is wrong so far.
-        details: What was wrong, by row; only for rejected rows.
+        rows: Which value each row of ``columns`` came from. [n] int64
+        reasons: int8 [n], `REASON_CODES`, or 0 where nothing is wrong so far: by value while the values are parsed, then by row of ``columns``.
+        details: What was wrong, by value; only for rejected ones.
     """
 
     columns: pa.Table
+    rows: NDArray[np.int64]
     reasons: NDArray[np.int8]
     details: dict[int, str]
 
     @classmethod
     def of_rows(cls, num_rows: int) -> Parsed:
         """Start with no columns and nothing rejected."""
-        return cls(_NO_COLUMNS, np.zeros(num_rows, np.int8), {})
+        return cls(_NO_COLUMNS, np.arange(num_rows), np.zeros(num_rows, np.int8), {})
 
     def reject(self, row: int, reason: Reason, detail: str) -> None:
-        """Record why a row is rejected; the first reason stands."""
+        """Record why a value is rejected while it is parsed; the first reason stands."""
         if self.reasons[row] == 0:
             self.reasons[row] = REASON_CODES[reason]
             self.details[row] = shorten(detail)

@@ -41,34 +41,40 @@ def parse_records(values: pa.BinaryArray, rows: NDArray[np.int64], parsed: Parse
     for start in range(0, len(rows), SLICE_ROWS):
         some = rows[start : start + SLICE_ROWS]
         groups: dict[str | None, tuple[list[int], list[dict[str, Any]]]] = {}
+        bad: list[int] = []
         for row, value in zip(some.tolist(), values.slice(start, len(some)).to_pylist(), strict=True):
             record = _load(row, value, parsed)
+            if record is None:
+                bad.append(row)
+                continue
             own_rows, records = groups.setdefault(record.get("kind"), ([], []))
             own_rows.append(row)
             records.append(record)
+        tables.append(pa.table([pa.nulls(len(bad), field.type) for field in WIRE], schema=WIRE))
+        order.append(np.array(bad, np.int64))
         for kind, (own_rows, records) in groups.items():
             tables.append(_columns(kind, own_rows, records, parsed))
             order.append(np.array(own_rows, np.int64))
     return tables, order
 
 
-def _load(row: int, value: bytes | None, parsed: Parsed) -> dict[str, Any]:
-    """Return the record's object, or an empty one after rejecting the row."""
+def _load(row: int, value: bytes | None, parsed: Parsed) -> dict[str, Any] | None:
+    """Return the record's object, or None after rejecting the row."""
     if not value:
         parsed.reject(row, Reason.EMPTY_VALUE, "null" if value is None else "0 bytes")
-        return {}
+        return None
     try:
         record = orjson.loads(value)
     except orjson.JSONDecodeError as error:
         parsed.reject(row, Reason.NOT_JSON, str(error))
-        return {}
+        return None
     if type(record) is not dict:
         parsed.reject(row, Reason.NOT_AN_OBJECT, say(record))
-        return {}
+        return None
     kind = record.get("kind")
     if kind is not None and type(kind) is not str:
         parsed.reject(row, Reason.WRONG_TYPE, f"kind: {say(kind)}, allowed a string")
-        return {}
+        return None
     return record
 
 

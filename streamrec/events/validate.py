@@ -46,7 +46,7 @@ def _reject(parsed: Parsed, mask: Mask, reason: Reason, name: str, allowed: str)
         return
     rows = np.flatnonzero(mask & (parsed.reasons == 0))
     parsed.reasons[rows] = REASON_CODES[reason]
-    for row, cell in zip(rows.tolist(), parsed.columns[name].take(pa.array(rows)).to_pylist(), strict=True):
+    for row, cell in zip(parsed.rows[rows].tolist(), parsed.columns[name].take(pa.array(rows)).to_pylist(), strict=True):
         got = f"{len(cell.encode())} bytes" if reason is Reason.ID_TOO_LONG and isinstance(cell, str) else shorten(repr(cell))
         parsed.details[row] = f"{name}: got {got}, allowed {allowed}"
 

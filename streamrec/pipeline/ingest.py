@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,8 @@ from streamrec.evaluation.baselines import Popularity
 from streamrec.events.codec import EventCodec
 from streamrec.events.meaning import NEGATIVE, TARGET, roles_of
 from streamrec.events.schema import Kind
-from streamrec.features.dedupe import Dedupe, hash_key
+from streamrec.events.tables import numpy_of, only, take
+from streamrec.features.dedupe import Dedupe, EventKeys, hash_key
 from streamrec.features.examples import Examples
 from streamrec.features.histories import Histories, HistoryEvents
 from streamrec.features.item_keys import ItemKeys
@@ -81,20 +81,21 @@ class Ingest:
             forget_rows: Removes rows from all components, whose items have left.
         """
         decoded = self._codec.decode(rows, now_ms)
-        valid = decoded.valid.sort_by([("event_time", "ascending"), ("partition", "ascending"), ("offset", "ascending")])
-        late = pa.array(self._is_late(valid, watermarks_ms))
-        on_time = valid.filter(pc.invert(late))
-        fresh = self.dedupe.fresh(on_time["namespace"].to_pylist(), on_time["event_id"].to_pylist())
-        events = on_time.filter(pa.array(fresh))
+        on_time = self._in_order(decoded.valid, watermarks_ms)
+        keys = EventKeys.of(on_time)
+        fresh = self.dedupe.fresh(keys, self._oldest_ms(watermarks_ms))
+        events = only(on_time, fresh)
         counts = {
             "received": rows.num_rows,
             "applied": events.num_rows,
             "duplicate": on_time.num_rows - events.num_rows,
             "rejected": decoded.rejected.num_rows,
-            "late": valid.num_rows - on_time.num_rows,
+            "late": decoded.valid.num_rows - on_time.num_rows,
         }
-        updates = events.filter(pc.equal(events["kind"], Kind.ITEM_UPDATE.value))
-        interactions = self._after_deletions(events, delete_user)
+        stays = self._after_deletions(events, delete_user)
+        self.dedupe.remember(keys.select(np.flatnonzero(fresh)[stays]))
+        is_interaction = _is_kind(events, Kind.INTERACTION)
+        updates, interactions = only(events, _is_kind(events, Kind.ITEM_UPDATE)), only(events, stays & is_interaction)
         users = ItemKeys.of(interactions["namespace"], interactions["user_id"])
         user_hashes = np.fromiter(map(hash_key, users.namespaces, users.ids), np.int64, len(users.ids))[users.index]
         announced, used = (ItemKeys.of(part["namespace"], part["item_id"]) for part in (updates, interactions))
@@ -105,16 +106,26 @@ class Ingest:
         batch = self._history_events(interactions, users, user_hashes, taken.used)
         examples = self.histories.advance(batch)
         targets = _baskets(batch)
-        watermarks_ms = _advance(watermarks_ms, events.filter(_is_interaction(events)))
+        watermarks_ms = _advance(watermarks_ms, only(events, is_interaction))
         return Ingested(examples, decoded.rejected, counts, interactions.num_rows, watermarks_ms, targets)
 
-    def _is_late(self, events: pa.Table, watermarks_ms: Mapping[int, int]) -> NDArray[np.bool_]:
-        partition, time = _numpy(events["partition"]), _numpy(events["event_time"])
-        late = np.zeros(len(time), bool)
+    def _in_order(self, events: pa.Table, watermarks_ms: Mapping[int, int]) -> pa.Table:
+        """Return the events that are not late, by (event time, partition, offset)."""
+        partition, offset, time = (numpy_of(events[name]) for name in ("partition", "offset", "event_time"))
+        bounds = np.full(max([*watermarks_ms, int(partition.max(initial=0))]) + 1, np.iinfo(np.int64).min)
+        lateness_ms = round(self._config.features.lateness_s * 1000)
         for number, watermark_ms in watermarks_ms.items():
-            late |= (partition == number) & (time < watermark_ms - round(self._config.features.lateness_s * 1000))
-        late &= _numpy(_is_interaction(events))
-        return late
+            bounds[number] = watermark_ms - lateness_ms
+        late = (time < bounds[partition]) & _is_kind(events, Kind.INTERACTION)
+        order = np.lexsort((offset, partition, time))
+        order = order[~late[order]]
+        return events if np.array_equal(order, np.arange(len(time))) else take(events, order)
+
+    def _oldest_ms(self, watermarks_ms: Mapping[int, int]) -> int | None:
+        """Return the event time before which ids are forgotten: one that is late in every partition, or None before the first event."""
+        features = self._config.features
+        horizon_ms = round(max(features.dedupe_horizon_s, features.lateness_s) * 1000)
+        return min(watermarks_ms.values()) - horizon_ms if watermarks_ms else None
 
     def _describe(self, updates: pa.Table, rows: NDArray[np.int32]) -> None:
         """Give the items of rows the words of their titles and categories."""
@@ -126,18 +137,18 @@ class Ingest:
         features = self._config.features
         self.vocabulary.describe(rows, hash_words(texts, features.words_per_item, features.word_buckets))
 
-    def _after_deletions(self, events: pa.Table, delete_user: Callable[[str, str], None]) -> pa.Table:
-        """Delete users that asked for it and return the interactions that remain."""
-        interactions = events.filter(_is_interaction(events))
-        kinds = events["kind"].to_pylist()
-        if Kind.DELETION.value not in kinds:
-            return interactions
+    def _after_deletions(self, events: pa.Table, delete_user: Callable[[str, str], None]) -> NDArray[np.bool_]:
+        """Delete users that asked for it and return which events remain: all but those that a user did before asking."""
+        is_deletion = _is_kind(events, Kind.DELETION)
+        if not is_deletion.any():
+            return np.ones(events.num_rows, bool)
         users = list(zip(events["namespace"].to_pylist(), events["user_id"].to_pylist(), strict=True))
-        deleted_at = {users[index]: index for index, kind in enumerate(kinds) if kind == Kind.DELETION.value}
+        deleted_at = {users[index]: index for index in np.flatnonzero(is_deletion).tolist()}
         for user in deleted_at:
             delete_user(*user)
-        stays = [deleted_at.get(user, -1) < index for index, user in enumerate(users)]
-        return events.filter(pc.and_(pa.array(stays), _is_interaction(events)))
+        stays: NDArray[np.bool_] = np.fromiter((deleted_at.get(user, -1) < index for index, user in enumerate(users)), bool, len(users))
+        stays |= is_deletion
+        return stays
 
     def _history_events(self, interactions: pa.Table, users: ItemKeys, user_hashes: NDArray[np.int64], rows: NDArray[np.int32]) -> HistoryEvents:
         """Return the interactions whose items have rows; the others have had their effect on the vocabulary."""
@@ -146,20 +157,15 @@ class Ingest:
             interactions, rows, user_hashes = interactions.take(pa.array(held)), rows[held], user_hashes[held]
         present, user_of_event = np.unique(users.index[held], return_inverse=True)
         roles, weights = roles_of(interactions, self._config.events.meanings)
-        times = _numpy(interactions["event_time"])
+        times = numpy_of(interactions["event_time"])
         positive = roles != NEGATIVE
         self.window.add(user_hashes[positive], rows[positive], times[positive])
         pairs = [(users.namespaces[index], users.ids[index]) for index in present.tolist()]
         return HistoryEvents(pairs, user_of_event, rows, times, roles, weights, self.vocabulary.namespace_of_rows()[rows])
 
 
-def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
-    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    return values
-
-
-def _is_interaction(events: pa.Table) -> pa.ChunkedArray:
-    return pc.equal(events["kind"], Kind.INTERACTION.value)
+def _is_kind(events: pa.Table, kind: Kind) -> NDArray[np.bool_]:
+    return numpy_of(pc.equal(events["kind"], kind.value))
 
 
 def _advance(watermarks_ms: Mapping[int, int], events: pa.Table) -> dict[int, int]:

@@ -10,6 +10,7 @@ import pytest
 
 from streamrec.config import EventsConfig
 from streamrec.errors import DataError
+from streamrec.events import parse
 from streamrec.events.codec import Decoded, EventCodec, encode, encode_table, key_of
 from streamrec.events.schema import (
     EVENT,
@@ -251,3 +252,64 @@ def test_a_decoded_table_is_encoded_to_the_same_events(decode: Callable[..., Dec
 def test_a_row_without_an_owner_can_not_be_encoded() -> None:
     with pytest.raises(DataError, match="row 1 has no key"):
         encode_table(pa.table({"event_id": ["a", "b"], "user_id": ["u", None]}))
+
+
+def good_events(num: int) -> list[dict[str, Any]]:
+    return [{**GOOD, "event_id": f"e{number}", "event_time": 1_600_000_000_000 + number} for number in range(num)]
+
+
+def test_a_block_with_bad_records_of_every_kind_loses_only_these_and_no_row_shifts(decode: Callable[..., Decoded]) -> None:
+    values: list[bytes | dict[str, Any] | None] = list(good_events(2000))
+    bad = {37 * place: value for place, (_, value) in enumerate(REFUSED[: 2000 // 37])}
+    for row, value in bad.items():
+        values[row] = value
+    decoded = decode(*values)
+    assert decoded.rejected["offset"].to_pylist() == [100 + row for row in bad]
+    assert decoded.rejected["reason"].to_pylist() == [reason for reason, _ in REFUSED[: len(bad)]]
+    rows = [row for row in range(2000) if row not in bad]
+    assert decoded.valid["offset"].to_pylist() == [100 + row for row in rows]
+    assert decoded.valid["event_id"].to_pylist() == [f"e{row}" for row in rows]
+
+
+def test_records_that_hold_wrong_types_leave_the_rest_to_the_vectorised_way(decode: Callable[..., Decoded], monkeypatch: pytest.MonkeyPatch) -> None:
+    alone: list[int] = []
+    parse_records = parse.parse_records
+
+    def counted(values: pa.BinaryArray, *rest: Any) -> Any:
+        alone.append(len(values))
+        return parse_records(values, *rest)
+
+    monkeypatch.setattr(parse, "parse_records", counted)
+    values = good_events(4000)
+    for row in range(0, 4000, 100):
+        wrong = [{"user_id": 5}, {"event_time": 1_600_000_000_000.5}, {"value": "1"}, {"context": None, "user_id": {"id": 5}}]
+        values[row] = {**values[row], **wrong[row // 100 % 4]}
+    decoded = decode(*values)
+    assert decoded.rejected["reason"].to_pylist() == ["wrong_type"] * 40
+    assert decoded.valid.num_rows == 3960
+    assert sum(alone) == 40
+
+
+def test_no_two_values_make_one_document_between_them(decode: Callable[..., Decoded]) -> None:
+    begins, ends = b'{"event_id":"x}', b'{","user_id":"u","item_id":"i","event_type":"click","event_time":5}'
+    decoded = decode(*good_events(300), begins, ends, *good_events(300))
+    assert decoded.rejected["offset"].to_pylist() == [400, 401]
+    assert decoded.rejected["reason"].to_pylist() == ["not_json", "not_json"]
+
+
+@pytest.mark.parametrize("new", [{"device": "phone"}, {"width": 5}, {"width": "5"}, {"when": "2026-11-25"}, {"flags": [1, {"a": None}]}, {"x": None}])
+def test_readers_take_new_optional_fields_also_where_only_some_records_have_them(decode: Callable[..., Decoded], new: dict[str, Any]) -> None:
+    values = [{**event, **(new if row % 3 == 0 else {"width": 1.5} if row % 3 == 1 else {})} for row, event in enumerate(good_events(600))]
+    decoded = decode(*values)
+    assert decoded.rejected.num_rows == 0
+    assert decoded.valid.schema == EVENT
+    assert decoded.valid["event_id"].to_pylist() == [f"e{row}" for row in range(600)]
+
+
+@pytest.mark.parametrize("rare", [{"session_id": "2026-11-25"}, {"value": 5}, {"value": 2.5}, {"session_id": None}])
+def test_a_field_that_few_records_have_is_read_with_its_own_type(decode: Callable[..., Decoded], rare: dict[str, Any]) -> None:
+    values = [{**event, **(rare if row == 601 else {})} for row, event in enumerate(good_events(1000))]
+    decoded = decode(*values)
+    assert decoded.rejected.num_rows == 0
+    (name, value), *_ = rare.items()
+    assert decoded.valid[name].to_pylist() == [value if row == 601 else None for row in range(1000)]

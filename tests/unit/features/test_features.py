@@ -4,11 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrec.features.dedupe import Dedupe, hash_key
 from streamrec.features.examples import Examples
 from streamrec.features.item_text import hash_words
 from streamrec.features.vocabulary import Vocabulary
-from streamrec.state import ComponentState
 
 names = st.sampled_from(["a", "b"])
 ids = st.sampled_from([f"i{number}" for number in range(12)])
@@ -51,48 +49,6 @@ def test_a_snapshot_does_not_change_when_the_vocabulary_does() -> None:
     held = vocabulary.snapshot()
     vocabulary.rows_for(["b"], ["i"])
     assert held.meta["namespaces"] == ["a"]
-
-
-@given(st.lists(st.integers(0, 30), max_size=200), st.integers(1, 16))
-def test_dedupe_remembers_at_least_half_its_horizon_and_never_more_than_the_whole(numbers: list[int], horizon: int) -> None:
-    dedupe = Dedupe(horizon)
-    order: list[int] = []  # Distinct ids that were remembered, oldest first.
-    for number in numbers:
-        is_fresh = bool(dedupe.fresh(["a"], [str(number)])[0])
-        recent = order[-((horizon + 1) // 2) :]
-        if number in recent:
-            assert not is_fresh
-        if is_fresh:
-            order.append(number)
-        assert len(dedupe) <= max(horizon, 1)
-
-
-@given(st.lists(st.lists(st.integers(0, 40), max_size=15), min_size=2, max_size=6), st.integers(1, 20))
-def test_dedupe_from_a_snapshot_and_deltas_is_the_same(batches: list[list[int]], horizon: int) -> None:
-    dedupe, again = Dedupe(horizon), Dedupe(horizon)
-    deltas = []
-    assert dedupe.delta() is None
-    base = ComponentState()
-    for number, batch in enumerate(batches):
-        dedupe.fresh(["a"] * len(batch), [str(value) for value in batch])
-        if number == 0:
-            base = dedupe.snapshot()
-        else:
-            deltas.append(dedupe.delta() or ComponentState())
-    again.restore(base, deltas)
-    assert again.digest() == dedupe.digest()
-    probe = [str(value) for value in range(45)]
-    assert again.fresh(["a"] * 45, probe).tolist() == dedupe.fresh(["a"] * 45, probe).tolist()
-
-
-def test_equal_event_ids_in_two_namespaces_are_two_events_and_no_concatenation_collides() -> None:
-    dedupe = Dedupe(100)
-    assert dedupe.fresh(["a", "b", "a"], ["x", "x", "x"]).tolist() == [True, True, False]
-    assert hash_key("ab", "c") != hash_key("a", "bc")
-
-
-def test_a_horizon_of_zero_drops_nothing() -> None:
-    assert Dedupe(0).fresh(["a", "a"], ["x", "x"]).tolist() == [True, True]
 
 
 def test_words_are_distinct_lower_case_and_cut_at_the_bound() -> None:

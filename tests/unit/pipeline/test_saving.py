@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from streamrec.config import Config, parse_config
 from streamrec.errors import ConfigError, StorageError
-from streamrec.features.dedupe import Dedupe
+from streamrec.features.dedupe import Dedupe, EventKeys
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.saving import MAX_DELTAS, Saver, shape_of
 from streamrec.pipeline.stream_state import StreamState, books
@@ -15,8 +16,9 @@ from streamrec.storage import LocalStorage
 from streamrec.testing.storage_faults import FaultyStorage
 
 
-def numbers(start: int, num: int) -> tuple[list[str], list[str]]:
-    return ["a"] * num, [str(number) for number in range(start, start + num)]
+def remember(dedupe: Dedupe, start: int, num: int) -> None:
+    ids = np.arange(start + 1, start + num + 1, dtype=np.uint64)
+    dedupe.remember(EventKeys(ids, ids, np.zeros(num, np.int64)))
 
 
 def restored(folder: Path, components: dict[str, Component]) -> Saver:
@@ -39,9 +41,9 @@ def test_small_changes_are_written_as_deltas_up_to_the_bound_and_restored(tmp_pa
     one = Counted(100_000)
     saver = Saver(CheckpointStore(LocalStorage(tmp_path)), {"dedupe": one})
     assert not saver.restore()
-    one.fresh(*numbers(0, 5000))
+    remember(one, 0, 5000)
     for number in range(MAX_DELTAS + 3):
-        one.fresh(*numbers(10_000 + number, 1))
+        remember(one, 10_000 + number, 1)
         saver.commit(number, {})
     assert one.num_wholes == 2
     again = Dedupe(100_000)
@@ -55,7 +57,7 @@ def test_a_component_that_the_last_commit_does_not_know_starts_empty_and_is_comm
     saver.restore()
     saver.commit(1, {})
     saver = restored(tmp_path, {"old": old, "new": new})
-    new.fresh(*numbers(0, 3))
+    remember(new, 0, 3)
     saver.commit(2, {})
     again = Dedupe(1000)
     restored(tmp_path, {"old": Dedupe(1000), "new": again})
@@ -67,13 +69,13 @@ def test_after_a_failed_commit_the_next_one_hands_over_everything(tmp_path: Path
     storage = FaultyStorage(LocalStorage(tmp_path), is_crash=False)
     saver = Saver(CheckpointStore(storage), {"dedupe": one})
     saver.restore()
-    one.fresh(*numbers(0, 50))
+    remember(one, 0, 50)
     saver.commit(1, {})
-    one.fresh(*numbers(100, 1))
+    remember(one, 100, 1)
     storage._fail_at = storage.num_calls
     with pytest.raises(StorageError):
         saver.commit(2, {})
-    one.fresh(*numbers(200, 1))
+    remember(one, 200, 1)
     saver.commit(3, {})
     again = Dedupe(1000)
     restored(tmp_path, {"dedupe": again})
@@ -98,7 +100,7 @@ def test_the_oldest_kept_teacher_is_the_smallest_of_all_commits_and_unknown_wher
 
 def test_a_state_of_another_shape_is_refused_before_anything_is_restored(tmp_path: Path) -> None:
     held, mine = Dedupe(10), Dedupe(10)
-    held.fresh(*numbers(0, 3))
+    remember(held, 0, 3)
     saver = Saver(CheckpointStore(LocalStorage(tmp_path)), {"dedupe": held}, shape_of(Config()))
     saver.restore()
     saver.commit(1, {})
