@@ -73,3 +73,12 @@ class Rollback:
 
     settings: Settings
     reason: str
+
+
+@dataclass(frozen=True)
+class Lake:
+    """``streamrec lake info|verify|optimize|vacuum``; see `streamrec.log.lake.EventLake`."""
+
+    settings: Settings
+    action: str
+    json: bool = False

@@ -31,6 +31,7 @@ class Ingested:
     Attributes:
         examples: Queries cut out of it.
         rejected: Records for the dead-letter topic, as `streamrec.events.codec.Decoded`.
+        kept: Applied events for the lake, `streamrec.events.schema.EVENT`: no deletions, and nothing of what their users did before them.
         counts: received, applied, duplicate, rejected, late.
         num_interactions: Applied interactions.
         watermarks_ms: Highest event time of an interaction so far, per partition.
@@ -39,6 +40,7 @@ class Ingested:
 
     examples: Examples
     rejected: pa.Table
+    kept: pa.Table
     counts: Mapping[str, int]
     num_interactions: int
     watermarks_ms: Mapping[int, int]
@@ -85,12 +87,13 @@ class Ingest:
             "late": valid.num_rows - on_time.num_rows,
         }
         self._describe(events.filter(pc.equal(events["kind"], Kind.ITEM_UPDATE.value)))
-        interactions = self._after_deletions(events, delete_user)
+        kept = self._after_deletions(events, delete_user)
+        interactions = kept.filter(_is_interaction(kept))
         batch = self._history_events(interactions)
         examples = self.histories.advance(batch)
         targets = _baskets(batch)
         watermarks_ms = _advance(watermarks_ms, events.filter(_is_interaction(events)))
-        return Ingested(examples, decoded.rejected, counts, interactions.num_rows, watermarks_ms, targets)
+        return Ingested(examples, decoded.rejected, kept, counts, interactions.num_rows, watermarks_ms, targets)
 
     def _is_late(self, events: pa.Table, watermarks_ms: Mapping[int, int]) -> NDArray[np.bool_]:
         partition, time = _numpy(events["partition"]), _numpy(events["event_time"])
@@ -111,17 +114,16 @@ class Ingest:
         self.vocabulary.describe(rows, hash_words(texts, features.words_per_item, features.word_buckets))
 
     def _after_deletions(self, events: pa.Table, delete_user: Callable[[str, str], None]) -> pa.Table:
-        """Delete users that asked for it and return the interactions that remain."""
-        interactions = events.filter(_is_interaction(events))
+        """Delete users that asked for it and return the events that remain, without the deletions."""
         kinds = events["kind"].to_pylist()
         if Kind.DELETION.value not in kinds:
-            return interactions
+            return events
         users = list(zip(events["namespace"].to_pylist(), events["user_id"].to_pylist(), strict=True))
         deleted_at = {users[index]: index for index, kind in enumerate(kinds) if kind == Kind.DELETION.value}
         for user in deleted_at:
             delete_user(*user)
-        stays = [deleted_at.get(user, -1) < index for index, user in enumerate(users)]
-        return events.filter(pc.and_(pa.array(stays), _is_interaction(events)))
+        stays = [deleted_at.get(user, -1) < index and kinds[index] != Kind.DELETION for index, user in enumerate(users)]
+        return events.filter(pa.array(stays))
 
     def _history_events(self, interactions: pa.Table) -> HistoryEvents:
         namespaces, items = interactions["namespace"].to_pylist(), interactions["item_id"].to_pylist()

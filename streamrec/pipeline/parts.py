@@ -13,6 +13,7 @@ from streamrec.config import Config
 from streamrec.features.examples import Examples
 from streamrec.log.base import LogWriter, TableReader
 from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.lake_writer import LakeWriter
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import Publisher
 from streamrec.soft_labels.scorer import Scorer
@@ -39,6 +40,7 @@ class Parts:
         publisher: Publishes and promotes.
         checkpoints: Where state is committed.
         plans: Where plans are made durable.
+        lake: Where applied events are kept.
         seen: Rows that are no candidates in evaluation, per query; for protocols that mask a user's items.
         known_only: Evaluate only targets, and histories with an item, that earlier batches contained.
     """
@@ -55,5 +57,6 @@ class Parts:
     publisher: Publisher | None = None
     checkpoints: CheckpointStore | None = None
     plans: PlanStore | None = None
+    lake: LakeWriter | None = None
     seen: Callable[[Examples], list[NDArray[np.int32]]] | None = None
     known_only: bool = False
