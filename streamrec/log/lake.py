@@ -209,8 +209,11 @@ class EventLake:
 
     @property
     def _options(self) -> dict[str, str]:
+        if "://" not in self.address:
+            return {}
+        patience = {"max_retries": "5", "retry_timeout": "30s"}
         # Two commits of one version: the second must fail, not win.
-        return {"conditional_put": "etag"} if self.address.startswith("s3://") else {}
+        return {**patience, "conditional_put": "etag"} if self.address.startswith("s3://") else patience
 
     def _removed_app(self, partition: int) -> str:
         return f"{self.app}/removed/{partition}"

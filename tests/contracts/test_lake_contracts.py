@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-import urllib.request
 import uuid
 
 import pyarrow as pa
@@ -74,8 +73,6 @@ def test_a_server_that_does_not_answer_for_a_while_is_an_error_and_then_the_call
     lake.append(lake_rows(events(1), "events", 1), 1)
     with monkeypatch.context() as away:
         away.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        away.setenv("AWS_MAX_RETRIES", "0")
         with pytest.raises(StorageError, match=address):
             opened(address).append(lake_rows(events(2), "events", 2), 2)
-    assert urllib.request is not None
     assert lake.append(lake_rows(events(2), "events", 2), 2) == 1
