@@ -4,7 +4,7 @@
 
 Every round appends so many events to a log in memory and runs one micro-batch that learns nothing and commits: 1,000 and 20,000 events of one
 day, and 20,000 events spread over 200 days, each of which is a partition and a file of its own. Then: merging and a recount of what was
-written. The last line is one flat JSON object: lake_<rows>_ms, checkpoint_<rows>_ms (medians), grown_mb (resident, over all rounds).
+written. The last line is one flat JSON object: lake_<rows>_ms, checkpoint_<rows>_ms (medians).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from unittest.mock import patch
 
 from benchmarks._common import arguments, facts, finish
@@ -47,12 +46,10 @@ def main() -> None:
         controller = build_local(config, log, folder, ManualClock(NOW_MS), dead_letters=log)
         controller.recover()
         commit(controller, log, 20_000, 1)  # Warms up.
-        before_mb = resident_mb()
         result: dict[str, float | int | None] = {}
         for name, (num, days) in SIZES.items():
             lake, checkpoint = zip(*(commit(controller, log, num, days) for _ in range(rounds)), strict=True)
             result |= {f"lake_{name}_ms": statistics.median(lake) * 1000, f"checkpoint_{name}_ms": statistics.median(checkpoint) * 1000}
-        result["grown_mb"] = resident_mb() - before_mb
         table = controller.parts.lake.lake if controller.parts.lake is not None else None
         assert table is not None
         for name, work in (("optimize", table.optimize), ("recount", lambda: table.held(controller.state.batch, {}))):
@@ -84,12 +81,6 @@ def commit(controller: Controller, log: MemoryLog, num: int, days: int) -> tuple
     with patch.object(lake, "commit", timed):
         report = controller.run(plan)
     return spent[0], report.seconds["checkpoint"] - spent[0]
-
-
-def resident_mb() -> float:
-    """Return this process's resident memory in MB."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmRSS"))
 
 
 if __name__ == "__main__":
