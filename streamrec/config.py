@@ -225,6 +225,22 @@ class ServingConfig(Section):
     history_users: int = Field(default=200_000, ge=1)
 
 
+class LakeConfig(Section):
+    """Keep applied events in a Delta Lake table.
+
+    ``address``: a folder, ``s3://…`` or ``gs://…``; empty stands for ``lake`` below the state. ``max_buffer_bytes``: so much waits in memory for
+    the next checkpoint at most; beyond it the lake commits early. ``optimize_every``: commits from one merging of small files to the next, 0
+    leaves it to ``streamrec lake optimize``. ``keep_for_s``: how long readers of an older version may take before its files go.
+    """
+
+    enabled: bool = True
+    address: str = ""
+    max_buffer_bytes: int = Field(default=64 << 20, ge=1)
+    optimize_every: int = Field(default=100, ge=0)
+    target_file_bytes: int = Field(default=128 << 20, ge=1024)
+    keep_for_s: Duration = 86_400.0
+
+
 class PipelineConfig(Section):
     """Pace the loop.
 
@@ -255,6 +271,7 @@ class Config(Section):
     registry: RegistryConfig = RegistryConfig()
     serving: ServingConfig = ServingConfig()
     pipeline: PipelineConfig = PipelineConfig()
+    lake: LakeConfig = LakeConfig()
 
 
 def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:

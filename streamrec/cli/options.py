@@ -143,3 +143,12 @@ class Doctor:
     broker: str | None = None
     longest_downtime: str = "24h"
     json: bool = False
+
+
+@dataclass(frozen=True)
+class Lake:
+    """``streamrec lake info|verify|optimize|vacuum``; see `streamrec.log.lake.EventLake`."""
+
+    settings: Settings
+    action: str
+    json: bool = False

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamrec.errors import OperatorError
@@ -18,7 +17,7 @@ from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.ranking import known_queries, per_query_metrics
 from streamrec.features.examples import Examples
 from streamrec.pipeline.components import learner_components, removals, statistics_component
-from streamrec.pipeline.dead_letters import dead_letters
+from streamrec.pipeline.dead_letters import send_dead_letters
 from streamrec.pipeline.ingest import Ingest, Ingested
 from streamrec.pipeline.intake import Intake
 from streamrec.pipeline.parts import Parts
@@ -77,6 +76,7 @@ class Controller:
                 own += learner_components(name, worker)
         if parts.linear is not None:
             own.append(statistics_component(parts.linear))
+        own += [] if parts.lake is None else [parts.lake]
         return {component.name: component for component in own}
 
     def recover(self) -> bool:
@@ -192,7 +192,9 @@ class Controller:
         num_known, self._is_torn = len(self.ingest.vocabulary), True
         with timer.stage("ingest"):
             ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermarks_ms, *removals(self.components()))
-            self._send_dead_letters(ingested.rejected)
+            send_dead_letters(self.parts.dead_letters, self.config.log.dead_letter_topic, ingested.rejected)
+            if self.parts.lake is not None:
+                self.parts.lake.record(plan.batch, ingested.kept, ingested.counts["applied"], self.state.counts["applied"])
         examples = ingested.examples
         report.num_queries = len(examples)
         with timer.stage("label"):
@@ -379,6 +381,8 @@ class Controller:
         if "linear" in self.state.pending:
             self.parts.refresher.wait("linear", self.state.pending["linear"])
         state = self.state
+        if self.parts.lake is not None:
+            self.parts.lake.commit(plan.now_ms)
         facts = {"offsets": state.offsets, "counts": state.counts, "teachers": state.teachers, "seed": self.config.seed}
         needed = self._saver.commit(state.batch, facts)
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
@@ -390,8 +394,3 @@ class Controller:
         if self.parts.publisher is not None:
             self.parts.publisher.prune(plan.now_ms)
         self.parts.refresher.prune(self._saver.oldest_kept("teachers"))
-
-    def _send_dead_letters(self, rejected: pa.Table) -> None:
-        if rejected.num_rows == 0 or self.parts.dead_letters is None:
-            return
-        self.parts.dead_letters.append(self.config.log.dead_letter_topic, [letter for row in rejected.to_pylist() for letter in dead_letters(row)])

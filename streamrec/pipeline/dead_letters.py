@@ -6,7 +6,9 @@ import base64
 import json
 from typing import Any
 
-from streamrec.log.base import Record
+import pyarrow as pa
+
+from streamrec.log.base import LogWriter, Record
 
 PART_BYTES = 256 * 1024
 """Original bytes of a key and of a value in one dead letter: in base64 both stay below a broker's usual limit of 1 MiB a message, so that
@@ -31,3 +33,15 @@ def dead_letters(row: dict[str, Any]) -> list[Record]:
         encoded = {f"{name}_base64": None if data is None else base64.b64encode(data[piece]).decode("ascii") for name, data in originals.items()}
         letters.append(Record(where, json.dumps({**facts, "part": part, "parts": num_parts, **encoded}).encode()))
     return letters
+
+
+def send_dead_letters(writer: LogWriter | None, topic: str, rejected: pa.Table) -> None:
+    """Send rejected records to their topic; without a writer they stay counted only.
+
+    Args:
+        writer: Appends to the log.
+        topic: The dead-letter topic.
+        rejected: As `streamrec.events.codec.Decoded.rejected`.
+    """
+    if rejected.num_rows and writer is not None:
+        writer.append(topic, [letter for row in rejected.to_pylist() for letter in dead_letters(row)])

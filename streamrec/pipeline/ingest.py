@@ -32,6 +32,7 @@ class Ingested:
     Attributes:
         examples: Queries cut out of it.
         rejected: Records for the dead-letter topic, as `streamrec.events.codec.Decoded`.
+        kept: Applied events for the lake, `streamrec.events.schema.EVENT`: no deletions, and nothing of what their users did before them.
         counts: received, applied, duplicate, rejected, late.
         num_interactions: Applied interactions.
         watermarks_ms: Highest event time of an interaction so far, per partition.
@@ -40,6 +41,7 @@ class Ingested:
 
     examples: Examples
     rejected: pa.Table
+    kept: pa.Table
     counts: Mapping[str, int]
     num_interactions: int
     watermarks_ms: Mapping[int, int]
@@ -92,9 +94,9 @@ class Ingest:
             "rejected": decoded.rejected.num_rows,
             "late": decoded.valid.num_rows - on_time.num_rows,
         }
-        stays = self._after_deletions(events, delete_user)
-        self.dedupe.remember(keys.select(np.flatnonzero(fresh)[stays]))
-        is_interaction = _is_kind(events, Kind.INTERACTION)
+        is_interaction, is_deletion = _is_kind(events, Kind.INTERACTION), _is_kind(events, Kind.DELETION)
+        stays = self._after_deletions(events, is_deletion, delete_user)
+        self.dedupe.remember(keys.select(np.flatnonzero(fresh)[stays | is_deletion]))
         updates, interactions = only(events, _is_kind(events, Kind.ITEM_UPDATE)), only(events, stays & is_interaction)
         users = ItemKeys.of(interactions["namespace"], interactions["user_id"])
         user_hashes = np.fromiter(map(hash_key, users.namespaces, users.ids), np.int64, len(users.ids))[users.index]
@@ -107,7 +109,7 @@ class Ingest:
         examples = self.histories.advance(batch)
         targets = _baskets(batch)
         watermarks_ms = _advance(watermarks_ms, only(events, is_interaction))
-        return Ingested(examples, decoded.rejected, counts, interactions.num_rows, watermarks_ms, targets)
+        return Ingested(examples, decoded.rejected, only(events, stays), counts, interactions.num_rows, watermarks_ms, targets)
 
     def _in_order(self, events: pa.Table, watermarks_ms: Mapping[int, int]) -> pa.Table:
         """Return the events that are not late, by (event time, partition, offset)."""
@@ -137,9 +139,8 @@ class Ingest:
         features = self._config.features
         self.vocabulary.describe(rows, hash_words(texts, features.words_per_item, features.word_buckets))
 
-    def _after_deletions(self, events: pa.Table, delete_user: Callable[[str, str], None]) -> NDArray[np.bool_]:
-        """Delete users that asked for it and return which events remain: all but those that a user did before asking."""
-        is_deletion = _is_kind(events, Kind.DELETION)
+    def _after_deletions(self, events: pa.Table, is_deletion: NDArray[np.bool_], delete_user: Callable[[str, str], None]) -> NDArray[np.bool_]:
+        """Delete users that asked for it and return which events remain: neither deletions nor what their users did before asking."""
         if not is_deletion.any():
             return np.ones(events.num_rows, bool)
         users = list(zip(events["namespace"].to_pylist(), events["user_id"].to_pylist(), strict=True))
@@ -147,8 +148,7 @@ class Ingest:
         for user in deleted_at:
             delete_user(*user)
         stays: NDArray[np.bool_] = np.fromiter((deleted_at.get(user, -1) < index for index, user in enumerate(users)), bool, len(users))
-        stays |= is_deletion
-        return stays
+        return stays & ~is_deletion
 
     def _history_events(self, interactions: pa.Table, users: ItemKeys, user_hashes: NDArray[np.int64], rows: NDArray[np.int32]) -> HistoryEvents:
         """Return the interactions whose items have rows; the others have had their effect on the vocabulary."""

@@ -11,3 +11,8 @@ def checkpoint_url(state_url: str) -> str:
 def registry_url(state_url: str) -> str:
     """Return where the registry of a state folder lies."""
     return f"{state_url.rstrip('/')}/registry"
+
+
+def lake_url(state_url: str) -> str:
+    """Return where the event lake of a state folder lies, unless it is given an address of its own."""
+    return f"{state_url.rstrip('/')}/lake"

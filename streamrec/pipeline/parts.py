@@ -13,6 +13,7 @@ from streamrec.config import Config
 from streamrec.features.examples import Examples
 from streamrec.log.base import LogWriter, TableReader
 from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.lake_writer import LakeWriter
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import Publisher
 from streamrec.soft_labels.scorer import Scorer
@@ -43,6 +44,7 @@ class Parts:
         publisher: Publishes and promotes.
         checkpoints: Where state is committed.
         plans: Where plans are made durable.
+        lake: Where applied events are kept.
         seen: Rows that are no candidates in evaluation, per query; for protocols that mask a user's items.
         progress: Is told the topic and the next offsets after each commit; neither waits nor raises.
         known_only: Evaluate only targets, and histories with an item, that earlier batches contained.
@@ -60,6 +62,7 @@ class Parts:
     publisher: Publisher | None = None
     checkpoints: CheckpointStore | None = None
     plans: PlanStore | None = None
+    lake: LakeWriter | None = None
     seen: Callable[[Examples], list[NDArray[np.int32]]] | None = None
     progress: Callable[[str, Mapping[int, int]], None] = _nobody
     known_only: bool = False

@@ -11,6 +11,7 @@ from streamrec.config import Config
 from streamrec.log.base import LogWriter, TableReader
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.lake_writer import build_lake
 from streamrec.pipeline.layout import checkpoint_url, registry_url
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan_store import PlanStore
@@ -57,7 +58,7 @@ def build_local(
         state_url: Where teachers go, and with ``durable`` also plans, checkpoints and versions.
         clock: Processing time.
         dead_letters: Where rejected records go; None drops them (they stay counted).
-        durable: False keeps no plans, checkpoints and versions.
+        durable: False keeps no plans, checkpoints, versions and lake.
         board: Gets promoted versions.
     """
     storage = open_storage(state_url)
@@ -74,6 +75,7 @@ def build_local(
         publisher=Publisher(config, Registry(open_storage(registry_url(state_url)), clock=clock), board) if durable else None,
         checkpoints=CheckpointStore(open_storage(checkpoint_url(state_url))) if durable else None,
         plans=PlanStore(storage) if durable else None,
+        lake=build_lake(config, state_url) if durable else None,
     )
     return Controller(parts)
 
@@ -123,6 +125,7 @@ def build_on_ray(
         publisher=Publisher(config, Registry(open_storage(registry_url(state_url)), clock=clock), board),
         checkpoints=CheckpointStore(open_storage(checkpoint_url(state_url))),
         plans=PlanStore(open_storage(state_url)),
+        lake=build_lake(config, state_url),
     )
     if progress is not None:
         parts.progress = progress

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import os
-import urllib.request
+import importlib.util
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,33 +15,10 @@ from streamrec.storage.trial import try_out
 from streamrec.testing.contracts.storage import StorageContract
 from streamrec.testing.storage_faults import FaultyStorage
 
-try:
-    from moto.server import ThreadedMotoServer
-
-    HAS_MOTO = True
-except ImportError:  # the extra `dev` is not installed
-    HAS_MOTO = False
-
+HAS_MOTO = importlib.util.find_spec("moto") is not None  # else the extra `dev` is not installed
 needs_bucket = pytest.mark.skipif(
     not (HAS_MOTO and HAS_OBSTORE), reason="buckets need `pip install 'streamrec[cloud,dev]'`: obstore to speak to them, moto to stand in for one"
 )
-VARIABLES = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "tester", "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    before = dict(os.environ)
-    os.environ.update(VARIABLES | {"AWS_ENDPOINT_URL": url})
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/streamrec-tests", method="PUT")) as answer:
-        assert answer.status == 200
-    yield url
-    os.environ.clear()
-    os.environ.update(before)
-    server.stop()
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_help_names_every_verb_and_loads_nothing_heavy() -> None:
     code = "import sys, streamrec.cli; print([name for name in sys.argv[1:] if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True).stdout
     assert loaded.strip() == "[]"
-    assert all(verb in call("--help").output for verb in ("config", "replay", "items", "backtest", "rollback", "version"))
+    assert all(verb in call("--help").output for verb in ("config", "replay", "items", "backtest", "rollback", "lake", "version"))
 
 
 def test_version_is_the_packages() -> None:

@@ -1,0 +1,52 @@
+"""Look at the event lake, check it against the checkpoint, tidy it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from streamrec.cli.options import Lake
+from streamrec.cli.show_config import resolve
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.lake_check import LakeReport, check_lake
+from streamrec.pipeline.lake_writer import open_lake
+from streamrec.pipeline.layout import checkpoint_url
+from streamrec.pipeline.lineage import known_lineage
+from streamrec.storage import open_storage
+
+
+def run(options: Lake) -> int:
+    """Do what was asked and print the outcome; return 1 when the lake differs from the checkpoint."""
+    config = resolve(options.settings)
+    checkpoint = open_storage(checkpoint_url(config.state))
+    lake = open_lake(config, config.state, lambda: known_lineage(checkpoint))
+    if options.action == "verify":
+        report = check_lake(lake, CheckpointStore(checkpoint))
+        _say(report.to_json() if options.json else _sentences(report), options)
+        return 1 if report.differences else 0
+    if options.action == "info":
+        _say(lake.info(), options)
+    elif options.action == "optimize":
+        _say({"address": lake.address, **lake.optimize()}, options)
+    else:
+        _say({"address": lake.address, "files_deleted": lake.vacuum(config.lake.keep_for_s)}, options)
+    return 0
+
+
+def _say(outcome: Mapping[str, Any] | str, options: Lake) -> None:
+    if options.json:
+        sys.stdout.write(json.dumps(outcome) + "\n")
+    elif isinstance(outcome, str):
+        sys.stdout.write(outcome + "\n")
+    else:
+        sys.stdout.write("".join(f"{name}: {value}\n" for name, value in outcome.items()))
+
+
+def _sentences(report: LakeReport) -> str:
+    removed = f", {report.removed} removed by deletions" if report.removed else ""
+    ahead = f"; {report.rows_ahead} rows up to batch {report.last_batch} wait for their checkpoint" if report.rows_ahead else ""
+    if not report.differences:
+        return f"{report.address} agrees with the checkpoint of batch {report.batch}: {report.rows} rows{removed}{ahead}"
+    return "\n".join([f"{report.address} differs from the checkpoint of batch {report.batch}:", *(f"  {text}" for text in report.differences)])

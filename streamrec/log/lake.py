@@ -1,0 +1,295 @@
+"""Keep applied events in a Delta Lake table, through delta-rs (https://delta.io, https://github.com/delta-io/delta-rs).
+
+In come Arrow tables of events with the batch that applied them. Out goes a table that any reader of Delta Lake opens without us, partitioned
+by namespace and event date (UTC).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from streamrec.errors import StorageError
+from streamrec.events.schema import EVENT
+
+COLUMNS = EVENT.append(pa.field("topic", pa.string())).append(pa.field("batch", pa.int64())).append(pa.field("event_date", pa.date32()))
+"""The table's columns: an event, its place in the log, the micro-batch that applied it, and the UTC date of its event time."""
+
+_PARTITION_BY = ["namespace", "event_date"]
+# A commit that loses against another process reads what that one wrote and tries again.
+_ATTEMPTS = 5
+
+_RECOUNT = (
+    "select partition, count(*) filter (where batch <= {batch}) as rows, max(offset) filter (where batch <= {batch}) as highest,"
+    " count(*) filter (where batch > {batch}) as rows_ahead, min(offset) filter (where batch > {batch}) as lowest_ahead,"
+    " count(*) - count(distinct offset) as duplicates from lake group by partition"
+)
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Held:
+    """Say what the table holds of one partition of the topic.
+
+    Attributes:
+        rows: Rows up to the batch that was asked about.
+        highest: Their highest offset, -1 without rows.
+        rows_ahead: Rows of later batches.
+        lowest_ahead: Their lowest offset, None without rows.
+        duplicates: Rows, of any batch, whose offset another row has.
+        removed: Rows that deletions took away, ever.
+    """
+
+    rows: int = 0
+    highest: int = -1
+    rows_ahead: int = 0
+    lowest_ahead: int | None = None
+    duplicates: int = 0
+    removed: int = 0
+
+
+class EventLake:
+    """Append to, shorten and tidy the table of one stream.
+
+    **Contract.** Rows of a batch are in the table once, whoever appends them how often: a commit carries the number of its last batch, and what
+    is not above the newest such number is left out. A commit is there as a whole or not at all; when a call returns, it outlives a crash of
+    the machine. Every refusal is a `StorageError` that names the address. One thread uses an object; several processes may use a table.
+
+    Args:
+        address: A folder, ``s3://…`` or ``gs://…``; credentials come from the environment, as for any state.
+        lineage: Names the line of states whose events these are; it is asked at the first use. A table of another lineage is refused.
+        target_bytes: Size towards which `optimize` merges files.
+    """
+
+    def __init__(self, address: str, lineage: Callable[[], str], target_bytes: int = 128 << 20) -> None:
+        self.address = address
+        self._lineage = lineage
+        self._target_bytes = target_bytes
+        self._opened: DeltaTable | None = None
+
+    @cached_property
+    def app(self) -> str:
+        """Return the application id of the lineage's transactions, which is the table's name, too."""
+        return f"streamrec/{self._lineage()}"
+
+    def last_batch(self) -> int:
+        """Return the number of the last batch in the table, 0 when it has none."""
+        table = self._table()
+        return 0 if table is None else table.transaction_version(self.app) or 0
+
+    def append(self, events: pa.Table, batch: int) -> int:
+        """Append those of the events that the table does not have, as one commit, and return how many.
+
+        Args:
+            events: Rows of `COLUMNS` up to ``batch``, in an order that stays.
+            batch: Their last batch; it is remembered even if it has no rows.
+        """
+        return self._retried("append to", lambda: self._append(events, batch))
+
+    def delete_user(self, namespace: str, user_id: str, before_batch: int | None = None) -> int:
+        """Remove a user's rows as one commit and return how many went.
+
+        Readers that hold an older version finish undisturbed: the old files go with the first `vacuum` whose time to keep has passed.
+
+        Args:
+            namespace: The user's.
+            user_id: Any text.
+            before_batch: Only rows of earlier batches; a step that is executed again must not remove what the user did after it.
+        """
+        chosen = f"namespace = {_quoted(namespace)} and user_id = {_quoted(user_id)}"
+        if before_batch is not None:
+            chosen += f" and batch < {int(before_batch)}"
+        return self._retried("delete from", lambda: self._delete(chosen))
+
+    def held(self, batch: int, partitions: Mapping[int, int]) -> dict[int, Held]:
+        """Recount the table: per partition that has rows or is asked for, what it holds up to ``batch`` and beyond it."""
+        table = self._table()
+        if table is None:
+            return {partition: Held() for partition in partitions}
+        with self._explained("read"):
+            sql = _RECOUNT.format(batch=int(batch))
+            rows = pa.table(QueryBuilder().register("lake", table).execute(sql).read_all()).to_pylist()
+        found = {row["partition"]: row for row in rows}
+        result = {}
+        for partition in sorted({*found, *partitions}):
+            row = found.get(partition, {"rows": 0, "highest": None, "rows_ahead": 0, "lowest_ahead": None, "duplicates": 0})
+            highest = -1 if row["highest"] is None else row["highest"]
+            values = {name: row[name] for name in ("rows", "rows_ahead", "lowest_ahead", "duplicates")}
+            result[partition] = Held(highest=highest, removed=self._removed(table, partition), **values)
+        return result
+
+    def optimize(self) -> dict[str, int]:
+        """Merge small files of each partition; return how many files were replaced by how many."""
+        return self._retried("optimize", self._compact)
+
+    def vacuum(self, keep_for_s: float) -> int:
+        """Delete files that the table has not needed for so long, rounded up to hours, and return how many.
+
+        Files of commits that were never finished go, too. Older versions can't be read afterwards.
+        """
+        return self._retried("vacuum", lambda: self._vacuum(-int(-keep_for_s // 3600)))
+
+    def info(self) -> dict[str, Any]:
+        """Return address, version, last batch, rows, files and bytes of the table."""
+        table = self._table()
+        if table is None:
+            return {"address": self.address, "version": None, "last_batch": 0, "rows": 0, "files": 0, "bytes": 0}
+        files = pa.table(table.get_add_actions())
+        rows, size = (pc.sum(files[name]).as_py() or 0 for name in ("num_records", "size_bytes"))
+        last = self.last_batch()
+        return {"address": self.address, "version": table.version(), "last_batch": last, "rows": rows, "files": files.num_rows, "bytes": size}
+
+    def _table(self) -> DeltaTable | None:
+        """Return the table as it is now; None while nothing was ever written."""
+        with self._explained("open"):
+            if self._opened is not None:
+                self._opened.update_incremental()
+            elif DeltaTable.is_deltatable(self.address, self._options):
+                self._opened = self._checked(DeltaTable(self.address, storage_options=self._options))
+        return self._opened
+
+    def _checked(self, table: DeltaTable) -> DeltaTable:
+        if table.metadata().name != self.app:
+            what = f"Lake: the table at {self.address} belongs to another state"
+            do = "give `lake.address` a folder of this state's own"
+            raise StorageError(what, got=table.metadata().name, allowed=self.app, do=do, address=self.address)
+        return table
+
+    def _append(self, events: pa.Table, batch: int) -> int:
+        last = self.last_batch()
+        if batch <= last:
+            return 0
+        new = events.filter(pc.greater(events["batch"], last)) if last else events
+        if self._opened is None:
+            values: dict[str, Any] = {"partition_by": _PARTITION_BY, "name": self.app, "storage_options": self._options}
+            self._opened = self._checked(DeltaTable.create(self.address, COLUMNS, mode="ignore", **values))
+        mark = CommitProperties(app_transactions=[Transaction(self.app, batch)])
+        write_deltalake(self._opened, new, mode="append", schema_mode="merge", commit_properties=mark)
+        self._sync(self._opened)
+        return int(new.num_rows)
+
+    def _delete(self, chosen: str) -> int:
+        table = self._table()
+        if table is None:
+            return 0
+        # The counts and the deletion see the same version, and become visible in one commit.
+        found = pa.table(table.scan(columns=["partition"], predicate=chosen).read_all())["partition"].value_counts().to_pylist()
+        if not found:
+            return 0
+        marks = [Transaction(self._removed_app(row["values"]), row["counts"] + self._removed(table, row["values"])) for row in found]
+        table.delete(chosen, commit_properties=CommitProperties(app_transactions=marks))
+        self._sync(table)
+        return sum(row["counts"] for row in found)
+
+    def _compact(self) -> dict[str, int]:
+        table = self._table()
+        if table is None:
+            return {"files_before": 0, "files_after": 0}
+        before = table.get_add_actions().num_rows
+        table.optimize.compact(target_size=self._target_bytes)
+        self._sync(table)
+        return {"files_before": before, "files_after": table.get_add_actions().num_rows}
+
+    def _vacuum(self, keep_hours: int) -> int:
+        table = self._table()
+        return 0 if table is None else len(table.vacuum(keep_hours, dry_run=False, enforce_retention_duration=False, full=True))
+
+    @property
+    def _options(self) -> dict[str, str]:
+        if "://" not in self.address:
+            return {}
+        patience = {"max_retries": "5", "retry_timeout": "30s"}
+        # Two commits of one version: the second must fail, not win.
+        return {**patience, "conditional_put": "etag"} if self.address.startswith("s3://") else patience
+
+    def _removed_app(self, partition: int) -> str:
+        return f"{self.app}/removed/{partition}"
+
+    def _removed(self, table: DeltaTable, partition: int) -> int:
+        return table.transaction_version(self._removed_app(partition)) or 0
+
+    def _sync(self, table: DeltaTable) -> None:
+        """Bring the newest commit to a local disk: delta-rs leaves that to the operating system."""
+        if "://" in self.address:
+            return
+        folder = Path(self.address)
+        entry = folder / "_delta_log" / f"{table.version():020d}.json"
+        actions = [json.loads(line) for line in entry.read_text().splitlines()]
+        files = [folder / unquote(action["add"]["path"]) for action in actions if "add" in action]
+        folders = {parent for file in files for parent in file.parents if parent.is_relative_to(folder)}
+        for path in (*files, *folders, entry, entry.parent, folder, folder.parent):
+            _sync_path(path)
+
+    def _retried(self, action: str, attempt: Callable[[], R]) -> R:
+        """Commit, and look again and repeat when another process committed what this one had not seen."""
+        lost: CommitFailedError | None = None
+        for _ in range(_ATTEMPTS):
+            try:
+                with self._explained(action):
+                    return attempt()
+            except CommitFailedError as error:
+                self._opened, lost = None, error
+        assert lost is not None
+        raise self._refused(action, lost) from lost
+
+    @contextmanager
+    def _explained(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except CommitFailedError:
+            raise
+        except (DeltaError, OSError, ValueError) as error:
+            self._opened = None
+            raise self._refused(action, error) from error
+
+    def _refused(self, action: str, error: Exception) -> StorageError:
+        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        what = f"Lake: could not {action} the table at {self.address} ({reason})"
+        return StorageError(what, do="free space there or restore access, then start again", address=self.address)
+
+
+def lake_rows(events: pa.Table, topic: str, batch: int) -> pa.Table:
+    """Return events as rows of `COLUMNS`.
+
+    Args:
+        events: Table with the `streamrec.events.schema.EVENT` schema.
+        topic: Where they were read.
+        batch: The micro-batch that applied them.
+    """
+    dates = events["event_time"].cast(pa.timestamp("ms")).cast(pa.date32())
+    values = {"topic": pa.repeat(pa.scalar(topic), len(dates)), "batch": pa.repeat(pa.scalar(batch, pa.int64()), len(dates)), "event_date": dates}
+    return pa.table([values[name] if name in values else events[name] for name in COLUMNS.names], schema=COLUMNS)
+
+
+def lake_address(address: str) -> str:
+    """Return an address as delta-rs takes it: a folder's absolute path, or a bucket's URL."""
+    parts = urlsplit(address) if "://" in address else None
+    if parts is not None and parts.scheme != "file":
+        return address.rstrip("/")
+    return str(Path(unquote(parts.path) if parts is not None else address).absolute())
+
+
+def _quoted(text: str) -> str:
+    """Return a text as an SQL literal: in standard SQL nothing but the quote itself ends it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _sync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,191 @@
+"""Gather applied events from one checkpoint to the next, and bring them into the lake right before the checkpoint's pointer moves."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from streamrec.config import Config, LakeConfig
+from streamrec.errors import Damaged, StorageError
+from streamrec.log.lake import EventLake, lake_address, lake_rows
+from streamrec.pipeline.layout import checkpoint_url, lake_url
+from streamrec.pipeline.lineage import lineage_of
+from streamrec.state import ComponentState, digest_of
+from streamrec.storage import open_storage
+
+logger = logging.getLogger(__name__)
+
+_NEW: dict[str, Any] = {
+    "address": None,  # as configured; None: the lake was never written to
+    "batch": 0,  # the last batch with rows
+    "rows": {},  # partition, as text → rows appended, ever
+    "left_out": {"earlier": 0, "deletion": 0},  # applied, but not among the rows: before the lake was there; deletions and what they undid
+    "commits": 0,  # since small files were merged
+    "vacuum_at_ms": None,  # when files that are not needed any more are to go
+}
+
+
+class LakeWriter:
+    """Keep what the lake must hold, as a component of the state, and write it.
+
+    **Contract.** After `commit` the table has every row recorded so far, once; the checkpoint that follows says how many. The table may be ahead
+    of the checkpoint: after a crash the steps are executed again, and what the table has is not appended again. When `commit` raises, nothing
+    is lost: the checkpoint does not move, and the same steps bring the same rows.
+
+    Args:
+        lake: The table.
+        config: When to commit early, to merge and to vacuum.
+        topic: Where events are read.
+    """
+
+    name = "lake"
+
+    def __init__(self, lake: EventLake, config: LakeConfig, topic: str) -> None:
+        self.lake = lake
+        self._config = config
+        self._topic = topic
+        self._manifest = copy.deepcopy(_NEW)
+        self._is_checked = False
+        self._waiting: list[pa.Table] = []
+        self._deleted: list[tuple[str, str]] = []
+        self._clear()
+
+    def record(self, batch: int, kept: pa.Table, num_applied: int, num_earlier: int) -> None:
+        """Take a step's events.
+
+        Args:
+            batch: Its number.
+            kept: See `streamrec.pipeline.ingest.Ingested`.
+            num_applied: Events that the step applied; those that are not kept are counted.
+            num_earlier: Events that earlier steps applied.
+        """
+        if self._manifest["address"] != self._config.address:
+            self._begin(batch - 1, num_earlier)
+            for namespace, user_id in self._deleted:
+                self.lake.delete_user(namespace, user_id, batch)
+            self._deleted = []
+        self._manifest["left_out"]["deletion"] += num_applied - kept.num_rows
+        if not kept.num_rows:
+            return
+        rows = self._manifest["rows"]
+        for group in kept.group_by("partition").aggregate([([], "count_all")]).to_pylist():
+            name = str(group["partition"])
+            rows[name] = rows.get(name, 0) + group["count_all"]
+        self._waiting.append(lake_rows(kept, self._topic, batch))
+        self._waiting_bytes += self._waiting[-1].nbytes
+        self._last = batch
+        if self._waiting_bytes > self._config.max_buffer_bytes:
+            self._flush()
+
+    def commit(self, now_ms: int) -> None:
+        """Append what waits, as one commit, and tidy the table if that is due.
+
+        Args:
+            now_ms: Processing time, as planned.
+
+        Raises:
+            StorageError: The storage refused; the table has the rows or does not, and the checkpoint must not move.
+        """
+        self._flush()
+        every = self._config.optimize_every
+        if every and self._manifest["commits"] >= every and self._tidy("optimize", self.lake.optimize):
+            self._manifest["commits"] = 0
+            self._has_garbage = True
+        due_ms = self._manifest["vacuum_at_ms"]
+        if due_ms is not None and now_ms >= due_ms and self._tidy("vacuum", lambda: self.lake.vacuum(self._config.keep_for_s)):
+            # What became garbage less than the time to keep ago is still there; the next round takes it.
+            self._manifest["vacuum_at_ms"] = None
+            self._has_garbage = True
+        if self._has_garbage and self._manifest["vacuum_at_ms"] is None:
+            self._manifest["vacuum_at_ms"] = now_ms + round(self._config.keep_for_s * 1000)
+        self._has_garbage = False
+
+    def delete_user(self, namespace: str, user_id: str) -> int:
+        """Remove the user's rows of all recorded steps and return how many went from the table; their files go with a later vacuum.
+
+        What waits is appended first: so the table alone knows what was removed, also when the step is executed again.
+        """
+        self._has_garbage = True
+        if self._manifest["address"] != self._config.address:  # `record` finds out which rows of the table are of earlier steps.
+            self._deleted.append((namespace, user_id))
+            return 0
+        self._flush()
+        last: int = self._manifest["batch"]
+        return self.lake.delete_user(namespace, user_id, last + 1) if last else 0
+
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Return 0: the table names items by their ids."""
+        return 0
+
+    def snapshot(self) -> ComponentState:
+        """Return what the table must hold."""
+        return ComponentState({}, copy.deepcopy(self._manifest))
+
+    def delta(self) -> ComponentState | None:
+        """Return None: the whole is small."""
+        return None
+
+    def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
+        """Replace the state; see `streamrec.state.Component`. What waited belongs to steps that are executed again."""
+        self._manifest = copy.deepcopy({**_NEW, **base.meta})
+        self._is_checked = False
+        self._clear()
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state, in hex."""
+        return digest_of(self.snapshot())
+
+    def _clear(self) -> None:
+        self._waiting, self._deleted = [], []
+        self._waiting_bytes = 0
+        self._last = 0
+        self._has_garbage = False
+
+    def _begin(self, batch: int, num_applied: int) -> None:
+        """Start to count a table that this state has not written to; rows that it has of earlier steps are taken as they are."""
+        held = self.lake.held(batch, {}) if batch else {}
+        rows = {str(partition): there.rows + there.removed for partition, there in held.items() if there.rows or there.removed}
+        left_out = {"earlier": num_applied - sum(rows.values()), "deletion": 0}
+        last = min(batch, self.lake.last_batch()) if rows else 0
+        self._manifest = {**copy.deepcopy(_NEW), "address": self._config.address, "batch": last, "rows": rows, "left_out": left_out}
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        if not self._is_checked and (held := self.lake.last_batch()) < self._manifest["batch"]:
+            what = f"Lake: the table at {self.lake.address} is older than the checkpoint"
+            got, allowed = f"rows up to batch {held}", f"{self._manifest['batch']} or later"
+            raise Damaged(what, got=got, allowed=allowed, do="restore it from a copy, or give `lake.address` a new folder", address=self.lake.address)
+        self._is_checked = True
+        self.lake.append(pa.concat_tables(self._waiting), self._last)
+        self._manifest["batch"] = self._last
+        self._manifest["commits"] += 1
+        self._waiting, self._waiting_bytes = [], 0
+
+    def _tidy(self, action: str, work: Callable[[], object]) -> bool:
+        """Do what can wait for the next commit if it fails."""
+        try:
+            logger.info("lake: %s: %s", action, work())
+        except StorageError as error:
+            logger.warning("the lake's rows are safe, but its files could not be tidied (%s): %s", action, error)
+            return False
+        return True
+
+
+def build_lake(config: Config, state_url: str) -> LakeWriter | None:
+    """Wire the lake of a state; None when the configuration wants none."""
+    if not config.lake.enabled:
+        return None
+    checkpoint = open_storage(checkpoint_url(state_url))
+    return LakeWriter(open_lake(config, state_url, lambda: lineage_of(checkpoint)), config.lake, config.log.events_topic)
+
+
+def open_lake(config: Config, state_url: str, lineage: Callable[[], str]) -> EventLake:
+    """Open the table of a state; see `streamrec.log.lake.EventLake`."""
+    return EventLake(lake_address(config.lake.address or lake_url(state_url)), lineage, config.lake.target_file_bytes)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from deltalake import DeltaTable
+from typer.testing import CliRunner, Result
+
+from streamrec.cli import app
+from streamrec.clock import ManualClock
+from streamrec.config import parse_config
+from streamrec.events.codec import encode
+from streamrec.events.schema import EventId, Interaction, ItemId, UserId
+from streamrec.log.base import Record
+from streamrec.log.memory import MemoryLog
+from streamrec.pipeline.wiring import build_local
+
+NOW_MS = 1_700_000_000_000
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a state whose lake has 40 rows, named by the configuration in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    config = parse_config({"state": str(tmp_path / "run"), "teachers": {"enabled": []}, "student": {"control": False}, "lake": {"keep_for_s": 0}})
+    (tmp_path / "streamrec.toml").write_text('state = "run"\nlake.keep_for_s = 0\n')
+    log = MemoryLog()
+    log.ensure_topic(config.log.events_topic, 2)
+    controller = build_local(config, log, config.state, ManualClock(NOW_MS), dead_letters=log)
+    controller.recover()
+    for first in (0, 20):
+        each = [Interaction(EventId(f"e{n}"), UserId(f"u{n % 5}"), ItemId(f"i{n % 7}"), "click", NOW_MS - 1000 + n) for n in range(first, first + 20)]
+        log.append(config.log.events_topic, [Record(event.user_id.encode(), encode(event)) for event in each])
+        controller.step()
+        controller.finish()
+    return tmp_path / "run"
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["lake", *arguments])
+
+
+def test_a_lake_that_agrees_is_said_to_in_one_sentence(state: Path) -> None:
+    result = call("verify")
+    assert (result.exit_code, result.output) == (0, f"{state}/lake agrees with the checkpoint of batch 4: 40 rows\n")
+    values = json.loads(call("verify", "--json").output)
+    assert (values["agrees"], values["rows"], values["expected"], values["applied"], values["differences"]) == (True, 40, 40, 40, [])
+
+
+def test_a_lake_that_differs_ends_with_status_1_and_says_where(state: Path) -> None:
+    DeltaTable(state / "lake").delete("user_id = 'u3'")
+    result = call("verify")
+    assert result.exit_code == 1
+    first, second = result.output.splitlines()
+    assert first == f"{state}/lake differs from the checkpoint of batch 4:"
+    assert "rows, the checkpoint appended" in second
+    assert json.loads(call("verify", "--json").output)["agrees"] is False
+
+
+def test_info_optimize_and_vacuum_say_what_is_there_and_what_they_did(state: Path) -> None:
+    info = json.loads(call("info", "--json").output)
+    assert (info["address"], info["rows"], info["files"], info["last_batch"]) == (f"{state}/lake", 40, 2, 3)
+    assert f"address: {state}/lake\n" in call("info").output
+    assert json.loads(call("optimize", "--json").output) == {"address": f"{state}/lake", "files_before": 2, "files_after": 1}
+    assert "files_deleted: 2\n" in call("vacuum").output
+    assert call("verify").exit_code == 0
+
+
+def test_a_state_that_was_never_there_is_named_and_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call("verify", "--set", "state=nowhere")
+    assert result.exit_code == 1
+    assert "Lake: the state has no checkpoint that speaks of a lake" in result.output
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+
+from streamrec.errors import StorageError
+from streamrec.events.schema import EVENT
+from streamrec.log.lake import COLUMNS, EventLake, Held, lake_address, lake_rows
+
+DAY_MS = 86_400_000
+ODD_IDS = [
+    "o'brien",
+    "' or '1'='1",
+    "''; drop table lake; --",
+    "a\\",
+    "\\' or 1=1 --",
+    "%",
+    "a\nb",
+    "日本\t",
+    '"double"',
+    "user_id",
+    "?",
+    "$1",
+    "{batch}",
+]
+
+
+def events(*offsets: int, **values: Any) -> pa.Table:
+    """Interactions of one user with an item each, a day apart."""
+    usual = {"kind": "interaction", "namespace": "default", "user_id": "u1", "event_type": "click", "partition": 0}
+    rows = [usual | {"event_id": f"e{n}", "item_id": f"i{n}", "event_time": n * DAY_MS + 5, "offset": n} | values for n in offsets]
+    return pa.Table.from_pylist(rows, schema=EVENT)
+
+
+def lake_at(folder: Path, lineage: str = "one") -> EventLake:
+    return EventLake(str(folder), lambda: lineage)
+
+
+def stored(folder: Path) -> list[dict[str, Any]]:
+    """What a reader that does not know us sees."""
+    return sorted(DeltaTable(folder).to_pyarrow_table().to_pylist(), key=lambda row: (row["batch"], row["offset"]))
+
+
+def test_events_come_back_as_they_were_with_topic_batch_and_utc_date(tmp_path: Path) -> None:
+    update = {"kind": "item_update", "namespace": "shop/ä b=c", "event_id": "x", "item_id": "i9", "title": "río", "categories": ["a", "b"]}
+    rows = [
+        {**update, "price": 2.5, "available": False, "vectors": {"text": [0.5, 1.0]}, "event_time": 3 * DAY_MS - 1, "partition": 1, "offset": 4},
+        {
+            "kind": "impression",
+            "namespace": "default",
+            "event_id": "y",
+            "user_id": "u1",
+            "items": ["i1", "i2"],
+            "context": {"a": "b"},
+            "event_time": 0,
+        }
+        | {"partition": 0, "offset": 9},
+    ]
+    given = pa.Table.from_pylist([{**row, **{k: list(v.items()) for k, v in row.items() if isinstance(v, dict)}} for row in rows], schema=EVENT)
+    lake_at(tmp_path).append(lake_rows(given, "events", 7), 7)
+    found = {row["event_id"]: row for row in stored(tmp_path)}
+    assert [found[row["event_id"]] for row in given.to_pylist()] == [
+        row | {"topic": "events", "batch": 7, "event_date": date}
+        for row, date in zip(given.to_pylist(), [datetime.date(1970, 1, 3), datetime.date(1970, 1, 1)], strict=True)
+    ]
+    assert DeltaTable(tmp_path).metadata().partition_columns == ["namespace", "event_date"]
+
+
+def test_rows_of_a_file_keep_the_order_they_were_given_in(tmp_path: Path) -> None:
+    given = events(*range(500), event_time=5)
+    lake_at(tmp_path).append(lake_rows(given, "events", 1), 1)
+    (path,) = DeltaTable(tmp_path).file_uris()
+    assert pq.read_table(path)["offset"].to_pylist() == list(range(500))
+
+
+def test_a_batch_that_is_there_is_not_appended_again_whoever_tries(tmp_path: Path) -> None:
+    first, second = lake_at(tmp_path), lake_at(tmp_path)
+    assert first.append(lake_rows(events(1, 2), "events", 1), 1) == 2
+    assert second.append(lake_rows(events(1, 2), "events", 1), 1) == 0
+    both = pa.concat_tables([lake_rows(events(1, 2), "events", 1), lake_rows(events(3), "events", 4)])
+    assert second.append(both, 4) == 1
+    assert first.append(both, 4) == 0
+    assert [row["offset"] for row in stored(tmp_path)] == [1, 2, 3]
+    assert first.last_batch() == 4
+
+
+def test_of_two_writers_that_saw_the_same_table_the_second_finds_its_batch_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = lake_at(tmp_path), lake_at(tmp_path)
+    first.append(lake_rows(events(1), "events", 1), 1)
+    asked = second.last_batch
+    was = asked()
+
+    def stale() -> int:
+        monkeypatch.setattr(second, "last_batch", asked)
+        first.append(lake_rows(events(2), "events", 2), 2)  # After the second one has looked, before it commits.
+        return was
+
+    monkeypatch.setattr(second, "last_batch", stale)
+    assert second.append(lake_rows(events(2), "events", 2), 2) == 0
+    assert [row["offset"] for row in stored(tmp_path)] == [1, 2]
+
+
+def test_a_table_of_another_state_is_refused(tmp_path: Path) -> None:
+    lake_at(tmp_path).append(lake_rows(events(1), "events", 1), 1)
+    for call in (lambda lake: lake.append(lake_rows(events(1), "events", 1), 1), EventLake.last_batch, EventLake.info):
+        with pytest.raises(StorageError, match=f"{tmp_path} belongs to another state"):
+            call(lake_at(tmp_path, "two"))
+
+
+@pytest.mark.parametrize("name", ODD_IDS)
+def test_a_deletion_removes_exactly_the_rows_of_the_user_whatever_the_id(tmp_path: Path, name: str) -> None:
+    lake = lake_at(tmp_path)
+    everybody = [
+        events(number, user_id=user, namespace=namespace) for number, (user, namespace) in enumerate([(user, "default") for user in ODD_IDS])
+    ]
+    twin = events(100, user_id=name, namespace=name)
+    lake.append(lake_rows(pa.concat_tables([*everybody, events(101, user_id=name, event_time=5), twin]), "events", 1), 1)
+    assert lake.delete_user("default", name) == 2
+    left = [(row["namespace"], row["user_id"]) for row in stored(tmp_path)]
+    assert left == [("default", user) for user in ODD_IDS if user != name] + [(name, name)]
+    assert lake.delete_user("default", name) == 0
+    assert lake.delete_user(name, name) == 1
+
+
+def test_a_deletion_leaves_what_later_batches_brought_and_says_how_many_rows_went_for_ever(tmp_path: Path) -> None:
+    lake = lake_at(tmp_path)
+    lake.append(lake_rows(events(1, 2), "events", 1), 1)
+    lake.append(lake_rows(events(3), "events", 2), 2)
+    assert lake.delete_user("default", "u1", 2) == 2
+    assert lake.held(2, {0: 0}) == {0: Held(rows=1, highest=3, removed=2)}
+    assert lake.delete_user("default", "u1") == 1
+    assert lake_at(tmp_path).held(2, {0: 0, 5: 0}) == {0: Held(removed=3), 5: Held()}
+
+
+def test_a_reader_finishes_on_the_version_it_opened_until_the_files_have_been_kept_long_enough(tmp_path: Path) -> None:
+    lake = lake_at(tmp_path)
+    lake.append(lake_rows(events(1, 2), "events", 1), 1)
+    reader = DeltaTable(tmp_path)
+    assert lake.delete_user("default", "u1") == 2
+    assert lake.vacuum(3600.0) == 0
+    assert reader.to_pyarrow_table().num_rows == 2
+    assert lake.vacuum(0.0) == 2
+    with pytest.raises(OSError, match="not found"):
+        reader.to_pyarrow_table()
+
+
+def test_merging_and_vacuum_lose_neither_rows_nor_the_number_of_the_last_batch(tmp_path: Path) -> None:
+    lake = lake_at(tmp_path)
+    for batch in range(1, 131):  # The log is folded into a checkpoint every hundred versions.
+        lake.append(lake_rows(events(batch, event_time=5), "events", batch), batch)
+    lake.append(lake_rows(events(500, user_id="gone", event_time=5), "events", 131), 131)
+    assert lake.delete_user("default", "gone") == 1
+    assert lake.optimize() == {"files_before": 130, "files_after": 1}
+    assert lake.vacuum(0.0) >= 130
+    table = DeltaTable(tmp_path)
+    table.create_checkpoint()
+    table.cleanup_metadata()
+    again = lake_at(tmp_path)
+    assert again.last_batch() == 131
+    assert again.append(lake_rows(events(131, event_time=5), "events", 131), 131) == 0
+    assert again.held(131, {}) == {0: Held(rows=130, highest=130, removed=1)}
+    assert again.info()["rows"] == 130
+    assert again.info()["files"] == 1
+
+
+def test_vacuum_takes_the_files_of_a_commit_that_was_never_finished(tmp_path: Path) -> None:
+    lake = lake_at(tmp_path)
+    lake.append(lake_rows(events(1), "events", 1), 1)
+    orphan = tmp_path / "namespace=default" / "orphan.parquet"
+    orphan.write_bytes(b"half")
+    assert lake.vacuum(3600.0) == 0
+    assert orphan.exists()
+    assert lake.vacuum(0.0) == 1
+    assert not orphan.exists()
+
+
+def test_a_recount_tells_duplicates_and_rows_of_later_batches(tmp_path: Path) -> None:
+    lake = lake_at(tmp_path)
+    lake.append(lake_rows(pa.concat_tables([events(1, 2, 2), events(2, partition=1)]), "events", 1), 1)
+    lake.append(lake_rows(events(7), "events", 3), 3)
+    assert lake.held(2, {0: 0}) == {0: Held(rows=3, highest=2, rows_ahead=1, lowest_ahead=7, duplicates=1), 1: Held(rows=1, highest=2)}
+
+
+def test_a_storage_that_refuses_is_named_and_after_it_is_back_the_same_call_succeeds(tmp_path: Path) -> None:
+    address = tmp_path / "lake"
+    address.write_text("in the way")
+    lake = lake_at(address)
+    with pytest.raises(StorageError, match=f"Lake: could not .* the table at {address}") as caught:
+        lake.append(lake_rows(events(1), "events", 1), 1)
+    assert caught.value.facts["address"] == str(address)
+    address.unlink()
+    assert lake.append(lake_rows(events(1), "events", 1), 1) == 1
+
+
+def test_a_table_that_nobody_wrote_is_empty_and_is_not_made_by_looking(tmp_path: Path) -> None:
+    lake = lake_at(tmp_path / "lake")
+    assert (lake.last_batch(), lake.delete_user("default", "u1"), lake.vacuum(0.0)) == (0, 0, 0)
+    assert lake.optimize() == {"files_before": 0, "files_after": 0}
+    assert lake.info()["rows"] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_tables_columns_are_those_of_an_event_its_place_its_batch_and_its_date() -> None:
+    assert COLUMNS.names == [*EVENT.names, "topic", "batch", "event_date"]
+
+
+@pytest.mark.parametrize(
+    ("address", "taken"), [("/a/b", "/a/b"), ("file:///a/b%20c", "/a/b c"), ("s3://bucket/x/", "s3://bucket/x"), ("gs://bucket/x", "gs://bucket/x")]
+)
+def test_addresses_are_those_of_a_state(address: str, taken: str) -> None:
+    assert lake_address(address) == taken
