@@ -15,6 +15,7 @@ share_<stage> (of the full loop's time).
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import gc
 import logging
@@ -79,7 +80,11 @@ class Backlog:
 
 
 def rss_mb() -> float:
-    """Return this process's resident memory in MB."""
+    """Return this process's resident memory in MB, after what is free has been given back."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
@@ -91,7 +96,6 @@ def driver_growth(controller: Controller, writer: LogWriter, topic: str, backlog
         for _ in steps(controller):
             pass
         if number % WATCH_EVERY == 0:
-            gc.collect()
             points.append((number, rss_mb()))
     later = np.array(points[len(points) // 4 :])
     print("driver " + " ".join(f"{mb:.1f}" for _, mb in points[:: max(1, len(points) // 16)]) + " MB")
