@@ -42,10 +42,10 @@ class Component(Protocol):
     """A named part of the streaming state.
 
     **Contract.** ``restore(snapshot())`` gives a component that behaves the same bit for bit. ``delta()`` returns what changed since the
-    last ``snapshot()`` or ``delta()``, or None when the component has no cheaper form than its snapshot; ``apply_delta`` of the deltas, in
-    order, on the snapshot they follow gives the same state. ``delete_user`` removes what is kept under the user's key and returns how many
-    entries went. ``forget_rows`` removes everything that is kept under item rows whose items have left and returns how many entries went;
-    afterwards the rows may come with other items. ``digest`` covers everything that ``snapshot`` holds.
+    last ``snapshot()`` or ``delta()``, or None when the component has no cheaper form than its snapshot; the deltas, in order, on the snapshot
+    they follow give the same state. A delta of rows (see `merge`) can be joined with its base by anybody. ``delete_user`` removes what is kept
+    under the user's key and returns how many entries went. ``forget_rows`` removes everything that is kept under item rows whose items have left and
+    returns how many entries went; afterwards the rows may come with other items. ``digest`` covers everything that ``snapshot`` holds.
     """
 
     name: str
@@ -73,6 +73,11 @@ class Component(Protocol):
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         ...
+
+
+def num_bytes(state: ComponentState) -> int:
+    """Return how many bytes the arrays take."""
+    return sum(array.nbytes for array in state.arrays.values())
 
 
 def to_bytes(state: ComponentState) -> bytes:
@@ -125,3 +130,132 @@ def unpack_strings(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> list[
     raw = data.tobytes()
     bounds = offsets.tolist()
     return [raw[start:end].decode("utf-8", "surrogatepass") for start, end in itertools.pairwise(bounds)]
+
+
+ROWS = "@rows"
+_VALUES = "@values"
+_OFFSETS = "_offsets"
+
+
+def is_row_delta(state: ComponentState) -> bool:
+    """Tell whether `merge` can join this delta with a base."""
+    return ROWS in state.arrays
+
+
+def merge(base: ComponentState, deltas: Iterable[ComponentState]) -> ComponentState:
+    """Join a snapshot with deltas of rows into the snapshot that holds both; a function of its arguments alone.
+
+    In a delta of rows ``@rows`` [k] int64 names the rows that changed, ascending. ``x@values`` [k, …] are their new values in the base's array
+    ``x``; a row past its end lengthens it, and what lies between is zero. Where the base has ``p_offsets`` [n + 1], its other arrays ``p_*``
+    hold rows of different lengths one after the other, and so does the delta: ``p_offsets@values`` [k + 1] with flat ``p_*@values``.
+    An array that the base lacks begins empty. An array without ``@`` replaces the base's whole one, and so does each entry of the meta.
+
+    Raises:
+        Damaged: A delta is not one of rows.
+    """
+    deltas = list(deltas)
+    arrays, meta = dict(base.arrays), dict(base.meta)
+    packed: dict[str, list[Arrays]] = {}
+    own: set[str] = set()
+    for delta in deltas:
+        if not is_row_delta(delta):
+            what = "State: a delta names no rows"
+            raise Damaged(what, got=", ".join(sorted(delta.arrays)[:5]), allowed=f"an array {ROWS}", do="restore the component itself")
+        meta |= delta.meta
+        stems = {name.removesuffix(_OFFSETS + _VALUES) for name in delta.arrays if name.endswith(_OFFSETS + _VALUES)}
+        for stem in stems:
+            packed.setdefault(stem, []).append(delta.arrays)
+        for name, values in delta.arrays.items():
+            if name.endswith(_VALUES) and not any(name.startswith(f"{stem}_") for stem in stems):
+                target = name.removesuffix(_VALUES)
+                old = arrays.get(target, values[:0])
+                arrays[target] = _with_rows(old, delta.arrays[ROWS], values, is_own=target in own)
+                own.add(target)
+            elif "@" not in name:
+                arrays[name] = values
+                own.discard(name)
+    for stem, parts in packed.items():
+        arrays |= _merge_packed(stem, arrays, parts)
+    return ComponentState(arrays, meta)
+
+
+def _with_rows(old: NDArray[Any], rows: NDArray[np.int64], values: NDArray[Any], *, is_own: bool) -> NDArray[Any]:
+    end = int(rows[-1]) + 1 if len(rows) else 0
+    if end > len(old):
+        old = np.concatenate([old, np.zeros((end - len(old), *old.shape[1:]), old.dtype)])
+    elif not is_own:
+        old = old.copy()
+    old[rows] = values
+    return old
+
+
+def _merge_packed(stem: str, base: Arrays, parts: list[Arrays]) -> dict[str, NDArray[Any]]:
+    """Join rows of different lengths: of each row the newest values, between them the base's, in one pass."""
+    offsets_name = stem + _OFFSETS
+    offsets = base.get(offsets_name, np.zeros(1, np.int64))
+    lengths = np.diff(offsets)
+    part_rows = np.concatenate([part[ROWS] for part in parts])
+    part_lengths = np.concatenate([np.diff(part[offsets_name + _VALUES]) for part in parts])
+    part_ends = np.cumsum(part_lengths)
+    rows, from_the_end = np.unique(part_rows[::-1], return_index=True)
+    newest = len(part_rows) - 1 - from_the_end
+    if len(rows) and rows[-1] >= len(lengths):
+        lengths = np.concatenate([lengths, np.zeros(int(rows[-1]) + 1 - len(lengths), np.int64)])
+    lengths[rows] = part_lengths[newest]
+    # A changed row's old values lie between two offsets; those of a row past the base's end are at its end, and none.
+    old_starts, old_ends = (offsets[np.minimum(edge, len(offsets) - 1)].tolist() for edge in (rows, rows + 1))
+    starts, ends = (part_ends - part_lengths)[newest].tolist(), part_ends[newest].tolist()
+    result = {offsets_name: np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)}
+    for key in parts[0]:
+        name = key.removesuffix(_VALUES)
+        if key == name or name == offsets_name or not name.startswith(f"{stem}_"):
+            continue
+        fresh = np.concatenate([part[key] for part in parts])
+        old = base.get(name, fresh[:0])
+        pieces, position = [], 0
+        for old_start, old_end, start, end in zip(old_starts, old_ends, starts, ends, strict=True):
+            pieces += [old[position:old_start], fresh[start:end]]
+            position = old_end
+        result[name] = np.concatenate([*pieces, old[position:]])
+    return result
+
+
+class ChangedRows:
+    """Remember which rows changed since they were last taken, one byte a row.
+
+    Example:
+        >>> changed = ChangedRows()
+        >>> changed.mark([4, 1, 4])
+        >>> changed.take()
+        array([1, 4])
+        >>> changed.take()
+        array([], dtype=int64)
+    """
+
+    def __init__(self) -> None:
+        self._marks = np.zeros(1024, np.bool_)
+
+    def mark(self, rows: NDArray[Any] | list[int]) -> None:
+        """Mark rows."""
+        if len(rows):
+            self._fit(int(np.max(rows)) + 1)
+            self._marks[rows] = True
+
+    def mark_first(self, num: int) -> None:
+        """Mark all rows below ``num``."""
+        self._fit(num)
+        self._marks[:num] = True
+
+    def take(self) -> NDArray[np.int64]:
+        """Return the marked rows, ascending, and unmark them."""
+        rows = np.flatnonzero(self._marks)
+        self._marks[rows] = False
+        return rows
+
+    def count(self) -> int:
+        """Return how many rows are marked."""
+        return int(np.count_nonzero(self._marks))
+
+    def _fit(self, num: int) -> None:
+        if num > len(self._marks):
+            self._marks = np.concatenate([self._marks, np.zeros(max(num, 2 * len(self._marks)) - len(self._marks), np.bool_)])

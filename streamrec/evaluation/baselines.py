@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from streamrec.evaluation.ranking import UNRANKED
 from streamrec.features.examples import Examples
-from streamrec.state import ComponentState, digest_of
+from streamrec.state import ROWS, ChangedRows, ComponentState, digest_of, merge
 
 RECENT_BASKETS = 1500
 """Recently popular counts the last 1,500 baskets, as the Online Retail protocol does."""
@@ -29,6 +29,7 @@ class Popularity:
         self._total = np.zeros(1024, np.int64)
         self._recent = np.zeros(1024, np.int64)
         self._baskets: deque[NDArray[np.int32]] = deque()
+        self._changed = ChangedRows()
 
     def counts(self, num_rows: int) -> NDArray[np.float32]:
         """Return how often each row was a target. [num_rows] float32."""
@@ -41,6 +42,7 @@ class Popularity:
             return
         self._fit(int(rows.max()) + 1)
         np.add.at(self._total, rows, 1)
+        self._changed.mark(rows)
         edges = np.flatnonzero(np.diff(basket)) + 1
         for part in np.split(rows, edges)[-RECENT_BASKETS:]:
             self._baskets.append(part)
@@ -78,28 +80,36 @@ class Popularity:
 
     def snapshot(self) -> ComponentState:
         """Return counts and the recent baskets."""
+        self._changed.take()
+        return self._state()
+
+    def _state(self) -> ComponentState:
         used = int(np.flatnonzero(self._total)[-1]) + 1 if self._total.any() else 0
+        return ComponentState({"total": self._total[:used].copy(), **self._recent_baskets()})
+
+    def _recent_baskets(self) -> dict[str, NDArray[Any]]:
         parts = list(self._baskets)
-        arrays: dict[str, NDArray[Any]] = {
-            "total": self._total[:used].copy(),
+        return {
             "basket_rows": np.concatenate(parts).astype(np.int32) if parts else np.zeros(0, np.int32),
             "basket_sizes": np.asarray([len(part) for part in parts], np.int64),
         }
-        return ComponentState(arrays)
 
-    def delta(self) -> ComponentState | None:
-        """Return None: the whole is small."""
-        return None
+    def delta(self) -> ComponentState:
+        """Return the counts that changed since the last snapshot or delta, and the recent baskets, of which there are few."""
+        rows = self._changed.take()
+        return ComponentState({ROWS: rows, "total@values": self._total[rows], **self._recent_baskets()})
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
+        arrays = merge(base, deltas).arrays
         self._total, self._recent, self._baskets = np.zeros(1024, np.int64), np.zeros(1024, np.int64), deque()
-        if "total" not in base.arrays:
+        self._changed = ChangedRows()
+        if "total" not in arrays:
             return
-        total = base.arrays["total"]
+        total = arrays["total"]
         self._fit(len(total))
         self._total[: len(total)] = total
-        rows, sizes = base.arrays["basket_rows"], base.arrays["basket_sizes"]
+        rows, sizes = arrays["basket_rows"], arrays["basket_sizes"]
         self._baskets.extend(np.split(rows, np.cumsum(sizes)[:-1]) if len(sizes) else [])
         np.add.at(self._recent, rows, 1)
 
@@ -111,6 +121,7 @@ class Popularity:
         """Forget the rows' counts and return how many target events that were."""
         self._fit(int(rows.max(initial=-1)) + 1)
         num = int(self._total[rows].sum())
+        self._changed.mark(rows)
         self._total[rows] = 0
         self._recent[rows] = 0
         # A basket that loses all its items still counts as one of the recent ones.
@@ -119,7 +130,7 @@ class Popularity:
 
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
-        return digest_of(self.snapshot())
+        return digest_of(self._state())
 
 
 def _positions(counts: NDArray[np.int64], namespace_of_rows: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.events.meaning import NEGATIVE, TARGET
-from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
-from streamrec.state import ComponentState, digest_of, pack_strings, unpack_strings
+from streamrec.features.history_table import CHUNK, HistoryTable, User
+from streamrec.state import ComponentState, digest_of, merge, unpack_strings
+
+SLACK = 64
+"""Beyond the bound one user in so many leaves at once, so that the oldest need not be looked for at each batch."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class HistoryEvents:
     """Hold a batch of interactions for `Histories.advance`.
 
     Attributes:
-        users: (namespace, user id) of each event, length E.
+        users: (namespace, user id), each once, in the order of their first event. [U]
+        user_of_event: Index into ``users``. [E] int64
         rows: Item rows. [E] int32
         times: Event time in ms UTC. [E] int64
         roles: Codes of `streamrec.events.meaning`. [E] int8
@@ -31,7 +34,8 @@ class HistoryEvents:
         namespaces: Namespace codes. [E] int32
     """
 
-    users: Sequence[tuple[str, str]]
+    users: Sequence[User]
+    user_of_event: NDArray[np.int64]
     rows: NDArray[np.int32]
     times: NDArray[np.int64]
     roles: NDArray[np.int8]
@@ -42,10 +46,10 @@ class HistoryEvents:
 class Histories:
     """Hold the last ``N`` (row, event time) of each user, oldest first.
 
-    Bounded: beyond ``max_users`` the users that were updated longest ago leave.
+    Bounded: beyond ``max_users`` those that were updated longest ago leave, and with them one in `SLACK` of the bound.
 
     **Contract.** `advance` is a pure function of the state and the batch: the same batches in the same order give the same state and the
-    same examples. A query's history holds only what happened strictly before its basket's event time.
+    same examples. A query's history holds only what happened strictly before its basket's event time. `delta` holds the users that changed.
     """
 
     name = "histories"
@@ -53,25 +57,15 @@ class Histories:
     def __init__(self, length: int, max_users: int) -> None:
         self.length = length
         self.max_users = max_users
-        self._slots: dict[tuple[str, str], int] = {}
-        self._free: list[int] = []
+        self._table = HistoryTable(length)
         self._clock = 0
-        self._allocate(1024)
-
-    def _allocate(self, capacity: int) -> None:
-        self._rows = np.zeros((capacity, self.length), np.int32)
-        self._times = np.zeros((capacity, self.length), np.int64)
-        self._sizes = np.zeros(capacity, np.int64)
-        self._touched = np.zeros(capacity, np.int64)
-        self._hashes = np.zeros(capacity, np.int64)
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._table)
 
     def get(self, namespace: str, user_id: str) -> NDArray[np.int32]:
         """Return the user's recent item rows, newest last; empty when unknown. [<= N] int32."""
-        slot = self._slots.get((namespace, user_id))
-        return np.zeros(0, np.int32) if slot is None else self._rows[slot, : self._sizes[slot]].copy()
+        return self._table.get((namespace, user_id))
 
     def advance(self, events: HistoryEvents) -> Examples:
         """Cut examples out of the events, then append the events to the histories.
@@ -85,137 +79,61 @@ class Histories:
         if not events.users:
             return Examples.empty(self.length)
         self._clock += 1
-        slots = self._slots_of(events.users)
-        merged = _merge(self, slots, events)
-        examples = _cut_examples(merged, self.length, self._hashes)
-        kept = _without_negatives(merged, slots, events)
-        self._store(kept)
-        self._evict()
+        slots = self._table.slots_of(events.users, self._clock)[events.user_of_event]
+        merged = _merge(self._table, slots, events)
+        examples = _cut_examples(merged, self.length, self._table.hashes)
+        self._store(_without_negatives(merged, slots, events))
+        surplus = len(self) - self.max_users
+        if surplus > 0:
+            self._table.remove(self._table.oldest(surplus + self.max_users // SLACK))
         return examples
-
-    def _slots_of(self, users: Sequence[tuple[str, str]]) -> NDArray[np.int64]:
-        result = np.empty(len(users), np.int64)
-        for index, user in enumerate(users):
-            slot = self._slots.get(user)
-            if slot is None:
-                slot = self._free.pop() if self._free else len(self._slots)
-                if slot >= len(self._sizes):
-                    self._grow()
-                self._slots[user] = slot
-                self._sizes[slot] = 0
-                self._hashes[slot] = hash_key(*user)
-            result[index] = slot
-        self._touched[result] = self._clock
-        return result
-
-    def _grow(self) -> None:
-        old = self._tables()
-        self._allocate(2 * len(self._sizes))
-        for new, previous in zip(self._tables(), old, strict=True):
-            new[: len(previous)] = previous
-
-    def _tables(self) -> tuple[NDArray[Any], ...]:
-        return self._rows, self._times, self._sizes, self._touched, self._hashes
 
     def _store(self, entries: _Entries) -> None:
         starts, ends = entries.segments()
         starts = np.maximum(starts, ends - self.length)
         sizes = ends - starts
-        position = np.arange(self.length)[None, :]
-        source = np.minimum(starts[:, None] + position, len(entries.rows) - 1)
-        inside = position < sizes[:, None]
-        self._sizes[entries.touched] = 0
-        slots = entries.slots[ends - 1] if len(ends) else np.zeros(0, np.int64)
-        if len(slots):
-            self._rows[slots] = np.where(inside, entries.rows[source], 0)
-            self._times[slots] = np.where(inside, entries.times[source], 0)
-            self._sizes[slots] = sizes
-
-    def _evict(self) -> None:
-        surplus = len(self._slots) - self.max_users
-        if surplus <= 0:
-            return
-        order = sorted(self._slots.items(), key=lambda item: (self._touched[item[1]], item[1]))
-        for user, slot in order[:surplus]:
-            del self._slots[user]
-            self._sizes[slot] = 0
-            self._free.append(slot)
+        source = np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+        held = np.searchsorted(entries.touched, entries.slots[ends - 1]) if len(ends) else np.zeros(0, np.int64)
+        all_sizes = np.zeros(len(entries.touched), np.int64)
+        all_sizes[held] = sizes
+        self._table.write(entries.touched, all_sizes, entries.rows[source], entries.times[source])
 
     def snapshot(self) -> ComponentState:
-        """Return users and their entries, in slot order so that slots keep their order when restored."""
-        order = sorted(self._slots.items(), key=lambda item: item[1])
-        slots = np.fromiter((slot for _, slot in order), np.int64, len(order))
-        namespaces, namespace_offsets = pack_strings([user[0] for user, _ in order])
-        ids, id_offsets = pack_strings([user[1] for user, _ in order])
-        inside = np.arange(self.length)[None, :] < self._sizes[slots][:, None]
-        arrays: dict[str, NDArray[Any]] = {
-            "namespace_bytes": namespaces, "namespace_offsets": namespace_offsets, "user_bytes": ids, "user_offsets": id_offsets,
-            "slots": slots, "sizes": self._sizes[slots], "touched": self._touched[slots],
-            "rows": self._rows[slots][inside], "times": self._times[slots][inside], "free": np.asarray(self._free, np.int64),
-        }  # fmt: skip
-        return ComponentState(arrays, {"clock": self._clock})
+        """Return users and their entries by slot."""
+        self._table.forget_changes()
+        return self._state()
 
-    def delta(self) -> ComponentState | None:
-        """Return None: the whole is written."""
-        return None
+    def _state(self) -> ComponentState:
+        arrays, meta = self._table.state()
+        return ComponentState(arrays, {**meta, "clock": self._clock})
+
+    def delta(self) -> ComponentState:
+        """Return the users that changed since the last snapshot or delta, those that left among them."""
+        arrays, meta = self._table.take_changed()
+        return ComponentState(arrays, {**meta, "clock": self._clock})
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
-        arrays = base.arrays
-        self._slots, self._free, self._clock = {}, [], int(base.meta.get("clock", 0))
-        if "slots" not in arrays:
-            self._allocate(1024)
-            return
-        users = list(
-            zip(
-                unpack_strings(arrays["namespace_bytes"], arrays["namespace_offsets"]),
-                unpack_strings(arrays["user_bytes"], arrays["user_offsets"]),
-                strict=True,
-            )
-        )
-        slots, sizes = arrays["slots"], arrays["sizes"]
-        capacity = 1024
-        while capacity < len(users) + len(arrays["free"]):
-            capacity *= 2
-        self._allocate(capacity)
-        self._free = arrays["free"].tolist()
-        self._slots = dict(zip(users, slots.tolist(), strict=True))
-        self._sizes[slots] = sizes
-        self._touched[slots] = arrays["touched"]
-        self._hashes[slots] = [hash_key(*user) for user in users]
-        inside = np.arange(self.length)[None, :] < sizes[:, None]
-        rows, times = np.zeros(inside.shape, np.int32), np.zeros(inside.shape, np.int64)
-        rows[inside], times[inside] = arrays["rows"], arrays["times"]
-        self._rows[slots], self._times[slots] = rows, times
+        state = merge(base, deltas)
+        self._clock = int(state.meta.get("clock", 0))
+        self._table.restore(state)
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Forget the user's history and return how many entries went."""
-        slot = self._slots.pop((namespace, user_id), None)
-        if slot is None:
+        slot = self._table.find((namespace, user_id))
+        if slot < 0:
             return 0
-        size = int(self._sizes[slot])
-        self._sizes[slot] = 0
-        self._rows[slot] = 0
-        self._times[slot] = 0
-        self._hashes[slot] = 0
-        self._free.append(slot)
+        size = int(self._table.sizes[slot])
+        self._table.remove([slot])
         return size
 
     def forget_rows(self, rows: NDArray[np.int32]) -> int:
         """Take the rows out of all histories and return how many entries went; a history keeps its order, and may become empty."""
-        inside = np.arange(self.length)[None, :] < self._sizes[:, None]
-        gone = inside & np.isin(self._rows, rows)
-        touched = np.flatnonzero(gone.any(1))
-        kept = inside[touched] & ~gone[touched]
-        order = np.argsort(~kept, axis=1, kind="stable")
-        for table in (self._rows, self._times):
-            table[touched] = np.take_along_axis(np.where(kept, table[touched], 0), order, 1)
-        self._sizes[touched] = kept.sum(1)
-        return int(gone.sum())
+        return self._table.forget_rows(rows)
 
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
-        return digest_of(self.snapshot())
+        return digest_of(self._state())
 
 
 def columns_of(state: ComponentState) -> tuple[list[tuple[str, str]], NDArray[np.int64], NDArray[np.int32], NDArray[np.int64]]:
@@ -224,30 +142,31 @@ def columns_of(state: ComponentState) -> tuple[list[tuple[str, str]], NDArray[np
     Returns:
         (users (namespace, id) [U], indptr [U + 1], item rows oldest first [T] int32, event times in ms UTC [T] int64)
     """
-    arrays = state.arrays
-    users = list(
-        zip(
-            unpack_strings(arrays["namespace_bytes"], arrays["namespace_offsets"]),
-            unpack_strings(arrays["user_bytes"], arrays["user_offsets"]),
-            strict=True,
-        )
-    )
-    order = np.argsort(arrays["touched"], kind="stable")
-    sizes = arrays["sizes"]
-    starts = np.cumsum(sizes) - sizes
-    indptr = np.concatenate([[0], np.cumsum(sizes[order])]).astype(np.int64)
-    source = np.repeat(starts[order] - indptr[:-1], sizes[order]) + np.arange(indptr[-1])
-    return [users[index] for index in order.tolist()], indptr, arrays["rows"][source], arrays["times"][source]
+    arrays, namespaces = state.arrays, state.meta.get("namespaces", [])
+    used = np.flatnonzero(arrays["touched"]) if "touched" in arrays else np.zeros(0, np.int64)
+    if not len(used):
+        return [], np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64)
+    order = used[np.argsort(arrays["touched"][used], kind="stable")]
+    ids, codes = unpack_strings(arrays["user_bytes"], arrays["user_offsets"]), arrays["namespace"][order].tolist()
+    users = [(namespaces[code], ids[slot]) for code, slot in zip(codes, order.tolist(), strict=True)]
+    starts, sizes = arrays["entry_offsets"][order], np.diff(arrays["entry_offsets"])[order]
+    indptr = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    rows, times = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], np.int64)
+    for first in range(0, len(order), CHUNK):  # in parts, because the index is as large as what it picks
+        part = slice(first, first + CHUNK)
+        into = slice(indptr[first], indptr[min(first + CHUNK, len(order))])
+        source = np.repeat(starts[part] - indptr[:-1][part], sizes[part]) + np.arange(into.start, into.stop)
+        rows[into], times[into] = arrays["entry_rows"][source], arrays["entry_times"][source]
+    return users, indptr, rows, times
 
 
 @dataclass(frozen=True)
 class _Entries:
-    """History entries of the touched users, ordered by (slot, time, arrival). All arrays [L]; source is the event's index or -1."""
+    """History entries of the touched users, ordered by (slot, time, arrival). All arrays [L]; ``touched`` are the users' slots."""
 
     slots: NDArray[np.int64]
     rows: NDArray[np.int32]
     times: NDArray[np.int64]
-    source: NDArray[np.int64]
     is_target: NDArray[np.bool_]
     weights: NDArray[np.float32]
     namespaces: NDArray[np.int32]
@@ -260,25 +179,21 @@ class _Entries:
         return (bounds[:-1], bounds[1:]) if len(self.slots) else (bounds[:0], bounds[:0])
 
 
-def _merge(histories: Histories, slots: NDArray[np.int64], events: HistoryEvents) -> _Entries:
+def _merge(table: HistoryTable, slots: NDArray[np.int64], events: HistoryEvents) -> _Entries:
     """Join stored entries of the touched users with the new ones in time order; stored come first on a tie."""
     touched = np.unique(slots)
-    sizes = histories._sizes[touched]
-    inside = np.arange(histories.length)[None, :] < sizes[:, None]
+    sizes, old_rows, old_times = table.read(touched)
     positive = np.flatnonzero(events.roles != NEGATIVE)
-    num_stored = int(sizes.sum())
-    old = np.full(num_stored, -1, np.int64)
+    num_stored = len(old_rows)
     all_slots = np.concatenate([np.repeat(touched, sizes), slots[positive]])
-    times = np.concatenate([histories._times[touched][inside], events.times[positive]])
+    times = np.concatenate([old_times, events.times[positive]])
     order = np.lexsort((times, all_slots))
-    source = np.concatenate([old, positive])[order]
     zeros = np.zeros(num_stored, np.int32)
     return _Entries(
         slots=all_slots[order],
-        rows=np.concatenate([histories._rows[touched][inside], events.rows[positive]])[order],
+        rows=np.concatenate([old_rows, events.rows[positive]])[order],
         times=times[order],
-        source=source,
-        is_target=np.concatenate([np.zeros(num_stored, bool), events.roles[positive] == TARGET])[order],
+        is_target=np.concatenate([zeros.astype(bool), events.roles[positive] == TARGET])[order],
         weights=np.concatenate([zeros.astype(np.float32), events.weights[positive]])[order],
         namespaces=np.concatenate([zeros, events.namespaces[positive]])[order],
         touched=touched,
@@ -318,19 +233,37 @@ def _cut_examples(entries: _Entries, length: int, hashes: NDArray[np.int64]) -> 
 
 
 def _without_negatives(entries: _Entries, slots: NDArray[np.int64], events: HistoryEvents) -> _Entries:
-    """Take out, for each negative event, the item's newest occurrence that is not after it."""
+    """Take out, for each negative event, the item's newest occurrence that is not after it.
+
+    In time order an occurrence opens a bracket and a negative event closes the last one that is open, of one user and item. Both ends of a pair
+    stand side by side once brackets are sorted by how many are open around them.
+    """
     negatives = np.flatnonzero(events.roles == NEGATIVE)
     if len(negatives) == 0:
         return entries
+    negative_keys = slots[negatives] << 32 | events.rows[negatives]
+    entry_keys = entries.slots << 32 | entries.rows
+    candidates = np.flatnonzero(np.isin(entry_keys, negative_keys))
+    key = np.concatenate([entry_keys[candidates], negative_keys])
+    time = np.concatenate([entries.times[candidates], events.times[negatives]])
+    change = np.repeat([1, -1], [len(candidates), len(negatives)])
+    order = np.lexsort((-change, time, key))
+    key, change = key[order], change[order]
+    first = np.concatenate([[True], np.diff(key) != 0])
+    group = np.cumsum(first) - 1
+    total = np.cumsum(change)
+    depth = total - (total - change)[first][group]
+    # A negative event that finds nothing open lowers the floor of its group; groups are set far apart to share one running minimum.
+    apart = group * (2 * len(key) + 1)
+    floor = np.minimum(np.minimum.accumulate(depth - apart) + apart, 0)
+    lowers = floor < np.where(first, 0, np.concatenate([[0], floor[:-1]]))
+    level = depth - floor + (change < 0)
+    nested = np.lexsort((level, group))
+    nested = nested[~lowers[nested]]
+    opens = nested[np.flatnonzero(change[nested] < 0) - 1]
     keep = np.ones(len(entries.rows), bool)
-    for index in negatives[np.argsort(events.times[negatives], kind="stable")]:
-        low, high = np.searchsorted(entries.slots, [slots[index], slots[index] + 1])
-        segment = slice(low, high)
-        match = keep[segment] & (entries.rows[segment] == events.rows[index]) & (entries.times[segment] <= events.times[index])
-        found = np.flatnonzero(match)
-        if len(found):
-            keep[low + found[-1]] = False
+    keep[candidates[order[opens]]] = False
     return _Entries(
-        entries.slots[keep], entries.rows[keep], entries.times[keep], entries.source[keep],
+        entries.slots[keep], entries.rows[keep], entries.times[keep],
         entries.is_target[keep], entries.weights[keep], entries.namespaces[keep], entries.touched,
     )  # fmt: skip

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from streamrec.features.histories import columns_of
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.layout import checkpoint_url
 from streamrec.serving.history_view import HistoryColumns
+from streamrec.state import merge
 from streamrec.storage import open_storage
 
 
@@ -25,11 +24,9 @@ def load_history_columns(state_url: str) -> HistoryColumns | None:
     loaded = CheckpointStore(open_storage(checkpoint_url(state_url))).load_newest(only=("histories", "vocabulary", "stream"))
     if loaded is None:
         return None
-    histories, stream = (loaded.components[name][0] for name in ("histories", "stream"))
-    offsets = {int(partition): int(offset) for partition, offset in stream.meta["offsets"].items()}
+    offsets = {int(partition): int(offset) for partition, offset in loaded.components["stream"][0].meta["offsets"].items()}
     vocabulary = Vocabulary(0)
     vocabulary.restore(loaded.components["vocabulary"][0], loaded.components["vocabulary"][1:])
-    if not len(vocabulary):
-        return HistoryColumns([], np.zeros(1, np.int64), np.zeros(0, np.int32), [], offsets)
-    users, indptr, rows, times = columns_of(histories)
+    base, *deltas = loaded.components["histories"]
+    users, indptr, rows, times = columns_of(merge(base, deltas))
     return HistoryColumns(users, indptr, rows, vocabulary.keys(), offsets, times)

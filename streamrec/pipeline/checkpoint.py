@@ -16,13 +16,14 @@ import os
 import socket
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from streamrec.errors import Damaged, Fenced, StorageError
-from streamrec.pipeline.commit import Commit, CommitId, CommitRef, Entry, Head, Owner
-from streamrec.state import ComponentState, from_bytes, to_bytes
+from streamrec.pipeline.commit import Commit, CommitId, CommitRef, Compacted, Entry, Head, Owner
+from streamrec.state import ComponentState, from_bytes, num_bytes, to_bytes
 from streamrec.storage import BlobRef, Blobs, Storage, Token
 
 logger = logging.getLogger(__name__)
@@ -30,17 +31,19 @@ logger = logging.getLogger(__name__)
 _HEAD = "HEAD"
 # Each failed attempt had another process succeed, so this many in a row means that something is wrong.
 _ATTEMPTS = 100
+_WRITERS = 4
+_ALONE_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True)
 class AddedDelta:
-    """Say that a component's state is that of the previous commit plus this delta."""
+    """Say that a component's state is that of the previous commit plus these deltas, in order."""
 
-    state: ComponentState
+    def __init__(self, *states: ComponentState) -> None:
+        self.states = states
 
 
 Change = ComponentState | Sequence[ComponentState] | AddedDelta | None
-"""A component in a commit: its whole state, a base with its deltas, one more delta, or None for 'as in the previous commit'."""
+"""A component in a commit: its whole state, a base with its deltas, more deltas, or None for 'as in the previous commit'."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class CheckpointStore:
     """Commit and load the streaming state.
 
     **Contract.** `commit` returns when the state outlives a crash of the machine; when it raises, the commit before stays valid, and the next
-    attempt gives all that changed since that one: whole states instead of deltas that were handed over. `load_newest` gives one commit's
+    attempt gives all that changed since that one, what was handed over included. `load_newest` gives one commit's
     components, never a mix of two. One thread uses a store.
 
     Args:
@@ -104,13 +107,32 @@ class CheckpointStore:
         """
         self._own_head()
 
-    def commit(self, components: Mapping[str, Change], facts: Mapping[str, Any], previous: CommitId | None) -> CommitId:
+    @property
+    def address(self) -> str:
+        """Return what `streamrec.storage.open_storage` opens the storage with."""
+        return self._storage.address
+
+    def entries(self, number: CommitId) -> Mapping[str, Entry]:
+        """Return where each component of a commit lies that this store made or loaded."""
+        return next((commit.components for commit in self._commits.values() if commit.number == number), {})
+
+    def commit(
+        self,
+        components: Mapping[str, Change],
+        facts: Mapping[str, Any],
+        previous: CommitId | None,
+        compacted: Mapping[str, Compacted] | None = None,
+        *,
+        sweep: bool = True,
+    ) -> CommitId:
         """Commit the state of all components.
 
         Args:
             components: Every component by name. What a whole state was serialised to is not written again if it is there.
             facts: JSON-serialisable facts, such as batch number, offsets and books.
             previous: The commit that was loaded or made last; None only for the first one.
+            compacted: New bases, by component, for what the previous commit names; one that is gone or does not fit is not used.
+            sweep: Remove blobs that no commit names; False while somebody makes a new base.
 
         Returns:
             The commit's number.
@@ -123,7 +145,8 @@ class CheckpointStore:
         older = _from(head, previous)
         try:
             before = self._commit_at(older[0]).components if older else {}
-            entries = {name: self._entry(name, change, before) for name, change in components.items()}
+            before = {name: self._rebased(entry, (compacted or {}).get(name)) for name, entry in before.items()}
+            entries = self._put_all(components, before)
             # A number is used once, also by a writer that died before it moved the pointer.
             first = max((ref.number for ref in head.commits), default=0) + 1
             ref = self._write_commit(Commit(CommitId(first), head.epoch, previous, facts, entries))
@@ -138,7 +161,7 @@ class CheckpointStore:
             stays = f"commit {previous} stays valid" if previous is not None else "nothing was committed before"
             what = f"Checkpoint: not committed, {stays} ({error})"
             raise type(error)(what, **error.facts) from error
-        self._prune(moved)
+        self._prune(moved, sweep=sweep)
         return ref.number
 
     def load_newest(self, only: Collection[str] | None = None) -> Checkpoint | None:
@@ -183,6 +206,15 @@ class CheckpointStore:
                 facts.append(self._commit_at(ref).facts)
         return facts
 
+    def _put_all(self, components: Mapping[str, Change], before: Mapping[str, Entry]) -> dict[str, Entry]:
+        """Write small changes side by side, because each waits for the disk, and large ones alone, because each needs its size in memory."""
+        alone = [name for name, change in components.items() if isinstance(change, ComponentState) and num_bytes(change) > _ALONE_BYTES]
+        entries = {name: self._entry(name, components[name], before) for name in alone}
+        others = [name for name in components if name not in entries]
+        with ThreadPoolExecutor(_WRITERS) as pool:
+            entries |= zip(others, pool.map(lambda name: self._entry(name, components[name], before), others), strict=True)
+        return entries
+
     def _entry(self, name: str, change: Change, before: Mapping[str, Entry]) -> Entry:
         if isinstance(change, ComponentState):
             return Entry(self._blobs.put(to_bytes(change)))
@@ -197,7 +229,10 @@ class CheckpointStore:
             raise StorageError(what, got="nothing or a delta", allowed=", ".join(sorted(before)) or "none", do="give its whole state")
         if change is None:
             return before[name]
-        return Entry(before[name].base, (*before[name].deltas, self._blobs.put(to_bytes(change.state))))
+        return Entry(before[name].base, (*before[name].deltas, *(self._blobs.put(to_bytes(state)) for state in change.states)))
+
+    def _rebased(self, entry: Entry, compacted: Compacted | None) -> Entry:
+        return entry if compacted is None or not self._blobs.has(compacted.base) else entry.rebased(compacted)
 
     def _write_commit(self, commit: Commit) -> CommitRef:
         for _ in range(_ATTEMPTS):
@@ -233,7 +268,7 @@ class CheckpointStore:
         components = {name: tuple(from_bytes(self._blobs.get(blob)) for blob in entry.blobs) for name, entry in wanted.items()}
         return Checkpoint(ref.number, commit.facts, components)
 
-    def _prune(self, head: Head) -> None:
+    def _prune(self, head: Head, *, sweep: bool) -> None:
         try:
             # Listed before the look at the pointer: whatever a writer that takes over later puts here is not in these lists.
             commits, blobs = self._storage.list("commits"), self._blobs.names()
@@ -244,7 +279,8 @@ class CheckpointStore:
             for key in commits:
                 if key not in kept_keys:
                     self._storage.delete(key)
-            self._blobs.remove(sha256 for sha256 in blobs if sha256 not in needed)
+            if sweep:
+                self._blobs.remove(sha256 for sha256 in blobs if sha256 not in needed)
         except StorageError as error:
             logger.warning("commit %d is safe, but what it replaces could not be removed: %s", head.commits[0].number, error)
 

@@ -13,7 +13,8 @@ from streamrec.storage import BlobRef
 CommitId = NewType("CommitId", int)
 """Number of a commit; a later one is higher, and numbers may be left out."""
 
-FORMAT = 1
+FORMAT = 2
+"""2: components are saved as deltas of rows."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,24 @@ class Entry:
     def blobs(self) -> tuple[BlobRef, ...]:
         """Return the base and the deltas."""
         return (self.base, *self.deltas)
+
+    def rebased(self, compacted: Compacted) -> Entry:
+        """Return this entry with the new base instead of what that joins; unchanged when it does not begin with that (any more)."""
+        num = len(compacted.blobs)
+        return Entry(compacted.base, self.blobs[num:]) if self.blobs[:num] == compacted.blobs else self
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """Say that one blob holds what a base and its deltas hold.
+
+    Attributes:
+        blobs: The base and the deltas, in order.
+        base: The one blob.
+    """
+
+    blobs: tuple[BlobRef, ...]
+    base: BlobRef
 
 
 @dataclass(frozen=True)
@@ -57,7 +76,7 @@ class Commit:
 
         Raises:
             Damaged: It is not a commit.
-            StorageError: It was written by a newer streamrec.
+            StorageError: It was written by a newer streamrec, or before the first release.
         """
         values = _from_json(data, cls.__name__)
         try:
@@ -103,7 +122,7 @@ class Head:
 
         Raises:
             Damaged: It is not a pointer.
-            StorageError: It was written by a newer streamrec.
+            StorageError: It was written by a newer streamrec, or before the first release.
         """
         values = _from_json(data, cls.__name__)
         try:
@@ -129,6 +148,9 @@ def _from_json(data: bytes, noun: str) -> dict[str, Any]:
     if written > FORMAT:
         what = f"Checkpoint: a {noun.lower()} is in a newer format"
         raise StorageError(what, got=written, allowed=f"up to {FORMAT}", do="upgrade streamrec")
+    if written < FORMAT:
+        what = f"Checkpoint: a {noun.lower()} is in the format of an unreleased streamrec"
+        raise StorageError(what, got=written, allowed=FORMAT, do="start anew with another `state`")
     return values
 
 

@@ -95,15 +95,14 @@ class Ingest:
         }
         updates = events.filter(pc.equal(events["kind"], Kind.ITEM_UPDATE.value))
         interactions = self._after_deletions(events, delete_user)
-        users = list(zip(interactions["namespace"].to_pylist(), interactions["user_id"].to_pylist(), strict=True))
-        hash_of = {user: hash_key(*user) for user in dict.fromkeys(users)}
-        user_hashes = np.fromiter((hash_of[user] for user in users), np.int64, len(users))
+        users = _pairs(interactions["namespace"], interactions["user_id"])
+        hashes = np.fromiter((hash_key(*user) for user in users[0]), np.int64, len(users[0]))
         announced, used = (ItemKeys.of(part["namespace"], part["item_id"]) for part in (updates, interactions))
-        taken = self.vocabulary.take_in(announced, used, user_hashes)
+        taken = self.vocabulary.take_in(announced, used, hashes[users[1]])
         if len(taken.left):
             forget_rows(taken.left)
         self._describe(updates, taken.announced)
-        batch = self._history_events(interactions, users, user_hashes, taken.used)
+        batch = self._history_events(interactions, users, hashes, taken.used)
         examples = self.histories.advance(batch)
         targets = _baskets(batch)
         watermarks_ms = _advance(watermarks_ms, events.filter(_is_interaction(events)))
@@ -141,23 +140,36 @@ class Ingest:
         return events.filter(pc.and_(pa.array(stays), _is_interaction(events)))
 
     def _history_events(
-        self, interactions: pa.Table, users: list[tuple[str, str]], user_hashes: NDArray[np.int64], rows: NDArray[np.int32]
+        self, interactions: pa.Table, users: tuple[list[tuple[str, str]], NDArray[np.int64]], hashes: NDArray[np.int64], rows: NDArray[np.int32]
     ) -> HistoryEvents:
         """Return the interactions whose items have rows; the others have had their effect on the vocabulary."""
+        distinct, user_of_event = users
         held = np.flatnonzero(rows >= 0)
         if len(held) < len(rows):
-            interactions, rows, user_hashes = interactions.take(pa.array(held)), rows[held], user_hashes[held]
-            users = [users[index] for index in held.tolist()]
+            interactions, rows, user_of_event = interactions.take(pa.array(held)), rows[held], user_of_event[held]
+            present, user_of_event = np.unique(user_of_event, return_inverse=True)  # A user of whom nothing is kept gets no history.
+            distinct, hashes = [distinct[index] for index in present.tolist()], hashes[present]
         roles, weights = roles_of(interactions, self._config.events.meanings)
         times = _numpy(interactions["event_time"])
         positive = roles != NEGATIVE
-        self.window.add(user_hashes[positive], rows[positive], times[positive])
-        return HistoryEvents(users, rows, times, roles, weights, self.vocabulary.namespace_of_rows()[rows])
+        self.window.add(hashes[user_of_event][positive], rows[positive], times[positive])
+        return HistoryEvents(distinct, user_of_event, rows, times, roles, weights, self.vocabulary.namespace_of_rows()[rows])
 
 
 def _numpy(column: pa.ChunkedArray) -> NDArray[Any]:
     values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return values
+
+
+def _pairs(namespaces: pa.ChunkedArray, ids: pa.ChunkedArray) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
+    """Return each (namespace, id) once, in the order of first appearance, and the place of each event's pair. [E] int64."""
+    outer, inner = (pc.dictionary_encode(column.combine_chunks()) for column in (namespaces, ids))
+    keys = outer.indices.to_numpy().astype(np.int64) * len(inner.dictionary) + inner.indices.to_numpy()
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    place = np.empty(len(first), np.int64)
+    place[np.argsort(first)] = np.arange(len(first))
+    seen_at = pa.array(np.sort(first))
+    return list(zip(namespaces.take(seen_at).to_pylist(), ids.take(seen_at).to_pylist(), strict=True)), place[inverse]
 
 
 def _is_interaction(events: pa.Table) -> pa.ChunkedArray:
@@ -173,8 +185,7 @@ def _advance(watermarks_ms: Mapping[int, int], events: pa.Table) -> dict[int, in
 def _baskets(events: HistoryEvents) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return target rows ordered by (event time, user) and a number that is equal within a basket."""
     chosen = np.flatnonzero(events.roles == TARGET)
-    numbers = {user: number for number, user in enumerate(dict.fromkeys(events.users))}
-    user = np.fromiter((numbers[events.users[index]] for index in chosen.tolist()), np.int64, len(chosen))
+    user = events.user_of_event[chosen]
     order = np.lexsort((user, events.times[chosen]))
     chosen, user = chosen[order], user[order]
     change = np.diff(events.times[chosen], prepend=-1).astype(bool) | np.diff(user, prepend=-1).astype(bool)

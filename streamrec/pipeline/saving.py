@@ -9,14 +9,18 @@ from typing import Any
 from streamrec.config import Config
 from streamrec.errors import ConfigError, StorageError
 from streamrec.pipeline.checkpoint import AddedDelta, Change, CheckpointStore
-from streamrec.pipeline.commit import CommitId
+from streamrec.pipeline.commit import CommitId, Compacted, Entry
+from streamrec.pipeline.compaction import CompactionProcess, Compactor
 from streamrec.pipeline.components import WorkerComponent
-from streamrec.state import Component, ComponentState
+from streamrec.state import Component, ComponentState, is_row_delta
 
 logger = logging.getLogger(__name__)
 
 MAX_DELTAS = 32
-"""A restore applies at most so many deltas to a component before it is whole."""
+"""After so many deltas, or when they are larger than their base, they are joined with it: a restart must not read them for ever."""
+
+LARGE_BYTES = 8 * 2**20
+"""A smaller component is written whole when its deltas are to be joined, because that takes milliseconds."""
 
 
 SHAPING = (
@@ -49,17 +53,30 @@ class Saver:
         store: Where to; None saves nothing.
         components: By name.
         shape: See `shape_of`; kept with each commit.
+        compactor: Joins a large component's deltas with their base beside the stream; by default in a process of its own.
 
-    **Contract.** When `commit` raises, the store still has the commit before, and the next `commit` hands over whole states.
+    **Contract.** When `commit` raises, the store still has the commit before, and the next `commit` hands over what this one did.
     """
 
-    def __init__(self, store: CheckpointStore | None, components: Mapping[str, Component], shape: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        store: CheckpointStore | None,
+        components: Mapping[str, Component],
+        shape: Mapping[str, Any] | None = None,
+        compactor: Compactor | None = None,
+    ) -> None:
         self._store = store
         self._components = components
         self._shape = dict(shape or {})
+        address = store.address if store is not None else ""
+        self._compactor = compactor or Compactor(lambda blobs: CompactionProcess(address, blobs))
+        self._compacted: dict[str, Compacted] = {}
         self._previous: CommitId | None = None
-        self._base_bytes: dict[str, int] = {}
-        self._deltas: dict[str, list[int]] = {}
+        self._entries: Mapping[str, Entry] = {}
+        self._by_rows: set[str] = set()
+        # What a failed commit was given: deltas are given again, of what was given whole the whole is asked for again.
+        self._unsaved: dict[str, tuple[ComponentState, ...]] = {}
+        self._unsaved_wholes: set[str] = set()
 
     def restore(self) -> bool:
         """Restore all components from the newest whole commit; return False when there is none.
@@ -79,10 +96,9 @@ class Saver:
         for name, component in self._components.items():
             base, *deltas = loaded.components.get(name, (ComponentState(),))
             component.restore(base, deltas)
-            if name in loaded.components:  # Else there is no base that a delta could follow.
-                self._base_bytes[name] = _num_bytes(base)
-                self._deltas[name] = [_num_bytes(delta) for delta in deltas]
-        self._previous = loaded.id
+            if all(map(is_row_delta, deltas)):
+                self._by_rows.add(name)
+        self._previous, self._entries = loaded.id, self._store.entries(loaded.id)
         return True
 
     def commit(self, batch: int, facts: Mapping[str, Any]) -> int:
@@ -94,12 +110,17 @@ class Saver:
         """
         assert self._store is not None
         changes = self._collect()
+        self._compacted |= self._compactor.take()
+        facts = {"batch": batch, "shape": self._shape, **facts}
         try:
-            self._previous = self._store.commit(changes, {"batch": batch, "shape": self._shape, **facts}, self._previous)
+            self._previous = self._store.commit(changes, facts, self._previous, self._compacted, sweep=not self._compactor.is_busy)
         except StorageError:
-            # The deltas handed over are lost with the attempt.
-            self._base_bytes.clear()
+            self._unsaved = {name: change.states for name, change in changes.items() if isinstance(change, AddedDelta)}
+            self._unsaved_wholes = changes.keys() - self._unsaved.keys()
             raise
+        self._unsaved, self._unsaved_wholes, self._compacted = {}, set(), {}
+        self._entries = self._store.entries(self._previous)
+        self._start_compaction()
         return min(int(kept["batch"]) for kept in self._store.kept_facts()) + 1
 
     def oldest_kept(self, fact: str) -> dict[str, str]:
@@ -130,18 +151,29 @@ class Saver:
             by_delta, pending = asked.get(name, (self._wants_delta(name), None))
             state = pending.result() if pending is not None else (component.delta() if by_delta else component.snapshot())
             if by_delta and state is not None:
-                self._deltas[name].append(_num_bytes(state))
-                changes[name] = AddedDelta(state)
-                continue
-            whole = state if state is not None else component.snapshot()
-            self._base_bytes[name], self._deltas[name] = _num_bytes(whole), []
-            changes[name] = whole
+                self._by_rows = self._by_rows | {name} if is_row_delta(state) else self._by_rows - {name}
+                changes[name] = AddedDelta(*self._unsaved.get(name, ()), state)
+            else:
+                changes[name] = state if state is not None else component.snapshot()
         return changes
 
     def _wants_delta(self, name: str) -> bool:
-        deltas = self._deltas.get(name, [])
-        return name in self._base_bytes and len(deltas) < MAX_DELTAS and sum(deltas) <= self._base_bytes[name]
+        if name not in self._entries or name in self._unsaved_wholes:
+            return False
+        return not _is_due(self._entries[name]) or self._is_large(name)
+
+    def _is_large(self, name: str) -> bool:
+        return name in self._by_rows and _num_bytes(self._entries[name]) >= LARGE_BYTES
+
+    def _start_compaction(self) -> None:
+        due = [name for name in self._components if _is_due(self._entries[name]) and self._is_large(name)]
+        for name in sorted(due, key=lambda name: -len(self._entries[name].deltas)):  # one at a time, so that each gets its turn
+            self._compactor.start(name, self._entries[name].blobs)
 
 
-def _num_bytes(state: ComponentState) -> int:
-    return sum(array.nbytes for array in state.arrays.values())
+def _is_due(entry: Entry) -> bool:
+    return len(entry.deltas) >= MAX_DELTAS or sum(delta.bytes for delta in entry.deltas) > entry.base.bytes
+
+
+def _num_bytes(entry: Entry) -> int:
+    return sum(blob.bytes for blob in entry.blobs)

@@ -74,6 +74,10 @@ class Blobs:
         self._whole.add(ref.sha256)
         return data
 
+    def has(self, ref: BlobRef) -> bool:
+        """Tell whether there is something under the blob's name."""
+        return self._storage.exists(self._key(ref.sha256))
+
     def names(self) -> list[str]:
         """Return the digests of all blobs."""
         return [key.rpartition("/")[2] for key in self._storage.list(self._folder)]

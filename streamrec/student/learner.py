@@ -14,7 +14,7 @@ from streamrec.config import FeaturesConfig, StudentConfig
 from streamrec.features.examples import Examples
 from streamrec.models.student import StudentModel
 from streamrec.soft_labels.schema import SoftLabels
-from streamrec.state import Arrays, ComponentState, digest_of
+from streamrec.state import ROWS, Arrays, ComponentState, digest_of, merge
 from streamrec.student.frozen import FrozenStudent
 from streamrec.student.losses import Batch, LossParts, full_softmax_loss, localise, sampled_softmax_loss, shuffled
 from streamrec.student.replay import Replay
@@ -204,18 +204,27 @@ class Learner:
 
     def snapshot(self) -> ComponentState:
         """Return weights, moments and the step count; the replay buffer is a component of its own."""
-        arrays: dict[str, NDArray[Any]] = {f"table/{name}": array for name, array in self.tables.state().items()}
+        self.tables.changed.take()
+        return self._state(self.tables.state())
+
+    def _state(self, tables: Arrays, suffix: str = "") -> ComponentState:
+        arrays: dict[str, NDArray[Any]] = {f"table/{name}{suffix}": array for name, array in tables.items()}
         arrays |= {f"dense/{name}": p.detach().numpy().copy() for name, p in self._dense.items()}
         arrays |= {f"moment/{name}": m.numpy().copy() for name, m in self._moments.items()}
         return ComponentState(arrays, {"num_steps": self._num_steps})
 
     def delta(self) -> ComponentState | None:
-        """Return None: a step touches most of a small student."""
-        return None
+        """Return the item rows that changed since the last snapshot or delta, and what is shared by all; None when most rows changed."""
+        if 2 * self.tables.changed.count() > self.tables.num_rows:
+            return None
+        rows = self.tables.changed.take()
+        state = self._state(self.tables.pick(rows), "@values")
+        return ComponentState({ROWS: rows, **state.arrays}, state.meta)
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
-        arrays: Mapping[str, NDArray[Any]] = base.arrays
+        state = merge(base, deltas)
+        arrays: Mapping[str, NDArray[Any]] = state.arrays
         self._held.clear()
         if not arrays:
             return
@@ -225,7 +234,7 @@ class Learner:
                 parameter.copy_(torch.from_numpy(np.array(arrays[f"dense/{name}"])))
         for name, moment in self._moments.items():
             moment.copy_(torch.from_numpy(np.array(arrays[f"moment/{name}"])))
-        self._num_steps = int(base.meta["num_steps"])
+        self._num_steps = int(state.meta["num_steps"])
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Return 0: the weights keep no users; `Replay` does."""
@@ -233,4 +242,4 @@ class Learner:
 
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
-        return digest_of(self.snapshot())
+        return digest_of(self._state(self.tables.state()))

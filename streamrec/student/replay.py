@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
 from streamrec.soft_labels.schema import SoftLabels
-from streamrec.state import ComponentState, digest_of
+from streamrec.state import ROWS, ComponentState, digest_of, merge
 
 MAX_TARGETS = 32
 """A stored basket keeps at most so many targets: a bound on memory, far above a usual basket."""
@@ -24,14 +24,14 @@ class Replay:
 
     Labels stay those made before anyone learned from the example; teachers that have seen it since would answer from memory.
 
-    **Contract.** `draw` is a function of the contents and the seed. `delta` holds the queries added since the last snapshot or delta; it is
-    None before the first snapshot, after a removal, and when more was added than is kept.
+    **Contract.** `draw` is a function of the contents and the seed. `delta` holds the places of the ring that were written since the last
+    snapshot or delta; it is None after a removal and when more was added than is kept.
     """
 
     _data: dict[str, NDArray[Any]]
     _next: int
     _size: int
-    _unsaved: list[dict[str, NDArray[Any]]] | None
+    _num_unsaved: int | None
 
     def __init__(self, capacity: int, history_length: int, top_k: int, name: str = "replay") -> None:
         self.name = name
@@ -39,7 +39,6 @@ class Replay:
         self._history_length = history_length
         self.top_k = top_k
         self.restore(ComponentState())
-        self._unsaved = None
 
     def __len__(self) -> int:
         return self._size
@@ -52,12 +51,9 @@ class Replay:
         if num > self.capacity:
             keep = np.arange(num - self.capacity, num)
             examples, labels, num = examples.take(keep), None if labels is None else labels.take(keep), self.capacity
-        columns = self._columns(examples, labels)
-        self._append(columns, num)
-        if self._unsaved is not None:
-            self._unsaved.append(columns)
-            if sum(len(part["weight"]) for part in self._unsaved) > self.capacity:
-                self._unsaved = None
+        self._append(self._columns(examples, labels), num)
+        if self._num_unsaved is not None:
+            self._num_unsaved += num
 
     def _columns(self, examples: Examples, labels: SoftLabels | None) -> dict[str, NDArray[Any]]:
         num = len(examples)
@@ -100,7 +96,7 @@ class Replay:
 
     def snapshot(self) -> ComponentState:
         """Return the ring's contents."""
-        self._unsaved = []
+        self._num_unsaved = 0
         return self._state()
 
     def _state(self) -> ComponentState:
@@ -108,30 +104,28 @@ class Replay:
         return ComponentState(arrays, {"next": self._next, "size": self._size})
 
     def delta(self) -> ComponentState | None:
-        """Return the queries added since the last snapshot or delta."""
-        if self._unsaved is None:
+        """Return the places written since the last snapshot or delta."""
+        num = self._num_unsaved
+        if num is None or num > self.capacity:
             return None
-        arrays = {f"{number}/{name}": part[name] for number, part in enumerate(self._unsaved) for name in _COLUMNS}
-        state = ComponentState(arrays, {"num_parts": len(self._unsaved)})
-        self._unsaved = []
-        return state
+        self._num_unsaved = 0
+        places = np.sort((self._next - 1 - np.arange(num)) % self.capacity) if num else np.zeros(0, np.int64)
+        arrays = {f"{name}@values": self._data[name][places] for name in _COLUMNS}
+        return ComponentState({ROWS: places, **arrays}, {"next": self._next, "size": self._size})
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
         widths = {"history": self._history_length, "targets": MAX_TARGETS, "label_rows": self.top_k, "label_probs": self.top_k}
         types = {"weight": np.float32, "user": np.int64, "namespace": np.int32, "label_probs": np.float16}
+        state = merge(base, deltas)
         self._data = {
-            name: np.array(base.arrays[name])
-            if name in base.arrays
+            name: np.array(state.arrays[name])
+            if name in state.arrays
             else np.zeros((0, widths[name]) if name in widths else 0, types.get(name, np.int32))
             for name in _COLUMNS
         }
-        self._next, self._size = int(base.meta.get("next", 0)), int(base.meta.get("size", 0))
-        self._unsaved = []
-        for delta in deltas:
-            for number in range(delta.meta["num_parts"]):
-                part = {name: delta.arrays[f"{number}/{name}"] for name in _COLUMNS}
-                self._append(part, len(part["weight"]))
+        self._next, self._size = int(state.meta.get("next", 0)), int(state.meta.get("size", 0))
+        self._num_unsaved = 0
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Remove the user's queries and return how many went."""
@@ -152,8 +146,8 @@ class Replay:
         # The newest item must come first, whatever has gone before it.
         history = self._data["history"][: self._size]
         history[:] = np.take_along_axis(history, np.argsort(history < 0, axis=1, kind="stable"), 1)
-        self._unsaved = None  # A delta can't say what went.
         self._keep((history[:, 0] >= 0) & (self._data["targets"][: self._size] >= 0).any(1))
+        self._num_unsaved = None  # A delta can't say what went.
         return num
 
     def _keep(self, wanted: NDArray[np.bool_]) -> int:
@@ -163,7 +157,7 @@ class Replay:
         if removed:
             base = ComponentState({name: self._data[name][order] for name in _COLUMNS}, {"next": len(order) % self.capacity, "size": len(order)})
             self.restore(base)
-            self._unsaved = None  # A delta can't say what went.
+            self._num_unsaved = None  # A delta can't say what went.
         return removed
 
     def digest(self) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamrec.state import Arrays
+from streamrec.state import Arrays, ChangedRows
 
 BIAS_RATE = 5.0
 """Item biases carry popularity, whose logarithm spans several units, while vectors move on the unit sphere."""
@@ -27,6 +27,7 @@ class ItemTables:
         self.dim = dim
         self.seed = seed
         self.num_rows = 0
+        self.changed = ChangedRows()
         self.tensors = {
             "vectors": torch.zeros(0, dim), "vectors_m": torch.zeros(0, dim), "vectors_v": torch.zeros(0, dim),
             "bias": torch.zeros(0), "bias_m": torch.zeros(0), "bias_v": torch.zeros(0),
@@ -42,9 +43,10 @@ class ItemTables:
             return
         first, end = self.num_rows, max(self.num_rows, int(rows.max()) + 1)
         if end > len(self.tensors["bias"]):
-            self._grow(max(1024, 2 * end))
+            self._grow(max(1024, end + end // 2))
         self.num_rows = end
         self._clear(torch.arange(first, end))
+        self.changed.mark(rows)
         index = torch.from_numpy(rows.astype(np.int64))
         generation = torch.from_numpy(np.zeros(len(rows), np.int32) if generations is None else np.array(generations))
         is_new = self.tensors["generation"][index] != generation
@@ -68,12 +70,13 @@ class ItemTables:
         return num
 
     def _clear(self, index: torch.Tensor) -> None:
+        self.changed.mark(index.numpy())
         for name, tensor in self.tensors.items():
             tensor[index] = -1 if name in {"words", "namespace", "generation"} else 0
 
     def _grow(self, capacity: int) -> None:
         for name, old in self.tensors.items():
-            new = torch.zeros(capacity, *old.shape[1:], dtype=old.dtype)
+            new = _zeros(capacity, old)
             new[: len(old)] = old
             self.tensors[name] = new
 
@@ -86,6 +89,10 @@ class ItemTables:
 
         **Deviation** from Adam (Kingma and Ba, 2015, arXiv:1412.6980): moments of rows that a step does not touch stand still.
         """
+        if rows is None:
+            self.changed.mark_first(self.num_rows)
+        else:
+            self.changed.mark(rows.numpy())
         for name, grad in (("vectors", vectors_grad), ("bias", bias_grad)):
             parts = [self.tensors[f"{name}{suffix}"] for suffix in ("", "_m", "_v")]
             held = [part[: self.num_rows] if rows is None else part[rows] for part in parts]
@@ -101,14 +108,24 @@ class ItemTables:
         """Return copies of the used parts."""
         return {name: self.rows(name).numpy().copy() for name in self.tensors}
 
+    def pick(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Return copies of some rows [R] of every tensor."""
+        return {name: tensor.numpy()[rows] for name, tensor in self.tensors.items()}
+
     def restore(self, arrays: Arrays) -> None:
         """Replace everything by what `state` gave; tables without generations, as they once were, hold every row's first item."""
-        self.num_rows = len(arrays["bias"])
+        self.num_rows, self.changed = len(arrays["bias"]), ChangedRows()
         for name, old in self.tensors.items():
-            new = torch.zeros(max(1024, 2 * self.num_rows), *old.shape[1:], dtype=old.dtype)
-            if name in arrays:
-                new[: self.num_rows] = torch.from_numpy(np.array(arrays[name]))
+            new = _zeros(max(1024, self.num_rows + self.num_rows // 2), old)
+            held = arrays.get(name, ())
+            if len(held):
+                new.numpy()[: len(held)] = held
             self.tensors[name] = new
+
+
+def _zeros(num_rows: int, like: torch.Tensor) -> torch.Tensor:
+    # numpy's zeros are pages that do not exist before they are written to; torch's are.
+    return torch.from_numpy(np.zeros((num_rows, *like.shape[1:]), like.numpy().dtype))
 
 
 def adam_step(param: torch.Tensor, grad: torch.Tensor, m: torch.Tensor, v: torch.Tensor, learning_rate: float, step: int) -> None:

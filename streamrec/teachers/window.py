@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.features.dedupe import hash_key
-from streamrec.state import ComponentState, digest_of
+from streamrec.state import ROWS, ComponentState, digest_of, merge
 
 _TYPES = {"user": np.int64, "row": np.int32, "time": np.int64}
 
@@ -17,8 +17,8 @@ _TYPES = {"user": np.int64, "row": np.int32, "time": np.int64}
 class EventWindow:
     """Hold the last ``capacity`` interactions in a ring: user hash, item row, event time.
 
-    **Contract.** `sequences` is a function of the contents alone. `delta` holds the events added since the last snapshot or delta; it is None
-    before the first snapshot, after a removal, and when more was added than is kept.
+    **Contract.** `sequences` is a function of the contents alone. `delta` holds the places of the ring that were written since the last
+    snapshot or delta; it is None after a removal and when more was added than is kept.
     """
 
     name = "window"
@@ -26,27 +26,20 @@ class EventWindow:
     _data: dict[str, NDArray[Any]]
     _next: int
     _size: int
-    _unsaved: list[dict[str, NDArray[Any]]] | None
+    _num_unsaved: int | None
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.restore(ComponentState())
-        self._unsaved = None
 
     def __len__(self) -> int:
         return self._size
 
     def add(self, user: NDArray[np.int64], row: NDArray[np.int32], time: NDArray[np.int64]) -> None:
         """Append events in order: user hash [E], item row [E], event time in ms UTC [E]."""
-        part: dict[str, NDArray[Any]] = {"user": user, "row": row, "time": time}
-        self._append(part)
-        if self._unsaved is not None and len(row):
-            self._unsaved.append(part)
-            if sum(len(held["row"]) for held in self._unsaved) > self.capacity:
-                self._unsaved = None
-
-    def _append(self, part: dict[str, NDArray[Any]]) -> None:
-        part = {name: values[-self.capacity :] for name, values in part.items()}
+        if self._num_unsaved is not None:
+            self._num_unsaved += len(row)
+        part: dict[str, NDArray[Any]] = {"user": user[-self.capacity :], "row": row[-self.capacity :], "time": time[-self.capacity :]}
         places = (self._next + np.arange(len(part["row"]))) % self.capacity
         for name, values in part.items():
             self._data[name][places] = values
@@ -78,31 +71,30 @@ class EventWindow:
 
     def snapshot(self) -> ComponentState:
         """Return the ring's contents."""
-        self._unsaved = []
+        self._num_unsaved = 0
         return self._state()
 
     def _state(self) -> ComponentState:
         return ComponentState({name: self._data[name][: self._size].copy() for name in _TYPES}, {"next": self._next, "size": self._size})
 
     def delta(self) -> ComponentState | None:
-        """Return the events added since the last snapshot or delta."""
-        if self._unsaved is None:
+        """Return the places written since the last snapshot or delta."""
+        num = self._num_unsaved
+        if num is None or num > self.capacity:
             return None
-        arrays = {f"{number}/{name}": part[name] for number, part in enumerate(self._unsaved) for name in _TYPES}
-        state = ComponentState(arrays, {"num_parts": len(self._unsaved)})
-        self._unsaved = []
-        return state
+        self._num_unsaved = 0
+        places = np.sort((self._next - 1 - np.arange(num)) % self.capacity)
+        arrays = {f"{name}@values": self._data[name][places] for name in _TYPES}
+        return ComponentState({ROWS: places, **arrays}, {"next": self._next, "size": self._size})
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
+        state = merge(base, deltas)
         self._data = {name: np.zeros(self.capacity, kind) for name, kind in _TYPES.items()}
-        self._next, self._size = int(base.meta.get("next", 0)), int(base.meta.get("size", 0))
-        for name in base.arrays:
-            self._data[name][: self._size] = base.arrays[name]
-        self._unsaved = []
-        for delta in deltas:
-            for number in range(delta.meta["num_parts"]):
-                self._append({name: delta.arrays[f"{number}/{name}"] for name in _TYPES})
+        self._next, self._size = int(state.meta.get("next", 0)), int(state.meta.get("size", 0))
+        for name, values in state.arrays.items():
+            self._data[name][: self._size] = values
+        self._num_unsaved = 0
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Remove the user's events and return how many went."""
@@ -119,7 +111,7 @@ class EventWindow:
         if removed:
             state = ComponentState({name: self._data[name][kept] for name in _TYPES}, {"next": len(kept) % self.capacity, "size": len(kept)})
             self.restore(state)
-            self._unsaved = None  # A delta can't say what went.
+            self._num_unsaved = None  # A delta can't say what went.
         return removed
 
     def digest(self) -> str:

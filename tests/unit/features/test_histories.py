@@ -6,10 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from streamrec.events.meaning import CONTEXT, NEGATIVE, TARGET
 from streamrec.features.dedupe import hash_key
-from streamrec.features.histories import Histories, HistoryEvents, columns_of
+from streamrec.features.histories import SLACK, Histories, HistoryEvents, columns_of
+from streamrec.features.history_table import CHUNK
+from streamrec.state import ComponentState, merge, to_bytes
 
 LENGTH = 4
 
@@ -23,8 +26,10 @@ class Event(NamedTuple):
 
 
 def table(batch: list[Event]) -> HistoryEvents:
+    users = list(dict.fromkeys(event.user for event in batch))
     return HistoryEvents(
-        [event.user for event in batch],
+        users,
+        np.asarray([users.index(event.user) for event in batch], np.int64),
         np.asarray([event.row for event in batch], np.int32),
         np.asarray([event.time for event in batch], np.int64),
         np.asarray([event.role for event in batch], np.int8),
@@ -62,6 +67,8 @@ class NaiveHistories:
         return queries
 
 
+many_users = st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["u1", "u2", "u3", "ü"]))
+roles = st.sampled_from([TARGET, TARGET, CONTEXT, NEGATIVE])
 users = st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(["u1", "u2", "u3"]))
 events = st.builds(Event, users, st.integers(0, 5), st.integers(0, 12), st.sampled_from([TARGET, TARGET, CONTEXT, NEGATIVE]), st.just(1.0))
 batches = st.lists(st.lists(events, max_size=12), min_size=1, max_size=5)
@@ -115,7 +122,7 @@ def test_there_are_never_more_users_than_allowed_and_the_newest_stay(stream: lis
         assert len(histories) <= bound
         present = {event.user for event in batch}
         if 0 < len(present) <= bound:
-            assert present <= set(histories._slots)
+            assert present <= set(columns_of(histories.snapshot())[0])
 
 
 def test_a_negative_event_takes_the_newest_occurrence_out_but_queries_of_its_batch_still_saw_it() -> None:
@@ -153,6 +160,117 @@ def test_histories_grow_past_their_first_capacity() -> None:
     again = Histories(2, 10_000)
     again.restore(histories.snapshot())
     assert again.digest() == histories.digest()
+
+
+class HistoriesMachine(RuleBasedStateMachine):
+    """Histories, saved and restored at any time, beside a dictionary of lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.histories, self.naive = Histories(LENGTH, 4), NaiveHistories()
+        self.touched: dict[tuple[str, str], int] = {}
+        self.slots: dict[tuple[str, str], int] = {}
+        self.clock = 0
+        self.base, self.deltas = self.histories.snapshot(), list[ComponentState]()
+
+    @rule(batch=st.lists(st.builds(Event, many_users, st.integers(0, 5), st.integers(0, 12), roles, st.just(1.0)), min_size=1, max_size=9))
+    def advance(self, batch: list[Event]) -> None:
+        assert set(queries_of(self.histories, batch)) == self.naive.advance(batch)
+        self.clock += 1
+        for user in dict.fromkeys(event.user for event in batch):
+            self.touched[user] = self.clock
+            self.slots.setdefault(user, next(slot for slot in range(99) if slot not in self.slots.values()))
+        surplus = len(self.touched) - 4
+        for user in sorted(self.touched, key=lambda user: (self.touched[user], self.slots[user]))[: max(0, surplus)]:
+            self.forget(user)
+
+    def forget(self, user: tuple[str, str]) -> int:
+        for held in (self.touched, self.slots):
+            held.pop(user, None)
+        return len(self.naive.entries.pop(user, []))
+
+    @rule(user=many_users)
+    def delete(self, user: tuple[str, str]) -> None:
+        assert self.histories.delete_user(*user) == self.forget(user)
+
+    @rule()
+    def save_whole(self) -> None:
+        self.base, self.deltas = self.histories.snapshot(), []
+
+    @rule()
+    def restart(self) -> None:
+        self.deltas.append(self.histories.delta())
+        again = Histories(LENGTH, 4)
+        again.restore(self.base, self.deltas)
+        assert again.digest() == self.histories.digest()
+        self.histories = again
+
+    @invariant()
+    def the_same_users_have_the_same_entries(self) -> None:
+        assert len(self.histories) == len(self.touched)
+        self.deltas.append(self.histories.delta())
+        names, indptr, rows, times = columns_of(merge(self.base, self.deltas))
+        found = {
+            user: list(zip(times[start:end].tolist(), rows[start:end].tolist(), strict=True))
+            for user, start, end in zip(names, indptr[:-1], indptr[1:], strict=True)
+        }
+        assert found == {user: self.naive.entries[user] for user in self.touched}
+        assert names == sorted(names, key=lambda user: (self.touched[user], self.slots[user]))
+
+
+TestHistoriesMachine = HistoriesMachine.TestCase
+
+
+def test_a_delta_holds_the_users_that_changed_and_nothing_else() -> None:
+    histories = Histories(50, 10_000)
+    histories.advance(table([Event(("a", f"u{number}"), number % 7, 1, TARGET) for number in range(2000)]))
+    whole = len(to_bytes(histories.snapshot()))
+    histories.advance(table([Event(("a", f"u{number}"), 3, 2, TARGET) for number in (5, 1700)]))
+    histories.delete_user("a", "u9")
+    delta = histories.delta()
+    assert delta.arrays["@rows"].tolist() == [5, 9, 1700]
+    assert len(to_bytes(delta)) < whole / 20
+    assert histories.delta().arrays["@rows"].tolist() == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 6), st.booleans()), max_size=30))
+def test_each_of_many_negative_events_takes_out_the_newest_occurrence_before_it(drawn: list[tuple[int, int, int, bool]]) -> None:
+    batch = [Event(("a", f"u{user}"), row, time, NEGATIVE if gone else CONTEXT) for user, row, time, gone in drawn]
+    histories, naive = Histories(LENGTH, 100), NaiveHistories()
+    histories.advance(table(batch))
+    naive.advance(batch)
+    for user, entries in naive.entries.items():
+        assert histories.get(*user).tolist() == [row for _, row in entries]
+
+
+def test_a_slot_in_the_second_chunk_reads_and_restores_like_one_in_the_first() -> None:
+    histories, again = Histories(2, 100_000), Histories(2, 100_000)
+    num = CHUNK + 20
+    for time in (1, 2, 3):
+        histories.advance(table_of_users(num, time))
+    again.restore(histories.snapshot())
+    assert again.digest() == histories.digest()
+    assert again.get("a", f"u{num - 1}").tolist() == [2, 3]
+    assert len(again.advance(table_of_users(num, 4))) == num
+
+
+def table_of_users(num: int, time: int) -> HistoryEvents:
+    """One event a user, whose row is the time."""
+    zeros = np.zeros(num, np.int32)
+    users = [("a", f"u{number}") for number in range(num)]
+    times = np.full(num, time, np.int64)
+    return HistoryEvents(users, np.arange(num), zeros + time, times, np.full(num, TARGET, np.int8), np.ones(num, np.float32), zeros)
+
+
+def test_beyond_a_large_bound_one_in_so_many_leaves_at_once() -> None:
+    histories = Histories(2, 640)
+    histories.advance(table_of_users(640, 1))
+    assert len(histories) == 640
+    histories.advance(table([Event(("b", "new"), 1, 2, TARGET)]))
+    assert len(histories) == 640 - 640 // SLACK
+    assert histories.get("b", "new").tolist() == [1]
+    assert len(histories.get("a", "u10")) == 0
+    assert len(histories.get("a", "u11")) == 1
 
 
 def test_columns_are_ordered_by_the_last_update_and_hold_what_get_returns() -> None:

@@ -207,8 +207,10 @@ def test_a_damaged_pointer_is_an_error_and_not_an_empty_state(storage: LocalStor
     (Path(storage.address) / "HEAD").write_bytes(b"{")
     with pytest.raises(Damaged, match="a head can't be read"):
         CheckpointStore(storage).load_newest()
-    with pytest.raises(StorageError, match="newer format, got 2"):
-        Head.from_json(b'{"format": 2}')
+    with pytest.raises(StorageError, match="newer format, got 3"):
+        Head.from_json(b'{"format": 3}')
+    with pytest.raises(StorageError, match="unreleased streamrec, got 1, allowed 2, start anew"):
+        Head.from_json(b'{"format": 1}')
 
 
 def test_committing_needs_to_be_the_writer(storage: LocalStorage) -> None:

@@ -318,7 +318,9 @@ def toy_world(num_events: int = 1400) -> list[Examples]:
     parts = []
     for index in np.array_split(np.arange(num_events), 10):
         zeros = np.zeros(len(index), np.int32)
-        batch = HistoryEvents([users[i] for i in index], rows[index], times[index], zeros.astype(np.int8), zeros + np.float32(1), zeros)
+        names = list(dict.fromkeys(users[i] for i in index))
+        codes = np.asarray([names.index(users[i]) for i in index], np.int64)
+        batch = HistoryEvents(names, codes, rows[index], times[index], zeros.astype(np.int8), zeros + np.float32(1), zeros)
         parts.append(histories.advance(batch))
     return parts
 

@@ -112,8 +112,18 @@ def test_nothing_is_drawn_from_an_empty_ring(capacity: int) -> None:
     assert len(replay.draw(3, 0)[0]) == 0
 
 
-def test_nothing_is_kept_for_a_delta_before_the_first_snapshot() -> None:
-    replay = Replay(100, 3, 2)
-    replay.add(*batch([1], 0))
-    assert replay._unsaved is None
+def test_a_delta_before_the_first_snapshot_follows_an_empty_ring() -> None:
+    replay, again = Replay(100, 3, 2), Replay(100, 3, 2)
+    replay.add(*batch([1, 2], 0))
+    delta = replay.delta()
+    assert delta is not None
+    again.restore(again.snapshot(), [delta])
+    assert again.digest() == replay.digest()
+
+
+def test_more_than_the_ring_holds_is_not_a_delta() -> None:
+    replay = Replay(3, 3, 2)
+    replay.snapshot()
+    replay.add(*batch([1, 2], 0))
+    replay.add(*batch([1, 2], 2))
     assert replay.delta() is None

@@ -1,0 +1,215 @@
+"""Measure what a large state costs: the stall of a commit, the bytes it writes, a user's history in memory and its way back from disk.
+
+    python -m benchmarks.state [--quick]
+
+One million users with 50 interactions each and one million items with vectors of 64 dimensions lie in the components of a stream, and are
+committed whole once. Then micro-batches of 4,096 interactions (users uniform, items by a Zipf law) go through histories, window, popularity
+and student, and after each one everything is committed: the stall is how long the stream waits for that. Meanwhile base and deltas are joined
+in the background. The last line is one flat JSON object: commit_stall_ms (median), commit_bytes_per_changed_row (a row is a user, an item, a
+replayed example or a window's event), history_bytes_per_user (process memory, its index included), history_restore_s (from bytes),
+vocabulary_ids_tried, vocabulary_rows. ``--quick`` has sizes of its own, and what was not measured at full size is null.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks._common import arguments, facts, finish
+from streamrec.config import FeaturesConfig, StudentConfig
+from streamrec.evaluation.baselines import Popularity
+from streamrec.features.dedupe import Dedupe, hash_key
+from streamrec.features.histories import Histories, HistoryEvents
+from streamrec.features.vocabulary import Vocabulary
+from streamrec.pipeline import saving
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.saving import Saver
+from streamrec.state import Component, from_bytes, to_bytes
+from streamrec.storage import LocalStorage
+from streamrec.student.learner import Learner
+from streamrec.teachers.window import EventWindow
+
+LENGTH, DIM, WORDS, BATCH, START_MS = 50, 64, 12, 4096, 1_700_000_000_000
+FULL, QUICK = (1_000_000, 1_000_000, 5_000_000), (50_000, 50_000, 100_000)
+TOP_K = 20
+BARS = {
+    "commit_stall_ms": "at most 300 at 1M users and 1M items",
+    "history_bytes_per_user": "at most 1,073 (1 GiB for 1M users with 50 interactions)",
+    "history_restore_s": "under 20",
+}
+Result = dict[str, float | int | None]
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def batch_of(numbers: NDArray[np.int64], rows: NDArray[np.int64], first_ms: int) -> HistoryEvents:
+    """One interaction a row, of the user whose number stands there."""
+    unique, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    place = np.empty(len(unique), np.int64)
+    place[order] = np.arange(len(unique))
+    num, zeros = len(numbers), np.zeros(len(numbers), np.int32)
+    times = first_ms + np.arange(num, dtype=np.int64)
+    users = [("default", f"user-{number}") for number in unique[order].tolist()]
+    return HistoryEvents(users, place[inverse], rows.astype(np.int32), times, zeros.astype(np.int8), np.ones(num, np.float32), zeros)
+
+
+def items_of(rng: np.random.Generator, num: int, num_items: int) -> NDArray[np.int64]:
+    """Item rows by a Zipf law, the popular ones spread over the table."""
+    return (rng.zipf(1.1, num) % num_items) * 7919 % num_items
+
+
+def fill_histories(num_users: int, num_items: int) -> tuple[Histories, float, float]:
+    """Return full histories, the bytes of process memory a user takes, and the seconds that a restore from bytes takes."""
+    rng = np.random.default_rng(0)
+    gc.collect()
+    before = resident_bytes()
+    histories = Histories(LENGTH, num_users)
+    for start in range(0, num_users, BATCH):
+        numbers = np.repeat(np.arange(start, min(start + BATCH, num_users)), LENGTH)
+        histories.advance(batch_of(numbers, items_of(rng, len(numbers), num_items), START_MS))
+    gc.collect()
+    per_user = (resident_bytes() - before) / num_users
+    data = to_bytes(histories.snapshot())
+    del histories
+    began = time.perf_counter()
+    again = Histories(LENGTH, num_users)
+    again.restore(from_bytes(data))
+    return again, per_user, time.perf_counter() - began
+
+
+def fill_student(num_items: int) -> Learner:
+    """Return a student that knows all items, without drawing their first vectors one by one."""
+    config, features = StudentConfig(dim=DIM), FeaturesConfig(history_length=LENGTH, words_per_item=WORDS)
+    student = Learner(config, features, TOP_K, seed=0)
+    vectors = np.random.default_rng(1).standard_normal((num_items, DIM), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ones = np.zeros(num_items, np.float32)
+    table = {name: ones if "bias" in name else np.zeros_like(vectors) for name in ("vectors_m", "vectors_v", "bias", "bias_m", "bias_v")}
+    words = np.full((num_items, WORDS), -1, np.int64)
+    student.tables.restore({"vectors": vectors, **table, "words": words, "namespace": np.zeros(num_items, np.int32)})
+    return student
+
+
+class Stream:
+    """Everything that a commit of the stream holds and that grows, without a log, teachers and serving."""
+
+    def __init__(self, histories: Histories, num_users: int, num_items: int, folder: str) -> None:
+        self.num_users, self.num_items, self.histories = num_users, num_items, histories
+        self.student, self.popularity, self.window = fill_student(num_items), Popularity(), EventWindow(500_000)
+        self.vocabulary, self.dedupe = Vocabulary(WORDS), Dedupe(num_users)
+        self.vocabulary.rows_for(["default"] * num_items, [f"item-{number}" for number in range(num_items)])
+        self.vocabulary.take_changed()
+        self.rng, self.batch = np.random.default_rng(2), 0
+        self.student.replay.name = "student_replay"
+        parts: list[Component] = [self.vocabulary, histories, self.popularity, self.window, self.dedupe, self.student, self.student.replay]
+        self.components = {part.name: part for part in parts}
+        self.saver = Saver(CheckpointStore(LocalStorage(folder)), self.components)
+        self.saver.restore()
+
+    def advance(self) -> int:
+        """Apply a micro-batch and return how many rows of the state it changed."""
+        self.batch += 1
+        numbers, rows = self.rng.integers(0, self.num_users, BATCH), items_of(self.rng, BATCH, self.num_items)
+        events = batch_of(numbers, rows, START_MS + self.batch * 10_000)
+        examples = self.histories.advance(events)
+        hashes = np.fromiter((hash_key(*user) for user in events.users), np.int64, len(events.users))
+        self.window.add(hashes[events.user_of_event], events.rows, events.times)
+        self.dedupe.fresh(["default"] * BATCH, [f"{self.batch}-{number}" for number in range(BATCH)])
+        self.popularity.update(examples.target_rows, examples.query_of_target)
+        self.student.step(examples, None, self.batch, 1, 1)
+        return len(events.users) + self.student.tables.changed.count() + len(np.unique(rows)) + len(examples) + 2 * BATCH
+
+    def delta_ms(self, name: str) -> float:
+        """Return how long one component takes to say what changed and to make it bytes."""
+        began = time.perf_counter()
+        state = self.components[name].delta()
+        to_bytes(state if state is not None else self.components[name].snapshot())
+        return 1000 * (time.perf_counter() - began)
+
+
+def written_bytes(folder: str, known: set[str]) -> int:
+    """Return the bytes of the blobs that are new, and know them from now on."""
+    paths = [path for path in (Path(folder) / "blobs").iterdir() if path.name not in known]
+    known.update(path.name for path in paths)
+    return sum(path.stat().st_size for path in paths)
+
+
+def measure_commits(stream: Stream, folder: str, num: int) -> tuple[list[float], list[float], list[float]]:
+    """Return of each commit the stall in ms and the bytes a changed row, then the stalls while a component is being joined."""
+    known: set[str] = set()
+    stream.advance()
+    stream.saver.commit(stream.batch, {})
+    stalls, per_row, joined = [], [], []
+    written_bytes(folder, known)
+    for number in range(num + 4):
+        changed = stream.advance()
+        is_joining = number >= num
+        if number == num:
+            saving.MAX_DELTAS = 1  # From here on the largest components are joined, one after the other.
+        began = time.perf_counter()
+        stream.saver.commit(stream.batch, {})
+        (joined if is_joining else stalls).append(1000 * (time.perf_counter() - began))
+        size = written_bytes(folder, known)
+        if not is_joining:
+            per_row.append(size / changed)
+    return stalls, per_row, joined
+
+
+def try_vocabulary(num_ids: int) -> tuple[int | None, int | None]:
+    """Return (ids tried, rows then) of a vocabulary with a bound; None where it has none."""
+    bound = getattr(FeaturesConfig(), "max_items", None)
+    if bound is None:
+        return None, None
+    vocabulary = Vocabulary(WORDS, bound)  # type: ignore[call-arg, unused-ignore]
+    for start in range(0, num_ids, BATCH):
+        ids = [f"item-{number}" for number in range(start, min(start + BATCH, num_ids))]
+        vocabulary.rows_for(["default"] * len(ids), ids)
+    return num_ids, len(vocabulary)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    options = arguments(__doc__ or "")
+    logging.getLogger("streamrec").setLevel(logging.ERROR)
+    torch.set_num_threads(1)  # As in the actors.
+    num_users, num_items, num_ids = QUICK if options.quick else FULL
+    print(f"sizes {num_users} users x {LENGTH} interactions, {num_items} items x {DIM}, {BATCH} events a commit, {num_ids} ids", flush=True)
+    histories, per_user, restore_s = fill_histories(num_users, num_items)
+    print(f"histories {per_user:.0f} bytes a user, restored in {restore_s:.2f} s", flush=True)
+    with tempfile.TemporaryDirectory(prefix="streamrec-bench-") as folder:
+        stream = Stream(histories, num_users, num_items, folder)
+        stalls, per_row, joined = measure_commits(stream, folder, 3 if options.quick else 7)
+        stream.advance()
+        parts = {name: round(stream.delta_ms(name), 1) for name in stream.components}
+    print(f"commits stall for {[round(value) for value in stalls]} ms, while a base is joined {[round(value) for value in joined]} ms", flush=True)
+    tried, rows = try_vocabulary(num_ids)
+    result: Result = {
+        "commit_stall_ms": statistics.median(stalls),
+        "commit_bytes_per_changed_row": statistics.median(per_row),
+        "history_bytes_per_user": per_user,
+        "history_restore_s": restore_s,
+        "vocabulary_ids_tried": tried,
+        "vocabulary_rows": rows,
+    }
+    about = facts(users=num_users, items=num_items, dim=DIM, stall_max_ms=round(max(stalls + joined)), component_ms=parts)
+    if options.quick:
+        print("quick " + " ".join(f"{name} {value}" for name, value in result.items()) + " at the sizes above")
+        result = dict.fromkeys(result)
+    finish(result, about, BARS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
