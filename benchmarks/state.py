@@ -5,9 +5,10 @@
 One million users with 50 interactions each and one million items with vectors of 64 dimensions lie in the components of a stream, and are
 committed whole once. Then micro-batches of 4,096 interactions (users uniform, items by a Zipf law) go through histories, window, popularity
 and student, and after each one everything is committed: the stall is how long the stream waits for that, writing goes on beside it. At the end
-bases and deltas are joined beside the stream as well. The last line is one flat JSON object: commit_stall_ms (median), commit_bytes_per_changed_row (a row is a user, an item, a
-replayed example or a window's event), history_bytes_per_user (process memory, its index included), history_restore_s (from bytes),
-vocabulary_ids_tried, vocabulary_rows. ``--quick`` has sizes of its own, and what was not measured at full size is null.
+bases and deltas are joined beside the stream as well. The last line is one flat JSON object: commit_stall_ms (median),
+commit_bytes_per_changed_row (a row is a user, an item, a replayed example or a window's event), history_bytes_per_user (process memory, the
+index included), history_restore_s (from bytes), vocabulary_ids_tried, vocabulary_rows. ``--quick`` has sizes of its own, and what was not
+measured at full size is null.
 """
 
 from __future__ import annotations
