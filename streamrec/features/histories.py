@@ -127,6 +127,10 @@ class Histories:
         self._table.remove([slot])
         return size
 
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Take the rows out of all histories and return how many entries went; a history keeps its order, and may become empty."""
+        return self._table.forget_rows(rows)
+
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         return digest_of(self._state())

@@ -148,6 +148,21 @@ class HistoryTable:
             held_rows, held_times = self._chunks[number]
             held_rows[place], held_times[place] = rows, times
 
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Take rows out of all entries and return how many went; what stays keeps its order."""
+        num = 0
+        for number, (held_rows, held_times) in enumerate(self._chunks):
+            sizes = self.sizes[number * CHUNK : (number + 1) * CHUNK]
+            inside = np.arange(self.length) < sizes[:, None]
+            gone = inside & np.isin(held_rows[: len(sizes)], rows)
+            touched = np.flatnonzero(gone.any(1))
+            kept = inside[touched] & ~gone[touched]
+            slots = touched + number * CHUNK
+            self.write(slots, kept.sum(1), held_rows[touched][kept], held_times[touched][kept])
+            self._changed.mark(slots)
+            num += int(gone.sum())
+        return num
+
     def _by_chunk(self, slots: NDArray[np.int64]) -> list[tuple[int, slice]]:
         chunks = slots // CHUNK
         edges = [0, *(np.flatnonzero(np.diff(chunks)) + 1).tolist(), len(slots)]
