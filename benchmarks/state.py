@@ -36,7 +36,7 @@ from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline import saving
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.saving import Saver
-from streamrec.state import Component, from_bytes, to_bytes
+from streamrec.state import Component, ComponentState, from_bytes, pack_strings, to_bytes
 from streamrec.storage import LocalStorage
 from streamrec.student.learner import Learner
 from streamrec.teachers.window import EventWindow
@@ -73,23 +73,32 @@ def items_of(rng: np.random.Generator, num: int, num_items: int) -> NDArray[np.i
     return np.exp(rng.random(num) * np.log(num_items)).astype(np.int64) * 7919 % num_items
 
 
+def history_bytes(num_users: int, num_items: int) -> bytes:
+    """Return what a commit holds of full histories: millions of events through `Histories.advance` would take most of the benchmark's time."""
+    names = [f"user-{number}" for number in range(num_users)]
+    user_bytes, user_offsets = pack_strings(names)
+    arrays = {
+        "touched": np.arange(num_users) // BATCH + 1, "namespace": np.zeros(num_users, np.int32),
+        "hash": np.fromiter((hash_key("default", name) for name in names), np.int64, num_users),
+        "user_bytes": user_bytes, "user_offsets": user_offsets,
+        "entry_rows": items_of(np.random.default_rng(0), num_users * LENGTH, num_items).astype(np.int32),
+        "entry_times": START_MS + np.tile(np.arange(LENGTH), num_users), "entry_offsets": np.arange(num_users + 1) * LENGTH,
+    }  # fmt: skip
+    return to_bytes(ComponentState(arrays, {"clock": num_users, "namespaces": ["default"]}))
+
+
 def fill_histories(num_users: int, num_items: int) -> tuple[Histories, float, float]:
     """Return full histories, the bytes of process memory a user takes, and the seconds that a restore from bytes takes."""
-    rng = np.random.default_rng(0)
     gc.collect()
     before = resident_bytes()
+    data = history_bytes(num_users, num_items)
     histories = Histories(LENGTH, num_users)
-    for start in range(0, num_users, BATCH):
-        numbers = np.repeat(np.arange(start, min(start + BATCH, num_users)), LENGTH)
-        histories.advance(batch_of(numbers, items_of(rng, len(numbers), num_items), START_MS))
-    gc.collect()
-    per_user = (resident_bytes() - before) / num_users
-    data = to_bytes(histories.snapshot())
-    del histories
     began = time.perf_counter()
-    again = Histories(LENGTH, num_users)
-    again.restore(from_bytes(data))
-    return again, per_user, time.perf_counter() - began
+    histories.restore(from_bytes(data))
+    seconds = time.perf_counter() - began
+    del data
+    gc.collect()
+    return histories, (resident_bytes() - before) / num_users, seconds
 
 
 def fill_student(num_items: int) -> Learner:
