@@ -111,24 +111,6 @@ class HistoryTable:
         self._changed.mark(list(slots))
         self._num_users -= len(slots)
 
-    def forget_rows(self, rows: NDArray[np.int32]) -> int:
-        """Take rows out of all slots, in which the others keep their order, and return how many entries went."""
-        num = 0
-        for number, (held, _) in enumerate(self._chunks):  # One chunk at a time: the masks are as large as what they look at.
-            first = number * CHUNK
-            sizes = np.zeros(CHUNK, np.int64)
-            sizes[: len(self.sizes[first : first + CHUNK])] = self.sizes[first : first + CHUNK]
-            gone = np.isin(held, rows) & (np.arange(self.length) < sizes[:, None])
-            slots = np.flatnonzero(gone.any(1)) + first
-            if len(slots):
-                old_sizes, flat_rows, flat_times = self.read(slots)
-                kept = ~np.isin(flat_rows, rows)
-                left = np.bincount(np.repeat(np.arange(len(slots)), old_sizes)[kept], minlength=len(slots))
-                self.write(slots, left, flat_rows[kept], flat_times[kept])
-                self._changed.mark(slots)
-                num += int((~kept).sum())
-        return num
-
     def oldest(self, num: int) -> list[int]:
         """Return the slots of the ``num`` users that were touched longest ago, of equals the lower slots."""
         used = np.flatnonzero(self.touched[: len(self._ids)])
@@ -165,6 +147,21 @@ class HistoryTable:
             rows[inside], times[inside] = flat_rows[source], flat_times[source]
             held_rows, held_times = self._chunks[number]
             held_rows[place], held_times[place] = rows, times
+
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Take rows out of all entries and return how many went; what stays keeps its order."""
+        num = 0
+        for number, (held_rows, held_times) in enumerate(self._chunks):
+            sizes = self.sizes[number * CHUNK : (number + 1) * CHUNK]
+            inside = np.arange(self.length) < sizes[:, None]
+            gone = inside & np.isin(held_rows[: len(sizes)], rows)
+            touched = np.flatnonzero(gone.any(1))
+            kept = inside[touched] & ~gone[touched]
+            slots = touched + number * CHUNK
+            self.write(slots, kept.sum(1), held_rows[touched][kept], held_times[touched][kept])
+            self._changed.mark(slots)
+            num += int(gone.sum())
+        return num
 
     def _by_chunk(self, slots: NDArray[np.int64]) -> list[tuple[int, slice]]:
         chunks = slots // CHUNK

@@ -193,6 +193,13 @@ class HistoriesMachine(RuleBasedStateMachine):
     def delete(self, user: tuple[str, str]) -> None:
         assert self.histories.delete_user(*user) == self.forget(user)
 
+    @rule(gone=st.lists(st.integers(0, 5), max_size=3))
+    def forget_rows(self, gone: list[int]) -> None:
+        num = sum(row in gone for entries in self.naive.entries.values() for _, row in entries)
+        assert self.histories.forget_rows(np.asarray(gone, np.int32)) == num
+        for user, entries in self.naive.entries.items():
+            self.naive.entries[user] = [entry for entry in entries if entry[1] not in gone]
+
     @rule()
     def save_whole(self) -> None:
         self.base, self.deltas = self.histories.snapshot(), []
