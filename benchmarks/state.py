@@ -4,10 +4,11 @@
 
 One million users with 50 interactions each and one million items with vectors of 64 dimensions lie in the components of a stream, and are
 committed whole once. Then micro-batches of 4,096 interactions (users uniform, items by a Zipf law) go through histories, window, popularity
-and student, and after each one everything is committed: the stall is how long the stream waits for that. Meanwhile base and deltas are joined
-in the background. The last line is one flat JSON object: commit_stall_ms (median), commit_bytes_per_changed_row (a row is a user, an item, a
-replayed example or a window's event), history_bytes_per_user (process memory, its index included), history_restore_s (from bytes),
-vocabulary_ids_tried, vocabulary_rows. ``--quick`` has sizes of its own, and what was not measured at full size is null.
+and student, and after each one everything is committed: the stall is how long the stream waits for that, writing goes on beside it. At the end
+bases and deltas are joined beside the stream as well. The last line is one flat JSON object: commit_stall_ms (median),
+commit_bytes_per_changed_row (a row is a user, an item, a replayed example or a window's event), history_bytes_per_user (process memory, the
+index included), history_restore_s (from bytes), vocabulary_ids_tried, vocabulary_rows. ``--quick`` has sizes of its own, and what was not
+measured at full size is null.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline import saving
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.saving import Saver
-from streamrec.state import Component, from_bytes, to_bytes
+from streamrec.state import Component, ComponentState, from_bytes, pack_strings, to_bytes
 from streamrec.storage import LocalStorage
 from streamrec.student.learner import Learner
 from streamrec.teachers.window import EventWindow
@@ -67,27 +69,36 @@ def batch_of(numbers: NDArray[np.int64], rows: NDArray[np.int64], first_ms: int)
 
 
 def items_of(rng: np.random.Generator, num: int, num_items: int) -> NDArray[np.int64]:
-    """Item rows by a Zipf law, the popular ones spread over the table."""
-    return (rng.zipf(1.1, num) % num_items) * 7919 % num_items
+    """Item rows by a Zipf law (exponent 1), the popular ones spread over the table."""
+    return np.exp(rng.random(num) * np.log(num_items)).astype(np.int64) * 7919 % num_items
+
+
+def history_bytes(num_users: int, num_items: int) -> bytes:
+    """Return what a commit holds of full histories: millions of events through `Histories.advance` would take most of the benchmark's time."""
+    names = [f"user-{number}" for number in range(num_users)]
+    user_bytes, user_offsets = pack_strings(names)
+    arrays = {
+        "touched": np.arange(num_users) // BATCH + 1, "namespace": np.zeros(num_users, np.int32),
+        "hash": np.fromiter((hash_key("default", name) for name in names), np.int64, num_users),
+        "user_bytes": user_bytes, "user_offsets": user_offsets,
+        "entry_rows": items_of(np.random.default_rng(0), num_users * LENGTH, num_items).astype(np.int32),
+        "entry_times": START_MS + np.tile(np.arange(LENGTH), num_users), "entry_offsets": np.arange(num_users + 1) * LENGTH,
+    }  # fmt: skip
+    return to_bytes(ComponentState(arrays, {"clock": num_users, "namespaces": ["default"]}))
 
 
 def fill_histories(num_users: int, num_items: int) -> tuple[Histories, float, float]:
     """Return full histories, the bytes of process memory a user takes, and the seconds that a restore from bytes takes."""
-    rng = np.random.default_rng(0)
     gc.collect()
     before = resident_bytes()
+    data = history_bytes(num_users, num_items)
     histories = Histories(LENGTH, num_users)
-    for start in range(0, num_users, BATCH):
-        numbers = np.repeat(np.arange(start, min(start + BATCH, num_users)), LENGTH)
-        histories.advance(batch_of(numbers, items_of(rng, len(numbers), num_items), START_MS))
-    gc.collect()
-    per_user = (resident_bytes() - before) / num_users
-    data = to_bytes(histories.snapshot())
-    del histories
     began = time.perf_counter()
-    again = Histories(LENGTH, num_users)
-    again.restore(from_bytes(data))
-    return again, per_user, time.perf_counter() - began
+    histories.restore(from_bytes(data))
+    seconds = time.perf_counter() - began
+    del data
+    gc.collect()
+    return histories, (resident_bytes() - before) / num_users, seconds
 
 
 def fill_student(num_items: int) -> Learner:
@@ -132,12 +143,13 @@ class Stream:
         self.student.step(examples, None, self.batch, 1, 1)
         return len(events.users) + self.student.tables.changed.count() + len(np.unique(rows)) + len(examples) + 2 * BATCH
 
-    def delta_ms(self, name: str) -> float:
-        """Return how long one component takes to say what changed and to make it bytes."""
+    def component_ms(self, name: str) -> float:
+        """Return how long the stream stands for one component."""
         began = time.perf_counter()
-        state = self.components[name].delta()
-        to_bytes(state if state is not None else self.components[name].snapshot())
-        return 1000 * (time.perf_counter() - began)
+        component = self.components[name]
+        if component.delta() is None:
+            component.snapshot()
+        return round(1000 * (time.perf_counter() - began), 1)
 
 
 def written_bytes(folder: str, known: set[str]) -> int:
@@ -147,25 +159,36 @@ def written_bytes(folder: str, known: set[str]) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def measure_commits(stream: Stream, folder: str, num: int) -> tuple[list[float], list[float], list[float]]:
-    """Return of each commit the stall in ms and the bytes a changed row, then the stalls while a component is being joined."""
+@dataclass
+class Commits:
+    """Figures of commits: milliseconds that the stream stood, until the commit was durable, bytes a changed row, changed rows."""
+
+    stall_ms: list[float] = field(default_factory=list)
+    durable_ms: list[float] = field(default_factory=list)
+    bytes_per_row: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+
+def measure_commits(stream: Stream, folder: str, num: int) -> tuple[Commits, Commits]:
+    """Return the figures of commits, and of some more while bases are joined."""
     known: set[str] = set()
-    stream.advance()
-    stream.saver.commit(stream.batch, {})
-    stalls, per_row, joined = [], [], []
+    stream.saver.commit(0, {})
+    stream.saver.wait()
     written_bytes(folder, known)
-    for number in range(num + 4):
+    usual, joining = Commits(), Commits()
+    for number in range(num + 3):
         changed = stream.advance()
-        is_joining = number >= num
         if number == num:
             saving.MAX_DELTAS = 1  # From here on the largest components are joined, one after the other.
+        into = joining if number > num else usual
         began = time.perf_counter()
         stream.saver.commit(stream.batch, {})
-        (joined if is_joining else stalls).append(1000 * (time.perf_counter() - began))
-        size = written_bytes(folder, known)
-        if not is_joining:
-            per_row.append(size / changed)
-    return stalls, per_row, joined
+        into.stall_ms.append(1000 * (time.perf_counter() - began))
+        stream.saver.wait()
+        into.durable_ms.append(1000 * (time.perf_counter() - began))
+        into.bytes_per_row.append(written_bytes(folder, known) / changed)
+        into.rows.append(changed)
+    return usual, joining
 
 
 def try_vocabulary(num_ids: int) -> tuple[int | None, int | None]:
@@ -191,20 +214,22 @@ def main() -> None:
     print(f"histories {per_user:.0f} bytes a user, restored in {restore_s:.2f} s", flush=True)
     with tempfile.TemporaryDirectory(prefix="streamrec-bench-") as folder:
         stream = Stream(histories, num_users, num_items, folder)
-        stalls, per_row, joined = measure_commits(stream, folder, 3 if options.quick else 7)
+        usual, joining = measure_commits(stream, folder, 3 if options.quick else 5)
         stream.advance()
-        parts = {name: round(stream.delta_ms(name), 1) for name in stream.components}
-    print(f"commits stall for {[round(value) for value in stalls]} ms, while a base is joined {[round(value) for value in joined]} ms", flush=True)
+        parts = {name: stream.component_ms(name) for name in stream.components}
+    for what, figures in (("usual", usual), ("while bases are joined", joining)):
+        said = {name: [round(value) for value in values] for name, values in vars(figures).items()}
+        print(f"commits {what}: {said}", flush=True)
     tried, rows = try_vocabulary(num_ids)
     result: Result = {
-        "commit_stall_ms": statistics.median(stalls),
-        "commit_bytes_per_changed_row": statistics.median(per_row),
+        "commit_stall_ms": statistics.median(usual.stall_ms),
+        "commit_bytes_per_changed_row": statistics.median(usual.bytes_per_row),
         "history_bytes_per_user": per_user,
         "history_restore_s": restore_s,
         "vocabulary_ids_tried": tried,
         "vocabulary_rows": rows,
     }
-    about = facts(users=num_users, items=num_items, dim=DIM, stall_max_ms=round(max(stalls + joined)), component_ms=parts)
+    about = facts(users=num_users, items=num_items, dim=DIM, stall_max_ms=round(max(usual.stall_ms + joining.stall_ms)), component_ms=parts)
     if options.quick:
         print("quick " + " ".join(f"{name} {value}" for name, value in result.items()) + " at the sizes above")
         result = dict.fromkeys(result)

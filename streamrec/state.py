@@ -43,9 +43,10 @@ class Component(Protocol):
 
     **Contract.** ``restore(snapshot())`` gives a component that behaves the same bit for bit. ``delta()`` returns what changed since the
     last ``snapshot()`` or ``delta()``, or None when the component has no cheaper form than its snapshot; the deltas, in order, on the snapshot
-    they follow give the same state. A delta of rows (see `merge`) can be joined with its base by anybody. ``delete_user`` removes what is kept
-    under the user's key and returns how many entries went. ``forget_rows`` removes everything that is kept under item rows whose items have left
-    and returns how many entries went; afterwards the rows may come with other items. ``digest`` covers everything that ``snapshot`` holds.
+    they follow give the same state. A delta of rows (see `merge`) can be joined with its base by anybody. What either returns stands still
+    while the component goes on. ``delete_user`` removes what is kept under the user's key and returns how many entries went. ``forget_rows`` removes
+    everything that is kept under item rows whose items have left and returns how many entries went; afterwards the rows may come with other items.
+    ``digest`` covers everything that ``snapshot`` holds.
     """
 
     name: str

@@ -149,22 +149,19 @@ class HistoryTable:
             held_rows[place], held_times[place] = rows, times
 
     def forget_rows(self, rows: NDArray[np.int32]) -> int:
-        """Take the rows out of all slots, whose other entries keep their order, and return how many entries went."""
-        num_gone = 0
-        for number, tables in enumerate(self._chunks):
-            first = number * CHUNK
-            sizes = self.sizes[first : first + CHUNK]
-            inside = np.arange(self.length)[None, :] < sizes[:, None]
-            gone = inside & np.isin(tables[0][: len(sizes)], rows)
+        """Take rows out of all entries and return how many went; what stays keeps its order."""
+        num = 0
+        for number, (held_rows, held_times) in enumerate(self._chunks):
+            sizes = self.sizes[number * CHUNK : (number + 1) * CHUNK]
+            inside = np.arange(self.length) < sizes[:, None]
+            gone = inside & np.isin(held_rows[: len(sizes)], rows)
             touched = np.flatnonzero(gone.any(1))
             kept = inside[touched] & ~gone[touched]
-            order = np.argsort(~kept, axis=1, kind="stable")
-            for table in tables:
-                table[touched] = np.take_along_axis(np.where(kept, table[touched], 0), order, 1)
-            sizes[touched] = kept.sum(1)
-            self._changed.mark(first + touched)
-            num_gone += int(gone.sum())
-        return num_gone
+            slots = touched + number * CHUNK
+            self.write(slots, kept.sum(1), held_rows[touched][kept], held_times[touched][kept])
+            self._changed.mark(slots)
+            num += int(gone.sum())
+        return num
 
     def _by_chunk(self, slots: NDArray[np.int64]) -> list[tuple[int, slice]]:
         chunks = slots // CHUNK

@@ -29,7 +29,7 @@ NUM_CANDIDATES = 2**17
 MAX_NAMESPACES = 2**16
 """Namespaces are never taken back, so their number is bounded; items of further ones get no rows."""
 
-_USED, _CHANGED, _UNTOLD = np.uint8(1), np.uint8(2), np.uint8(4)
+_UNSAVED, _UNTOLD = np.uint8(1), np.uint8(2)
 _UNBOUNDED = 2**31 - 1
 _NO_ROWS: dict[str, int] = {}
 
@@ -37,9 +37,6 @@ _TABLES: dict[str, tuple[int, Any]] = {
     "namespace": (-1, np.int32), "words": (-1, np.int32), "generation": (0, np.int32), "last_use": (0, np.int64), "uses": (0, np.int64),
 }  # fmt: skip
 """What is known of each row: value where nothing is known, and type."""
-
-_OF_ITEMS = ("namespace", "words", "generation")
-"""These change with a row's item, the others with each use."""
 
 
 class TakenIn(NamedTuple):
@@ -87,14 +84,14 @@ class Vocabulary:
     _last_use: NDArray[np.int64]
     _uses: NDArray[np.int64]
     _flags: NDArray[np.uint8]
-    _unsaved: list[tuple[list[int], list[int]]] | None
+    _is_saved: bool
 
     def __init__(self, words_per_item: int, max_items: int = _UNBOUNDED, admit_after: int = 1) -> None:
         self.words_per_item = words_per_item
         self.max_items = max_items
         self._candidates = Candidates(admit_after, NUM_CANDIDATES)
         self.restore(ComponentState())
-        self._unsaved = None
+        self._is_saved = False
 
     def __len__(self) -> int:
         """Return the number of rows, free ones included."""
@@ -164,7 +161,7 @@ class Vocabulary:
     def describe(self, rows: NDArray[np.int32], words: NDArray[np.int32]) -> None:
         """Set the hashed words of rows [num], words [num, W]."""
         self._words[rows] = words
-        self._flags[rows] |= _CHANGED | _UNTOLD
+        self._flags[rows] |= _UNSAVED | _UNTOLD
 
     def take_changed(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
         """Return (rows [n], words [n, W], namespace codes [n], generations [n]) that are new or described anew since the last call."""
@@ -220,12 +217,7 @@ class Vocabulary:
         order = np.argsort(used.index, kind="stable")
         starts = np.flatnonzero(np.diff(used.index[order], prepend=-1))
         bits = np.bitwise_or.reduceat(user_bits(users)[order], starts)[waiting].tolist()
-        hashes = [hash_key(used.namespaces[at], used.ids[at]) for at in waiting]
-        if self._unsaved is not None:
-            self._unsaved.append((hashes, bits))
-            if sum(len(part) for part, _ in self._unsaved) > 2 * NUM_CANDIDATES:
-                self._unsaved = None  # The whole is smaller.
-        return self._candidates.see(hashes, bits)
+        return self._candidates.see([hash_key(used.namespaces[at], used.ids[at]) for at in waiting], bits)
 
     def _make_room(self, num_new: int, protected: NDArray[np.int32]) -> NDArray[np.int32]:
         """Free the coldest rows when ``num_new`` items do not fit, never protected ones; return them, ascending."""
@@ -247,7 +239,7 @@ class Vocabulary:
         self._generation[left] += 1
         self._words[left] = -1
         self._uses[left] = 0
-        self._flags[left] |= _CHANGED | _USED
+        self._flags[left] |= _UNSAVED
         self._free = sorted([*self._free, *left.tolist()], reverse=True)
         return left
 
@@ -265,13 +257,13 @@ class Vocabulary:
         self._ids[row] = item_id
         self._namespace[row] = code
         self._repack.add(row)
-        self._flags[row] |= _CHANGED | _UNTOLD
+        self._flags[row] |= _UNSAVED | _UNTOLD
 
     def _touch(self, rows: NDArray[np.int32], uses: NDArray[np.int64]) -> None:
         held = rows >= 0
         self._last_use[rows[held]] = self._clock
         self._uses[rows[held]] += uses[held]
-        self._flags[rows[held]] |= _USED
+        self._flags[rows[held]] |= _UNSAVED
 
     def _allocate(self, capacity: int, *, keep: bool = True) -> None:
         """Make the tables larger; each doubling copies once what it replaces."""
@@ -285,7 +277,7 @@ class Vocabulary:
 
     def snapshot(self) -> ComponentState:
         """Return everything known of all rows, and the candidates."""
-        self._unsaved = []
+        self._is_saved = True
         self._flags &= _UNTOLD
         return self._state()
 
@@ -299,21 +291,15 @@ class Vocabulary:
         return {"format": FORMAT, "namespaces": list(self.namespaces), "clock": self._clock, "counters": dict(self.counters)}
 
     def delta(self) -> ComponentState | None:
-        """Return what changed since the last snapshot or delta: items of rows, their uses, candidates; None before the first snapshot."""
-        if self._unsaved is None:
+        """Return the rows that changed or were used since the last snapshot or delta, and the candidates; None before the first snapshot."""
+        if not self._is_saved:
             return None
-        flags = self._flags[: self._num_rows]
-        changed, used = np.flatnonzero(flags & _CHANGED), np.flatnonzero(flags & _USED)
+        rows = np.flatnonzero(self._flags[: self._num_rows] & _UNSAVED)
         self._flags &= _UNTOLD
-        packed = PackedIds.empty().with_rows(len(changed), np.arange(len(changed)), [self._ids[row] for row in changed.tolist()])
-        arrays: dict[str, NDArray[Any]] = {
-            "changed": changed, "item_id_bytes": packed.data, "item_id_offsets": packed.offsets, "used": used,
-            **{name: getattr(self, f"_{name}")[changed if name in _OF_ITEMS else used] for name in _TABLES},
-            "seen_hashes": np.asarray([key for hashes, _ in self._unsaved for key in hashes], np.int64),
-            "seen_users": np.asarray([bits for _, users in self._unsaved for bits in users], np.uint64),
-        }  # fmt: skip
-        self._unsaved = []
-        return ComponentState(arrays, {**self._meta(), "num_rows": self._num_rows})
+        packed = PackedIds.empty().with_rows(len(rows), np.arange(len(rows)), [self._ids[row] for row in rows.tolist()])
+        tables = {f"{name}@values": getattr(self, f"_{name}")[rows] for name in _TABLES}
+        ids: dict[str, NDArray[Any]] = {"item_id_bytes@values": packed.data, "item_id_offsets@values": packed.offsets}
+        return ComponentState({"@rows": rows, **ids, **tables, **self._candidates.arrays()}, self._meta())
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; all rows count as changed, so that the models learn of them.
@@ -326,31 +312,31 @@ class Vocabulary:
             if state.meta.get("format", 1) > FORMAT:
                 what = "Vocabulary: the state is in a newer format"
                 raise StorageError(what, got=state.meta["format"], allowed=f"up to {FORMAT}", do="upgrade streamrec")
-        self._num_rows = max([len(arrays.get("namespace", ())), *(int(delta.meta["num_rows"]) for delta in deltas)])
+        ends = [int(delta.arrays["@rows"].max(initial=-1)) + 1 for delta in deltas]
+        self._num_rows = max([len(arrays.get("namespace", ())), *ends])
         self._packed = PackedIds(arrays["item_id_bytes"], arrays["item_id_offsets"]) if "item_id_bytes" in arrays else PackedIds.empty()
         self.words_per_item = arrays["words"].shape[1] if "words" in arrays else self.words_per_item
         self._allocate(max(1024, 2 * self._num_rows), keep=False)
         for name in _TABLES:  # Format 1 has no generations and uses: all rows hold their first item, and nothing is known of its use.
             if name in arrays:
                 getattr(self, f"_{name}")[: len(arrays[name])] = arrays[name]
-        self._candidates.restore(arrays)
         for delta in deltas:
-            self._apply(delta)
+            self._apply(delta.arrays)
+        self._candidates.restore((base, *deltas)[-1].arrays)
         meta = (base, *deltas)[-1].meta
         self._clock = int(meta.get("clock", 0))
         self.counters = {"admitted": 0, "left": 0, "kept_out": 0, **meta.get("counters", {})}
         self.namespaces = list(meta.get("namespaces", []))
         self._namespace_codes = {name: code for code, name in enumerate(self.namespaces)}
         self._index()
-        self._unsaved = []
+        self._is_saved = True
 
-    def _apply(self, delta: ComponentState) -> None:
-        arrays = delta.arrays
-        ids = unpack_strings(arrays["item_id_bytes"], arrays["item_id_offsets"])
-        self._packed = self._packed.with_rows(int(delta.meta["num_rows"]), arrays["changed"], ids)
+    def _apply(self, arrays: Arrays) -> None:
+        rows, ids = arrays["@rows"], unpack_strings(arrays["item_id_bytes@values"], arrays["item_id_offsets@values"])
+        held = len(self._packed.offsets) - 1
+        self._packed = self._packed.with_rows(max(held, int(rows.max(initial=-1)) + 1), rows, ids)
         for name in _TABLES:
-            getattr(self, f"_{name}")[arrays["changed" if name in _OF_ITEMS else "used"]] = arrays[name]
-        self._candidates.see(arrays["seen_hashes"].tolist(), arrays["seen_users"].tolist())
+            getattr(self, f"_{name}")[rows] = arrays[f"{name}@values"]
 
     def _index(self) -> None:
         """Build what is looked up from the tables and the packed ids."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from streamrec.features.histories import columns_of
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline.checkpoint import CheckpointStore
@@ -29,8 +27,6 @@ def load_history_columns(state_url: str) -> HistoryColumns | None:
     offsets = {int(partition): int(offset) for partition, offset in loaded.components["stream"][0].meta["offsets"].items()}
     vocabulary = Vocabulary(0)
     vocabulary.restore(loaded.components["vocabulary"][0], loaded.components["vocabulary"][1:])
-    if not len(vocabulary):
-        return HistoryColumns([], np.zeros(1, np.int64), np.zeros(0, np.int32), [], offsets)
     base, *deltas = loaded.components["histories"]
     users, indptr, rows, times = columns_of(merge(base, deltas))
     return HistoryColumns(users, indptr, rows, vocabulary.keys(), offsets, times)

