@@ -318,6 +318,15 @@ def java_home() -> str | None:
     return os.environ.get("JAVA_HOME") or None
 
 
+def tombstone_key(config: Config) -> bytes:
+    """Return the key of the hashes under which deleted users are remembered: `STREAMREC_TOMBSTONE_KEY`, else one made from the seed.
+
+    With the default key whoever has the state and the configuration can try ids; a secret of your own keeps them from it.
+    """
+    given = os.environ.get("STREAMREC_TOMBSTONE_KEY")
+    return (given if given else f"streamrec tombstones {config.seed}").encode()[:64]
+
+
 def cache_folder() -> Path:
     """Return the per-user cache folder (`STREAMREC_CACHE`, else `XDG_CACHE_HOME`/streamrec, else ~/.cache/streamrec)."""
     own = os.environ.get("STREAMREC_CACHE")

@@ -170,6 +170,7 @@ class Controller:
             now_ms=int(last["now_ms"]),
             since_publish_s=now - last["publish"],
             since_checkpoint_s=now - last["checkpoint"],
+            live=self.parts.publisher.live() if self.parts.publisher is not None else None,
         )
         return next_plan(self.state.facts(self._has_uncommitted()), measured, self.config)
 
@@ -189,6 +190,7 @@ class Controller:
         report.refreshes_failed = self._drop_failed()
         with timer.stage("refresh"):
             report.activated = self._activate(plan)
+        self._follow_live(plan)
         with timer.stage("read"):
             # A plan that only commits must not need the broker.
             has_records = any(part.end > part.start for part in plan.ranges)
@@ -228,6 +230,15 @@ class Controller:
                 del self.state.pending[teacher]
         self.state.teachers = dict(plan.teachers)
         return new
+
+    def _follow_live(self, plan: Plan) -> None:
+        """Take the version that an operator has made live for the live one; what was scored against another says nothing of it."""
+        state, publisher = self.state, self.parts.publisher
+        if publisher is None or plan.live is None or state.live in {None, plan.live}:
+            return
+        logger.info("%s is live by an operator's hand, no longer %s: candidates are compared with it", plan.live, state.live)
+        self.parts.student.submit(Learner.hold, plan.live, *publisher.load(plan.live)).result()
+        state.live, state.evidence = plan.live, {}
 
     def _drop_failed(self) -> dict[str, str]:
         failed = self.parts.refresher.failed()

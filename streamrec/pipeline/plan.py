@@ -44,6 +44,7 @@ class Plan(BaseModel):
         publish: Publish a version after learning, unless one is still waiting for the gate.
         checkpoint: Commit at the end.
         idle: A version has waited for a while, so too few events come to judge it: it is promoted unless it is measurably worse.
+        live: What the registry had live when the step was planned: after a rollback another version than the state's. None says nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,6 +60,7 @@ class Plan(BaseModel):
     publish: bool = True
     checkpoint: bool = False
     idle: bool = False
+    live: str | None = None
 
     @property
     def num_records(self) -> int:
@@ -76,6 +78,7 @@ class Measured:
         now_ms: Processing time.
         since_publish_s: Since the last publication.
         since_checkpoint_s: Since the last commit.
+        live: What is live in the registry.
     """
 
     ends: Mapping[int, int]
@@ -83,6 +86,7 @@ class Measured:
     now_ms: int
     since_publish_s: float
     since_checkpoint_s: float
+    live: str | None = None
 
 
 def version_name(batch: int) -> str:
@@ -140,6 +144,7 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
         publish=num > 0 and measured.since_publish_s >= config.pipeline.publish_interval_s,
         checkpoint=checkpoint,
         idle=idle,
+        live=measured.live,
     )
 
 

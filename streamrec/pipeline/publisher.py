@@ -61,10 +61,12 @@ class Publisher:
         if decision.verdict is Verdict.WAIT:
             return decision
         decision = self._registry.record_decision(decision)
-        # The last move, not the alias: a crash between the two leaves the alias behind, and the older version must not be promoted once more.
+        # The last move, not the alias: a crash between the two leaves the alias behind, and promoting the same version again completes it.
         newest = next((move.version for move in self._registry.history(1)), None)
-        if decision.promote and newest is not None and newest > candidate:
-            logger.info("version %s was promoted before a crash, and %s since: the alias stays", candidate, newest)
+        if decision.promote and newest != candidate and self._registry.was_promoted(candidate):
+            logger.info("version %s was promoted before a crash: the alias stays at %s", candidate, newest)
+        elif decision.promote and live is not None and newest not in {live, candidate}:
+            logger.info("version %s was compared with %s, but an operator has made %s live meanwhile: the alias stays", candidate, live, newest)
         elif decision.promote:
             move = self._registry.promote(candidate, decision.reason, decision)
             if self._board is not None:
@@ -74,6 +76,10 @@ class Publisher:
             logger.warning("version %s is not promoted: %s", candidate, decision.reason)
         self._health.pop(candidate, None)
         return decision
+
+    def live(self) -> str | None:
+        """Return what is live in the registry, which a rollback may have moved."""
+        return self._registry.live()
 
     def load(self, version: str) -> tuple[Arrays, dict[str, Any]]:
         """Return a version's arrays and meta."""

@@ -98,6 +98,15 @@ class Alias:
         first = 1 if last is None else max(1, end - last + 1)
         return [Move.from_json(self._storage.read(self._history_key(number))) for number in range(first, end + 1)]
 
+    def was_promoted(self, version: str) -> bool:
+        """Return whether a gate's decision has made ``version`` live before; reads back to the gate's first older version."""
+        move = self.newest()
+        while move is not None:
+            if move.decision is not None and move.version <= version:
+                return move.version == version
+            move = Move.from_json(self._storage.read(self._history_key(move.number - 1))) if move.number > 1 else None
+        return False
+
     def promote(self, version: str, reason: str, decision: Decision | None, at_ms: int) -> Move:
         """Make ``version`` the live one, unless it is."""
 

@@ -126,6 +126,10 @@ class Registry:
         """Return the moves, oldest first; only the newest ``last`` when given."""
         return self._alias.history(last)
 
+    def was_promoted(self, version: str) -> bool:
+        """Return whether the gate has promoted this version already; it promotes each once, and in order of their names."""
+        return self._alias.was_promoted(version)
+
     def record_decision(self, decision: Decision) -> Decision:
         """Store a decision once for its candidate and batch.
 

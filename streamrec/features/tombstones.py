@@ -1,0 +1,103 @@
+"""Remember for ever who asked to be forgotten, so that an old event that is delivered again has no effect."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.errors import ConfigError
+from streamrec.state import ComponentState, digest_of
+
+NEVER = np.iinfo(np.int64).min
+"""The time of a user who never asked: no event is as old."""
+
+_COLUMNS = {"user": np.int64, "time": np.int64, "partition": np.int32, "offset": np.int64}
+
+
+class Tombstones:
+    """Hold for each user who asked to be forgotten a keyed hash, the newest request's event time and where in the log it stands.
+
+    An event of that user that is not newer than the request belongs to the life before it: it is dropped and counted, for ever. What
+    the user does afterwards begins a new life. 28 bytes a request; nothing in here can be read back without the key.
+
+    **Contract.** A function of what was added, in order. `delta` holds what was added since the last snapshot or delta.
+
+    Args:
+        key: Of the hash; at most 64 bytes, the same as long as the state lives. Whoever lacks it can't tell by trying ids who has asked.
+    """
+
+    name = "tombstones"
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._check = hashlib.blake2b(b"tombstones", digest_size=8, key=key).hexdigest()
+        self.restore(ComponentState())
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def hash_of(self, namespace: str, user_id: str) -> int:
+        """Return the signed 64-bit keyed hash of (namespace, user)."""
+        name = namespace.encode("utf-8", "surrogatepass")
+        data = len(name).to_bytes(4, "little") + name + user_id.encode("utf-8", "surrogatepass")
+        return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=self._key).digest(), "little", signed=True)
+
+    def add(self, namespace: str, user_id: str, time_ms: int, partition: int, offset: int) -> None:
+        """Remember a request: its event time and its place in the log. Of several requests the newest counts."""
+        self._put(self.hash_of(namespace, user_id), time_ms, partition, offset)
+
+    def _put(self, user: int, time_ms: int, partition: int, offset: int) -> None:
+        held = self._places.get(user)
+        if held is None or time_ms >= held[0]:
+            self._places[user] = (time_ms, partition, offset)
+            self._unsaved.append((user, time_ms, partition, offset))
+
+    def times_of(self, users: Sequence[tuple[str, str]]) -> NDArray[np.int64]:
+        """Return the event time in ms UTC of each (namespace, user)'s newest request, `NEVER` for those without one. [num_users]."""
+        if not self._places:
+            return np.full(len(users), NEVER, np.int64)
+        never = (NEVER, 0, 0)
+        return np.fromiter((self._places.get(self.hash_of(*user), never)[0] for user in users), np.int64, len(users))
+
+    def snapshot(self) -> ComponentState:
+        """Return everything, in the order of the first request."""
+        self._unsaved = []
+        return self._state((user, *place) for user, place in self._places.items())
+
+    def delta(self) -> ComponentState:
+        """Return what was added since the last snapshot or delta."""
+        state = self._state(self._unsaved)
+        self._unsaved = []
+        return state
+
+    def _state(self, rows: Iterable[tuple[int, int, int, int]]) -> ComponentState:
+        columns = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
+        arrays = {name: np.asarray(column, kind) for (name, kind), column in zip(_COLUMNS.items(), columns, strict=True)}
+        return ComponentState(arrays, {"check": self._check})
+
+    def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
+        """Replace the state; see `streamrec.state.Component`.
+
+        Raises:
+            ConfigError: The state was made with another key.
+        """
+        self._places: dict[int, tuple[int, int, int]] = {}
+        for state in (base, *deltas):
+            if state.meta.get("check", self._check) != self._check:
+                what = "Config: STREAMREC_TOMBSTONE_KEY is not the key that this state's deletions were remembered with"
+                raise ConfigError(what, do="set the environment variable to what it was, else deleted users could come back")
+            rows = zip(*(state.arrays[name].tolist() for name in _COLUMNS), strict=True) if "user" in state.arrays else ()
+            for user, *place in rows:
+                self._places[user] = (place[0], place[1], place[2])
+        self._unsaved: list[tuple[int, int, int, int]] = []
+
+    def delete_user(self, namespace: str, user_id: str) -> int:
+        """Return 0: that a user has asked is what must stay."""
+        return 0
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state, in hex."""
+        return digest_of(self._state((user, *place) for user, place in self._places.items()))

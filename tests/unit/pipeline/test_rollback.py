@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from typing import Any
+
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.report import StepReport
+from streamrec.registry.registry import Registry
+from streamrec.storage import open_storage
+
+World = Any
+
+
+def registry_of(world: World) -> Registry:
+    return Registry(open_storage(registry_url(str(world.folder))), clock=world.clock)
+
+
+def steps(world: World, controller: Controller, num: int) -> list[StepReport]:
+    reports = []
+    for _ in range(num):
+        report = controller.step()
+        assert report is not None
+        reports.append(report)
+        world.clock.advance(0.1)  # Too little for a commit.
+    return reports
+
+
+def digests(controller: Controller) -> dict[str, str]:
+    return {name: component.digest() for name, component in controller.components().items()}
+
+
+def test_after_a_rollback_candidates_are_compared_with_the_version_that_is_live_again(world: World) -> None:
+    controller, registry = world.controller(), registry_of(world)
+    steps(world, controller, 4)
+    rolled_back, candidate = controller.state.live, controller.state.candidate
+    move = registry.rollback("fewer orders")
+    assert move.version not in {rolled_back, candidate}
+    (report,) = steps(world, controller, 1)
+    assert report.plan.live == move.version
+    assert report.decision is not None
+    assert (report.decision.candidate, report.decision.live) == (candidate, move.version)
+    assert report.decision.numbers["num_queries"] == report.num_queries > 0
+
+
+def test_evidence_against_a_version_that_was_rolled_back_does_not_count(make_world: Any, mixed: Any, tmp_path: Any) -> None:
+    world = make_world(mixed, {"registry": {"gate_min_queries": 70}}, folder=tmp_path)
+    controller, registry = world.controller(), registry_of(world)
+    while not (controller.state.evidence and len(registry.history()) > 1):
+        steps(world, controller, 1)
+    registry.rollback("fewer orders")
+    (report,) = steps(world, controller, 1)
+    assert report.decision is not None
+    assert report.decision.numbers["num_queries"] == report.num_queries
+
+
+def test_a_restart_after_a_rollback_promotes_nothing_again_and_ends_in_the_same_bits(world: World) -> None:
+    controller, registry = world.controller(), registry_of(world)
+    steps(world, controller, 4)
+    rolled_back = controller.state.live
+    held = registry.rollback("fewer orders").version
+    again = world.controller()
+    assert again.state.batch == 0  # Nothing was committed: all four plans are executed again.
+    steps(world, again, 4)
+    assert registry.live() == held
+    assert again.state.live == rolled_back
+    assert digests(again) == digests(controller)
+    after, undisturbed = steps(world, again, 1), registry.live()
+    assert after[0].plan.live == held
+    third = world.controller()
+    steps(world, third, 5)
+    assert registry.live() == undisturbed
+    assert digests(third) == digests(again)
+
+
+def test_a_rollback_in_the_middle_of_a_step_is_not_overridden_by_that_steps_promotion(world: World) -> None:
+    controller, registry = world.controller(), registry_of(world)
+    steps(world, controller, 3)
+    plan = controller._new_plan()
+    assert plan is not None
+    held = registry.rollback("fewer orders").version
+    report = controller.run(plan)
+    assert report.decision is not None
+    assert report.decision.promote
+    assert registry.live() == held
+    (following,) = steps(world, controller, 1)
+    assert following.plan.live == held
+    assert following.decision is None or following.decision.live == held
