@@ -47,6 +47,7 @@ def fingerprint(config: Config, state_url: str, users: Sequence[str], readers: M
         **{f"component {name}": component.digest() for name, component in components.items()},
         "versions": {str(version): registry.manifest(version).digest for version in registry.versions()},
         "moves": [(move.action, move.version) for move in registry.history()],
+        "live": registry.live(),
         **{name: read(state_url) for name, read in (readers or {}).items()},
     }
 

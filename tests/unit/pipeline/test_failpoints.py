@@ -51,6 +51,7 @@ def outcome(controller: Controller, folder: Path) -> dict[str, Any]:
         "books": controller.books(),
         "versions": {version: registry.manifest(version).digest for version in registry.versions()},
         "promotions": [(move.version, move.action) for move in registry.history()],
+        "live": registry.live(),
     }
 
 
