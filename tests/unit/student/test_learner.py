@@ -245,6 +245,24 @@ def test_rows_that_a_sampled_step_does_not_touch_keep_their_bits() -> None:
         np.testing.assert_array_equal(before[f"table/{name}"][~changed], after[f"table/{name}"][~changed])
 
 
+def test_deltas_hold_the_rows_that_steps_and_new_items_touched_and_restore_to_the_same_bits() -> None:
+    settings: dict[str, Any] = {"full_softmax_items": 10, "num_negatives": 5, "batch_size": 4, "replay_capacity": 0}
+    one, other = learner(400, **settings), learner(1, **settings)
+    base, deltas = one.snapshot(), []
+    for seed in (1, 2):
+        one.step(some_examples(4, 400, seed=seed), None, seed, 1, 0)
+        one.put_items(np.asarray([7, 399 + seed], np.int32), np.ones((2, WORDS), np.int32), np.zeros(2, np.int32))
+        delta = one.delta()
+        assert delta is not None
+        assert {7, 399 + seed} <= set(delta.arrays["@rows"].tolist())
+        assert len(delta.arrays["@rows"]) <= 4 * LENGTH + 12 + 5 + 2
+        deltas.append(delta)
+    other.restore(base, deltas)
+    assert other.digest() == one.digest()
+    one.step(some_examples(200, 400), None, 3, 1, 0)
+    assert one.delta() is None, "most rows changed"
+
+
 def test_ranking_changes_nothing_and_versions_that_are_held_stay_as_they_were() -> None:
     made = learner()
     data = some_examples(20)
