@@ -34,7 +34,7 @@ import torch
 
 from benchmarks._common import arguments, facts, finish
 from benchmarks._flow import START, prepare, prepare_pure, send, settings, steps, take_teachers
-from streamrec.config import cache_folder
+from streamrec.environment import cache_folder
 from streamrec.events.datasets import Dataset, load_dataset
 from streamrec.events.demo import demo_dataset
 from streamrec.log.base import LogWriter

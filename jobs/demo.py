@@ -35,7 +35,8 @@ from jobs import cli, demo_report
 from jobs.demo_view import View
 from serve.launch import launch, shutdown
 from streamrec.clock import SystemClock
-from streamrec.config import Config, cache_folder, parse_config, parse_overrides
+from streamrec.config import Config, parse_config, parse_overrides
+from streamrec.environment import cache_folder
 from streamrec.errors import ConfigError, OperatorError
 from streamrec.events.datasets import Dataset, load_dataset, parse_mapping
 from streamrec.events.demo import demo_dataset

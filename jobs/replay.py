@@ -33,7 +33,8 @@ from typing import Any
 from jobs import cli
 from streamrec.cli.replay import INTERRUPTED, send
 from streamrec.cli.sending import err_console
-from streamrec.config import cache_folder, load_config
+from streamrec.config import load_config
+from streamrec.environment import cache_folder
 from streamrec.events.datasets import load_dataset, parse_mapping
 from streamrec.events.demo import demo_dataset
 from streamrec.events.replay import Pace

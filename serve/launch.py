@@ -25,7 +25,8 @@ from ray.serve.config import ControllerOptions, HTTPOptions, ProxyLocation
 
 from serve.deployments import APP_NAME, build_application
 from serve.replica import ReplicaSettings
-from streamrec.config import Config, ray_address
+from streamrec.config import Config
+from streamrec.environment import ray_address
 from streamrec.errors import OperatorError
 from streamrec.log.base import LogAddress
 from streamrec.pipeline import layout

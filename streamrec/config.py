@@ -1,13 +1,11 @@
 """Resolve one typed, frozen configuration from TOML, YAML or defaults; unknown keys are rejected.
 
-One model per stage. Durations are written ``"10s"``, ``"5m"``, ``"24h"`` and held in seconds. This is the only module that reads
-environment variables.
+One model per stage. Durations are written ``"10s"``, ``"5m"``, ``"24h"`` and held in seconds.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import tomllib
 from collections.abc import Iterable
@@ -17,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from streamrec.environment import config_path
 from streamrec.errors import ConfigError
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -340,37 +339,10 @@ def parse_config(values: dict[str, Any]) -> Config:
         raise _explain(error) from error
 
 
-def ray_address() -> str | None:
-    """Return the cluster that `RAY_ADDRESS` names, as inside ``ray job submit``; None for a local one."""
-    return os.environ.get("RAY_ADDRESS") or None
-
-
-def java_home() -> str | None:
-    """Return the Java that `JAVA_HOME` names, or None."""
-    return os.environ.get("JAVA_HOME") or None
-
-
-def tombstone_key(config: Config) -> bytes:
-    """Return the key of the hashes under which deleted users are remembered: `STREAMREC_TOMBSTONE_KEY`, else one made from the seed.
-
-    With the default key whoever has the state and the configuration can try ids; a secret of your own keeps them from it.
-    """
-    given = os.environ.get("STREAMREC_TOMBSTONE_KEY")
-    return (given if given else f"streamrec tombstones {config.seed}").encode()[:64]
-
-
-def cache_folder() -> Path:
-    """Return the per-user cache folder (`STREAMREC_CACHE`, else `XDG_CACHE_HOME`/streamrec, else ~/.cache/streamrec)."""
-    own = os.environ.get("STREAMREC_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamrec"
-
-
 def _default_path() -> Path | None:
-    named = os.environ.get("STREAMREC_CONFIG")
-    if named:
-        return Path(named)
+    named = config_path()
+    if named is not None:
+        return named
     here = Path("streamrec.toml")
     return here if here.exists() else None
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from streamrec.config import Config, cache_folder
+from streamrec.config import Config
+from streamrec.environment import cache_folder
 from streamrec.log.base import LogAddress
 from streamrec.log.broker import resolve_broker
 

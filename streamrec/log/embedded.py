@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TextIO
 
-from streamrec.config import cache_folder
+from streamrec.environment import cache_folder
 from streamrec.errors import EmbeddedBrokerError
 from streamrec.log.base import MAX_RECORD_BYTES, LogAddress
 from streamrec.log.kafka_install import ALTERNATIVES, find_java, kafka_jars

@@ -21,7 +21,7 @@ from jgo.parse import Endpoint
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from streamrec.config import java_home as environment_java_home
+from streamrec.environment import java_home as environment_java_home
 from streamrec.errors import EmbeddedBrokerError
 
 KAFKA_VERSION = "4.1.1"

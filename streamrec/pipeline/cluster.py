@@ -11,7 +11,8 @@ from typing import Any
 import ray
 import ray.data
 
-from streamrec.config import Config, ray_address
+from streamrec.config import Config
+from streamrec.environment import ray_address
 from streamrec.pipeline.resources import Resources, needed, shortage
 from streamrec.pipeline.temporary import temporary_folder
 from streamrec.student.actor import NAMESPACE

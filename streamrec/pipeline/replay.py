@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from streamrec.clock import Clock
-from streamrec.config import Config, cache_folder
+from streamrec.config import Config
+from streamrec.environment import cache_folder
 from streamrec.errors import BrokerError, DataError
 from streamrec.events.codec import encode_table
 from streamrec.events.datasets import Dataset

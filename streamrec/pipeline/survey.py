@@ -15,7 +15,8 @@ import torch
 from ray.exceptions import RayError
 
 from streamrec.clock import SystemClock
-from streamrec.config import Config, LogConfig, cache_folder, ray_address
+from streamrec.config import Config, LogConfig
+from streamrec.environment import cache_folder, ray_address
 from streamrec.errors import BrokerError, EmbeddedBrokerError, StreamrecError
 from streamrec.log.base import LogAddress, TableReader
 from streamrec.log.connect import open_table_reader

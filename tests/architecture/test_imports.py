@@ -89,5 +89,5 @@ def environment_reads(path: Path) -> Iterator[str]:
 
 def test_environment_variables_are_read_in_one_place() -> None:
     found = {name_of(path): list(environment_reads(path)) for path in FILES}
-    assert {name: reads for name, reads in found.items() if reads and name != "streamrec/config.py"} == {}
-    assert len(found["streamrec/config.py"]) >= 4
+    assert {name: reads for name, reads in found.items() if reads and name != "streamrec/environment.py"} == {}
+    assert len(found["streamrec/environment.py"]) >= 4

@@ -11,7 +11,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 import streamrec
-from streamrec.config import Config, cache_folder, load_config, parse_config, parse_duration_s, parse_overrides
+from streamrec.config import Config, load_config, parse_config, parse_duration_s, parse_overrides
+from streamrec.environment import cache_folder
 from streamrec.errors import ConfigError
 
 CHECKOUT = Path(streamrec.__file__).parents[1]

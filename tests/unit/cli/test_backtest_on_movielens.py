@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from streamrec.cli import app
-from streamrec.config import cache_folder
+from streamrec.environment import cache_folder
 from streamrec.events.demo import demo_dataset
 
 

@@ -1,0 +1,39 @@
+"""Read environment variables: the only module that does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def config_path() -> Path | None:
+    """Return the configuration file that `STREAMREC_CONFIG` names, or None."""
+    named = os.environ.get("STREAMREC_CONFIG")
+    return Path(named) if named else None
+
+
+def ray_address() -> str | None:
+    """Return the cluster that `RAY_ADDRESS` names, as inside ``ray job submit``; None for a local one."""
+    return os.environ.get("RAY_ADDRESS") or None
+
+
+def java_home() -> str | None:
+    """Return the Java that `JAVA_HOME` names, or None."""
+    return os.environ.get("JAVA_HOME") or None
+
+
+def tombstone_key(seed: int) -> bytes:
+    """Return the key of the hashes under which deleted users are remembered: `STREAMREC_TOMBSTONE_KEY`, else one made from the seed.
+
+    With the default key whoever has the state and the configuration can try ids; a secret of your own keeps them from it.
+    """
+    given = os.environ.get("STREAMREC_TOMBSTONE_KEY")
+    return (given if given else f"streamrec tombstones {seed}").encode()[:64]
+
+
+def cache_folder() -> Path:
+    """Return the per-user cache folder (`STREAMREC_CACHE`, else `XDG_CACHE_HOME`/streamrec, else ~/.cache/streamrec)."""
+    own = os.environ.get("STREAMREC_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "streamrec"
