@@ -155,7 +155,10 @@ class LinearConfig(Section):
 
 
 class TeachersConfig(Section):
-    """Choose teachers and say when they refresh."""
+    """Choose teachers and say when they refresh.
+
+    ``forget_within_s``: a teacher begins a refresh at the latest so long after a user was deleted, few new events or not.
+    """
 
     transformer: TransformerConfig = TransformerConfig()
     linear: LinearConfig = LinearConfig()
@@ -165,6 +168,7 @@ class TeachersConfig(Section):
     num_train_workers: int = Field(default=1, ge=1)
     use_gpu: bool = False
     cpus_per_worker: float = Field(default=0.5, gt=0)
+    forget_within_s: Duration = 86_400.0
     window_events: int = Field(default=500_000, ge=100)
 
     @field_validator("num_train_workers")
@@ -185,7 +189,10 @@ class SoftLabelsConfig(Section):
 
 
 class StudentConfig(Section):
-    """Shape and train the student."""
+    """Shape and train the student.
+
+    ``corrective_steps``: after a deletion the rows that the user touched get so many mini-batches of what others did with them.
+    """
 
     dim: int = Field(default=64, ge=2, le=1024)
     scale: float = Field(default=9.0, gt=0)
@@ -200,6 +207,7 @@ class StudentConfig(Section):
     element_dropout: float = Field(default=0.3, ge=0, lt=1)
     num_negatives: int = Field(default=2048, ge=1)
     full_softmax_items: int = Field(default=6000, ge=1)
+    corrective_steps: int = Field(default=8, ge=0, le=1000)
     control: bool = True
 
 

@@ -67,6 +67,10 @@ class Histories:
         """Return the user's recent item rows, newest last; empty when unknown. [<= N] int32."""
         return self._table.get((namespace, user_id))
 
+    def held(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return which of the item rows any history holds. [num]."""
+        return self._table.held(rows)
+
     def advance(self, events: HistoryEvents) -> Examples:
         """Cut examples out of the events, then append the events to the histories.
 

@@ -148,6 +148,15 @@ class HistoryTable:
             held_rows, held_times = self._chunks[number]
             held_rows[place], held_times[place] = rows, times
 
+    def held(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return which of the rows any slot holds. [num]."""
+        seen = np.zeros(int(rows.max(initial=-1)) + 1, bool)
+        for number, (held_rows, _) in enumerate(self._chunks):
+            sizes = self.sizes[number * CHUNK : (number + 1) * CHUNK]
+            entries = held_rows[: len(sizes)][np.arange(self.length) < sizes[:, None]]
+            seen[entries[entries < len(seen)]] = True
+        return seen[rows]
+
     def forget_rows(self, rows: NDArray[np.int32]) -> int:
         """Take rows out of all entries and return how many went; what stays keeps its order."""
         num = 0

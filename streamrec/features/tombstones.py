@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from streamrec.errors import ConfigError
 from streamrec.state import ComponentState, digest_of
 
 NEVER = np.iinfo(np.int64).min
-"""The time of a user who never asked: no event is as old."""
+"""The time of a user who never asked: no event is older."""
 
 _COLUMNS = {"user": np.int64, "time": np.int64, "partition": np.int32, "offset": np.int64}
 
@@ -20,8 +21,9 @@ _COLUMNS = {"user": np.int64, "time": np.int64, "partition": np.int32, "offset":
 class Tombstones:
     """Hold for each user who asked to be forgotten a keyed hash, the newest request's event time and where in the log it stands.
 
-    An event of that user that is not newer than the request belongs to the life before it: it is dropped and counted, for ever. What
-    the user does afterwards begins a new life. 28 bytes a request; nothing in here can be read back without the key.
+    An event of that user that comes before the request, in the stream's order of (event time, partition, offset), belongs to the life before
+    it: it is dropped and counted, for ever. What the user does afterwards begins a new life. 28 bytes a request; nothing in here can be read
+    back without the key.
 
     **Contract.** A function of what was added, in order. `delta` holds what was added since the last snapshot or delta.
 
@@ -58,12 +60,22 @@ class Tombstones:
             self._places[user] = (time_ms, partition, offset)
             self._unsaved.append((user, time_ms, partition, offset))
 
-    def times_of(self, users: Sequence[tuple[str, str]]) -> NDArray[np.int64]:
-        """Return the event time in ms UTC of each (namespace, user)'s newest request, `NEVER` for those without one. [num_users]."""
+    def covers(self, users: Sequence[tuple[str, str]], user_of_event: NDArray[np.int64], order: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
+        """Return which events come before their user's newest request. [E].
+
+        Args:
+            users: (namespace, user id), each once. [U]
+            user_of_event: Position of each event's user. [E]
+            order: What a stream is ordered by: event time, partition and offset of each event. [E] each
+        """
         if not self._places:
-            return np.full(len(users), NEVER, np.int64)
+            return np.zeros(len(user_of_event), bool)
         never = (NEVER, 0, 0)
-        return np.fromiter((self._places.get(self.hash_of(*user), never)[0] for user in users), np.int64, len(users))
+        places = np.asarray([self._places.get(self.hash_of(*user), never) for user in users], np.int64).reshape(-1, 3)[user_of_event]
+        time, partition, offset = (np.asarray(part, np.int64) for part in order)
+        same_time, same_partition = time == places[:, 0], partition == places[:, 1]
+        earlier = (partition < places[:, 1]) | (same_partition & (offset < places[:, 2]))
+        return np.asarray((time < places[:, 0]) | (same_time & earlier))
 
     def snapshot(self) -> ComponentState:
         """Return everything, in the order of the first request."""

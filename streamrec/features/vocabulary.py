@@ -163,6 +163,14 @@ class Vocabulary:
         self._words[rows] = words
         self._flags[rows] |= _UNSAVED | _UNTOLD
 
+    def is_described(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return which rows have words, so that their items are known from more than interactions. [num]."""
+        return np.asarray((self._words[rows] >= 0).any(1))
+
+    def tell_again(self, rows: NDArray[np.int32]) -> None:
+        """Let `take_changed` return these rows once more, for models that have forgotten them."""
+        self._flags[rows] |= _UNTOLD
+
     def take_changed(self) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
         """Return (rows [n], words [n, W], namespace codes [n], generations [n]) that are new or described anew since the last call."""
         untold = np.flatnonzero(self._flags[: self._num_rows] & _UNTOLD)
@@ -231,6 +239,11 @@ class Vocabulary:
         warmth = self._last_use[rows] + self.max_items * doublings.astype(np.int64)
         num = max(surplus, int(LEAVING_SHARE * self.max_items))
         left = np.sort(rows[np.argsort(warmth, kind="stable")[:num]]).astype(np.int32)
+        self.release(left)
+        return left
+
+    def release(self, left: NDArray[np.int32]) -> None:
+        """Give up rows [L], ascending, that hold items; whoever keeps rows must forget them before the next batch."""
         for row in left.tolist():
             del self._rows[self.namespaces[self._namespace[row]]][self._ids[row]]
             self._ids[row] = ""
@@ -241,7 +254,6 @@ class Vocabulary:
         self._uses[left] = 0
         self._flags[left] |= _UNSAVED
         self._free = sorted([*self._free, *left.tolist()], reverse=True)
-        return left
 
     def _add(self, namespace: str, item_id: str) -> None:
         code = self.namespace_code(namespace)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -13,8 +12,6 @@ from streamrec.state import Component, ComponentState
 from streamrec.student.learner import Learner
 from streamrec.teachers.linear import LinearStatistics
 from streamrec.workers import Pending, Worker
-
-logger = logging.getLogger(__name__)
 
 C = TypeVar("C")
 
@@ -58,20 +55,6 @@ class WorkerComponent(Generic[C]):
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         return self._worker.submit(_digest, self._pick).result()
-
-
-def removals(components: Mapping[str, Component]) -> tuple[Callable[[str, str], None], Callable[[NDArray[np.int32]], None]]:
-    """Return what removes a user, and what removes rows whose items have left, from all components."""
-
-    def delete_user(namespace: str, user_id: str) -> None:
-        removed = {name: component.delete_user(namespace, user_id) for name, component in components.items()}
-        logger.info("deletion: removed %s", {name: num for name, num in removed.items() if num})
-
-    def forget_rows(rows: NDArray[np.int32]) -> None:
-        removed = {name: component.forget_rows(rows) for name, component in components.items()}
-        logger.info("vocabulary: %d items left, removed %s", len(rows), {name: num for name, num in removed.items() if num})
-
-    return delete_user, forget_rows
 
 
 def learner_components(name: str, worker: Worker[Learner]) -> list[Component]:

@@ -16,8 +16,9 @@ from streamrec.errors import OperatorError
 from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.ranking import known_queries, per_query_metrics
 from streamrec.features.examples import Examples
-from streamrec.pipeline.components import learner_components, removals, statistics_component
+from streamrec.pipeline.components import learner_components, statistics_component
 from streamrec.pipeline.dead_letters import send_dead_letters
+from streamrec.pipeline.forgetting import Forgetting
 from streamrec.pipeline.ingest import Ingest, Ingested
 from streamrec.pipeline.intake import Intake
 from streamrec.pipeline.parts import Parts
@@ -58,6 +59,7 @@ class Controller:
         self.intake = Intake(parts.reader, self.state, self.config)
         self.ensemble = Ensemble()
         self.progressive = Progressive()
+        self._forgetting = Forgetting(parts, self.ingest, self.components())
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         now = parts.clock.monotonic_s()
@@ -67,10 +69,8 @@ class Controller:
 
     def components(self) -> dict[str, Component]:
         """Return all state by name."""
-        ingest, parts = self.ingest, self.parts
-        own: list[Component] = [
-            self.state, ingest.dedupe, ingest.vocabulary, ingest.histories, ingest.popularity, ingest.window, self.ensemble, self.progressive,
-        ]  # fmt: skip
+        parts = self.parts
+        own: list[Component] = [self.state, *self.ingest.components(), self.ensemble, self.progressive]
         for name, worker in (("student", parts.student), ("control", parts.control)):
             if worker is not None:
                 own += learner_components(name, worker)
@@ -191,7 +191,8 @@ class Controller:
             self.intake.look_ahead(plan)
         num_known, self._is_torn = len(self.ingest.vocabulary), True
         with timer.stage("ingest"):
-            ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermarks_ms, *removals(self.components()))
+            forgetting = self._forgetting
+            ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermarks_ms, forgetting.remove, forgetting.forget_rows)
             send_dead_letters(self.parts.dead_letters, self.config.log.dead_letter_topic, ingested.rejected)
             if self.parts.lake is not None:
                 self.parts.lake.record(plan.batch, ingested.kept, ingested.counts["applied"], self.state.counts["applied"])
@@ -207,6 +208,8 @@ class Controller:
         with timer.stage("learn"):
             self._learn(examples, labels, plan, report)
         self._account(ingested, plan, labels)
+        if forgetting.correct(plan):
+            self.state.forgot(plan.batch, plan.now_ms, self.config.teachers.enabled)
         with timer.stage("publish"):
             self._publish(examples, plan, report)
         with timer.stage("refresh"):
@@ -371,6 +374,7 @@ class Controller:
             version = version_name(plan.batch)
             self.state.pending[teacher] = version
             self.state.events_since[teacher] = 0
+            self.state.forget_since_ms.pop(teacher, None)
             report.refreshes_started[teacher] = version
             self.parts.refresher.start(refresh_request(self.parts, self.ingest, teacher, version, self.state.teachers.get(teacher)))
 
@@ -392,5 +396,5 @@ class Controller:
         if self.parts.plans is not None:
             self.parts.plans.prune(needed)
         if self.parts.publisher is not None:
-            self.parts.publisher.prune(plan.now_ms)
+            self.parts.publisher.prune(plan.now_ms, self.state.versions_not_before())
         self.parts.refresher.prune(self._saver.oldest_kept("teachers"))

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from streamrec.config import Config
+from streamrec.environment import tombstone_key
 from streamrec.evaluation.baselines import Popularity
 from streamrec.events.codec import EventCodec
 from streamrec.events.meaning import NEGATIVE, TARGET, roles_of
@@ -21,7 +22,9 @@ from streamrec.features.examples import Examples
 from streamrec.features.histories import Histories, HistoryEvents
 from streamrec.features.item_keys import ItemKeys
 from streamrec.features.item_text import hash_words
+from streamrec.features.tombstones import Tombstones
 from streamrec.features.vocabulary import Vocabulary
+from streamrec.state import Component
 from streamrec.teachers.window import EventWindow
 
 
@@ -48,6 +51,18 @@ class Ingested:
     targets: tuple[NDArray[np.int32], NDArray[np.int64]]
 
 
+@dataclass(frozen=True)
+class Request:
+    """Hold a deletion event: who asked, when by event time, and where in the log that stands."""
+
+    namespace: str
+    user_id: str
+    event_id: str
+    time_ms: int
+    partition: int
+    offset: int
+
+
 class Ingest:
     """Own the components that events go into before any model sees them."""
 
@@ -55,18 +70,23 @@ class Ingest:
         features = config.features
         self._config = config
         self._codec = EventCodec(config.events)
+        self.tombstones = Tombstones(tombstone_key(config.seed))
         self.dedupe = Dedupe(features.dedupe_horizon)
         self.vocabulary = Vocabulary(features.words_per_item, features.max_items, features.admit_after)
         self.histories = Histories(features.history_length, features.max_users)
         self.popularity = Popularity()
         self.window = EventWindow(config.teachers.window_events)
 
+    def components(self) -> list[Component]:
+        """Return the state that events go into."""
+        return [self.tombstones, self.dedupe, self.vocabulary, self.histories, self.popularity, self.window]
+
     def apply(
         self,
         rows: pa.Table,
         now_ms: int,
         watermarks_ms: Mapping[int, int],
-        delete_user: Callable[[str, str], None],
+        delete_user: Callable[[Request], None],
         forget_rows: Callable[[NDArray[np.int32]], None],
     ) -> Ingested:
         """Apply a batch.
@@ -79,13 +99,13 @@ class Ingest:
             watermarks_ms: Highest event time of an interaction in earlier batches of each partition; an interaction that is older by more than
                 the lateness is late. Partitions are compared with themselves only, because one may be read far ahead of another. What says
                 something about items, or asks for a deletion, is never late and makes nothing late: a catalogue carries another clock.
-            delete_user: Removes a user from all components.
+            delete_user: Removes a user from all components and puts up the tombstone.
             forget_rows: Removes rows from all components, whose items have left.
         """
         decoded = self._codec.decode(rows, now_ms)
         on_time = self._in_order(decoded.valid, watermarks_ms)
         keys = EventKeys.of(on_time)
-        fresh = self.dedupe.fresh(keys, self._oldest_ms(watermarks_ms))
+        fresh = self.dedupe.fresh(keys, self._oldest_ms(watermarks_ms)) & ~self._is_of_a_life_before(on_time)
         events = only(on_time, fresh)
         counts = {
             "received": rows.num_rows,
@@ -139,14 +159,23 @@ class Ingest:
         features = self._config.features
         self.vocabulary.describe(rows, hash_words(texts, features.words_per_item, features.word_buckets))
 
-    def _after_deletions(self, events: pa.Table, is_deletion: NDArray[np.bool_], delete_user: Callable[[str, str], None]) -> NDArray[np.bool_]:
+    def _is_of_a_life_before(self, events: pa.Table) -> NDArray[np.bool_]:
+        """Return which events come before the deletion of their user, whenever they are delivered. [E]."""
+        if not len(self.tombstones) or not events.num_rows:
+            return np.zeros(events.num_rows, bool)
+        users = ItemKeys.of(events["namespace"], pc.fill_null(events["user_id"], ""))
+        order = [numpy_of(events[name]) for name in ("event_time", "partition", "offset")]
+        return self.tombstones.covers(list(zip(users.namespaces, users.ids, strict=True)), users.index, order)
+
+    def _after_deletions(self, events: pa.Table, is_deletion: NDArray[np.bool_], delete_user: Callable[[Request], None]) -> NDArray[np.bool_]:
         """Delete users that asked for it and return which events remain: neither deletions nor what their users did before asking."""
         if not is_deletion.any():
             return np.ones(events.num_rows, bool)
         users = list(zip(events["namespace"].to_pylist(), events["user_id"].to_pylist(), strict=True))
         deleted_at = {users[index]: index for index in np.flatnonzero(is_deletion).tolist()}
-        for user in deleted_at:
-            delete_user(*user)
+        names = ("namespace", "user_id", "event_id", "event_time", "partition", "offset")
+        for row in take(events.select(names), np.asarray(list(deleted_at.values()), np.int64)).to_pylist():
+            delete_user(Request(*(row[name] for name in names)))
         stays: NDArray[np.bool_] = np.fromiter((deleted_at.get(user, -1) < index for index, user in enumerate(users)), bool, len(users))
         return stays & ~is_deletion
 

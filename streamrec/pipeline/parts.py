@@ -17,6 +17,7 @@ from streamrec.pipeline.lake_writer import LakeWriter
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import Publisher
 from streamrec.soft_labels.scorer import Scorer
+from streamrec.storage import Storage
 from streamrec.student.learner import Learner
 from streamrec.teachers.linear import LinearStatistics
 from streamrec.teachers.requests import Refresher
@@ -45,6 +46,7 @@ class Parts:
         checkpoints: Where state is committed.
         plans: Where plans are made durable.
         lake: Where applied events are kept.
+        receipts: Where deletions leave their receipts.
         seen: Rows that are no candidates in evaluation, per query; for protocols that mask a user's items.
         progress: Is told the topic and the next offsets after each commit; neither waits nor raises.
         known_only: Evaluate only targets, and histories with an item, that earlier batches contained.
@@ -63,6 +65,7 @@ class Parts:
     checkpoints: CheckpointStore | None = None
     plans: PlanStore | None = None
     lake: LakeWriter | None = None
+    receipts: Storage | None = None
     seen: Callable[[Examples], list[NDArray[np.int32]]] | None = None
     progress: Callable[[str, Mapping[int, int]], None] = _nobody
     known_only: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
@@ -160,10 +160,12 @@ def next_ranges(offsets: Mapping[int, int], measured: Measured, config: Config) 
     return take_ranges(config.log.events_topic, offsets, measured.ends, limit)
 
 
-def due_refreshes(events_since: Mapping[str, int], pending: Mapping[str, str], config: Config) -> tuple[str, ...]:
-    """Return the teachers that have had enough new events and are not being refreshed."""
+def due_refreshes(state: StreamFacts, now_ms: int, config: Config) -> tuple[str, ...]:
+    """Return the teachers that have had enough new events, or must forget a user by now, and are not being refreshed."""
     limits = {"transformer": config.teachers.transformer_refresh_events, "linear": config.teachers.linear_refresh_events}
-    return tuple(name for name in config.teachers.enabled if name not in pending and events_since.get(name, 0) >= limits[name])
+    oldest_ms = now_ms - round(config.teachers.forget_within_s * 1000)
+    due = [name for name, limit in limits.items() if state.events_since.get(name, 0) >= limit or state.forget_since_ms.get(name, now_ms) < oldest_ms]
+    return tuple(name for name in config.teachers.enabled if name in due and name not in state.pending)
 
 
 def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | None:
@@ -171,7 +173,7 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     ranges = next_ranges(state.offsets, measured, config)
     num = sum(part.end - part.start for part in ranges)
     idle = state.candidate is not None and measured.since_publish_s >= config.pipeline.idle_promote_s
-    start_refresh = due_refreshes(state.events_since, state.pending, config) if num else ()
+    start_refresh = due_refreshes(state, measured.now_ms, config) if num else ()
     teachers = {**state.teachers, **{name: version for name, version in measured.finished.items() if state.pending.get(name) == version}}
     waits_for_solve = "linear" in start_refresh or ("linear" in state.pending and teachers.get("linear") != state.pending["linear"])
     checkpoint = _commit_is_due(measured.since_checkpoint_s, config.pipeline.checkpoint_interval_s, waits_for_solve)
@@ -212,3 +214,4 @@ class StreamFacts:
     events_since: Mapping[str, int]
     candidate: str | None
     has_uncommitted: bool
+    forget_since_ms: Mapping[str, int] = field(default_factory=dict)

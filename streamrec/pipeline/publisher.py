@@ -86,9 +86,9 @@ class Publisher:
         _, arrays, meta = self._held(version)
         return arrays, meta
 
-    def prune(self, now_ms: int) -> None:
-        """Remove versions that the keep policy gives up."""
-        self._registry.prune(now_ms, self._config.registry)
+    def prune(self, now_ms: int, not_before: str | None = None) -> None:
+        """Remove versions that the keep policy gives up; see `Registry.prune`."""
+        self._registry.prune(now_ms, self._config.registry, not_before)
 
     def _held(self, version: str) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
         if self._newest is not None and self._newest[0] == version:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.pipeline.plan import StreamFacts
+from streamrec.pipeline.plan import StreamFacts, version_name
 from streamrec.state import ComponentState, digest_of
 
 BOOK_COLUMNS = ("received", "applied", "duplicate", "rejected", "late", "quarantined")
@@ -35,6 +35,8 @@ class StreamState:
         labels: "teacher version" to the number of queries that it labelled.
         topic_id: Id of the topic that the offsets belong to, as far as the log gives one; not in the digest, because it says nothing of what was
             learned.
+        forgot_batch: The last micro-batch that deleted a user; 0 while there is none.
+        forget_since_ms: Teacher name to the processing time of the first deletion since its last refresh began.
         evidence: Paired sums of candidate and live, as far as collected; see `streamrec.registry.gate.Window`.
     """
 
@@ -51,11 +53,25 @@ class StreamState:
     versions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("published", "promoted", "rejected"), 0))
     labels: dict[str, int] = field(default_factory=dict)
     topic_id: str = ""
+    forgot_batch: int = 0
+    forget_since_ms: dict[str, int] = field(default_factory=dict)
     evidence: dict[str, float] = field(default_factory=dict)
 
     def facts(self, has_uncommitted: bool) -> StreamFacts:
         """Return what planning depends on."""
-        return StreamFacts(self.batch, self.offsets, self.teachers, self.pending, self.events_since, self.candidate, has_uncommitted)
+        return StreamFacts(
+            self.batch, self.offsets, self.teachers, self.pending, self.events_since, self.candidate, has_uncommitted, self.forget_since_ms
+        )
+
+    def forgot(self, batch: int, now_ms: int, teachers: Iterable[str]) -> None:
+        """Note that a micro-batch deleted users, planned at ``now_ms``: every teacher must be refreshed within a time."""
+        self.forgot_batch = batch
+        self.forget_since_ms = {**dict.fromkeys(teachers, now_ms), **self.forget_since_ms}
+
+    def versions_not_before(self) -> str | None:
+        """Return the oldest version that may stay since users were deleted; None while none younger than the deletion is live."""
+        bound = version_name(self.forgot_batch)
+        return bound if self.forgot_batch and self.live is not None and self.live >= bound else None
 
     def _meta(self) -> dict[str, Any]:
         return {key: copy.deepcopy(value) for key, value in vars(self).items() if key != "name"}

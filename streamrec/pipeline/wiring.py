@@ -75,6 +75,7 @@ def build_local(
         publisher=Publisher(config, Registry(open_storage(registry_url(state_url)), clock=clock), board) if durable else None,
         checkpoints=CheckpointStore(open_storage(checkpoint_url(state_url))) if durable else None,
         plans=PlanStore(storage) if durable else None,
+        receipts=storage if durable else None,
         lake=build_lake(config, state_url) if durable else None,
     )
     return Controller(parts)
@@ -125,6 +126,7 @@ def build_on_ray(
         publisher=Publisher(config, Registry(open_storage(registry_url(state_url)), clock=clock), board),
         checkpoints=CheckpointStore(open_storage(checkpoint_url(state_url))),
         plans=PlanStore(open_storage(state_url)),
+        receipts=open_storage(state_url),
         lake=build_lake(config, state_url),
     )
     if progress is not None:

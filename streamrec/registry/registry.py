@@ -165,7 +165,7 @@ class Registry:
         """Return the ids of the pinned versions."""
         return {key.rpartition("/")[2] for key in self._storage.list(f"{self._student}/pins")}
 
-    def prune(self, now_ms: int, cfg: RegistryConfig) -> Pruned:
+    def prune(self, now_ms: int, cfg: RegistryConfig, not_before: str | None = None) -> Pruned:
         """Remove versions that the policy gives up, and blobs that no version needs.
 
         The newest ``keep_last`` stay, those younger than ``keep_for_s``, the live one, the one that a rollback goes to, pinned ones, and those that
@@ -174,18 +174,20 @@ class Registry:
         Args:
             now_ms: Processing time, UTC.
             cfg: The policy.
+            not_before: Versions older than this one go whatever the policy says, and nothing rolls back to them, because they have learned from a
+                user who is deleted; only the live one, pinned ones and what these follow stay.
         """
         # Listed first: a blob of a version that is published from here on is not in it.
         blobs = self._store.blobs()
         manifests = self._readable_manifests()
         newest = set(list(manifests)[-cfg.keep_last :])
         young = {name for name, manifest in manifests.items() if now_ms - manifest.created_ms <= cfg.keep_for_s * 1000}
-        kept = _with_parents(newest | young | self._protected(manifests), manifests)
+        kept = _with_parents(_from(newest | young, not_before) | self._protected(manifests, not_before), manifests)
         gone = [name for name in manifests if name not in kept]
         for name in gone:
             self._store.hide(name)
         # Somebody may have promoted, rolled back or pinned meanwhile.
-        wanted = _with_parents(self._protected(manifests), manifests)
+        wanted = _with_parents(self._protected(manifests, not_before), manifests)
         for name in wanted.intersection(gone):
             self._store.unhide(manifests[name])
         needed = {blob.sha256 for manifest in self._readable_manifests().values() for blob in manifest.blobs}
@@ -193,11 +195,11 @@ class Registry:
         self._store.remove_blobs(unneeded)
         return Pruned(tuple(name for name in gone if name not in wanted), len(unneeded))
 
-    def _protected(self, manifests: Mapping[str, VersionManifest]) -> set[str]:
+    def _protected(self, manifests: Mapping[str, VersionManifest], not_before: str | None) -> set[str]:
         moves = [move for move in (self._alias.newest(), self._alias.current()) if move is not None]
         live = {move.version for move in moves}
         previous = {name for move in moves for name in [name for name in move.trail if name in manifests][:1]}
-        return live | previous | self.pinned()
+        return live | _from(previous, not_before) | self.pinned()
 
     def _readable_manifests(self) -> dict[str, VersionManifest]:
         manifests: dict[str, VersionManifest] = {}
@@ -207,6 +209,11 @@ class Registry:
             except Damaged as error:
                 logger.warning("version %s is damaged and not pruned: %s", version, error)
         return manifests
+
+
+def _from(names: set[str], not_before: str | None) -> set[str]:
+    """Return the versions that are not older than a bound; names sort by age."""
+    return names if not_before is None else {name for name in names if name >= not_before}
 
 
 def _with_parents(names: set[str], manifests: Mapping[str, VersionManifest]) -> set[str]:

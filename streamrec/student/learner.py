@@ -118,6 +118,29 @@ class Learner:
         self._held.pop(CURRENT, None)
         return StepMetrics(num, trained, int((labels.probs.sum(1) > 0).sum()), *(sums / trained).tolist())
 
+    def correct(self, rows: NDArray[np.int32], seed: int, num_steps: int) -> int:
+        """Learn once more from what others did with these rows, whose vectors a user who is gone has moved.
+
+        Args:
+            rows: Item rows.
+            seed: Of the draw, dropout and negatives.
+            num_steps: Mini-batches at most.
+
+        Returns:
+            Mini-batches trained on; 0 when no replayed query has one of the rows.
+        """
+        size = self.config.batch_size
+        examples, labels = self.replay.draw_holding(rows, num_steps * size, seed)
+        starts = range(0, len(examples), size)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for start in starts:
+                index = np.arange(start, min(start + size, len(examples)))
+                part = SoftLabels(labels.rows[index], labels.probs[index], {})
+                self._descend(Batch.of(examples.take(index), part, self.config.history_dropout, self.config.element_dropout))
+        self._held.pop(CURRENT, None)
+        return len(starts)
+
     def _descend(self, batch: Batch) -> LossParts:
         self._num_steps += 1
         tables, share = self.tables, self.config.distill_weight

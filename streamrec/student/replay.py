@@ -88,6 +88,32 @@ class Replay:
     def draw(self, num: int, seed: int) -> tuple[Examples, SoftLabels]:
         """Draw ``num`` queries with replacement, uniformly; none when the buffer is empty."""
         places = np.random.default_rng([seed, 7]).integers(0, self._size, num) if self._size else np.zeros(0, np.int64)
+        return self._at(places)
+
+    def draw_holding(self, rows: NDArray[np.int32], num: int, seed: int) -> tuple[Examples, SoftLabels]:
+        """Draw queries with replacement, uniformly from those with one of the item rows in their history or targets.
+
+        At most ``num``, and at most four times as many as there are: a few queries shall not be learned by heart.
+        """
+        places = np.flatnonzero(self._holding(rows))
+        num = min(num, 4 * len(places))
+        return self._at(places[np.random.default_rng([seed, 13]).integers(0, len(places), num)] if len(places) else places)
+
+    def rows_of(self, namespace: str, user_id: str) -> NDArray[np.int32]:
+        """Return the item rows of the user's queries, each once."""
+        mine = self._data["user"][: self._size] == hash_key(namespace, user_id)
+        rows = np.unique(np.concatenate([self._data[name][: self._size][mine].ravel() for name in ("history", "targets")]))
+        return rows[rows >= 0].astype(np.int32)
+
+    def held(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return which of the item rows any query has in its history or targets. [num]."""
+        return np.isin(rows, np.concatenate([self._data[name][: self._size].ravel() for name in ("history", "targets")]))
+
+    def _holding(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return which queries hold one of the rows. [size]."""
+        return np.asarray(np.isin(self._data["history"][: self._size], rows).any(1) | np.isin(self._data["targets"][: self._size], rows).any(1))
+
+    def _at(self, places: NDArray[np.int64]) -> tuple[Examples, SoftLabels]:
         data = {name: self._data[name][places] for name in _COLUMNS}
         filled = data["targets"] >= 0
         indptr = np.concatenate([[0], np.cumsum(filled.sum(1))]).astype(np.int64)

@@ -69,6 +69,14 @@ class EventWindow:
         index = begin[:, None] + np.arange(length + 1)[None, :]
         return np.where(index < stop[:, None], row[np.minimum(index, len(row) - 1)], -1).astype(np.int32)
 
+    def rows_of(self, namespace: str, user_id: str) -> NDArray[np.int32]:
+        """Return the item rows of the user's events, as often as they are there."""
+        return np.asarray(self._data["row"][: self._size][self._data["user"][: self._size] == hash_key(namespace, user_id)])
+
+    def held(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return which of the item rows any event has. [num]."""
+        return np.isin(rows, self._data["row"][: self._size])
+
     def snapshot(self) -> ComponentState:
         """Return the ring's contents."""
         self._num_unsaved = 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamrec.errors import ConfigError
-from streamrec.features.tombstones import NEVER, Tombstones
+from streamrec.features.tombstones import Tombstones
 from streamrec.state import ComponentState, from_bytes, to_bytes
 
 KEY = b"k" * 16
@@ -17,22 +17,34 @@ def asked(key: bytes = KEY) -> Tombstones:
     return tombstones
 
 
-def test_a_request_is_found_again_in_its_namespace_only() -> None:
-    times = asked().times_of([("default", "u1"), ("shop", "u1"), ("default", "u2"), ("shop", "u2")])
-    assert times.tolist() == [1000, NEVER, NEVER, 2000]
+def covered(tombstones: Tombstones, *events: tuple[str, str, int, int, int]) -> list[bool]:
+    users = list(dict.fromkeys(event[:2] for event in events))
+    index = np.asarray([users.index(event[:2]) for event in events])
+    return tombstones.covers(users, index, [np.asarray([event[at] for event in events]) for at in (2, 3, 4)]).tolist()
+
+
+def test_what_a_user_did_before_the_request_is_covered_in_its_namespace_only() -> None:
+    events = [("default", "u1", 999, 0, 50), ("shop", "u1", 999, 0, 51), ("default", "u2", 999, 0, 52), ("shop", "u2", 1999, 0, 53)]
+    assert covered(asked(), *events) == [True, False, False, True]
+
+
+def test_what_comes_after_the_request_in_the_streams_order_begins_a_new_life() -> None:
+    at = [("default", "u1", 1000, 0, 6), ("default", "u1", 1000, 0, 7), ("default", "u1", 1000, 0, 8), ("default", "u1", 1000, 1, 0)]
+    assert covered(asked(), *at, ("default", "u1", 1001, 0, 1)) == [True, False, False, False, False]
 
 
 def test_the_newest_of_several_requests_counts_whatever_their_order() -> None:
     tombstones = asked()
     tombstones.add("default", "u1", 500, 0, 9)
-    assert tombstones.times_of([("default", "u1")]).tolist() == [1000]
+    assert covered(tombstones, ("default", "u1", 900, 0, 99)) == [True]
     tombstones.add("default", "u1", 1500, 0, 10)
-    assert tombstones.times_of([("default", "u1")]).tolist() == [1500]
+    assert covered(tombstones, ("default", "u1", 1400, 0, 99)) == [True]
     assert len(tombstones) == 2
 
 
-def test_without_any_request_nobody_is_looked_up() -> None:
-    assert Tombstones(KEY).times_of([("default", "u1")]).tolist() == [NEVER]
+def test_without_any_request_nothing_is_covered() -> None:
+    assert covered(Tombstones(KEY), ("default", "u1", 0, 0, 0)) == [False]
+    assert not Tombstones(KEY).covers([], np.zeros(0, np.int64), [np.zeros(0)] * 3).size
 
 
 def test_snapshot_and_deltas_give_the_same_state_through_bytes() -> None:
@@ -46,7 +58,7 @@ def test_snapshot_and_deltas_give_the_same_state_through_bytes() -> None:
     other = Tombstones(KEY)
     other.restore(from_bytes(to_bytes(base)), [from_bytes(to_bytes(first)), from_bytes(to_bytes(second))])
     assert other.digest() == tombstones.digest()
-    assert other.times_of([("default", "u1"), ("default", "u3")]).tolist() == [4000, 3000]
+    assert covered(other, ("default", "u1", 3999, 0, 0), ("default", "u3", 3000, 0, 12)) == [True, False]
 
 
 def test_ids_can_not_be_read_back_or_compared_without_the_key() -> None:

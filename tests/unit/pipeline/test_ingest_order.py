@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from streamrec.config import Config, parse_config
 from streamrec.events.schema import LOG_ROW
-from streamrec.pipeline.ingest import Ingest, Ingested
+from streamrec.pipeline.ingest import Ingest, Ingested, Request
 
 NOW_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -51,10 +51,10 @@ class Stream:
         assert ingested.counts["received"] == sum(value for name, value in ingested.counts.items() if name != "received")
         return ingested
 
-    def delete_user(self, namespace: str, user: str) -> None:
-        self.deleted.append((namespace, user))
+    def delete_user(self, request: Request) -> None:
+        self.deleted.append((request.namespace, request.user_id))
         for part in (self.ingest.dedupe, self.ingest.histories, self.ingest.window):
-            part.delete_user(namespace, user)
+            part.delete_user(request.namespace, request.user_id)
 
     def forget_rows(self, rows: Any) -> None:
         pytest.fail(f"no item leaves a vocabulary this small, got {rows}")

@@ -107,10 +107,18 @@ def test_a_finished_refresh_is_used_only_when_it_is_the_one_that_was_started() -
 
 def test_a_refresh_is_due_after_enough_events_unless_one_is_under_way_or_the_teacher_is_off() -> None:
     config = parse_config({"teachers": {"linear_refresh_events": 10, "transformer_refresh_events": 20}})
-    assert due_refreshes({"linear": 9, "transformer": 20}, {}, config) == ("transformer",)
-    assert due_refreshes({"linear": 10, "transformer": 20}, {"transformer": "v3"}, config) == ("linear",)
+    assert due_refreshes(facts(events_since={"linear": 9, "transformer": 20}), 0, config) == ("transformer",)
+    assert due_refreshes(facts(events_since={"linear": 10, "transformer": 20}, pending={"transformer": "v3"}), 0, config) == ("linear",)
     off = parse_config({"teachers": {"enabled": []}})
-    assert due_refreshes({"linear": 10**9}, {}, off) == ()
+    assert due_refreshes(facts(events_since={"linear": 10**9}), 0, off) == ()
+
+
+def test_a_teacher_that_must_forget_a_user_is_refreshed_within_the_time_that_is_set_and_not_before() -> None:
+    config = parse_config({"teachers": {"forget_within_s": "1h"}})
+    state = facts(forget_since_ms={"linear": 1000, "transformer": 2000})
+    assert due_refreshes(state, 3_601_000, config) == ()
+    assert due_refreshes(state, 3_601_001, config) == ("linear",)
+    assert due_refreshes(facts(forget_since_ms={"linear": 1000}, pending={"linear": "v3"}), 10**9, config) == ()
 
 
 def test_a_plan_survives_json_and_refuses_unknown_keys() -> None:

@@ -1,0 +1,161 @@
+"""Carry out deletions inside a step, and leave a receipt of each: what was removed where, what is exact and what is approximate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.pipeline.ingest import Ingest, Request
+from streamrec.pipeline.parts import Parts
+from streamrec.pipeline.plan import Plan, version_name
+from streamrec.state import Component
+from streamrec.storage import Storage
+from streamrec.student.learner import Learner
+from streamrec.student.replay import Replay
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+
+EXACT = {
+    "histories": "the user's history, here and in the replicas' views, which follow the log",
+    "replay": "the user's queries and their soft labels, of the student and of its control",
+    "window": "the user's events in what transformers are trained on from now on",
+    "dedupe": "the user's event ids; the tombstone drops what comes again",
+    "lake": "the user's rows; files that hold them are deleted by the vacuum",
+    "items": "items that nobody else has touched and no catalogue describes: their rows, vectors, counts and sums",
+}
+
+APPROXIMATE = {
+    "student": "weights: the rows of items that others have touched too got corrective steps on what those others did",
+    "popularity": "counts of items that others have touched too keep the user's share",
+    "linear_statistics": "sums over items that others have touched too keep the user's share",
+    "teachers": "versions in use were trained with the user; each begins a refresh without the user by the time that is named",
+    "versions": "versions of before can't be rolled back to once a later one is live, and are removed at the next commit",
+    "checkpoints": "commits of before are pruned by later ones; their files go with them",
+    "log": "records of the raw topic and dead letters stay until their topic's retention ends",
+}
+
+
+@dataclass(frozen=True)
+class _Open:
+    request: Request
+    rows: NDArray[np.int32]
+    removed: Mapping[str, int]
+
+
+class Forgetting:
+    """Remove users from all components, and what only they had touched.
+
+    **Contract.** `remove` acts before anything later in the log is applied, `correct` after the step has learned; both are functions of the
+    state and the plan. A receipt is written once: a step that is executed again after a crash finds it there.
+
+    Args:
+        parts: Students and their workers; ``receipts`` is where receipts go, under ``deletions/``.
+        ingest: Components that events go into.
+        components: All of them by name.
+    """
+
+    def __init__(self, parts: Parts, ingest: Ingest, components: Mapping[str, Component]) -> None:
+        self._parts = parts
+        self._ingest = ingest
+        self._components = components
+        self._open: list[_Open] = []
+
+    def remove(self, request: Request) -> None:
+        """Remove a user from all components and remember the request."""
+        user = (request.namespace, request.user_id)
+        own = [self._ingest.histories.get(*user), self._ingest.window.rows_of(*user), self._parts.student.submit(_rows_of, *user).result()]
+        removed = {name: component.delete_user(*user) for name, component in self._components.items()}
+        self._ingest.tombstones.add(*user, request.time_ms, request.partition, request.offset)
+        self._open.append(_Open(request, np.unique(np.concatenate(own)).astype(np.int32), removed))
+        logger.info("deletion: removed %s", {name: num for name, num in removed.items() if num})
+
+    def forget_rows(self, rows: NDArray[np.int32]) -> None:
+        """Remove rows whose items have left from all components."""
+        removed = {name: component.forget_rows(rows) for name, component in self._components.items()}
+        logger.info("vocabulary: %d items left, removed %s", len(rows), {name: num for name, num in removed.items() if num})
+
+    def correct(self, plan: Plan) -> int:
+        """Let the models forget what the step's users have taught them, write the receipts, and return how many there were."""
+        done, self._open = self._open, []
+        for number, one in enumerate(done):
+            alone = one.rows[~self._held_by_others(one.rows)]
+            known = self._ingest.vocabulary.is_described(alone)
+            if len(alone):
+                self._ingest.vocabulary.release(alone[~known])
+                self.forget_rows(alone)
+                self._ingest.vocabulary.tell_again(alone[known])
+                self._tell_items()
+            shared = np.setdiff1d(one.rows, alone)
+            num_steps = self._correct(shared, (plan.seed * 31 + number) % 2**31) if len(shared) else 0
+            self._write(one, plan, {"released": int((~known).sum()), "begun_anew": int(known.sum()), "shared": len(shared)}, num_steps)
+        return len(done)
+
+    def _held_by_others(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        if not len(rows):
+            return np.zeros(0, bool)
+        held = self._ingest.histories.held(rows) | self._ingest.window.held(rows)
+        return np.asarray(held | self._parts.student.submit(_held, rows).result())
+
+    def _tell_items(self) -> None:
+        changed = self._ingest.vocabulary.take_changed()
+        for worker in filter(None, (self._parts.student, self._parts.control)):
+            worker.submit(Learner.put_items, *changed)
+
+    def _correct(self, rows: NDArray[np.int32], seed: int) -> int:
+        workers = filter(None, (self._parts.student, self._parts.control))
+        asked = [worker.submit(Learner.correct, rows, seed, self._parts.config.student.corrective_steps) for worker in workers]
+        return max(pending.result() for pending in asked)
+
+    def _write(self, one: _Open, plan: Plan, items: Mapping[str, int], num_steps: int) -> None:
+        request, config = one.request, self._parts.config
+        receipt = {
+            "format": FORMAT,
+            "event_id": request.event_id,
+            "namespace": request.namespace,
+            "tombstone": f"{self._ingest.tombstones.hash_of(request.namespace, request.user_id) % 2**64:016x}",
+            "event_time": request.time_ms,
+            "place": {"topic": config.log.events_topic, "partition": request.partition, "offset": request.offset},
+            "batch": plan.batch,
+            "at_ms": plan.now_ms,
+            "removed": {name: num for name, num in one.removed.items() if num},
+            "items": dict(items),
+            "corrective_steps": num_steps,
+            "exact": EXACT,
+            "approximate": APPROXIMATE,
+            "teachers_refresh_by_ms": plan.now_ms + round(config.teachers.forget_within_s * 1000),
+            "lake_files_gone_by_ms": plan.now_ms + round(2000 * config.lake.keep_for_s) if self._parts.lake is not None else None,
+            "versions_not_before": version_name(plan.batch),
+        }
+        if self._parts.receipts is not None:
+            self._parts.receipts.write_new(receipt_key(request.event_id), json.dumps(receipt, indent=1, sort_keys=True).encode())
+
+
+def receipt_key(event_id: str) -> str:
+    """Return where a deletion's receipt is kept; an event id may hold what no file name can."""
+    return f"deletions/{hashlib.sha256(event_id.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
+
+
+def read_receipt(storage: Storage, event_id: str) -> dict[str, Any] | None:
+    """Return a deletion's receipt; None while it has not been carried out."""
+    key = receipt_key(event_id)
+    if not storage.exists(key):
+        return None
+    receipt: dict[str, Any] = json.loads(storage.read(key))
+    return receipt
+
+
+def _rows_of(learner: Learner, namespace: str, user_id: str) -> NDArray[np.int32]:
+    return Replay.rows_of(learner.replay, namespace, user_id)
+
+
+def _held(learner: Learner, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+    return Replay.held(learner.replay, rows)

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from deltalake import DeltaTable
+
+from streamrec.errors import RegistryError
+from streamrec.log.base import Record
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.forgetting import read_receipt
+from streamrec.pipeline.layout import registry_url
+from streamrec.registry.registry import Registry
+from streamrec.state import unpack_strings
+from streamrec.storage import open_storage
+
+World = Any
+MakeRecord = Callable[..., Record]
+
+PLANTED = "planted"
+ALONE = [f"alone{number}" for number in range(4)]
+SETTINGS = {"pipeline": {"max_batch_events": 40, "checkpoint_interval_s": 3.0}, "registry": {"gate_min_queries": 1, "keep_last": 50}}
+
+
+def planted(make_record: MakeRecord, first: int) -> list[Record]:
+    """What one user does: items that nobody else has, among others that all have."""
+    return [make_record(PLANTED, [*ALONE, "i1", "i2"][number % 6], first + number) for number in range(18)]
+
+
+def deletion(make_record: MakeRecord, number: int, user: str = PLANTED) -> Record:
+    time_ms = json.loads(make_record(user, "i", number).value)["event_time"]
+    value = {"kind": "deletion", "event_id": f"forget-{user}", "user_id": user, "event_time": time_ms}
+    return Record(user.encode(), json.dumps(value).encode())
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World], mixed: list[Record], make_record: MakeRecord, tmp_path: Path) -> World:
+    # Between others, so that the planted items get answers while they are there.
+    world = make_world([*mixed[:150], *planted(make_record, 160), *mixed[150:240]], SETTINGS, folder=tmp_path / "state")
+    world.play(world.controller())
+    return world
+
+
+def answered(world: World) -> set[str]:
+    """Every item that the live version could recommend to anybody."""
+    arrays = Registry(open_storage(registry_url(str(world.folder)))).load(live_of(world)).arrays
+    return set(unpack_strings(arrays["item_id_bytes"], arrays["item_id_offsets"]))
+
+
+def live_of(world: World) -> str:
+    live = Registry(open_storage(registry_url(str(world.folder)))).live()
+    assert live is not None
+    return str(live)
+
+
+def receipt_of(world: World, event_id: str = f"forget-{PLANTED}") -> dict[str, Any]:
+    receipt = read_receipt(open_storage(str(world.folder)), event_id)
+    assert receipt is not None
+    return receipt
+
+
+def forget(world: World, make_record: MakeRecord, mixed: list[Record]) -> Controller:
+    world.append([deletion(make_record, 260), *mixed[240:]])
+    controller: Controller = world.controller()
+    world.play(controller)
+    return controller
+
+
+def test_a_users_own_items_vanish_from_everybodys_answers_and_shared_ones_stay(world: World, make_record: MakeRecord, mixed: list[Record]) -> None:
+    assert set(ALONE) <= answered(world)
+    forget(world, make_record, mixed)
+    after = answered(world)
+    assert not set(ALONE) & after
+    assert {"i1", "i2"} <= after
+
+
+def test_nothing_of_the_user_is_left_in_any_component(world: World, make_record: MakeRecord, mixed: list[Record]) -> None:
+    before = world.controller()
+    rows = [before.ingest.vocabulary.find("default", item) for item in ALONE]
+    assert min(rows) >= 0
+    controller = forget(world, make_record, mixed)
+    vocabulary = controller.ingest.vocabulary
+    assert [vocabulary.find("default", item) for item in ALONE] == [-1] * 4
+    assert controller.ingest.histories.get("default", PLANTED).tolist() == []
+    for name, component in controller.components().items():
+        assert component.delete_user("default", PLANTED) == 0, name
+    assert PLANTED not in DeltaTable(str(world.folder / "lake")).to_pyarrow_table(columns=["user_id"])["user_id"].to_pylist()
+    # Free again, or another item's by now; the planted vectors are gone either way.
+    tables = controller.parts.student.target.tables  # type: ignore[attr-defined]
+    generations = tables.rows("generation").numpy()[rows]
+    assert np.all(generations != 0)
+
+
+def test_the_receipt_says_what_went_where_what_is_approximate_and_until_when(world: World, make_record: MakeRecord, mixed: list[Record]) -> None:
+    forget(world, make_record, mixed)
+    receipt = receipt_of(world)
+    assert receipt["removed"]["histories"] == 8
+    assert receipt["removed"]["dedupe"] == 18
+    assert receipt["removed"]["window"] == 18
+    assert receipt["removed"]["lake"] == 18
+    assert receipt["removed"]["student_replay"] > 0
+    assert receipt["items"] == {"released": 4, "begun_anew": 0, "shared": 2}
+    assert 0 < receipt["corrective_steps"] <= 8
+    assert PLANTED not in json.dumps(receipt).replace(f"forget-{PLANTED}", "")
+    assert receipt["teachers_refresh_by_ms"] == receipt["at_ms"] + 86_400_000
+    assert {"student", "linear_statistics", "versions", "log"} <= receipt["approximate"].keys()
+
+
+def test_an_item_that_a_catalogue_describes_stays_and_its_vector_begins_anew(
+    make_world: Callable[..., World], mixed: list[Record], make_record: MakeRecord, tmp_path: Path
+) -> None:
+    update = {"kind": "item_update", "event_id": "c1", "item_id": ALONE[0], "title": "a quiet river", "event_time": 1_700_000_000_000 - 600_000}
+    catalogue = Record(b"i", json.dumps(update).encode())
+    world = make_world([*mixed[:150], catalogue, *planted(make_record, 160), *mixed[150:240]], SETTINGS, folder=tmp_path / "described")
+    world.play(world.controller())
+    controller = forget(world, make_record, mixed)
+    row = controller.ingest.vocabulary.find("default", ALONE[0])
+    assert row >= 0
+    assert ALONE[0] in answered(world)
+    assert not set(ALONE[1:]) & answered(world)
+    assert receipt_of(world)["items"] == {"released": 3, "begun_anew": 1, "shared": 2}
+
+
+def test_old_events_that_are_delivered_again_are_dropped_for_ever_and_new_ones_begin_a_new_life(
+    world: World, make_record: MakeRecord, mixed: list[Record]
+) -> None:
+    controller = forget(world, make_record, mixed)
+    before = dict(controller.state.counts)
+    again = [make_record(PLANTED, ALONE[number % 4], 160 + number, event_id=f"again{number}") for number in range(5)]
+    world.append(again)
+    controller = world.controller()
+    world.play(controller)
+    assert controller.state.counts["duplicate"] - before["duplicate"] == 5
+    assert controller.state.counts["applied"] == before["applied"]
+    assert controller.ingest.histories.get("default", PLANTED).tolist() == []
+    world.append([make_record(PLANTED, "i3", 300), make_record(PLANTED, "i4", 301)])
+    world.play(controller)
+    assert len(controller.ingest.histories.get("default", PLANTED)) == 2
+
+
+def test_nothing_rolls_back_to_a_version_that_has_learned_from_the_user(world: World, make_record: MakeRecord, mixed: list[Record]) -> None:
+    registry = Registry(open_storage(registry_url(str(world.folder))))
+    before = registry.versions()
+    forget(world, make_record, mixed)
+    bound = receipt_of(world)["versions_not_before"]
+    assert min(before) < bound
+    assert min(registry.versions()) >= bound
+    while True:
+        try:
+            assert registry.rollback("fewer orders").version >= bound
+        except RegistryError:
+            break
+
+
+def test_a_deletion_survives_a_crash_bit_for_bit_and_its_receipt_is_written_once(
+    make_world: Callable[..., World], mixed: list[Record], make_record: MakeRecord, tmp_path: Path
+) -> None:
+    records = [*mixed[:150], *planted(make_record, 160), *mixed[150:240], deletion(make_record, 260), *mixed[240:]]
+    settings = {**SETTINGS, "pipeline": {"max_batch_events": 40, "checkpoint_interval_s": 1000.0}}
+    calm, world = (make_world(records, settings, folder=tmp_path / name) for name in ("calm", "killed"))
+    undisturbed = calm.controller()
+    calm.play(undisturbed)
+    killed = world.controller()
+    while read_receipt(open_storage(str(world.folder)), f"forget-{PLANTED}") is None:
+        assert killed.step() is not None
+        world.clock.advance(1.0)
+    first = receipt_of(world)
+    again = world.controller()
+    assert again.state.batch == 0  # Nothing was committed: everything is executed again.
+    while again.planned() is not None:
+        again.step()
+    world.play(again)
+    assert receipt_of(world) == first
+    digests = [{name: component.digest() for name, component in one.components().items()} for one in (again, undisturbed)]
+    assert digests[0] == digests[1]
