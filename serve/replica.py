@@ -16,8 +16,10 @@ from serve.routes import APPEND_TIMEOUT_S
 from serve.subscription import BoardSubscription
 from streamrec.clock import SystemClock
 from streamrec.config import Config
+from streamrec.environment import tombstone_key
 from streamrec.errors import BrokerUnavailable
 from streamrec.events.codec import EventCodec
+from streamrec.features.tombstones import Tombstones
 from streamrec.log.base import LogAddress, LogTail, LogWriter
 from streamrec.log.connect import open_table_reader, open_tail, open_writer
 from streamrec.pipeline.bootstrap_view import load_history_columns
@@ -84,7 +86,10 @@ class Replica:
         self._follower: LogFollower | None = None
         self._sink: EventSink | None = None
         if settings.log_address is not None:
-            self._view = HistoryView(config.features.history_length, config.serving.history_users, config.events.meanings, self._codec, clock)
+            features, tombstones = config.features, Tombstones(tombstone_key(config.seed))
+            self._view = HistoryView(
+                features.history_length, config.serving.history_users, config.events.meanings, self._codec, clock, tombstones=tombstones
+            )
             self._follower = LogFollower(self._view, self._load_histories, self._open_tail)
             self._sink = EventSink(self._codec, self._open_writer, config.log.events_topic)
         self._answerer = Answerer(self._view, clock)

@@ -7,9 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from streamrec.errors import ConfigError
+from streamrec.events.tables import numpy_of
+from streamrec.features.item_keys import ItemKeys
 from streamrec.state import ComponentState, digest_of
 
 NEVER = np.iinfo(np.int64).min
@@ -59,6 +63,14 @@ class Tombstones:
         if held is None or time_ms >= held[0]:
             self._places[user] = (time_ms, partition, offset)
             self._unsaved.append((user, time_ms, partition, offset))
+
+    def covers_events(self, events: pa.Table) -> NDArray[np.bool_]:
+        """Return which valid events come before the deletion of their user, whenever they are delivered. [E]."""
+        if not self._places or not events.num_rows:
+            return np.zeros(events.num_rows, bool)
+        users = ItemKeys.of(events["namespace"], pc.fill_null(events["user_id"], ""))
+        order = [numpy_of(events[name]) for name in ("event_time", "partition", "offset")]
+        return self.covers(list(zip(users.namespaces, users.ids, strict=True)), users.index, order)
 
     def covers(self, users: Sequence[tuple[str, str]], user_of_event: NDArray[np.int64], order: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
         """Return which events come before their user's newest request. [E].

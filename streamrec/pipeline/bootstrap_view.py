@@ -7,7 +7,7 @@ from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.layout import checkpoint_url
 from streamrec.serving.history_view import HistoryColumns
-from streamrec.state import merge
+from streamrec.state import ComponentState, merge
 from streamrec.storage import open_storage
 
 
@@ -21,7 +21,7 @@ def load_history_columns(state_url: str) -> HistoryColumns | None:
         Damaged: No commit is whole.
         StorageError: The storage refused.
     """
-    loaded = CheckpointStore(open_storage(checkpoint_url(state_url))).load_newest(only=("histories", "vocabulary", "stream"))
+    loaded = CheckpointStore(open_storage(checkpoint_url(state_url))).load_newest(only=("histories", "vocabulary", "stream", "tombstones"))
     if loaded is None:
         return None
     offsets = {int(partition): int(offset) for partition, offset in loaded.components["stream"][0].meta["offsets"].items()}
@@ -29,4 +29,5 @@ def load_history_columns(state_url: str) -> HistoryColumns | None:
     vocabulary.restore(loaded.components["vocabulary"][0], loaded.components["vocabulary"][1:])
     base, *deltas = loaded.components["histories"]
     users, indptr, rows, times = columns_of(merge(base, deltas))
-    return HistoryColumns(users, indptr, rows, vocabulary.keys(), offsets, times)
+    base, *deltas = loaded.components.get("tombstones", (ComponentState(),))
+    return HistoryColumns(users, indptr, rows, vocabulary.keys(), offsets, times, (base, *deltas))

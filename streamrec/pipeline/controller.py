@@ -387,8 +387,7 @@ class Controller:
         state = self.state
         if self.parts.lake is not None:
             self.parts.lake.commit(plan.now_ms)
-        facts = {"offsets": state.offsets, "counts": state.counts, "teachers": state.teachers, "seed": self.config.seed}
-        needed = self._saver.commit(state.batch, facts)
+        needed = self._saver.commit(state.batch, {**state.commit_facts(), "seed": self.config.seed})
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         report.committed = True
         self.parts.progress(self.config.log.events_topic, state.offsets)
@@ -396,5 +395,5 @@ class Controller:
         if self.parts.plans is not None:
             self.parts.plans.prune(needed)
         if self.parts.publisher is not None:
-            self.parts.publisher.prune(plan.now_ms, self.state.versions_not_before())
+            self.parts.publisher.prune(plan.now_ms, state.versions_not_before(self._saver.oldest_kept("versions").values()))
         self.parts.refresher.prune(self._saver.oldest_kept("teachers"))

@@ -38,7 +38,7 @@ APPROXIMATE = {
     "popularity": "counts of items that others have touched too keep the user's share",
     "linear_statistics": "sums over items that others have touched too keep the user's share",
     "teachers": "versions in use were trained with the user; each begins a refresh without the user by the time that is named",
-    "versions": "versions of before can't be rolled back to once a later one is live, and are removed at the next commit",
+    "versions": "versions of before are removed, and can't be rolled back to, as soon as a later one is live and no kept commit needs them",
     "checkpoints": "commits of before are pruned by later ones; their files go with them",
     "log": "records of the raw topic and dead letters stay until their topic's retention ends",
 }

@@ -105,7 +105,7 @@ class Ingest:
         decoded = self._codec.decode(rows, now_ms)
         on_time = self._in_order(decoded.valid, watermarks_ms)
         keys = EventKeys.of(on_time)
-        fresh = self.dedupe.fresh(keys, self._oldest_ms(watermarks_ms)) & ~self._is_of_a_life_before(on_time)
+        fresh = self.dedupe.fresh(keys, self._oldest_ms(watermarks_ms)) & ~self.tombstones.covers_events(on_time)
         events = only(on_time, fresh)
         counts = {
             "received": rows.num_rows,
@@ -158,14 +158,6 @@ class Ingest:
         texts = [" ".join([title or "", *(names or [])]) for title, names in zip(titles, categories, strict=True)]
         features = self._config.features
         self.vocabulary.describe(rows, hash_words(texts, features.words_per_item, features.word_buckets))
-
-    def _is_of_a_life_before(self, events: pa.Table) -> NDArray[np.bool_]:
-        """Return which events come before the deletion of their user, whenever they are delivered. [E]."""
-        if not len(self.tombstones) or not events.num_rows:
-            return np.zeros(events.num_rows, bool)
-        users = ItemKeys.of(events["namespace"], pc.fill_null(events["user_id"], ""))
-        order = [numpy_of(events[name]) for name in ("event_time", "partition", "offset")]
-        return self.tombstones.covers(list(zip(users.namespaces, users.ids, strict=True)), users.index, order)
 
     def _after_deletions(self, events: pa.Table, is_deletion: NDArray[np.bool_], delete_user: Callable[[Request], None]) -> NDArray[np.bool_]:
         """Delete users that asked for it and return which events remain: neither deletions nor what their users did before asking."""

@@ -68,10 +68,19 @@ class StreamState:
         self.forgot_batch = batch
         self.forget_since_ms = {**dict.fromkeys(teachers, now_ms), **self.forget_since_ms}
 
-    def versions_not_before(self) -> str | None:
-        """Return the oldest version that may stay since users were deleted; None while none younger than the deletion is live."""
+    def commit_facts(self) -> dict[str, Any]:
+        """Return what a commit says of the stream; a candidate is never older than the live version."""
+        live = {} if self.live is None else {"live": self.live}
+        return {"offsets": self.offsets, "counts": self.counts, "teachers": self.teachers, "versions": live}
+
+    def versions_not_before(self, needed: Iterable[str]) -> str | None:
+        """Return the oldest version that may stay since users were deleted; None while an older one is in use.
+
+        Args:
+            needed: Versions that a kept commit was made with.
+        """
         bound = version_name(self.forgot_batch)
-        return bound if self.forgot_batch and self.live is not None and self.live >= bound else None
+        return bound if self.forgot_batch and min(needed, default="") >= bound else None
 
     def _meta(self) -> dict[str, Any]:
         return {key: copy.deepcopy(value) for key, value in vars(self).items() if key != "name"}

@@ -14,6 +14,7 @@ from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from streamrec.clock import Clock, SystemClock
@@ -21,6 +22,9 @@ from streamrec.config import Meaning
 from streamrec.events.codec import EventCodec
 from streamrec.events.meaning import NEGATIVE, roles_of
 from streamrec.events.schema import Kind
+from streamrec.events.tables import only
+from streamrec.features.tombstones import Tombstones
+from streamrec.state import ComponentState
 
 User = tuple[str, str]
 Item = tuple[str, str]
@@ -44,6 +48,7 @@ class HistoryColumns:
         item_ids: (namespace, item id) of each code.
         offsets: {partition: next offset to apply, exclusive end of what the histories contain}.
         times: Event time of each entry in ms UTC [T] int64; None when not known, then every entry counts as older than what follows.
+        tombstones: State of `streamrec.features.tombstones.Tombstones`, a base and its deltas.
     """
 
     users: list[User]
@@ -52,6 +57,7 @@ class HistoryColumns:
     item_ids: list[Item]
     offsets: dict[int, int]
     times: NDArray[np.int64] | None = None
+    tombstones: tuple[ComponentState, ...] = (ComponentState(),)
 
 
 @dataclass
@@ -135,6 +141,7 @@ class HistoryView:
         meanings: What each event type means.
         codec: Decodes log rows.
         clock: Processing time, for the codec's bound on future times.
+        tombstones: Who was deleted, so that old events that come again stay without effect; None remembers nobody.
 
     **Contract.** One thread writes (`load`, `apply`), one other may read (`get`, ``table``). `apply` never raises on bad records and does not
     block. ``offsets`` are the next ones to apply; where to follow the log from after `load` or a pause. Whoever reads several times for
@@ -146,6 +153,7 @@ class HistoryView:
     meanings: Mapping[str, Meaning]
     codec: EventCodec
     clock: Clock = field(default_factory=SystemClock)
+    tombstones: Tombstones | None = None
     table: HistoryTable = field(default_factory=HistoryTable)
     offsets: dict[int, int] = field(default_factory=dict)
     counters: ViewCounters = field(default_factory=ViewCounters)
@@ -172,6 +180,8 @@ class HistoryView:
             for user, start, end in zip(columns.users[first:], starts.tolist(), ends.tolist(), strict=True)
         )
         self.counters = ViewCounters(evicted=first)
+        if self.tombstones is not None:
+            self.tombstones.restore(columns.tombstones[0], columns.tombstones[1:])
         self.offsets = dict(columns.offsets)
         self.table = table
         self._codes_wanted = max(_FEW_CODES, len(table.item_ids))
@@ -186,7 +196,7 @@ class HistoryView:
             return 0
         decoded = self.codec.decode(fresh, self.clock.now_ms())
         self.counters.rejected += decoded.rejected.num_rows
-        applied = self._apply_events(decoded.valid)
+        applied = self._apply_events(self._without_deleted(decoded.valid))
         self.counters.applied += applied
         partitions, next_offsets = fresh["partition"].to_numpy(), fresh["offset"].to_numpy() + 1
         ends = {int(partition): int(next_offsets[partitions == partition].max()) for partition in np.unique(partitions)}
@@ -200,6 +210,18 @@ class HistoryView:
         is_fresh = log_rows["offset"].to_numpy() >= applied_to
         self.counters.repeated += int(len(is_fresh) - is_fresh.sum())
         return log_rows if is_fresh.all() else log_rows.filter(pa.array(is_fresh))
+
+    def _without_deleted(self, events: pa.Table) -> pa.Table:
+        """Leave out what users did before they were deleted, and remember who is deleted here."""
+        if self.tombstones is None:
+            return events
+        gone = self.tombstones.covers_events(events)
+        self.counters.repeated += int(gone.sum())
+        events = only(events, ~gone)
+        names = ("namespace", "user_id", "event_time", "partition", "offset")
+        for row in events.filter(pc.equal(events["kind"], Kind.DELETION.value)).select(names).to_pylist():
+            self.tombstones.add(*(row[name] for name in names))
+        return events
 
     def _apply_events(self, events: pa.Table) -> int:
         roles, _ = roles_of(events, self.meanings)

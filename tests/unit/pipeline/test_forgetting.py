@@ -146,6 +146,8 @@ def test_nothing_rolls_back_to_a_version_that_has_learned_from_the_user(world: W
     registry = Registry(open_storage(registry_url(str(world.folder))))
     before = registry.versions()
     forget(world, make_record, mixed)
+    world.append(make_record(f"u{number % 7}", f"i{number % 11}", 300 + number) for number in range(600))
+    world.play(world.controller())
     bound = receipt_of(world)["versions_not_before"]
     assert min(before) < bound
     assert min(registry.versions()) >= bound

@@ -7,6 +7,7 @@ from streamrec.clock import ManualClock
 from streamrec.config import DEFAULT_MEANINGS, EventsConfig, Meaning
 from streamrec.events.codec import EventCodec
 from streamrec.events.schema import LOG_ROW
+from streamrec.features.tombstones import Tombstones
 from streamrec.serving import history_view
 from streamrec.serving.history_view import HistoryColumns, HistoryView
 from streamrec.serving.recommender import Recommender
@@ -204,3 +205,18 @@ def test_ids_that_came_once_do_not_stay_in_a_replicas_memory(monkeypatch):
     assert items(view, "u") == [f"i{start % 30}" for start in (360, 370, 380, 390)]
     assert items(view, "bot") == [f"once{number}" for number in range(396, 400)]
     assert items(view, "old") == ["c"]
+
+
+def test_old_events_of_a_deleted_user_that_come_again_have_no_effect_also_after_a_restart():
+    first, second = make_view(), make_view()
+    for view in (first, second):
+        view.tombstones = Tombstones(b"key")
+    first.apply(rows_of(event("u", "a", 1000), event("v", "a", 1000), deletion("u", 2000)))
+    first.apply(rows_of(event("u", "a", 1000), event("u", "b", 3000), start=3))
+    assert items(first, "u") == ["b"]
+    assert first.counters.repeated == 1
+    columns = HistoryColumns([], np.zeros(1, np.int64), np.zeros(0, np.int32), [], {}, tombstones=(first.tombstones.snapshot(),))
+    second.load(columns)
+    second.apply(rows_of(event("u", "a", 1000), event("v", "a", 1000)))
+    assert items(second, "u") == []
+    assert items(second, "v") == ["a"]
