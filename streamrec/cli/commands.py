@@ -21,6 +21,7 @@ from streamrec.cli.options import (
     Doctor,
     ImportItems,
     Lake,
+    Receipt,
     Replay,
     Rollback,
     Schema,
@@ -186,9 +187,20 @@ def delete_user(
 ) -> None:
     """Append a deletion event for a user, and print its place in the log and its event id once the log has it.
 
-    The stream carries it out when it reaches the event.
+    The stream carries it out when it reaches the event; `streamrec receipt` then says what was removed.
     """
     _run("delete_user", DeleteUser(_settings(config, overrides), user, namespace, broker, yes))
+
+
+@app.command()
+def receipt(
+    event_id: Annotated[str, typer.Argument(help="The deletion's event id, as `streamrec delete-user` prints it.")],
+    broker: At = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print what a deletion removed where, what is exact and what is approximate, and until when the rest goes."""
+    _run("receipt", Receipt(_settings(config, overrides), event_id, broker))
 
 
 @dlq_app.command("list")

@@ -136,6 +136,15 @@ class DeleteUser:
 
 
 @dataclass(frozen=True)
+class Receipt:
+    """``streamrec receipt``; see `streamrec.pipeline.forgetting`."""
+
+    settings: Settings
+    event_id: str
+    broker: str | None = None
+
+
+@dataclass(frozen=True)
 class Doctor:
     """``streamrec doctor``; see `streamrec.pipeline.survey`."""
 

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from streamrec.cli import app
+from streamrec.pipeline.forgetting import receipt_key
+from streamrec.storage import LocalStorage
+
+
+def run(folder: Path, event_id: str, *more: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["receipt", event_id, "--set", f"state={folder}", "--set", "log.broker=local", *more])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_receipt_is_printed_with_what_the_broker_says_of_retention(tmp_path: Path) -> None:
+    LocalStorage(tmp_path).write_new(receipt_key("d/1"), json.dumps({"event_id": "d/1", "removed": {"histories": 3}}).encode())
+    status, out, _ = run(tmp_path, "d/1")
+    assert status == 0
+    printed = json.loads(out)
+    assert printed["removed"] == {"histories": 3}
+    assert printed["retention_ms"] == {"streamrec.events": None, "streamrec.dead-letters": None}
+
+
+def test_a_broker_that_is_away_costs_the_retention_only(tmp_path: Path) -> None:
+    LocalStorage(tmp_path).write_new(receipt_key("d1"), b"{}")
+    status, out, err = run(tmp_path, "d1", "--set", "log.broker=127.0.0.1:1")
+    assert status == 0
+    assert json.loads(out)["retention_ms"]["streamrec.events"] is None
+    assert "127.0.0.1:1" in err
+
+
+def test_a_deletion_that_was_not_carried_out_yet_has_none_and_the_error_says_what_to_do(tmp_path: Path) -> None:
+    status, _, err = run(tmp_path, "d2")
+    assert status == 1
+    assert "'d2'" in err
+    assert "reached the event" in err
