@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-
 ROWS_A_RUN = 32
 """From so many consecutive rows on, copying runs of rows is cheaper than picking rows one by one."""
 
