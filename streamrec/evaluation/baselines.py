@@ -158,17 +158,23 @@ def _own_history_ranks(examples: Examples, position: NDArray[np.int32], seen: li
     """Rank own items by frequency, then recency; the rest follows by popularity."""
     if seen is not None:  # Own items are masked, so only popularity is left.
         return _static_ranks(examples, position, seen)
-    ranks = np.full(len(examples.target_rows), UNRANKED, np.int32)
-    for query in range(len(examples)):
-        history = examples.history[query]
-        own, first, counts = np.unique(history[history >= 0], return_index=True, return_counts=True)
-        own = own[np.lexsort((first, -counts))]
-        place = {int(row): rank for rank, row in enumerate(own)}
-        own_positions = position[own]
-        for index in range(examples.indptr[query], examples.indptr[query + 1]):
-            target = int(examples.target_rows[index])
-            if target in place:
-                ranks[index] = place[target]
-            elif target < len(position):
-                ranks[index] = position[target] + int((own_positions > position[target]).sum())
-    return ranks
+    history, num_rows = examples.history, len(position)
+    width = max(num_rows, int(history.max(initial=-1)) + 1, int(examples.target_rows.max(initial=-1)) + 1)
+    query, place = np.nonzero(history >= 0)
+    keys, first, counts = np.unique(query * width + history[query, place], return_index=True, return_counts=True)
+    owner = query[first]
+    order = np.lexsort((first, -counts, owner))
+    rank_of_key = np.empty(len(keys), np.int64)
+    rank_of_key[order] = np.arange(len(keys)) - np.searchsorted(owner, owner)  # Sorted by owner both before and after.
+    own_positions = np.full(history.shape, -1)
+    own_positions[owner, place[first]] = position[history[owner, place[first]]]
+    query_of_target, targets = examples.query_of_target, examples.target_rows
+    wanted = query_of_target * width + targets
+    found = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
+    is_own = keys[found] == wanted if len(keys) else np.zeros(len(targets), bool)
+    known = targets < num_rows
+    popular = position[np.where(known, targets, 0)]
+    after = popular + (own_positions[query_of_target] > popular[:, None]).sum(1)
+    ranks = np.where(known, after, UNRANKED)
+    ranks[is_own] = rank_of_key[found[is_own]]
+    return ranks.astype(np.int32)

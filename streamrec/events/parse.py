@@ -25,6 +25,7 @@ from streamrec.events.parsed import Parsed
 from streamrec.events.records import parse_records
 from streamrec.events.schema import WIRE
 from streamrec.events.shapes import bytes_of, flat_objects, groups_of, is_utf8, shapes
+from streamrec.events.tables import take_values
 
 LEAF_ROWS = 256  # a group with a culprit is not halved below this: many small parses cost more than one by one
 FEW_ROWS = 24  # below this the fixed cost of a vectorised parse is not earned back
@@ -65,7 +66,7 @@ def _parse_flat(values: pa.BinaryArray, flat: _Rows) -> tuple[list[pa.Table], li
     regroup: Callable[[_Rows], list[_Rows]] = partial(_by_shape, values) if is_whole else _halves
     while waiting:
         rows = waiting.pop()
-        table = _read_json(values if len(rows) == len(values) else values.take(pa.array(rows))) if len(rows) >= FEW_ROWS else None
+        table = _read_json(values if len(rows) == len(values) else take_values(values, rows)) if len(rows) >= FEW_ROWS else None
         if table is not None:
             tables.append(table)
             order.append(rows)

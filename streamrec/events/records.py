@@ -80,10 +80,11 @@ def _load(row: int, value: bytes | None, parsed: Parsed) -> dict[str, Any] | Non
 
 def _columns(kind: str | None, rows: list[int], records: list[dict[str, Any]], parsed: Parsed) -> pa.Table:
     known = _FIELDS.get(Kind.INTERACTION if kind is None else kind, {"kind"})
+    present = known & set().union(*records)
     arrays = []
     for field in WIRE:
         name = field.name
-        if name not in known:
+        if name not in present:
             arrays.append(pa.nulls(len(rows), field.type))
             continue
         cells = [record.get(name) for record in records]

@@ -8,14 +8,40 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+ROWS_A_RUN = 32
+"""From so many consecutive rows on, copying runs of rows is cheaper than picking rows one by one."""
+
 
 def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
     """Return the rows at these places; columns without a value cost nothing."""
-    chosen = pa.array(rows)
-    columns = [
-        pa.nulls(len(rows), column.type) if column.null_count == len(column) else column.take(chosen).combine_chunks() for column in table.columns
-    ]
+    runs = runs_of(rows)
+    chosen = pa.array(rows) if runs is None else None
+    columns = []
+    for column in table.columns:
+        if column.null_count == len(column):
+            columns.append(pa.nulls(len(rows), column.type))
+        elif runs is None:
+            columns.append(column.take(chosen).combine_chunks())
+        else:
+            whole = column.combine_chunks()
+            columns.append(pa.concat_arrays([whole.slice(start, size) for start, size in runs]))
     return pa.table(columns, schema=table.schema)
+
+
+def take_values(values: pa.Array, rows: NDArray[np.int64]) -> pa.Array:
+    """Return the values at these places."""
+    runs = runs_of(rows)
+    return values.take(pa.array(rows)) if runs is None else pa.concat_arrays([values.slice(start, size) for start, size in runs])
+
+
+def runs_of(rows: NDArray[np.int64]) -> list[tuple[int, int]] | None:
+    """Return the (start, size) of each run of consecutive rows, or None when these are too short to be worth it."""
+    if not len(rows):
+        return None
+    bounds = np.concatenate([[0], np.flatnonzero(np.diff(rows) != 1) + 1, [len(rows)]])
+    if (len(bounds) - 1) * ROWS_A_RUN > len(rows):
+        return None
+    return list(zip(rows[bounds[:-1]].tolist(), np.diff(bounds).tolist(), strict=True))
 
 
 def only(table: pa.Table, mask: NDArray[np.bool_]) -> pa.Table:

@@ -26,12 +26,29 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x [B, S, D] → [B, S, D]; padding is on the right, so causality alone keeps it out."""
-        batch, length, dim = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.num_heads, dim // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [B, H, S, D / H] each
+        q, k, v = self._heads(self.qkv(self.norm_attention(x)), 3)
         rate = self.dropout if self.training else 0.0
         attended = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=rate)
-        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, dim))
+        return self._transformed(x, attended)
+
+    def at(self, x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Return what `forward` gives at one place of each sequence, and compute no other, without dropout: x [B, S, D], places [B] → [B, D]."""
+        index, dim = torch.arange(len(x)), x.shape[2]
+        normed = self.norm_attention(x)
+        weight, bias = self.qkv.weight, self.qkv.bias
+        (q,) = self._heads(nn.functional.linear(normed[index, places][:, None], weight[:dim], bias[:dim]), 1)  # [B, H, 1, D / H]
+        k, v = self._heads(nn.functional.linear(normed, weight[dim:], bias[dim:]), 2)
+        before = torch.arange(x.shape[1]) <= places[:, None]
+        attended = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=before[:, None, None])
+        return self._transformed(x[index, places][:, None], attended)[:, 0]
+
+    def _heads(self, projected: torch.Tensor, num: int) -> torch.Tensor:
+        """Split [B, S, num · D] → [num, B, H, S, D / H]."""
+        batch, length, width = projected.shape
+        return projected.view(batch, length, num, self.num_heads, width // num // self.num_heads).permute(2, 0, 3, 1, 4)
+
+    def _transformed(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        x = x + self.out(attended.transpose(1, 2).reshape(x.shape))
         result: torch.Tensor = x + self.feed(self.norm_feed(x))
         return result
 
@@ -67,6 +84,16 @@ class SequentialTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         result: torch.Tensor = self.norm(x)
+        return result
+
+    def states_at(self, sequence: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Return what `forward` gives at one place of each sequence, for less: sequence [B, S], places [B] → [B, D]. Without dropout."""
+        x = self.items(sequence.clamp(min=0)) + self.positions(torch.arange(sequence.shape[1], device=sequence.device))
+        *first, last = self.blocks
+        assert isinstance(last, Block)
+        for block in first:
+            x = block(x)
+        result: torch.Tensor = self.norm(last.at(x, places))
         return result
 
     def logits(self, states: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:

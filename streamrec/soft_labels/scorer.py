@@ -89,8 +89,7 @@ class TransformerTeacher:
         for index in np.array_split(order, max(1, len(order) // 128)):
             if len(index):
                 chosen, ends = torch.from_numpy(index), torch.from_numpy(np.maximum(sizes[index] - 1, 0))
-                states = self._model(sequences[chosen, : int(ends.max()) + 1])
-                last[chosen] = states[torch.arange(len(index)), ends]
+                last[chosen] = self._model.states_at(sequences[chosen, : int(ends.max()) + 1], ends)
         return last
 
 

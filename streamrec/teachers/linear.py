@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from streamrec.config import LinearConfig
 from streamrec.features.examples import Examples
-from streamrec.models.linear import add_cross, add_gram, solve_ridge
+from streamrec.models.linear import Runs, add_cross, add_gram, solve_ridge
 from streamrec.state import ComponentState, digest_of
 
-CHUNK_PAIRS = 2**21
-"""Entries that an update adds at a time; bounds its memory."""
+CHUNK_ENTRIES = 2**21
+"""Entries of C that an update adds at a time; bounds its memory."""
 
 
 class LinearStatistics:
@@ -64,10 +64,8 @@ class LinearStatistics:
         known = targets >= 0
         targets, query, share = targets[known], query[known], share[known]
         decay, length = self.config.history_decay, history.shape[1]
-        size = max(1, CHUNK_PAIRS // length**2)
-        for start in range(0, len(history), size):
-            add_gram(self._gram, history[start : start + size], decay)
-        size = max(1, CHUNK_PAIRS // length)
+        add_gram(self._gram, Runs.of(history.numpy()), decay)
+        size = max(1, CHUNK_ENTRIES // length)
         for start in range(0, len(targets), size):
             part = slice(start, start + size)
             add_cross(self._cross, history[query[part]], targets[part], share[part], decay)

@@ -95,6 +95,38 @@ def test_own_history_ranks_by_frequency_then_recency_then_popularity() -> None:
     assert ranks.tolist() == [order.index(row) for row in range(6)]
 
 
+def own_history_ranks_one_by_one(data: Examples, position: np.ndarray) -> list[int]:
+    """The definition, query by query: own rows by frequency, then recency; the others by popularity."""
+    ranks = []
+    for query, target in zip(data.query_of_target.tolist(), data.target_rows.tolist(), strict=True):
+        history = [row for row in data.history[query].tolist() if row >= 0]
+        own = sorted(set(history), key=lambda row: (-history.count(row), history.index(row)))
+        if target in own:
+            ranks.append(own.index(target))
+        elif target < len(position):
+            ranks.append(position[target] + sum(position[row] > position[target] for row in own))
+        else:
+            ranks.append(int(UNRANKED))
+    return ranks
+
+
+@given(
+    st.lists(st.tuples(st.sets(st.integers(0, 9), min_size=1, max_size=3), st.lists(st.integers(0, 7), max_size=5)), max_size=6),
+    st.permutations(range(8)),
+)
+def test_own_history_ranks_are_those_of_one_query_at_a_time(queries: list[tuple[set[int], list[int]]], position: list[int]) -> None:
+    data = examples([sorted(basket) for basket, _ in queries], [history for _, history in queries])
+    places = np.asarray(position, np.int32)
+    assert baselines._own_history_ranks(data, places, None).tolist() == own_history_ranks_one_by_one(data, places)
+
+
+def test_a_model_that_scores_all_rows_alike_or_gives_no_number_ranks_nothing_high() -> None:
+    data = examples([[0], [3], [2]])
+    scores = torch.zeros(3, 50)
+    scores[1, 3], scores[2] = 1.0, float("nan")
+    assert ranks_from_scores(scores, data).tolist() == [49, 0, UNRANKED]
+
+
 def test_popularity_ranks_within_a_namespace() -> None:
     popularity = Popularity()
     popularity.update(np.asarray([0, 0, 0, 3, 1], np.int32), np.arange(5))

@@ -3,10 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamrec.config import LinearConfig
 from streamrec.features.examples import Examples
-from streamrec.models.linear import add_cross, add_gram
+from streamrec.models.linear import Runs, add_cross, add_gram
 from streamrec.soft_labels.scorer import LinearTeacher
 from streamrec.state import ComponentState
 from streamrec.teachers.linear import LinearStatistics, solve_version
@@ -58,7 +60,8 @@ def test_sums_over_batches_equal_one_pass_and_the_formula() -> None:
 
 
 def test_batches_larger_than_a_chunk_are_summed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamrec.teachers.linear.CHUNK_PAIRS", 5 * LENGTH**2)
+    monkeypatch.setattr("streamrec.teachers.linear.CHUNK_ENTRIES", 5 * LENGTH)
+    monkeypatch.setattr("streamrec.models.linear.CHUNK_PAIRS", 5 * LENGTH)
     examples = some_examples(2503, 1)
     statistics = LinearStatistics(CONFIG)
     statistics.update(examples)
@@ -118,9 +121,37 @@ def test_matrices_are_copies() -> None:
 
 def test_a_decayed_history_adds_repeats_and_ignores_padding() -> None:
     gram = torch.zeros(3, 3)
-    add_gram(gram, torch.tensor([[2, 0, 2, -1]]), 0.5)
+    add_gram(gram, Runs.of(np.asarray([[2, 0, 2, -1]])), 0.5)
     x = torch.tensor([0.5, 0.0, 1.25])
     torch.testing.assert_close(gram, torch.outer(x, x))
     cross = torch.ones(3, 3)
     add_cross(cross, torch.tensor([[2, 0, 2, -1]]), torch.tensor([1]), torch.tensor([0.5]), 0.5)
     torch.testing.assert_close(cross, 1 + torch.outer(x, torch.tensor([0.0, 0.5, 0.0])))
+
+
+@given(st.lists(st.lists(st.lists(st.integers(-1, 5), max_size=6), max_size=6), max_size=4), st.sampled_from([1.0, 0.9, 0.01]))
+def test_histories_that_go_on_from_one_another_sum_to_the_same_as_each_alone(users: list[list[list[int]]], decay: float) -> None:
+    history = []
+    for parts in users:
+        items: list[int] = []
+        for part in parts:  # As streams give them: what was there and some newer items, or nothing new, or more than a history holds.
+            items += part
+            history.append((items[::-1] + [-1] * LENGTH)[:LENGTH])
+    found, expected = torch.zeros(6, 6), torch.zeros(6, 6)
+    slots = np.asarray(history, np.int64).reshape(len(history), LENGTH)
+    if len(history):
+        add_gram(found, Runs.of(slots), decay)
+    for row in slots:
+        x = torch.zeros(6)
+        for place, slot in enumerate(row.tolist()):
+            if slot >= 0:
+                x[slot] += decay**place
+        expected += torch.outer(x, x)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-30)
+
+
+def test_a_run_holds_each_item_once() -> None:
+    runs = Runs.of(np.asarray([[2, 1, 0, -1], [3, 2, 1, 0], [3, 2, 1, 0], [5, 4, 3, 2], [5, 4, 2, 3]]))
+    assert runs.slots.tolist() == [-1, 0, 1, 2, 3, 4, 5, 3, 2, 4, 5]
+    assert runs.ends.tolist() == [0, 0, 0, 1, 2, 0, 1, 0, 0, 0, 1]
+    assert np.flatnonzero(runs.starts.numpy()).tolist() == [0, 7]

@@ -52,6 +52,17 @@ def test_later_items_do_not_change_earlier_states() -> None:
     assert not torch.allclose(one[:, 3:], other[:, 3:])
 
 
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_the_state_at_one_place_is_that_of_all_places(num_layers: int) -> None:
+    torch.manual_seed(3)
+    model = SequentialTransformer(num_items=9, dim=8, num_layers=num_layers, num_heads=2, length=6, dropout=0.5).eval()
+    sequence = torch.randint(0, 9, (5, 6))
+    places = torch.tensor([0, 5, 2, 3, 5])
+    sequence[torch.arange(6) > places[:, None]] = -1
+    with torch.no_grad():
+        torch.testing.assert_close(model.states_at(sequence, places), model(sequence)[torch.arange(5), places])
+
+
 def test_padding_on_the_right_changes_nothing() -> None:
     made = model()
     with torch.no_grad():
