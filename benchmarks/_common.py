@@ -46,7 +46,7 @@ def facts(**more: object) -> dict[str, object]:
     }
 
 
-def finish(result: Mapping[str, float | int | None], about: Mapping[str, object], bars: Mapping[str, str] | None = None) -> None:
+def finish(result: Mapping[str, float | int | str | None], about: Mapping[str, object], bars: Mapping[str, str] | None = None) -> None:
     """Print the machine's facts, what each bar asks for, and the result as one flat JSON object on the last line; None: not measured."""
     print("facts " + json.dumps(about))
     for name, bar in (bars or {}).items():

@@ -6,9 +6,9 @@ One million users with 50 interactions each and one million items with vectors o
 committed whole once. Then micro-batches of 4,096 interactions (users uniform, items by a Zipf law) go through histories, window, popularity
 and student, and after each one everything is committed: the stall is how long the stream waits for that, writing goes on beside it. At the end
 bases and deltas are joined beside the stream as well. The last line is one flat JSON object: commit_stall_ms (median),
-commit_bytes_per_changed_row (a row is a user, an item, a replayed example or a window's event), history_bytes_per_user (process memory, the
-index included), history_restore_s (from bytes), vocabulary_ids_tried, vocabulary_rows. ``--quick`` has sizes of its own, and what was not
-measured at full size is null.
+commit_bytes_per_changed_row (a row is a user, an item of each kind of state, a replayed example or a window's event), history_bytes_per_user
+(process memory, the index included), history_restore_s (from bytes), vocabulary_ids_tried, vocabulary_rows. ``--quick`` has sizes of its
+own, and what was not measured at full size is null.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 from benchmarks._common import arguments, facts, finish
 from streamrec.config import FeaturesConfig, StudentConfig
 from streamrec.evaluation.baselines import Popularity
-from streamrec.features.dedupe import Dedupe, hash_key
+from streamrec.features.dedupe import Dedupe, EventKeys, hash_key
 from streamrec.features.histories import Histories, HistoryEvents
+from streamrec.features.item_keys import ItemKeys
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline import saving
 from streamrec.pipeline.checkpoint import CheckpointStore
@@ -44,6 +45,8 @@ from streamrec.teachers.window import EventWindow
 LENGTH, DIM, WORDS, BATCH, START_MS = 50, 64, 12, 4096, 1_700_000_000_000
 FULL, QUICK = (1_000_000, 1_000_000, 5_000_000), (50_000, 50_000, 100_000)
 TOP_K = 20
+MAX_ITEMS = 100_000
+"""Bound of the vocabulary that gets more ids than it may hold."""
 BARS = {
     "commit_stall_ms": "at most 300 at 1M users and 1M items",
     "history_bytes_per_user": "at most 1,073 (1 GiB for 1M users with 50 interactions)",
@@ -138,10 +141,15 @@ class Stream:
         examples = self.histories.advance(events)
         hashes = np.fromiter((hash_key(*user) for user in events.users), np.int64, len(events.users))
         self.window.add(hashes[events.user_of_event], events.rows, events.times)
-        self.dedupe.fresh(["default"] * BATCH, [f"{self.batch}-{number}" for number in range(BATCH)])
+        self.vocabulary.take_in(ItemKeys([], [], np.zeros(0, np.int64)), self._keys(rows), hashes[events.user_of_event])
+        ids = self.rng.integers(0, 2**63, BATCH).astype(np.uint64)
+        self.dedupe.remember(EventKeys(ids, hashes[events.user_of_event].astype(np.uint64), events.times))
         self.popularity.update(examples.target_rows, examples.query_of_target)
         self.student.step(examples, None, self.batch, 1, 1)
-        return len(events.users) + self.student.tables.changed.count() + len(np.unique(rows)) + len(examples) + 2 * BATCH
+        return len(events.users) + self.student.tables.changed.count() + 2 * len(np.unique(rows)) + len(examples) + 2 * BATCH
+
+    def _keys(self, rows: NDArray[np.int64]) -> ItemKeys:
+        return ItemKeys.of(["default"] * len(rows), [f"item-{row}" for row in rows.tolist()])
 
     def component_ms(self, name: str) -> float:
         """Return how long the stream stands for one component."""
@@ -191,12 +199,9 @@ def measure_commits(stream: Stream, folder: str, num: int) -> tuple[Commits, Com
     return usual, joining
 
 
-def try_vocabulary(num_ids: int) -> tuple[int | None, int | None]:
-    """Return (ids tried, rows then) of a vocabulary with a bound; None where it has none."""
-    bound = getattr(FeaturesConfig(), "max_items", None)
-    if bound is None:
-        return None, None
-    vocabulary = Vocabulary(WORDS, bound)  # type: ignore[call-arg, unused-ignore]
+def try_vocabulary(num_ids: int) -> tuple[int, int]:
+    """Return (ids tried, rows then) of a vocabulary of at most `MAX_ITEMS` items, all of them announced so that each is taken in."""
+    vocabulary = Vocabulary(WORDS, MAX_ITEMS)
     for start in range(0, num_ids, BATCH):
         ids = [f"item-{number}" for number in range(start, min(start + BATCH, num_ids))]
         vocabulary.rows_for(["default"] * len(ids), ids)

@@ -26,6 +26,9 @@ LOCAL_CPUS = 4
 RAY_SETTINGS = {
     # By default all workers, replicas among them, run at nice 15, and any other program of the machine (a producer, a test) starves them.
     "worker_niceness": 0,
+    # Each execution of Ray Data names new time series, which are kept and sent again for ever by its statistics actor and by each node's agent.
+    # Nobody collects them from a local cluster.
+    "enable_metrics_collection": False,
     # As many processes may start at a time, and Ray prints a warning only beyond three times as many.
     "worker_maximum_startup_concurrency": 8,
 }

@@ -24,21 +24,17 @@ class WorkerComponent(Generic[C]):
         self._worker = worker
         self._pick = pick
 
-    def begin_snapshot(self) -> Pending[ComponentState]:
-        """Ask for the whole state without waiting."""
-        return self._worker.submit(_snapshot, self._pick)
-
-    def begin_delta(self) -> Pending[ComponentState | None]:
-        """Ask for the change without waiting."""
-        return self._worker.submit(_delta, self._pick)
+    def begin_change(self, *, by_delta: bool) -> Pending[tuple[bool, ComponentState]]:
+        """Ask for `change_of` without waiting: it is that of this moment, because the worker takes calls in order."""
+        return self._worker.submit(_change, self._pick, by_delta)
 
     def snapshot(self) -> ComponentState:
         """Return the whole state."""
-        return self.begin_snapshot().result()
+        return self._worker.submit(_snapshot, self._pick).result()
 
     def delta(self) -> ComponentState | None:
         """Return the change since the last snapshot or delta."""
-        return self.begin_delta().result()
+        return self._worker.submit(_delta, self._pick).result()
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
@@ -55,6 +51,12 @@ class WorkerComponent(Generic[C]):
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         return self._worker.submit(_digest, self._pick).result()
+
+
+def change_of(component: Component, *, by_delta: bool) -> tuple[bool, ComponentState]:
+    """Return (True, the delta) if one is wanted and the component has one, else (False, the snapshot)."""
+    delta = component.delta() if by_delta else None
+    return (True, delta) if delta is not None else (False, component.snapshot())
 
 
 def learner_components(name: str, worker: Worker[Learner]) -> list[Component]:
@@ -77,6 +79,10 @@ def _replay(learner: Learner) -> Component:
 
 def _statistics(statistics: LinearStatistics) -> Component:
     return statistics
+
+
+def _change(target: C, pick: Callable[[C], Component], by_delta: bool) -> tuple[bool, ComponentState]:
+    return change_of(pick(target), by_delta=by_delta)
 
 
 def _snapshot(target: C, pick: Callable[[C], Component]) -> ComponentState:

@@ -22,15 +22,17 @@ _LOST = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, GetT
 
 IDLE_WAIT_S = 0.02
 MAX_FAILURES = 10
-"""Failures in a row after which the driver gives up and says why."""
+"""Failures after which the driver gives up and says why, when the step that failed last, or a later one, has not succeeded between them."""
 
 
 class Driver:
     """Drive one controller; a new one is built from the last commit when an actor has died.
 
     **Contract.** `step` waits by itself only through ``wait``. It returns None when nothing was to do, and raises the last failure when
-    `MAX_FAILURES` came in a row. A broker that is away, or does not know the topic, is asked again after growing waits; what it acknowledged
-    is never asked for twice. `lag` and `is_caught_up` raise nothing because of a broker that is away, and do not ask it before a step succeeded.
+    `MAX_FAILURES` came in a row. Steps that a rebuilt controller repeats on its way to the one that failed do not end the row: or a step that
+    fails for good would be tried for ever. A broker that is away, or does not know the topic, is asked again after growing waits; what it
+    acknowledged is never asked for twice. `lag` and `is_caught_up` raise nothing because of a broker that is away, and do not ask it before a
+    step succeeded.
 
     Args:
         build: Makes a controller, not yet recovered.
@@ -42,24 +44,30 @@ class Driver:
         self._build = build
         self._wait = wait
         self._say = say
-        self._failures = 0
+        self._failures, self._failed_batch = 0, 0
+        self._is_down = False
         self._due_s = -math.inf
         self._lag: int | None = None
         self.controller, self.recovered = self._renewed()
 
     def step(self) -> StepReport | None:
         """Do one step, or wait a moment when there is nothing to do."""
+        batch = self.controller.state.batch + 1
         try:
             self._let_gather()
             began_s = self.controller.parts.clock.monotonic_s()
             report = self.controller.step()
         except _AWAY as error:
+            self._failed_batch = max(batch, self._failed_batch)
             self._again(error)
             return None
         except _LOST as error:
+            self._failed_batch = max(batch, self._failed_batch)
             self.controller, _ = self._renewed(error)
             return None
-        self._failures = 0
+        self._is_down = False
+        if batch >= self._failed_batch:
+            self._failures = 0
         if report is None:
             self._wait(IDLE_WAIT_S)
         else:
@@ -77,7 +85,7 @@ class Driver:
 
     def _ask_lag(self) -> int | None:
         """Return the lag and remember it; None while the broker is away."""
-        if self._failures:  # Asking would wait for the broker once more, and `step` does so already.
+        if self._is_down:  # Asking would wait for the broker once more, and `step` does so already.
             return None
         try:
             self._lag = self.controller.lag()
@@ -107,7 +115,7 @@ class Driver:
                 error = raised
 
     def _again(self, error: Exception) -> None:
-        self._failures += 1
+        self._failures, self._is_down = self._failures + 1, True
         reason = str(error).strip().splitlines()[-1]
         if self._failures >= MAX_FAILURES:
             logger.error("giving up after %d failures in a row: %s", self._failures, reason)

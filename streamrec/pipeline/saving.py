@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 from streamrec.config import Config
@@ -14,8 +13,9 @@ from streamrec.errors import ConfigError, StorageError
 from streamrec.pipeline.checkpoint import AddedDelta, Change, CheckpointStore
 from streamrec.pipeline.commit import CommitId, Compacted, Entry
 from streamrec.pipeline.compaction import CompactionProcess, Compactor
-from streamrec.pipeline.components import WorkerComponent
+from streamrec.pipeline.components import WorkerComponent, change_of
 from streamrec.state import Component, ComponentState, is_row_delta, num_bytes
+from streamrec.workers import Done, Pending
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,9 @@ LARGE_BYTES = 8 * 2**20
 """What is larger is done beside the stream: a commit is written there, and a component's deltas are joined there with their base. What is
 smaller takes milliseconds."""
 
+
+Answer = tuple[bool, ComponentState]
+"""Whether it is a delta, and the state."""
 
 SHAPING = (
     "student.dim",
@@ -59,9 +62,9 @@ class Saver:
         shape: See `shape_of`; kept with each commit.
         compactor: Joins a large component's deltas with their base beside the stream; by default in a process of its own.
 
-    **Contract.** `commit` returns when the state is copied, and if that is small when it is durable; a large one is by the time of the next
-    `commit` or `wait`, which raise what kept it from that. Then the store still has the commit before, and the next `commit` hands over all
-    since that one. Whatever a fallback needs is told by commits that are durable.
+    **Contract.** `commit` returns when the state is copied, or its copy asked of the worker that has it; if that is small when it is durable.
+    A large one is by the time of the next `commit` or `wait`, which raise what kept it from that, a worker's error too. Then the store still
+    has the commit before, and the next `commit` hands over all since that one. Whatever a fallback needs is told by commits that are durable.
     """
 
     def __init__(
@@ -118,14 +121,18 @@ class Saver:
             Fenced: Another writer owns the state.
         """
         self.wait()
-        changes = self._collect()
+        asked = self._ask()
         self._compacted |= self._compactor.take()
         # The stream goes on and changes its facts; what is written must stand still.
-        write = partial(self._write, changes, copy.deepcopy({"batch": batch, "shape": self._shape, **facts}))
-        if sum(map(_change_bytes, changes.values())) < LARGE_BYTES:
-            write()
+        facts = copy.deepcopy({"batch": batch, "shape": self._shape, **facts})
+        if not all(self._is_awaited(name, pending) for name, pending in asked.items()):
+            self._writing = self._writer.submit(lambda: self._write(self._collect(asked), facts))
         else:
-            self._writing = self._writer.submit(write)
+            changes = self._collect(asked)
+            if sum(map(_change_bytes, changes.values())) < LARGE_BYTES:
+                self._write(changes, facts)
+            else:
+                self._writing = self._writer.submit(self._write, changes, facts)
         return min((int(kept["batch"]) + 1 for kept in self._kept), default=0)
 
     def wait(self) -> None:
@@ -144,8 +151,7 @@ class Saver:
             self._previous = self._store.commit(changes, facts, self._previous, self._compacted, sweep=not self._compactor.is_busy)
         except StorageError as error:
             logger.warning("the state after batch %s is not committed: %s", facts["batch"], error)
-            self._unsaved = {name: change.states for name, change in changes.items() if isinstance(change, AddedDelta)}
-            self._unsaved_wholes = changes.keys() - self._unsaved.keys()
+            self._keep_unsaved(changes, changes)
             raise
         self._unsaved, self._unsaved_wholes, self._compacted = {}, set(), {}
         self._entries, self._kept = self._store.entries(self._previous), self._store.kept_facts()
@@ -166,23 +172,36 @@ class Saver:
                 what = f"Config: {name} does not fit the state"
                 raise ConfigError(what, got=mine, allowed=held[name], do="give it that value, or start anew with another `state`", key=name)
 
-    def _collect(self) -> dict[str, Change]:
-        """Ask all workers first, then wait, so that they serialise side by side."""
-        asked: dict[str, Any] = {}
-        for name, component in self._components.items():
-            by_delta = self._wants_delta(name)
-            if isinstance(component, WorkerComponent):
-                asked[name] = (by_delta, component.begin_delta() if by_delta else component.begin_snapshot())
+    def _ask(self) -> dict[str, Pending[Answer]]:
+        """Ask for what changed, the workers first, so that they copy side by side. They take calls in order: what is asked next comes after."""
+        workers = {name: component for name, component in self._components.items() if isinstance(component, WorkerComponent)}
+        asked: dict[str, Pending[Answer]] = {name: worker.begin_change(by_delta=self._wants_delta(name)) for name, worker in workers.items()}
+        own = {name: component for name, component in self._components.items() if name not in workers}
+        asked |= {name: Done(change_of(component, by_delta=self._wants_delta(name))) for name, component in own.items()}
+        return asked
+
+    def _collect(self, asked: Mapping[str, Pending[Answer]]) -> dict[str, Change]:
+        """Wait for the answers. After an error those that came are kept for the next commit, and the others asked for whole."""
         changes: dict[str, Change] = {}
-        for name, component in self._components.items():
-            by_delta, pending = asked.get(name, (self._wants_delta(name), None))
-            state = pending.result() if pending is not None else (component.delta() if by_delta else component.snapshot())
-            if by_delta and state is not None:
-                self._by_rows = self._by_rows | {name} if is_row_delta(state) else self._by_rows - {name}
-                changes[name] = AddedDelta(*self._unsaved.get(name, ()), state)
-            else:
-                changes[name] = state if state is not None else component.snapshot()
+        try:
+            for name, pending in asked.items():
+                is_delta, state = pending.result()
+                if is_delta:
+                    self._by_rows = self._by_rows | {name} if is_row_delta(state) else self._by_rows - {name}
+                changes[name] = AddedDelta(*self._unsaved.get(name, ()), state) if is_delta else state
+        finally:
+            if len(changes) < len(asked):
+                self._keep_unsaved(changes, asked)
         return changes
+
+    def _keep_unsaved(self, changes: Mapping[str, Change], names: Iterable[str]) -> None:
+        """Remember what the next commit must give: deltas again, and whole what was given whole or did not come."""
+        self._unsaved = {name: change.states for name, change in changes.items() if isinstance(change, AddedDelta)}
+        self._unsaved_wholes = set(names) - self._unsaved.keys()
+
+    def _is_awaited(self, name: str, pending: Pending[Answer]) -> bool:
+        """Tell whether a commit waits for an answer in the step: what is small makes a commit that is durable when it returns."""
+        return isinstance(pending, Done) or name not in self._entries or _entry_bytes(self._entries[name]) < LARGE_BYTES
 
     def _wants_delta(self, name: str) -> bool:
         if name not in self._entries or name in self._unsaved_wholes:

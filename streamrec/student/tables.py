@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from streamrec.state import Arrays, ChangedRows
+from streamrec.student.buffers import Buffers
 
 BIAS_RATE = 5.0
 """Item biases carry popularity, whose logarithm spans several units, while vectors move on the unit sphere."""
@@ -28,6 +29,7 @@ class ItemTables:
         self.seed = seed
         self.num_rows = 0
         self.changed = ChangedRows()
+        self._buffers = Buffers()
         self.tensors = {
             "vectors": torch.zeros(0, dim), "vectors_m": torch.zeros(0, dim), "vectors_v": torch.zeros(0, dim),
             "bias": torch.zeros(0), "bias_m": torch.zeros(0), "bias_v": torch.zeros(0),
@@ -109,8 +111,11 @@ class ItemTables:
         return {name: self.rows(name).numpy().copy() for name in self.tensors}
 
     def pick(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Return copies of some rows [R] of every tensor."""
-        return {name: tensor.numpy()[rows] for name, tensor in self.tensors.items()}
+        """Return copies of some rows [R] of every tensor; their memory comes back to the next copy when they are let go of."""
+        copies = {name: self._buffers.lend(name, (len(rows), *tensor.shape[1:]), tensor.numpy().dtype) for name, tensor in self.tensors.items()}
+        for name, copy in copies.items():
+            self.tensors[name].numpy().take(rows, axis=0, out=copy, mode="clip")  # Any other mode copies twice; all rows are there.
+        return copies
 
     def restore(self, arrays: Arrays) -> None:
         """Replace everything by what `state` gave; tables without generations, as they once were, hold every row's first item."""

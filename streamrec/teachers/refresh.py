@@ -50,7 +50,7 @@ class RayRefresher:
         if key in self._running:
             return
         if self._store.exists(*key):
-            self._finished[request.teacher] = request.version
+            self._note_finished(*key)
             return
         if request.teacher == "linear":
             self._running[key] = _carry_out_task.remote(request, self._config, self._storage_url)
@@ -90,6 +90,10 @@ class RayRefresher:
         """Remove versions; see `streamrec.teachers.requests.Refresher`."""
         self._store.prune(oldest)
 
+    def _note_finished(self, teacher: str, version: str) -> None:
+        # Of two under way the older one may end last; names sort by age.
+        self._finished[teacher] = max(version, self._finished.get(teacher, version))
+
     def _collect(self) -> None:
         if not self._running:
             return
@@ -100,7 +104,7 @@ class RayRefresher:
             del self._running[key]
             try:
                 ray.get(ref)
-                self._finished[key[0]] = key[1]
+                self._note_finished(*key)
             except RayError as error:
                 logger.exception("refresh of %s %s failed; the version before stays in use", *key)
                 self._failed[key[0]] = str(error).strip().splitlines()[-1]

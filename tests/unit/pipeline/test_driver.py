@@ -32,6 +32,7 @@ class Scripted:
         self.parts = SimpleNamespace(clock=clock)
         self.config = parse_config({"pipeline": {"batch_interval_s": INTERVAL_S, "max_batch_events": FULL}})
         self.num_waiting, self.plan, self.num_recovered = 1, None, 0
+        self.state = SimpleNamespace(batch=0)
         self.lag_error: Exception | None = None
 
     def recover(self) -> bool:
@@ -51,6 +52,7 @@ class Scripted:
         self.clock.advance(self.step_s)
         if isinstance(outcome, Exception):
             raise outcome
+        self.state.batch += outcome is not None
         return outcome
 
 
@@ -201,3 +203,22 @@ def test_another_operators_error_is_tried_again_from_the_last_commit() -> None:
     rig = Rig([OperatorError("Refresh: a version is missing"), REPORT])
     assert [rig.driver.step(), rig.driver.step()] == [None, REPORT]
     assert len(rig.built) == 2
+
+
+def test_a_step_that_fails_for_good_is_given_up_although_the_steps_before_it_succeed_each_time() -> None:
+    rig = Rig([REPORT, REPORT, OperatorError("Refresh: a version that the plan names is missing")] * MAX_FAILURES)
+    for _ in range(3 * MAX_FAILURES - 1):
+        rig.driver.step()
+    with pytest.raises(OperatorError):
+        rig.driver.step()
+    assert rig.said[-1].startswith(f"failure {MAX_FAILURES - 1} of {MAX_FAILURES}")
+
+
+def test_once_the_step_that_failed_succeeds_the_count_starts_anew_and_on_the_way_there_the_lag_is_known() -> None:
+    rig = Rig([REPORT, WorkerCrashedError(), REPORT, REPORT, WorkerCrashedError(), REPORT])
+    for _ in range(3):
+        rig.driver.step()
+    assert rig.driver.lag() == 1
+    for _ in range(2):
+        rig.driver.step()
+    assert ["failure 1 of 10" in line for line in rig.said] == [True, True]
