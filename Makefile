@@ -1,6 +1,6 @@
 # streamrec: `make demo` shows everything at work, `make test` proves it. Needs Python 3.11 to 3.13 and make; the rest comes by itself.
 #
-#   make demo [DATA=PATH] [BROKER=auto|embedded|local|HOST:PORT] [MAX_EVENTS=N] [NAME=RUN]
+#   make demo [DATA=PATH] [MAP=user=COLUMN,…] [BROKER=auto|embedded|local|HOST:PORT] [MAX_EVENTS=N] [NAME=RUN]
 #   make dev          the demo without an end
 #   make test         the quick tier            make test-all   the quick and the slow tier
 #   make lint         ruff, mypy, import order  make bench      every benchmark, --quick
@@ -27,11 +27,11 @@ export OMP_WAIT_POLICY = PASSIVE
 .PHONY: demo dev test test-all lint bench chaos fuzz clean install
 
 demo: $(INSTALLED)
-	@$(BIN)/python -m jobs.demo $(if $(DATA),--data "$(DATA)") $(if $(BROKER),--broker "$(BROKER)") \
+	@$(BIN)/python -m jobs.demo $(if $(DATA),--data "$(DATA)") $(if $(MAP),--map "$(MAP)") $(if $(BROKER),--broker "$(BROKER)") \
 		$(if $(MAX_EVENTS),--max-events "$(MAX_EVENTS)") $(if $(NAME),--name "$(NAME)")
 
 dev: $(INSTALLED)
-	@$(BIN)/python -m jobs.demo --forever $(if $(DATA),--data "$(DATA)") $(if $(BROKER),--broker "$(BROKER)") $(if $(NAME),--name "$(NAME)")
+	@$(BIN)/python -m jobs.demo --forever $(if $(DATA),--data "$(DATA)") $(if $(MAP),--map "$(MAP)") $(if $(BROKER),--broker "$(BROKER)") $(if $(NAME),--name "$(NAME)")
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)

@@ -11,6 +11,7 @@ last line of the output is one JSON object. The exit status is 0, 1 after an err
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from jobs import cli
 from jobs.stream import describe
 from streamrec.clock import SystemClock
-from streamrec.events.datasets import Dataset, load_dataset
+from streamrec.events.datasets import Dataset, load_dataset, parse_mapping
 from streamrec.events.replay import Pace
 from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.replay import replay_dataset
@@ -30,18 +31,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit status."""
     parser = cli.parser(__doc__, "jobs.bootstrap")
     parser.add_argument("--data", help="send this file's events first")
+    parser.add_argument("--map", metavar="FIELD=COLUMN,…", help="the columns of a file of another format")
     parser.add_argument("--max-events", type=int, help="send only the file's first N events")
     options = parser.parse_args(argv)
-    return cli.run(lambda: _bootstrap(options.config, options.set, options.data, options.max_events))
+    if options.data is None and (options.map or options.max_events):
+        parser.error("--map and --max-events say what of --data is sent; without it the bootstrap learns what is in the log")
+    return cli.run(lambda: _bootstrap(options))
 
 
-def _bootstrap(path: str | None, overrides: list[str], data: str | None, max_events: int | None) -> int:
-    config = cli.resolve(path, overrides)
+def _bootstrap(options: argparse.Namespace) -> int:
+    config = cli.resolve(options.config, options.set)
+    dataset = load_dataset(options.data, parse_mapping(options.map) if options.map else None) if options.data is not None else None
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
         cli.end_on_signals()  # Ray has taken SIGTERM.
-        if data is not None:
-            _send(session, load_dataset(data), max_events)
+        if dataset is not None:
+            _send(session, dataset, options.max_events)
         controller = session.controller()
         controller.recover()
         bootstrap(controller, session.reader.latest(config.log.events_topic), lambda report: cli.say(describe(report)))

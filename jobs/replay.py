@@ -33,7 +33,6 @@ from typing import Any
 from jobs import cli
 from streamrec.cli.replay import INTERRUPTED, send
 from streamrec.cli.sending import err_console
-from streamrec.config import load_config
 from streamrec.environment import cache_folder
 from streamrec.events.datasets import load_dataset, parse_mapping
 from streamrec.events.demo import demo_dataset
@@ -49,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jobs.replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", metavar="FILE", help="streamrec.toml or .yaml; default: $STREAMREC_CONFIG, then ./streamrec.toml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, such as log.events_topic=events")
     parser.add_argument("--data", metavar="PATH", help="file or folder; default: MovieLens 100K")
     parser.add_argument("--map", metavar="FIELD=COLUMN,…", help="the columns of a file of another format")
     parser.add_argument("--broker", metavar="ADDRESS", help="default: log.broker of the configuration")
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--progress", type=Path, metavar="FILE", help="where to keep the progress")
     parser.add_argument("--restart", action="store_true", help="forget the progress")
     parser.add_argument("--until-input-ends", action="store_true", help="stop when the standard input ends, as with whoever started this job")
-    parser.add_argument("--with-items", action="store_true", help="send the items first")
+    parser.add_argument("--with-items", action="store_true", help="send the items first, unless events were sent before")
     return parser
 
 
@@ -79,7 +79,7 @@ def _stop_with_input() -> None:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    config = load_config(options.config)
+    config = cli.resolve(options.config, options.set)
     pace = Pace.parse(options.speed, options.rate)
     path = Path(options.data) if options.data else demo_dataset(cache_folder())
     dataset = load_dataset(path, parse_mapping(options.map) if options.map else None)

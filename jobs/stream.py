@@ -88,6 +88,8 @@ def describe(report: StepReport, counts: Mapping[str, int] | None = None) -> str
     seconds = sum(report.seconds.values())
     decision = f"{report.decision.verdict.value} {report.decision.candidate}" if report.decision else ""
     left_out = ", ".join(f"{num} {name}" for name, num in (counts or {}).items() if num and name not in {"received", "applied"})
+    if report.plan.num_records and 2 * (counts or {}).get("late", 0) > report.plan.num_records:
+        left_out += ": older than features.lateness_s before what came last in their partition"
     not_applied = f" ({left_out})" if left_out else ""
     parts = [
         f"batch {report.plan.batch}",
@@ -96,7 +98,7 @@ def describe(report: StepReport, counts: Mapping[str, int] | None = None) -> str
         f"recall@20 {student:.3f}" if student is not None else "",
         f"published {report.published}" if report.published else "",
         decision,
-        "committed" if report.committed else "",
+        ("commit handed over" if report.is_commit_under_way else "committed") if report.committed else "",
         *(f"refresh of {teacher} started" for teacher in report.refreshes_started),
         *(f"refresh of {teacher} failed: {reason}" for teacher, reason in report.refreshes_failed.items()),
     ]

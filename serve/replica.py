@@ -91,7 +91,7 @@ class Replica:
                 features.history_length, config.serving.history_users, config.events.meanings, self._codec, clock, tombstones=tombstones
             )
             self._follower = LogFollower(self._view, self._load_histories, self._open_tail)
-            self._sink = EventSink(self._codec, self._open_writer, config.log.events_topic)
+            self._sink = EventSink(self._codec, self._open_writer, config.log.events_topic, kinds=config.serving.accepts)
         self._answerer = Answerer(self._view, clock)
         self._slot = ModelSlot(warm_up=self._answerer.prepare, digest_of=digest_arrays)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")

@@ -221,7 +221,7 @@ class RegistryConfig(Section):
 
 
 class ServingConfig(Section):
-    """Bound requests and place replicas."""
+    """Bound requests and place replicas; ``accepts``: kinds of events that ``POST /v1/events`` takes from whoever reaches the port."""
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
@@ -230,6 +230,7 @@ class ServingConfig(Section):
     max_body_bytes: int = Field(default=262_144, ge=256)
     max_history: int = Field(default=1000, ge=1)
     history_users: int = Field(default=200_000, ge=1)
+    accepts: tuple[Literal["interaction", "impression", "item_update", "deletion"], ...] = ("interaction", "impression", "item_update")
 
 
 class LakeConfig(Section):

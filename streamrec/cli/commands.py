@@ -82,7 +82,7 @@ def replay(
     rate: Annotated[float | None, typer.Option(metavar="N", help="Events per second.")] = None,
     mapping: Mapping = None,
     max_events: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after the file's first N events.")] = None,
-    with_items: Annotated[bool, typer.Option("--with-items", help="Send what the file says about items first.")] = False,
+    with_items: Annotated[bool, typer.Option("--with-items", help="Send the file's items first, unless events of it were sent before.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Forget the progress and send from the beginning.")] = False,
     progress: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the progress is kept. Default: the run's folder.")] = None,
     config: ConfigFile = None,

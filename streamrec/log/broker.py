@@ -84,6 +84,9 @@ def resolve_broker(
     try:
         embedded = start(kafka_folder, say)
     except EmbeddedBrokerError as error:
+        if (where := error.facts.get("address")) is not None:
+            say(f"broker: the embedded Apache Kafka of another process, at {where}; it ends with that process")
+            return kafka_address(where), NothingToStop()
         if broker == "embedded" or (kafka_folder / "data").exists():
             raise
         say(f"broker: files in {local_folder} instead of Kafka, because: {error}")

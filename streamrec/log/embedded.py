@@ -146,8 +146,9 @@ def _take(lock: TextIO, folder: Path, deadline: float) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if time.monotonic() > deadline:
-                what = f"Embedded Kafka: another process runs one on {folder}"
-                raise EmbeddedBrokerError(what, do=f"stop it, choose another run folder, or use it with --broker {_address_of(folder)}") from error
+                what, where = f"Embedded Kafka: another process runs one on {folder}", _address_of(folder)
+                do = f"stop it, choose another run folder, or use it: log.broker = {where}"
+                raise EmbeddedBrokerError(what, do=do, address=where) from error
             time.sleep(_LOOK_EVERY_S)
         else:
             return

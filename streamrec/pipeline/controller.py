@@ -19,7 +19,7 @@ from streamrec.features.examples import Examples
 from streamrec.pipeline.components import learner_components, statistics_component
 from streamrec.pipeline.dead_letters import send_dead_letters
 from streamrec.pipeline.forgetting import Forgetting
-from streamrec.pipeline.ingest import Ingest, Ingested
+from streamrec.pipeline.ingest import Ingest
 from streamrec.pipeline.intake import Intake
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Measured, Plan, next_plan, take_ranges, version_name
@@ -102,7 +102,12 @@ class Controller:
         """Plan and execute one micro-batch; return None when there is nothing to do.
 
         A plan that an earlier run left behind comes first, unchanged; then one that is given, as a backtest does.
+
+        Raises:
+            Fenced: Another driver has taken over the state.
         """
+        if self.parts.checkpoints is not None:
+            self.parts.checkpoints.check_owner()
         plan = self.planned() or given or self._new_plan()
         return None if plan is None else self.run(plan)
 
@@ -110,7 +115,8 @@ class Controller:
         """Make a plan durable, then execute it."""
         if self.parts.plans is not None:
             # A stored plan keeps the fields that it was written with: a streamrec before this one may have known fewer.
-            self.parts.plans.write(plan.model_dump(mode="json", exclude_unset=plan == self.planned()), plan.batch)
+            stands = self.parts.plans.write(plan.model_dump(mode="json", exclude_unset=plan == self.planned()), plan.batch)
+            plan = Plan.model_validate(stands)
             if self._plans_ahead is not None:  # If this step fails before it changes anything, it is tried again as planned.
                 self._plans_ahead.add(plan.batch)
         return self.execute(plan)
@@ -207,7 +213,7 @@ class Controller:
         self.ingest.popularity.update(*ingested.targets)
         with timer.stage("learn"):
             self._learn(examples, labels, plan, report)
-        self._account(ingested, plan, labels)
+        self.state.account(ingested, plan, labels.versions if labels is not None else {}, self.config.teachers.enabled)
         if forgetting.correct(plan):
             self.state.forgot(plan.batch, plan.now_ms, self.config.teachers.enabled)
         with timer.stage("publish"):
@@ -326,23 +332,6 @@ class Controller:
         for other in filter(None, (control, statistics)):
             other.result()
 
-    def _account(self, ingested: Ingested, plan: Plan, labels: SoftLabels | None) -> None:
-        state = self.state
-        state.batch = plan.batch
-        state.watermarks_ms = dict(ingested.watermarks_ms)
-        if plan.topic_id is not None:
-            state.topic_id, state.offsets, state.watermarks_ms = plan.topic_id, {}, {}
-        state.offsets |= {part.partition: part.end for part in plan.ranges}
-        for name in ("received", "lost") if plan.lost else ():
-            state.counts[name] = state.counts.get(name, 0) + plan.lost
-        for name, num in ingested.counts.items():
-            state.counts[name] += num
-        for name in self.config.teachers.enabled:
-            state.events_since[name] = state.events_since.get(name, 0) + ingested.num_interactions
-        for name, version in (labels.versions if labels is not None else {}).items():
-            key = f"{name} {version}"
-            state.labels[key] = state.labels.get(key, 0) + len(ingested.examples)
-
     def _publish(self, examples: Examples, plan: Plan, report: StepReport) -> None:
         """Publish the weights as the next candidate, unless one is still waiting for evidence."""
         state, publisher = self.state, self.parts.publisher
@@ -389,7 +378,7 @@ class Controller:
             self.parts.lake.commit(plan.now_ms)
         needed = self._saver.commit(state.batch, {**state.commit_facts(), "seed": self.config.seed})
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
-        report.committed = True
+        report.committed, report.is_commit_under_way = True, self._saver.is_under_way
         self.parts.progress(self.config.log.events_topic, state.offsets)
         self._last["checkpoint"] = self.parts.clock.monotonic_s()
         if self.parts.plans is not None:

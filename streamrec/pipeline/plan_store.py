@@ -25,20 +25,19 @@ class PlanStore:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
 
-    def write(self, plan: Mapping[str, Any], batch: int) -> None:
-        """Store a plan; the same plan again is fine.
+    def write(self, plan: Mapping[str, Any], batch: int) -> dict[str, Any]:
+        """Store a plan and return the one that stands: the first of its number, which another driver may have made since the plans were listed.
 
         Raises:
-            StorageError: Another plan has this number, or the storage refused.
+            StorageError: The storage refused.
+            Damaged: The plan that is there is not what was written.
         """
         data = _to_bytes(plan)
         key = _key(batch)
         if self._storage.write_new(key, data):
-            return
+            return dict(plan)
         there = self._storage.read(key)
-        if there != data:
-            what = f"Plan: batch {batch} has another plan already"
-            raise StorageError(what, got=data.decode(), allowed=there.decode(errors="replace"), do="execute the stored plan", batch=batch)
+        return dict(plan) if there == data else _from_bytes(there, batch)
 
     def read(self, batch: int) -> dict[str, Any]:
         """Return a batch's plan.

@@ -48,6 +48,7 @@ class StepReport:
         refreshes_failed: Teacher name to reason.
         weights: Teacher name to weight per history-length bucket.
         committed: Whether the step ended in a commit.
+        is_commit_under_way: Whether that is still being written beside the stream.
         seconds: Wall time of each stage.
     """
 
@@ -64,6 +65,7 @@ class StepReport:
     refreshes_failed: dict[str, str] = field(default_factory=dict)
     weights: dict[str, list[float]] = field(default_factory=dict)
     committed: bool = False
+    is_commit_under_way: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -135,6 +135,11 @@ class Saver:
                 self._writing = self._writer.submit(self._write, changes, facts)
         return min((int(kept["batch"]) + 1 for kept in self._kept), default=0)
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a commit that was handed over is still being written."""
+        return self._writing is not None and not self._writing.done()
+
     def wait(self) -> None:
         """Wait until what was handed over is durable.
 

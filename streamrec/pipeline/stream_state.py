@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.pipeline.plan import StreamFacts, version_name
+from streamrec.pipeline.ingest import Ingested
+from streamrec.pipeline.plan import Plan, StreamFacts, version_name
 from streamrec.state import ComponentState, digest_of
 
 BOOK_COLUMNS = ("received", "applied", "duplicate", "rejected", "late", "quarantined")
@@ -62,6 +63,30 @@ class StreamState:
         return StreamFacts(
             self.batch, self.offsets, self.teachers, self.pending, self.events_since, self.candidate, has_uncommitted, self.forget_since_ms
         )
+
+    def account(self, ingested: Ingested, plan: Plan, labelled_by: Mapping[str, str], teachers: Iterable[str]) -> None:
+        """Book what a micro-batch read and what became of it.
+
+        Args:
+            ingested: Its events.
+            plan: Its plan.
+            labelled_by: Teacher name to the version whose labels were used.
+            teachers: Names of those that are refreshed after so many interactions.
+        """
+        self.batch = plan.batch
+        self.watermarks_ms = dict(ingested.watermarks_ms)
+        if plan.topic_id is not None:
+            self.topic_id, self.offsets, self.watermarks_ms = plan.topic_id, {}, {}
+        self.offsets |= {part.partition: part.end for part in plan.ranges}
+        for name in ("received", "lost") if plan.lost else ():
+            self.counts[name] = self.counts.get(name, 0) + plan.lost
+        for name, num in ingested.counts.items():
+            self.counts[name] += num
+        for name in teachers:
+            self.events_since[name] = self.events_since.get(name, 0) + ingested.num_interactions
+        for name, version in labelled_by.items():
+            key = f"{name} {version}"
+            self.labels[key] = self.labels.get(key, 0) + len(ingested.examples)
 
     def forgot(self, batch: int, now_ms: int, teachers: Iterable[str]) -> None:
         """Note that a micro-batch deleted users, planned at ``now_ms``: every teacher must be refreshed within a time."""

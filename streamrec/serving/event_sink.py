@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +38,7 @@ class EventSink:
         open_writer: Connects to the log; called again after a failure.
         topic: Where events go.
         max_waiting: Requests that may wait; more are refused at once.
+        kinds: Kinds of events that are taken.
 
     **Contract.** `submit` may be called by any thread and never blocks. `step` is called in a loop by one thread and blocks while the broker
     answers. When an append fails its outcome is unknown: the client sends again, and the learner drops what it has already by ``event_id``.
@@ -48,6 +49,7 @@ class EventSink:
     topic: str
     max_waiting: int = 1000
     clock: Clock = field(default_factory=SystemClock)
+    kinds: Collection[str] = tuple(Kind)
     num_accepted: int = 0
     num_rejected: int = 0
     _writer: LogWriter | None = None
@@ -123,6 +125,10 @@ class EventSink:
         valid = [decoded.valid[name].to_pylist() for name in ("offset", "kind", "user_id", "item_id")]
         indices, records = [], []
         for index, kind, user_id, item_id in zip(*valid, strict=True):
+            if kind not in self.kinds:
+                detail = f"kind: got {kind}, allowed {', '.join(self.kinds)} here; send others to the log itself, or set serving.accepts"
+                results[index] = {"status": "rejected", "reason": "kind_not_accepted", "detail": detail}
+                continue
             owner = item_id if kind == Kind.ITEM_UPDATE else user_id
             indices.append(index)
             records.append(Record(key=owner.encode(), value=values[index]))

@@ -119,10 +119,11 @@ class _ObservedPlans(PlanStore):
         super().__init__(storage)
         self._reach = reach
 
-    def write(self, plan: Mapping[str, Any], batch: int) -> None:
-        super().write(plan, batch)
+    def write(self, plan: Mapping[str, Any], batch: int) -> dict[str, Any]:
+        stands = super().write(plan, batch)
         self._reach.batch = batch
         self._reach(Failpoint.PLAN_DURABLE)
+        return stands
 
 
 Around = tuple[Failpoint | None, Failpoint | None]

@@ -146,7 +146,7 @@ signal.pause()
         where, supervisor = starter.stdout.readline().split()
     assert not where.endswith(f":{port}")  # that port was taken
     (java,) = children_of(int(supervisor))
-    with pytest.raises(EmbeddedBrokerError, match=f"another process runs one on.*--broker {where}"):
+    with pytest.raises(EmbeddedBrokerError, match=f"another process runs one on.*log.broker = {where}"):
         start_embedded(tmp_path, lambda _: None, start_timeout_s=0.1)
     forks = children_of(starter.pid)
 

@@ -30,7 +30,13 @@ def fields(model: type[BaseModel] = Config, path: tuple[str, ...] = ()) -> Itera
 
 def another(path: tuple[str, ...], default: Any) -> Any:
     """A valid value that is not the default."""
-    special: dict[str, Any] = {"namespace": "shop", "enabled": ["linear"], "meanings": {"poke": {"role": "context"}}, "host": "0.0.0.0"}
+    special: dict[str, Any] = {
+        "namespace": "shop",
+        "enabled": ["linear"],
+        "meanings": {"poke": {"role": "context"}},
+        "host": "0.0.0.0",
+        "accepts": ["interaction"],
+    }
     if path[-1] in special and not isinstance(default, bool):
         return special[path[-1]]
     if path[-2:] in {("transformer", "dim"), ("transformer", "num_heads")}:  # The heads share the dimensions.

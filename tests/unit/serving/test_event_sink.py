@@ -53,6 +53,17 @@ def test_requests_that_wait_together_are_appended_together(sink, log):
     assert second.result(0)[0]["offset"] == 1
 
 
+def test_a_kind_that_is_not_accepted_is_rejected_and_says_where_to_send_it(sink, log):
+    sink.kinds = ("interaction",)
+    waiting = sink.submit([{"kind": "deletion", "event_id": "d", "user_id": "u", "event_time": 1000}, event(1)])
+    sink.step(0)
+    refused, accepted = waiting.result(0)
+    assert (refused["status"], refused["reason"]) == ("rejected", "kind_not_accepted")
+    assert "serving.accepts" in refused["detail"]
+    assert accepted["status"] == "accepted"
+    assert log.latest(TOPIC) == {0: 1}
+
+
 def test_nothing_waiting_is_no_work(sink):
     assert sink.step(0) == 0
 
