@@ -43,7 +43,7 @@ from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.session import open_session
 from streamrec.pipeline.wiring import build_local
 
-FIRST_EVENTS, LOT_S, QUICK_S = 4000, 0.1, 12
+FIRST_EVENTS, LOT_S, QUICK_S = 4000, 0.1, 8
 MAX_USERS, MAX_ITEMS = 6000, 2000
 SUMS = ("all processes", "shared memory")
 STATE = ("registry", "checkpoint", "teachers", "lake", "plans")

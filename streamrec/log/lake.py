@@ -77,7 +77,7 @@ class EventLake:
     def __init__(self, address: str, lineage: Callable[[], str], target_bytes: int = 128 << 20) -> None:
         self.address = address
         self._lineage = lineage
-        self._target_bytes = target_bytes
+        self.target_bytes = target_bytes
         self._opened: DeltaTable | None = None
 
     @cached_property
@@ -199,7 +199,7 @@ class EventLake:
         if table is None:
             return {"files_before": 0, "files_after": 0}
         before = table.get_add_actions().num_rows
-        table.optimize.compact(target_size=self._target_bytes)
+        table.optimize.compact(target_size=self.target_bytes)
         self._sync(table)
         return {"files_before": before, "files_after": table.get_add_actions().num_rows}
 

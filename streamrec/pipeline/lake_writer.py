@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from streamrec.config import Config, LakeConfig
 from streamrec.errors import Damaged, StorageError
 from streamrec.log.lake import EventLake, lake_address, lake_rows
+from streamrec.pipeline.lake_merging import merge_apart
 from streamrec.pipeline.layout import checkpoint_url, lake_url
 from streamrec.pipeline.lineage import lineage_of
 from streamrec.state import ComponentState, digest_of
@@ -94,7 +95,7 @@ class LakeWriter:
         """
         self._flush()
         every = self._config.optimize_every
-        if every and self._manifest["commits"] >= every and self._tidy("optimize", self.lake.optimize):
+        if every and self._manifest["commits"] >= every and self._tidy("optimize", lambda: merge_apart(self.lake)):
             self._manifest["commits"] = 0
             self._has_garbage = True
         due_ms = self._manifest["vacuum_at_ms"]

@@ -14,8 +14,10 @@ from streamrec.errors import StorageError
 from streamrec.events.schema import EVENT
 from streamrec.log.base import Record
 from streamrec.log.lake import EventLake
+from streamrec.pipeline import lake_writer
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.lake_check import check_lake
+from streamrec.pipeline.lake_merging import merge_apart
 from streamrec.pipeline.lake_writer import LakeWriter
 from streamrec.pipeline.layout import checkpoint_url
 from streamrec.pipeline.lineage import known_lineage, lineage_of
@@ -103,11 +105,11 @@ def test_what_can_not_be_tidied_stops_nobody_and_is_tried_again(
 ) -> None:
     lake = writer(tmp_path, optimize_every=1)
 
-    def refuse(self: EventLake) -> dict[str, int]:
+    def refuse(_: EventLake) -> dict[str, int]:
         what = "Lake: could not optimize the table"
         raise StorageError(what)
 
-    monkeypatch.setattr(EventLake, "optimize", refuse)
+    monkeypatch.setattr(lake_writer, "merge_apart", refuse)
     lake.record(1, events(1), 1, 0)
     with caplog.at_level(logging.WARNING):
         lake.commit(0)
@@ -224,3 +226,14 @@ def test_a_lineage_is_made_once_and_goes_with_the_checkpoint(tmp_path: Path) -> 
     name = lineage_of(LocalStorage(tmp_path / "a"))
     assert lineage_of(LocalStorage(tmp_path / "a")) == known_lineage(LocalStorage(tmp_path / "a")) == name
     assert lineage_of(LocalStorage(tmp_path / "b")) != name
+
+
+def test_a_merge_in_a_process_of_its_own_says_what_it_did_or_why_it_did_not(tmp_path: Path) -> None:
+    lake = writer(tmp_path, optimize_every=0)
+    for batch in (1, 2, 3):
+        lake.record(batch, events(batch), 1, batch - 1)
+        lake.commit(0)
+    assert merge_apart(lake.lake) == {"files_before": 3, "files_after": 1}
+    stranger = EventLake(str(tmp_path), lambda: "another")
+    with pytest.raises(StorageError, match=r"could not be merged: Lake: the table at .* belongs to another state"):
+        merge_apart(stranger)
