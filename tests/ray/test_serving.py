@@ -174,7 +174,10 @@ def test_a_version_that_is_not_finite_is_refused_and_the_live_one_goes_on(live):
     for _, _, facts in answers.values():
         assert facts["live"]["model_version"] == before
         assert "item_bias is not finite" in facts["last_rejection"]["reason"]
-    assert live.board.swap_report()[-1]["refused"].keys() == answers.keys()
+    # A replica answers with what it refused before the board has heard of it.
+    deadline = time.monotonic() + PATIENCE_S
+    while (refused := live.board.swap_report()[-1]["refused"].keys()) != answers.keys():
+        assert time.monotonic() < deadline, f"the board has heard from {refused} of {answers.keys()}"
 
 
 def test_models_shows_what_serves_and_where_it_stands(live):

@@ -23,7 +23,8 @@ NUM_ITEMS = 12
 def test_two_workers_train_the_version_that_one_trains_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     window = ((np.arange(40)[:, None] + np.arange(7)[None, :]) % NUM_ITEMS).astype(np.int32)
-    payload = ComponentState({"sequences": window}, {"num_items": NUM_ITEMS})
+    generations = np.zeros(NUM_ITEMS, np.int32)
+    payload = ComponentState({"sequences": window, "generation": generations}, {"num_items": NUM_ITEMS})
     storage = LocalStorage(tmp_path)
     storage.write_new("window", to_bytes(payload))
     request = RefreshRequest("transformer", "v00000007", None, 3, NUM_ITEMS, payload)
@@ -33,8 +34,8 @@ def test_two_workers_train_the_version_that_one_trains_without_ray(tmp_path: Pat
     fit_transformer(facts, "window", teachers, str(tmp_path))
 
     store = TeacherStore(storage)
-    alone, _ = train_transformer(window, NUM_ITEMS, None, TRANSFORMER, 3)
-    half, _ = train_transformer(window, NUM_ITEMS, None, TRANSFORMER.model_copy(update={"batch_size": 4}), 3)
+    alone, _ = train_transformer(window, generations, None, TRANSFORMER, 3)
+    half, _ = train_transformer(window, generations, None, TRANSFORMER.model_copy(update={"batch_size": 4}), 3)
     assert store.facts("transformer", "v00000007")["num_workers"] == 2
     together = store.load("transformer", "v00000007")
     assert together.arrays.keys() == alone.arrays.keys()
