@@ -18,7 +18,6 @@ from streamrec.pipeline.plan import Plan, version_name
 from streamrec.state import Component
 from streamrec.storage import Storage
 from streamrec.student.learner import Learner
-from streamrec.student.replay import Replay
 
 logger = logging.getLogger(__name__)
 
@@ -154,8 +153,8 @@ def read_receipt(storage: Storage, event_id: str) -> dict[str, Any] | None:
 
 
 def _rows_of(learner: Learner, namespace: str, user_id: str) -> NDArray[np.int32]:
-    return Replay.rows_of(learner.replay, namespace, user_id)
+    return learner.replay.rows_of(namespace, user_id)
 
 
 def _held(learner: Learner, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
-    return Replay.held(learner.replay, rows)
+    return learner.replay.held(rows)
