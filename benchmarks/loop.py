@@ -88,8 +88,8 @@ def rss_mb() -> float:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def driver_growth(controller: Controller, writer: LogWriter, topic: str, backlog: Backlog, num_steps: int) -> float:
-    """Return by how many MB this process grows in 1,000 micro-batches: the slope over all but the first quarter."""
+def driver_growth(controller: Controller, writer: LogWriter, topic: str, backlog: Backlog, num_steps: int) -> float | None:
+    """Return by how many MB this process grows in 1,000 micro-batches, None for too few: the slope over all but the first quarter."""
     points: list[tuple[int, float]] = []
     for number in range(num_steps):
         backlog.send(writer, topic, FEW)
@@ -99,6 +99,8 @@ def driver_growth(controller: Controller, writer: LogWriter, topic: str, backlog
             points.append((number, rss_mb()))
     later = np.array(points[len(points) // 4 :])
     print("driver " + " ".join(f"{mb:.1f}" for _, mb in points[:: max(1, len(points) // 16)]) + " MB")
+    if len(later) < 3:  # No line through so few points.
+        return None
     return float(np.polyfit(later[:, 0], later[:, 1], 1)[0] * 1000)
 
 

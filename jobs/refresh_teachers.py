@@ -4,7 +4,7 @@
     ray job submit --working-dir . -- python -m jobs.refresh_teachers --config streamrec.toml --teacher transformer
 
 A stream that runs refreshes its teachers by itself, and owns the state: this job takes the state over, so that the stream stops at its next
-commit and says why. Run it while no stream runs, for example after a long pause. The next stream uses the new versions from its first step.
+step and says why. Run it while no stream runs, for example after a long pause. The next stream uses the new versions from its first step.
 ``--teacher NAME`` refreshes only that one. SIGTERM and Ctrl-C end it at once and remove what is temporary. The last line of the output is one
 JSON object. The exit status is 0, 1 after an error, 2 when the state was never bootstrapped, 130 after a signal.
 """

@@ -86,7 +86,7 @@ class Replica:
         self._follower: LogFollower | None = None
         self._sink: EventSink | None = None
         if settings.log_address is not None:
-            features, tombstones = config.features, Tombstones(tombstone_key(config.seed))
+            features, tombstones = config.features, Tombstones(tombstone_key())
             self._view = HistoryView(
                 features.history_length, config.serving.history_users, config.events.meanings, self._codec, clock, tombstones=tombstones
             )

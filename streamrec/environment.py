@@ -22,13 +22,12 @@ def java_home() -> str | None:
     return os.environ.get("JAVA_HOME") or None
 
 
-def tombstone_key(seed: int) -> bytes:
-    """Return the key of the hashes under which deleted users are remembered: `STREAMREC_TOMBSTONE_KEY`, else one made from the seed.
+def tombstone_key() -> bytes:
+    """Return the key of the hashes under which deleted users are remembered: `STREAMREC_TOMBSTONE_KEY`, else one that everybody knows.
 
-    With the default key whoever has the state and the configuration can try ids; a secret of your own keeps them from it.
+    With the default key whoever has the state can try ids; a secret of your own keeps them from it.
     """
-    given = os.environ.get("STREAMREC_TOMBSTONE_KEY")
-    return (given if given else f"streamrec tombstones {seed}").encode()[:64]
+    return os.environ.get("STREAMREC_TOMBSTONE_KEY", "streamrec tombstones").encode()[:64]
 
 
 def cache_folder() -> Path:

@@ -195,12 +195,13 @@ def delete_user(
 @app.command()
 def receipt(
     event_id: Annotated[str, typer.Argument(help="The deletion's event id, as `streamrec delete-user` prints it.")],
+    namespace: Annotated[str | None, typer.Option(metavar="NS", help="Default: events.namespace of the configuration.")] = None,
     broker: At = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Print what a deletion removed where, what is exact and what is approximate, and until when the rest goes."""
-    _run("receipt", Receipt(_settings(config, overrides), event_id, broker))
+    _run("receipt", Receipt(_settings(config, overrides), event_id, namespace, broker))
 
 
 @dlq_app.command("list")

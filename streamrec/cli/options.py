@@ -141,6 +141,7 @@ class Receipt:
 
     settings: Settings
     event_id: str
+    namespace: str | None = None
     broker: str | None = None
 
 

@@ -20,11 +20,12 @@ PATIENCE_S = 3.0
 def run(options: Receipt) -> int:
     """Print the receipt as JSON, with how long the broker keeps the raw records."""
     config = resolve(options.settings)
-    receipt = read_receipt(open_storage(config.state), options.event_id)
+    namespace = config.events.namespace if options.namespace is None else options.namespace
+    receipt = read_receipt(open_storage(config.state), namespace, options.event_id)
     if receipt is None:
         what = "Receipt: there is none"
         do = "wait until the stream has reached the event, or give the event id that `streamrec delete-user` printed"
-        raise DataError(what, got=repr(options.event_id), do=do)
+        raise DataError(what, got=repr((namespace, options.event_id)), do=do)
     broker = options.broker or config.log.broker
     sys.stdout.write(json.dumps({**receipt, "retention_ms": _retention_ms(config, broker)}, indent=1) + "\n")
     return 0

@@ -7,15 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from streamrec.config import Config
-from streamrec.environment import cache_folder
 from streamrec.log.base import LogAddress
 from streamrec.log.broker import resolve_broker
+from streamrec.pipeline.layout import run_folder
 
 LINE_EVERY_S = 5.0  # without a terminal, one line this often
 
@@ -29,7 +28,7 @@ def err_console() -> Console:
 def opened_broker(broker: str | None, config: Config, console: Console) -> Iterator[LogAddress]:
     """Give the address of a log that runs, waiting for a Kafka that is away; a broker started for it stops afterwards."""
     log = config.log
-    folder = cache_folder() / "run" if "://" in config.state else Path(config.state)
+    folder = run_folder(config)
     address, handle = resolve_broker(
         broker or log.broker, folder, console.print, connect_timeout_s=log.connect_timeout_s, connect_limit_s=log.connect_limit_s
     )

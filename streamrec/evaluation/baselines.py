@@ -50,6 +50,12 @@ class Popularity:
             if len(self._baskets) > RECENT_BASKETS:
                 np.subtract.at(self._recent, self._baskets.popleft(), 1)
 
+    def take_back(self, rows: NDArray[np.int32], num: NDArray[np.int64]) -> None:
+        """Count ``num`` [n] targets less of each of the rows [n], each once; a count never falls below 0."""
+        self._fit(int(rows.max(initial=-1)) + 1)
+        self._total[rows] = np.maximum(0, self._total[rows] - num)
+        self._changed.mark(rows)
+
     def ranks(
         self, examples: Examples, namespace_of_rows: NDArray[np.int32], seen: list[NDArray[np.int32]] | None = None
     ) -> dict[str, NDArray[np.int32]]:

@@ -113,7 +113,7 @@ class Tombstones:
         """
         self._places = {}
         for state in (base, *deltas):
-            if state.meta.get("check", self._check) != self._check:
+            if len(state.arrays.get("user", ())) and state.meta.get("check", self._check) != self._check:
                 what = "Config: STREAMREC_TOMBSTONE_KEY is not the key that this state's deletions were remembered with"
                 raise ConfigError(what, do="set the environment variable to what it was, else deleted users could come back")
             rows = zip(*(state.arrays[name].tolist() for name in _COLUMNS), strict=True) if "user" in state.arrays else ()

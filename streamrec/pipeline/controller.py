@@ -106,13 +106,13 @@ class Controller:
         Raises:
             Fenced: Another driver has taken over the state.
         """
-        if self.parts.checkpoints is not None:
-            self.parts.checkpoints.check_owner()
+        self._check_owner()
         plan = self.planned() or given or self._new_plan()
         return None if plan is None else self.run(plan)
 
     def run(self, plan: Plan) -> StepReport:
-        """Make a plan durable, then execute it."""
+        """Make a plan durable, unless another of its number is, then execute the one that stands; raises `Fenced` as `step` does."""
+        self._check_owner()
         if self.parts.plans is not None:
             # A stored plan keeps the fields that it was written with: a streamrec before this one may have known fewer.
             stands = self.parts.plans.write(plan.model_dump(mode="json", exclude_unset=plan == self.planned()), plan.batch)
@@ -121,12 +121,16 @@ class Controller:
                 self._plans_ahead.add(plan.batch)
         return self.execute(plan)
 
+    def _check_owner(self) -> None:
+        if self.parts.checkpoints is not None:
+            self.parts.checkpoints.check_owner()
+
     def finish(self) -> StepReport | None:
         """Execute what an earlier run planned, then commit what is not committed yet, by a plan that reads nothing; wait until it is durable."""
         report = None
         while (stored := self.planned()) is not None:
             report = self.run(stored)
-        if self._has_uncommitted():
+        while self._has_uncommitted():  # More than once, where another driver's plan of this number stands.
             last = Plan(
                 batch=self.state.batch + 1,
                 ranges=take_ranges(self.config.log.events_topic, self.state.offsets, self.state.offsets, 1),
@@ -148,7 +152,7 @@ class Controller:
 
     def books(self) -> dict[str, int]:
         """Return the balance: what is read but not committed is pending."""
-        return books(self.state, self._committed_counts)
+        return books(self.state, self._saver.durable.get("counts", self._committed_counts))
 
     def planned(self) -> Plan | None:
         """Return the next plan if an earlier run left it behind."""
@@ -291,6 +295,7 @@ class Controller:
         if self.state.evidence:
             held = self.state.evidence
             window += Window(plan.batch, int(held["num_queries"]), held["candidate_sum"], held["live_sum"], held["difference_squares"])
+        self._check_owner()  # A step can be long, and a driver that was replaced must not move what is live.
         report.decision = decision = self.parts.publisher.decide(candidate, live, window, plan.idle)
         if decision.verdict is Verdict.WAIT:
             names = ("num_queries", "candidate_sum", "live_sum", "difference_squares")
@@ -377,9 +382,10 @@ class Controller:
         if self.parts.lake is not None:
             self.parts.lake.commit(plan.now_ms)
         needed = self._saver.commit(state.batch, {**state.commit_facts(), "seed": self.config.seed})
-        self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
+        self._committed_batch = self.state.batch
         report.committed, report.is_commit_under_way = True, self._saver.is_under_way
-        self.parts.progress(self.config.log.events_topic, state.offsets)
+        if self._saver.durable:
+            self.parts.progress(self.config.log.events_topic, {int(name): next_ for name, next_ in self._saver.durable["offsets"].items()})
         self._last["checkpoint"] = self.parts.clock.monotonic_s()
         if self.parts.plans is not None:
             self.parts.plans.prune(needed)

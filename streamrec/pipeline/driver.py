@@ -107,12 +107,19 @@ class Driver:
             if error is not None:
                 if _is_final(error):
                     raise error
+                self._check_owner()
                 self._again(error)
             try:
                 controller = self._build()
                 return controller, controller.recover()
             except _LOST as raised:
                 error = raised
+
+    def _check_owner(self) -> None:
+        """Raise `Fenced` where another driver owns the state: its adoption of the actors is what failed the step, and must not be undone."""
+        held = getattr(self, "controller", None)
+        if held is not None and held.parts.checkpoints is not None:
+            held.parts.checkpoints.check_owner()
 
     def _again(self, error: Exception) -> None:
         self._failures, self._is_down = self._failures + 1, True

@@ -29,12 +29,12 @@ EXACT = {
     "window": "the user's events in what transformers are trained on from now on",
     "dedupe": "the user's event ids; the tombstone drops what comes again",
     "lake": "the user's rows; files that hold them are deleted by the vacuum",
-    "items": "items that nobody else has touched and no catalogue describes: their rows, vectors, counts and sums",
+    "items": "of what the user is known to have touched, items that nobody else holds and no catalogue describes: rows, vectors, counts, sums",
 }
 
 APPROXIMATE = {
     "student": "weights: the rows of items that others have touched too got corrective steps on what those others did",
-    "popularity": "counts of items that others have touched too keep the user's share",
+    "popularity": "counts keep what the user did longer ago than the window and the history reach",
     "linear_statistics": "sums over items that others have touched too keep the user's share",
     "teachers": "versions in use were trained with the user; each begins a refresh without the user by the time that is named",
     "versions": "versions of before are removed, and can't be rolled back to, as soon as a later one is live and no kept commit needs them",
@@ -45,8 +45,11 @@ APPROXIMATE = {
 
 @dataclass(frozen=True)
 class _Open:
+    """What a deletion waits with for the end of the step: the rows that the user touched, and their generations then."""
+
     request: Request
     rows: NDArray[np.int32]
+    generations: NDArray[np.int32]
     removed: Mapping[str, int]
 
 
@@ -72,9 +75,12 @@ class Forgetting:
         """Remove a user from all components and remember the request."""
         user = (request.namespace, request.user_id)
         own = [self._ingest.histories.get(*user), self._ingest.window.rows_of(*user), self._parts.student.submit(_rows_of, *user).result()]
+        rows = np.unique(np.concatenate(own)).astype(np.int32)
+        share = np.max([(rows[:, None] == part[None, :]).sum(1) for part in own], axis=0, initial=0)
+        self._ingest.popularity.take_back(rows, share)
         removed = {name: component.delete_user(*user) for name, component in self._components.items()}
         self._ingest.tombstones.add(*user, request.time_ms, request.partition, request.offset)
-        self._open.append(_Open(request, np.unique(np.concatenate(own)).astype(np.int32), removed))
+        self._open.append(_Open(request, rows, self._ingest.vocabulary.generation_of_rows()[rows], removed))
         logger.info("deletion: removed %s", {name: num for name, num in removed.items() if num})
 
     def forget_rows(self, rows: NDArray[np.int32]) -> None:
@@ -86,22 +92,27 @@ class Forgetting:
         """Let the models forget what the step's users have taught them, write the receipts, and return how many there were."""
         done, self._open = self._open, []
         for number, one in enumerate(done):
-            alone = one.rows[~self._held_by_others(one.rows)]
+            # Another deletion of this step may have released a row, and a full vocabulary given it to another item.
+            same = self._ingest.vocabulary.generation_of_rows()[one.rows] == one.generations
+            rows = one.rows[same]
+            alone = rows[~self._held_by_others(rows)]
             known = self._ingest.vocabulary.is_described(alone)
             if len(alone):
                 self._ingest.vocabulary.release(alone[~known])
                 self.forget_rows(alone)
                 self._ingest.vocabulary.tell_again(alone[known])
                 self._tell_items()
-            shared = np.setdiff1d(one.rows, alone)
+            shared = np.setdiff1d(rows, alone)
             num_steps = self._correct(shared, (plan.seed * 31 + number) % 2**31) if len(shared) else 0
             self._write(one, plan, {"released": int((~known).sum()), "begun_anew": int(known.sum()), "shared": len(shared)}, num_steps)
         return len(done)
 
     def _held_by_others(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return which rows somebody else holds, or is still counted with."""
         if not len(rows):
             return np.zeros(0, bool)
-        held = self._ingest.histories.held(rows) | self._ingest.window.held(rows)
+        counted = self._ingest.popularity.counts(len(self._ingest.vocabulary))[rows] > 0
+        held = self._ingest.histories.held(rows) | self._ingest.window.held(rows) | counted
         return np.asarray(held | self._parts.student.submit(_held, rows).result())
 
     def _tell_items(self) -> None:
@@ -135,17 +146,18 @@ class Forgetting:
             "versions_not_before": version_name(plan.batch),
         }
         if self._parts.receipts is not None:
-            self._parts.receipts.write_new(receipt_key(request.event_id), json.dumps(receipt, indent=1, sort_keys=True).encode())
+            self._parts.receipts.write_new(receipt_key(request.namespace, request.event_id), json.dumps(receipt, indent=1, sort_keys=True).encode())
 
 
-def receipt_key(event_id: str) -> str:
+def receipt_key(namespace: str, event_id: str) -> str:
     """Return where a deletion's receipt is kept; an event id may hold what no file name can."""
-    return f"deletions/{hashlib.sha256(event_id.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
+    names = json.dumps([namespace, event_id]).encode()
+    return f"deletions/{hashlib.sha256(names).hexdigest()}.json"
 
 
-def read_receipt(storage: Storage, event_id: str) -> dict[str, Any] | None:
+def read_receipt(storage: Storage, namespace: str, event_id: str) -> dict[str, Any] | None:
     """Return a deletion's receipt; None while it has not been carried out."""
-    key = receipt_key(event_id)
+    key = receipt_key(namespace, event_id)
     if not storage.exists(key):
         return None
     receipt: dict[str, Any] = json.loads(storage.read(key))

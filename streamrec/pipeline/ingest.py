@@ -70,7 +70,7 @@ class Ingest:
         features = config.features
         self._config = config
         self._codec = EventCodec(config.events)
-        self.tombstones = Tombstones(tombstone_key(config.seed))
+        self.tombstones = Tombstones(tombstone_key())
         self.dedupe = Dedupe(features.dedupe_horizon)
         self.vocabulary = Vocabulary(features.words_per_item, features.max_items, features.admit_after)
         self.histories = Histories(features.history_length, features.max_users)
@@ -166,7 +166,7 @@ class Ingest:
         users = list(zip(events["namespace"].to_pylist(), events["user_id"].to_pylist(), strict=True))
         deleted_at = {users[index]: index for index in np.flatnonzero(is_deletion).tolist()}
         names = ("namespace", "user_id", "event_id", "event_time", "partition", "offset")
-        for row in take(events.select(names), np.asarray(list(deleted_at.values()), np.int64)).to_pylist():
+        for row in take(events.select(names), np.flatnonzero(is_deletion)).to_pylist():
             delete_user(Request(*(row[name] for name in names)))
         stays: NDArray[np.bool_] = np.fromiter((deleted_at.get(user, -1) < index for index, user in enumerate(users)), bool, len(users))
         return stays & ~is_deletion

@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from streamrec.config import Config
+
+
+def run_folder(config: Config) -> Path:
+    """Return the local folder of the run: the state's own, or one in the working folder when the state is in a bucket."""
+    return Path(config.state if "://" not in config.state else "runs/local").absolute()
+
 
 def checkpoint_url(state_url: str) -> str:
     """Return where the checkpoint of a state folder lies."""

@@ -48,7 +48,7 @@ class StepReport:
         refreshes_failed: Teacher name to reason.
         weights: Teacher name to weight per history-length bucket.
         committed: Whether the step ended in a commit.
-        is_commit_under_way: Whether that is still being written beside the stream.
+        is_commit_under_way: Whether that is still being written beside the stream, or could not be.
         seconds: Wall time of each stage.
     """
 

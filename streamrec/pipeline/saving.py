@@ -138,7 +138,12 @@ class Saver:
     @property
     def is_under_way(self) -> bool:
         """Whether a commit that was handed over is still being written."""
-        return self._writing is not None and not self._writing.done()
+        return self._writing is not None and (not self._writing.done() or self._writing.exception() is not None)
+
+    @property
+    def durable(self) -> Mapping[str, Any]:
+        """The facts of the newest commit that is durable; nothing while there is none."""
+        return self._kept[0] if self._kept else {}
 
     def wait(self) -> None:
         """Wait until what was handed over is durable.

@@ -17,7 +17,7 @@ from streamrec.log.connect import kafka_address, open_admin, open_table_reader, 
 from streamrec.log.kafka_group import GroupOffsets
 from streamrec.pipeline.cluster import check_resources, ray_cluster
 from streamrec.pipeline.controller import Controller
-from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.layout import registry_url, run_folder
 from streamrec.pipeline.reader_actor import RecycledReader
 from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
 from streamrec.registry.board import RemoteBoard
@@ -63,11 +63,6 @@ def consumer_group(config: Config) -> str:
     state = state_address(config)
     words = re.sub(r"[^a-zA-Z0-9._-]+", "-", state.rstrip("/").rpartition("/")[2])
     return config.log.consumer_group or f"streamrec-{words}-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
-
-
-def run_folder(config: Config) -> Path:
-    """Return the local folder of the run: the state's own, or one in the working folder when the state is in a bucket."""
-    return Path(config.state if "://" not in config.state else "runs/local").absolute()
 
 
 @contextmanager

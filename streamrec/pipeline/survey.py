@@ -37,8 +37,9 @@ from streamrec.pipeline.examine import (
     check_topic,
     failed,
 )
+from streamrec.pipeline.layout import run_folder
 from streamrec.pipeline.resources import Resources, needed
-from streamrec.pipeline.session import run_folder, state_address
+from streamrec.pipeline.session import state_address
 from streamrec.pipeline.wiring import ACTOR_CPUS
 from streamrec.storage import open_storage
 from streamrec.storage.bucket import HAS_OBSTORE

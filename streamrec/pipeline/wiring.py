@@ -104,6 +104,8 @@ def build_on_ray(
         clock: Processing time.
         progress: Is told the topic and the next offsets after each commit.
     """
+    checkpoints = CheckpointStore(open_storage(checkpoint_url(state_url)))
+    checkpoints.acquire()  # Before the actors are adopted: the driver whose calls are refused then knows why.
     epoch = secrets.randbits(62) + 1
     workers: list[RayWorker[Any]] = []
 
@@ -124,7 +126,7 @@ def build_on_ray(
         refresher=RayRefresher(config.teachers, state_url),
         dead_letters=dead_letters,
         publisher=Publisher(config, Registry(open_storage(registry_url(state_url)), clock=clock), board),
-        checkpoints=CheckpointStore(open_storage(checkpoint_url(state_url))),
+        checkpoints=checkpoints,
         plans=PlanStore(open_storage(state_url)),
         receipts=open_storage(state_url),
         lake=build_lake(config, state_url),

@@ -16,7 +16,7 @@ def run(folder: Path, event_id: str, *more: str) -> tuple[int, str, str]:
 
 
 def test_a_receipt_is_printed_with_what_the_broker_says_of_retention(tmp_path: Path) -> None:
-    LocalStorage(tmp_path).write_new(receipt_key("d/1"), json.dumps({"event_id": "d/1", "removed": {"histories": 3}}).encode())
+    LocalStorage(tmp_path).write_new(receipt_key("default", "d/1"), json.dumps({"event_id": "d/1", "removed": {"histories": 3}}).encode())
     status, out, _ = run(tmp_path, "d/1")
     assert status == 0
     printed = json.loads(out)
@@ -25,7 +25,7 @@ def test_a_receipt_is_printed_with_what_the_broker_says_of_retention(tmp_path: P
 
 
 def test_a_broker_that_is_away_costs_the_retention_only(tmp_path: Path) -> None:
-    LocalStorage(tmp_path).write_new(receipt_key("d1"), b"{}")
+    LocalStorage(tmp_path).write_new(receipt_key("default", "d1"), b"{}")
     status, out, err = run(tmp_path, "d1", "--set", "log.broker=127.0.0.1:1")
     assert status == 0
     assert json.loads(out)["retention_ms"]["streamrec.events"] is None

@@ -29,7 +29,7 @@ class Scripted:
 
     def __init__(self, outcomes: list[Any], clock: ManualClock, step_s: float = 0.0) -> None:
         self.outcomes, self.clock, self.step_s = outcomes, clock, step_s
-        self.parts = SimpleNamespace(clock=clock)
+        self.parts = SimpleNamespace(checkpoints=None, clock=clock)
         self.config = parse_config({"pipeline": {"batch_interval_s": INTERVAL_S, "max_batch_events": FULL}})
         self.num_waiting, self.plan, self.num_recovered = 1, None, 0
         self.state = SimpleNamespace(batch=0)

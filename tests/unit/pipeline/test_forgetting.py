@@ -58,7 +58,7 @@ def live_of(world: World) -> str:
 
 
 def receipt_of(world: World, event_id: str = f"forget-{PLANTED}") -> dict[str, Any]:
-    receipt = read_receipt(open_storage(str(world.folder)), event_id)
+    receipt = read_receipt(open_storage(str(world.folder)), "default", event_id)
     assert receipt is not None
     return receipt
 
@@ -167,7 +167,7 @@ def test_a_deletion_survives_a_crash_bit_for_bit_and_its_receipt_is_written_once
     undisturbed = calm.controller()
     calm.play(undisturbed)
     killed = world.controller()
-    while read_receipt(open_storage(str(world.folder)), f"forget-{PLANTED}") is None:
+    while read_receipt(open_storage(str(world.folder)), "default", f"forget-{PLANTED}") is None:
         assert killed.step() is not None
         world.clock.advance(1.0)
     first = receipt_of(world)
@@ -179,3 +179,28 @@ def test_a_deletion_survives_a_crash_bit_for_bit_and_its_receipt_is_written_once
     assert receipt_of(world) == first
     digests = [{name: component.digest() for name, component in one.components().items()} for one in (again, undisturbed)]
     assert digests[0] == digests[1]
+
+
+def test_two_users_of_one_batch_who_shared_an_item_that_nobody_else_has_release_it_once(
+    make_world: Callable[..., World], mixed: list[Record], make_record: MakeRecord, tmp_path: Path
+) -> None:
+    twin = [make_record("twin", item, 180 + number) for number, item in enumerate([ALONE[0], "i1", ALONE[0], "i2"])]
+    world = make_world([*mixed[:150], *planted(make_record, 160), *twin, *mixed[150:240]], SETTINGS, folder=tmp_path / "twins")
+    world.play(world.controller())
+    world.append([deletion(make_record, 260), deletion(make_record, 261, "twin"), *mixed[240:]])
+    controller = world.controller()
+    world.play(controller)
+    assert controller.ingest.vocabulary.find("default", ALONE[0]) == -1
+    assert receipt_of(world)["items"]["released"] == 4
+    assert receipt_of(world, "forget-twin")["items"] == {"released": 0, "begun_anew": 0, "shared": 2}
+
+
+def test_an_item_that_others_were_counted_with_stays_though_nobody_holds_it_any_more(
+    world: World, make_record: MakeRecord, mixed: list[Record]
+) -> None:
+    controller = world.controller()
+    row = controller.ingest.vocabulary.find("default", ALONE[0])
+    controller.ingest.popularity.update(np.full(50, row, np.int32), np.arange(50))  # Long ago, by users who have left every memory.
+    world.append([deletion(make_record, 260), *mixed[240:]])
+    world.play(controller)
+    assert controller.ingest.vocabulary.find("default", ALONE[0]) == row

@@ -33,10 +33,19 @@ def test_a_plan_that_the_replaced_driver_made_in_its_last_moment_is_executed_and
     plan = older._new_plan()
     newer = world.controller()
     newer.step()  # Lists the plans and executes the first again.
-    older.run(plan)  # Its look at the owner was before the newer one came.
+    older.parts.plans.write(plan.model_dump(mode="json"), plan.batch)  # Its look at the owner was before the newer one came.
     world.clock.advance(5.0)
     report = newer.step()
     assert report is not None
     assert report.plan == plan
     assert newer.state.batch == 2
-    assert {name: part.digest() for name, part in newer.components().items()} == {name: part.digest() for name, part in older.components().items()}
+
+
+def test_a_replaced_driver_can_not_end_with_a_plan_of_its_own(world: World) -> None:
+    older = world.controller()
+    older.step()
+    newer = world.controller()
+    plans = newer.parts.plans.batches()
+    with pytest.raises(Fenced):
+        older.finish()
+    assert newer.parts.plans.batches() == plans
