@@ -103,11 +103,12 @@ class Driver:
 
     def _renewed(self, error: Exception | None = None) -> tuple[Controller, bool]:
         """Return a new controller and whether there was a commit to recover it from; asks again while actors are restarting."""
+        if error is not None and not _is_final(error):
+            self._check_owner()  # Once: what is built below takes the state over, from the controller that failed too.
         while True:
             if error is not None:
                 if _is_final(error):
                     raise error
-                self._check_owner()
                 self._again(error)
             try:
                 controller = self._build()
