@@ -50,7 +50,6 @@ def _bootstrap(options: argparse.Namespace) -> int:
         controller = session.controller()
         controller.recover()
         bootstrap(controller, session.reader.latest(config.log.events_topic), lambda report: cli.say(describe(report)))
-        controller.finish()
         summary = cli.summary(controller)
     # Ray prints its warnings to the same stream until it is shut down.
     sys.stdout.write(json.dumps(summary) + "\n")

@@ -17,7 +17,7 @@ LARGEST_STEP = 250_000
 
 
 def bootstrap(controller: Controller, ends: dict[int, int], on_step: Callable[[StepReport], None] = lambda report: None) -> None:
-    """Move the controller over the log up to ``ends``, then bring the first version live. Resumes after a crash where it was.
+    """Move the controller over the log up to ``ends``, then bring the first version live. Resumes after a crash where it was, and is durable when it returns.
 
     Args:
         controller: New or recovered.
@@ -40,6 +40,7 @@ def bootstrap(controller: Controller, ends: dict[int, int], on_step: Callable[[S
             break
         on_step(controller.run(stored or _plan(controller, ranges=ranges, new_passes=config.student.bootstrap_passes)))
         if state.live is not None:
+            controller.finish()
             return
     if not len(controller.ingest.vocabulary):
         what = "Bootstrap: the log has nothing to learn from"
@@ -48,10 +49,11 @@ def bootstrap(controller: Controller, ends: dict[int, int], on_step: Callable[[S
     if pending:
         on_step(controller.run(_plan(controller, start_refresh=tuple(name for name in config.teachers.enabled if name in pending))))
     on_step(controller.run(_plan(controller, teachers={**state.teachers, **state.pending}, publish=True, checkpoint=True)))
+    controller.finish()
 
 
 def refresh(controller: Controller, teachers: tuple[str, ...], on_step: Callable[[StepReport], None] = lambda report: None) -> None:
-    """Refresh teachers from the state as it is, wait for them, and commit that their labels are used from now on.
+    """Refresh teachers from the state as it is, wait for them, and commit, durably, that their labels are used from now on.
 
     Plans that an earlier run left behind are executed first.
 
@@ -67,6 +69,7 @@ def refresh(controller: Controller, teachers: tuple[str, ...], on_step: Callable
     if chosen:
         on_step(controller.run(_plan(controller, start_refresh=chosen)))
     on_step(controller.run(_plan(controller, teachers={**state.teachers, **state.pending}, checkpoint=True)))
+    controller.finish()
 
 
 def _plan(controller: Controller, **values: object) -> Plan:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ from streamrec.evaluation.ranking import METRICS
 from streamrec.events.synthetic import synthetic_dataset
 from streamrec.log.base import Record
 from streamrec.pipeline.backtest import run_backtest
-from streamrec.pipeline.bootstrap import NUM_STEPS, bootstrap
+from streamrec.pipeline import saving
+from streamrec.pipeline.bootstrap import NUM_STEPS, bootstrap, refresh
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.layout import checkpoint_url
+from streamrec.storage import open_storage
 
 World = Any
 
@@ -47,6 +52,28 @@ def test_a_bootstrap_learns_the_backlog_trains_the_teachers_and_brings_a_version
     assert not any(report.metrics for report in reports)
     again = world.controller()
     bootstrap(again, world.log.latest(world.config.log.events_topic), lambda report: pytest.fail("it was done"))
+
+
+@pytest.fixture
+def _commits_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "LARGE_BYTES", 0)
+    commit = CheckpointStore.commit
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        time.sleep(0.3)
+        return commit(*args, **options)
+
+    monkeypatch.setattr(CheckpointStore, "commit", slowly)
+
+
+@pytest.mark.usefixtures("_commits_take_their_time")
+def test_a_bootstrap_and_a_refresh_are_durable_when_they_return(world: World) -> None:
+    controller, _ = bootstrapped(world)
+    assert controller.books()["pending"] == 0
+    refresh(controller, ("linear",))
+    again = CheckpointStore(open_storage(checkpoint_url(str(world.folder)))).load_newest()
+    assert again is not None
+    assert again.facts["batch"] == controller.state.batch
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 5])
