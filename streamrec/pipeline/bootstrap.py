@@ -17,7 +17,7 @@ LARGEST_STEP = 250_000
 
 
 def bootstrap(controller: Controller, ends: dict[int, int], on_step: Callable[[StepReport], None] = lambda report: None) -> None:
-    """Move the controller over the log up to ``ends``, then bring the first version live. Resumes after a crash where it was, and is durable when it returns.
+    """Move the controller over the log up to ``ends``, then bring the first version live, durably. Resumes after a crash where it was.
 
     Args:
         controller: New or recovered.

@@ -12,8 +12,8 @@ from streamrec.errors import ConfigError, DataError
 from streamrec.evaluation.ranking import METRICS
 from streamrec.events.synthetic import synthetic_dataset
 from streamrec.log.base import Record
-from streamrec.pipeline.backtest import run_backtest
 from streamrec.pipeline import saving
+from streamrec.pipeline.backtest import run_backtest
 from streamrec.pipeline.bootstrap import NUM_STEPS, bootstrap, refresh
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.layout import checkpoint_url

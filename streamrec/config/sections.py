@@ -1,22 +1,11 @@
-"""Resolve one typed, frozen configuration from TOML, YAML or defaults; unknown keys are rejected.
-
-One model per stage. Durations are written ``"10s"``, ``"5m"``, ``"24h"`` and held in seconds.
-"""
+"""Define the settings, one frozen model per stage. Durations are written ``"10s"``, ``"5m"``, ``"24h"`` and held in seconds."""
 
 from __future__ import annotations
 
-import difflib
 import re
-import tomllib
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-
-from streamrec.environment import config_path
-from streamrec.errors import ConfigError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -280,121 +269,3 @@ class Config(Section):
     serving: ServingConfig = ServingConfig()
     pipeline: PipelineConfig = PipelineConfig()
     lake: LakeConfig = LakeConfig()
-
-
-def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
-    """Resolve the configuration: defaults, then the file, then overrides.
-
-    Args:
-        path: A ``.toml``, ``.yaml`` or ``.yml`` file; None reads `STREAMREC_CONFIG`, else ``streamrec.toml`` in the current folder if present.
-        overrides: Dotted keys to values, such as ``{"student.dim": 32}``.
-
-    Raises:
-        ConfigError: The file is missing, does not parse, has an unknown key (the nearest valid key is named) or a value out of bounds.
-    """
-    chosen = Path(path) if path is not None else _default_path()
-    values: dict[str, Any] = _read(chosen) if chosen is not None else {}
-    for dotted, value in (overrides or {}).items():
-        node = values
-        *parents, leaf = dotted.split(".")
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
-                what = f"Config: {parent} is not a section"
-                raise ConfigError(what, got=repr(dotted), do="name a setting, such as student.dim", key=dotted)
-        node[leaf] = value
-    return parse_config(values)
-
-
-def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
-    """Return dotted keys and values of ``KEY=VALUE`` texts; a value is TOML, or a string when it is none.
-
-    Raises:
-        ConfigError: A text has no ``=``.
-
-    Example:
-        >>> parse_overrides(["student.dim=32", "log.broker=127.0.0.1:9092"])
-        {'student.dim': 32, 'log.broker': '127.0.0.1:9092'}
-    """
-    result: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            what = "Config: an override does not parse"
-            raise ConfigError(what, got=repr(text), allowed="KEY=VALUE", do="write for example student.dim=32")
-        try:
-            result[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            result[key.strip()] = value
-    return result
-
-
-def parse_config(values: dict[str, Any]) -> Config:
-    """Validate a dictionary as a configuration.
-
-    Event meanings given by the user are added to the stated defaults.
-
-    Raises:
-        ConfigError: See `load_config`.
-    """
-    values = dict(values)
-    events = values.get("events")
-    if isinstance(events, dict) and isinstance(events.get("meanings"), dict):
-        defaults = {name: meaning.model_dump() for name, meaning in DEFAULT_MEANINGS.items()}
-        values["events"] = {**events, "meanings": {**defaults, **events["meanings"]}}
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise _explain(error) from error
-
-
-def _default_path() -> Path | None:
-    named = config_path()
-    if named is not None:
-        return named
-    here = Path("streamrec.toml")
-    return here if here.exists() else None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        what = f"Config: the file can't be read ({error.strerror})"
-        raise ConfigError(what, got=str(path), do="give an existing .toml or .yaml file") from error
-    try:
-        values = yaml.safe_load(text) if path.suffix in {".yaml", ".yml"} else tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        what = f"Config: {path} does not parse ({error})"
-        raise ConfigError(what, do="correct the line that is named") from error
-    if not isinstance(values or {}, dict):
-        what = f"Config: {path} is not a table of settings"
-        raise ConfigError(what, got=type(values).__name__, allowed="keys and values")
-    return values or {}
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Config
-    for part in location:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            return list(Meaning.model_fields)
-        model = field.annotation
-    return list(getattr(model, "model_fields", {}))
-
-
-def _explain(error: ValidationError) -> ConfigError:
-    # A misspelt key is said first: that another one is missing is often its consequence.
-    first = next((each for each in error.errors() if each["type"] == "extra_forbidden"), error.errors()[0])
-    location = first["loc"]
-    dotted = ".".join(str(part) for part in location)
-    if first["type"] == "extra_forbidden":
-        allowed = _fields_at(location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), allowed, n=1, cutoff=0.0)
-        parent = ".".join(str(part) for part in location[:-1])
-        hint = f"{parent}.{near[0]}" if parent and near else (near[0] if near else "")
-        what = "Config: unknown key"
-        return ConfigError(what, got=repr(dotted), do=f"did you mean {hint!r}? ({', '.join(allowed)} are allowed)", key=dotted)
-    # A validator of ours may say what was got, which this message says already.
-    allowed_values = first["msg"].removeprefix("Value error, ").rpartition("allowed ")[2]
-    return ConfigError(f"Config: {dotted} is not valid", got=repr(first.get("input")), allowed=allowed_values, do="correct the value", key=dotted)
