@@ -123,8 +123,8 @@ def start_embedded(folder: Path, say: Callable[[str], None], start_timeout_s: fl
     folder = folder.absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock, (folder / "broker.log").open("ab") as output:
-            _take(lock, folder, min(deadline, time.monotonic() + _LEAVE_S))
+        with (folder / ".lock").open("a+") as lock, (folder / "broker.log").open("ab") as output:
+            _take(lock, folder, deadline)
             for attempt in range(1, _MAX_PORT_ATTEMPTS + 1):
                 node = _node(folder)
                 _configure(folder, node)
@@ -141,24 +141,50 @@ def start_embedded(folder: Path, say: Callable[[str], None], start_timeout_s: fl
 
 
 def _take(lock: TextIO, folder: Path, deadline: float) -> None:
+    """Lock the folder for the broker's life; refuse as soon as it is clear that another process's broker stays on it."""
+    leaves_by = min(deadline, time.monotonic() + _LEAVE_S)
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                what, where = f"Embedded Kafka: another process runs one on {folder}", _address_of(folder)
+            is_used = time.monotonic() > deadline or (_answers(_port_of(folder)) if _is_alive(_starter(lock)) else time.monotonic() > leaves_by)
+            if is_used:
+                what, where = f"Embedded Kafka: another process runs one on {folder}", f"{LOOPBACK}:{_port_of(folder) or 'PORT'}"
                 do = f"stop it, choose another run folder, or use it: log.broker = {where}"
                 raise EmbeddedBrokerError(what, do=do, address=where) from error
-            time.sleep(_LOOK_EVERY_S)
+            _pause()
         else:
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
             return
 
 
-def _address_of(folder: Path) -> str:
+def _starter(lock: TextIO) -> int:
+    """Return the process that took the lock last; 0 where none has said."""
+    lock.seek(0)
+    return int(lock.read() or 0)
+
+
+def _is_alive(pid: int) -> bool:
     try:
-        return f"{LOOPBACK}:{json.loads((folder / 'node.json').read_text())['broker_port']}"
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid > 0
+
+
+def _port_of(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / "node.json").read_text())["broker_port"])
     except (OSError, ValueError):
-        return "HOST:PORT"
+        return 0
+
+
+def _pause() -> None:
+    time.sleep(_LOOK_EVERY_S)
 
 
 def _node(folder: Path) -> _Node:
@@ -238,7 +264,7 @@ def _launch(folder: Path, node: _Node, command: list[str], lock: TextIO, output:
                 raise _did_not_start(folder, f"it ended with status {supervisor.returncode}", since)
             if _answers(node.broker_port):
                 return EmbeddedKafka(LogAddress("kafka", f"{LOOPBACK}:{node.broker_port}"), supervisor)
-            time.sleep(_LOOK_EVERY_S)
+            _pause()
     except BaseException:
         _stop(supervisor)
         raise

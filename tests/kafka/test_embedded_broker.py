@@ -125,7 +125,9 @@ def test_a_reader_of_a_broker_that_stops_and_starts_gets_errors_that_name_it_and
     log.close()
 
 
-def test_a_broker_does_not_outlive_a_killed_starter(tmp_path: Path, own: list[EmbeddedKafka]) -> None:
+def test_a_broker_does_not_outlive_a_killed_starter_and_is_named_at_once_while_that_lives(
+    tmp_path: Path, own: list[EmbeddedKafka], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)
@@ -146,8 +148,10 @@ signal.pause()
         where, supervisor = starter.stdout.readline().split()
     assert not where.endswith(f":{port}")  # that port was taken
     (java,) = children_of(int(supervisor))
-    with pytest.raises(EmbeddedBrokerError, match=f"another process runs one on.*log.broker = {where}"):
-        start_embedded(tmp_path, lambda _: None, start_timeout_s=0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr("streamrec.log.embedded._pause", lambda: pytest.fail("it waits although the broker answers"))
+        with pytest.raises(EmbeddedBrokerError, match=f"another process runs one on.*log.broker = {where}"):
+            start_embedded(tmp_path, lambda _: None)
     forks = children_of(starter.pid)
 
     starter.send_signal(signal.SIGKILL)
