@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from streamrec.config import Config
 from streamrec.log.base import LogAddress, Record
@@ -30,7 +31,7 @@ def make_version(name: str, seed: int, num_items: int = NUM_ITEMS, dim: int = DI
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ids, id_offsets = pack_strings([f"item-{row:06d}" for row in range(num_items)])
     names, name_offsets = pack_strings(["default"])
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "item_vectors": vectors,
         "item_bias": rng.normal(scale=0.3, size=num_items).astype(np.float32),
         "popularity": rng.zipf(1.5, num_items).clip(max=10_000).astype(np.float32),

@@ -11,7 +11,6 @@ The last line is one flat JSON object: state_ms_p50, state_ms_p99, model_s_p50, 
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 import threading
 import time
@@ -89,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

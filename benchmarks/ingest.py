@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -156,7 +155,8 @@ def measure_read(broker: EmbeddedKafka, num: int, rounds: int) -> tuple[float, d
     codec = EventCodec(EventsConfig())
 
     def bare() -> int:
-        starts, ends = {part.partition: part.start for part in ranges}, {part.partition: part.end for part in ranges}
+        starts: dict[int, int | str] = {part.partition: part.start for part in ranges}
+        ends: dict[int, int | str] = {part.partition: part.end for part in ranges}
         dataset = ray.data.read_kafka(
             TOPIC, bootstrap_servers=[broker.address.where], start_offset={TOPIC: starts}, end_offset={TOPIC: ends},
             consumer_config=consumer_settings(broker.address.where, fetch_wait_max_ms=10), num_cpus=READ_TASK_CPUS,
@@ -200,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -75,7 +74,7 @@ def commit(controller: Controller, log: MemoryLog, num: int, days: int) -> tuple
         commit(now_ms)
         spent.append(time.perf_counter() - began)
 
-    ranges = take_ranges(topic, controller.state.offsets, controller.find_ends(), num)
+    ranges = take_ranges(topic, controller.state.offsets, controller.intake.ends(), num)
     choice = {"now_ms": NOW_MS, "seed": 0, "evaluate": False, "new_passes": 0, "publish": False, "checkpoint": True}
     plan = Plan.model_validate({"batch": controller.state.batch + 1, "ranges": ranges, **choice})
     with patch.object(lake, "commit", timed):
@@ -84,4 +83,4 @@ def commit(controller: Controller, log: MemoryLog, num: int, days: int) -> tuple
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -160,4 +160,4 @@ def labelled(seen: list[tuple[StepReport, float]]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -220,4 +219,4 @@ def report_all(watch: Watch, lags: Series, took_s: float, applied: int, counts: 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -17,11 +17,11 @@ import gc
 import logging
 import os
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,14 +73,14 @@ def batch_of(numbers: NDArray[np.int64], rows: NDArray[np.int64], first_ms: int)
 
 def items_of(rng: np.random.Generator, num: int, num_items: int) -> NDArray[np.int64]:
     """Item rows by a Zipf law (exponent 1), the popular ones spread over the table."""
-    return np.exp(rng.random(num) * np.log(num_items)).astype(np.int64) * 7919 % num_items
+    return np.asarray(np.exp(rng.random(num) * np.log(num_items)).astype(np.int64) * 7919 % num_items)
 
 
 def history_bytes(num_users: int, num_items: int) -> bytes:
     """Return what a commit holds of full histories: millions of events through `Histories.advance` would take most of the benchmark's time."""
     names = [f"user-{number}" for number in range(num_users)]
     user_bytes, user_offsets = pack_strings(names)
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "touched": np.arange(num_users) // BATCH + 1, "namespace": np.zeros(num_users, np.int32),
         "hash": np.fromiter((hash_key("default", name) for name in names), np.int64, num_users),
         "user_bytes": user_bytes, "user_offsets": user_offsets,
@@ -242,4 +242,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
