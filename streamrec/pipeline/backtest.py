@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +18,13 @@ from numpy.typing import NDArray
 
 from streamrec.clock import ManualClock
 from streamrec.config import Config
-from streamrec.errors import DatasetError
+from streamrec.errors import ConfigError, DatasetError
 from streamrec.evaluation.protocols import Blocks, cut
 from streamrec.evaluation.ranking import METRICS
 from streamrec.events.codec import encode_table
 from streamrec.events.datasets import Dataset
 from streamrec.events.meaning import TARGET, roles_of
+from streamrec.events.replay import fingerprint
 from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
 from streamrec.log.base import Record
@@ -52,6 +56,14 @@ class BacktestResult:
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("teachers", "student", "evaluation"), 0.0))
 
+    def add(self, report: StepReport, metrics: dict[str, dict[str, float]] | None) -> None:
+        """Add a step; ``metrics`` are those of a test block, None for a step of the base."""
+        for name, stages in (("teachers", ("label", "refresh")), ("student", ("learn",)), ("evaluation", ("evaluate",))):
+            self.seconds[name] += sum(report.seconds[stage] for stage in stages)
+        if metrics is not None:
+            self.blocks.append(metrics)
+            self.queries.append(report.num_queries)
+
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
         return {
@@ -70,6 +82,7 @@ def run_backtest(
     *,
     max_blocks: int | None = None,
     num_threads: int | None = None,
+    folder: Path | None = None,
     on_step: Callable[[int, int, dict[str, dict[str, float]]], None] = lambda done, total, metrics: None,
 ) -> BacktestResult:
     """Play a dataset block by block: each block is scored as a whole, then learned, then the teachers refresh.
@@ -83,32 +96,42 @@ def run_backtest(
         protocol: See `streamrec.evaluation.protocols`.
         max_blocks: Stop after so many test blocks.
         num_threads: Of torch meanwhile; None takes all cores.
+        folder: Keep the state there after each step: the same backtest goes on from it, also after a crash, and ends the same.
         on_step: Called after each step with (steps done, steps in all, metrics of the block or nothing).
 
     Raises:
         DatasetError: The file does not fit the protocol, or leaves nothing to test.
+        ConfigError: The folder holds another backtest.
     """
     blocks = cut(dataset.events, protocol, roles_of(dataset.events, config.events.meanings)[0] == TARGET)
     last = int(blocks.block.max(initial=0))
     last = last if max_blocks is None else min(last, max_blocks)
-    config = config.model_copy(
-        update={"features": config.features.model_copy(update={"lateness_s": 1e12, "max_users": 10**9, "max_items": 2**31 - 1})}
-    )
-    with temporary_folder("backtest-") as folder, _threads_restored():
-        player = _Player(dataset, config, blocks, str(folder))
+    unbounded = config.features.model_copy(update={"lateness_s": 1e12, "max_users": 10**9, "max_items": 2**31 - 1})
+    config = config.model_copy(update={"features": unbounded, "lake": config.lake.model_copy(update={"enabled": False})})
+    steps = [*((0, part) for part in range(BASE_STEPS)), *((number, 0) for number in range(1, last + 1))]
+    about = {"events": fingerprint(dataset.events), "protocol": protocol, "last": last, "config": config.model_dump(mode="json")}
+    with temporary_folder("backtest-") if folder is None else nullcontext(folder) as place, _threads_restored():
+        kept = _Kept(folder / "result.json", about) if folder is not None else None
+        player = _Player(dataset, config, blocks, str(place), durable=kept is not None)
+        done, result = player.recover(), BacktestResult(protocol)
+        if kept is not None and done > kept.steps:  # It was killed after a step's state was durable and before its result was.
+            shutil.rmtree(place)
+            player = _Player(dataset, config, blocks, str(place), durable=True)
+            done = player.recover()
+        if kept is not None and done:
+            result = kept.load(done)
         torch.set_num_threads(num_threads or os.cpu_count() or 1)  # The scorer has asked for one, as suits an actor beside others.
-        result = BacktestResult(protocol)
-        for number in range(BASE_STEPS):
-            report = player.play(player.base_part(number), evaluate=False, learn=True)
-            _add_seconds(result, report)
-            on_step(number + 1, BASE_STEPS + last, {})
-        for number in range(1, last + 1):
-            report = player.play(blocks.of_block(number), evaluate=True, learn=number < last)
-            _add_seconds(result, report)
+        for step, (number, part) in enumerate(steps, 1):
+            positions = blocks.of_block(number) if number else player.base_part(part)
+            if step <= done:
+                player.skip(positions)
+                continue
+            report = player.play(positions, evaluate=number > 0, learn=number < last or not number)
             metrics = {name.removeprefix("teachers."): values for name, values in report.metrics.items() if values}
-            result.blocks.append(metrics)
-            result.queries.append(report.num_queries)
-            on_step(BASE_STEPS + number, BASE_STEPS + last, metrics)
+            result.add(report, metrics if number else None)
+            if kept is not None:
+                kept.save(result, step)
+            on_step(step, len(steps), metrics)
     if not sum(result.queries):
         what = "Dataset: nothing to test, no block has a user with a history and a target"
         got = f"{dataset.events.num_rows} events in {last} blocks"
@@ -126,10 +149,40 @@ def _threads_restored() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class _Kept:
+    """Keep what the steps so far have found beside the state that they have left.
+
+    Attributes:
+        steps: Of so many there was a result before.
+    """
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self._path, self._about = path, about
+
+        held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"about": about, "steps": 0}
+        if held["about"] != about:
+            what = f"Backtest: {path.parent} holds another one"
+            raise ConfigError(what, got="other events, protocol, blocks or settings", do="give another folder, or remove it")
+        self._held = held
+        self.steps = int(held["steps"])
+
+    def load(self, done: int) -> BacktestResult:
+        """Return the result of the first ``done`` steps; no more than `steps`."""
+        held, num_blocks = self._held["result"], max(0, done - BASE_STEPS)
+        return BacktestResult(held["protocol"], held["blocks"][:num_blocks], held["queries"][:num_blocks], seconds=held["seconds"])
+
+    def save(self, result: BacktestResult, steps: int) -> None:
+        """Write the result so far in one move."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"about": self._about, "steps": steps, "result": asdict(result)}), encoding="utf-8")
+        temporary.replace(self._path)
+
+
 class _Player:
     """Append a block's events to an in-memory log and have the controller execute one plan over them."""
 
-    def __init__(self, dataset: Dataset, config: Config, blocks: Blocks, folder: str) -> None:
+    def __init__(self, dataset: Dataset, config: Config, blocks: Blocks, folder: str, *, durable: bool) -> None:
         self.config = config
         self._events = dataset.events
         self._blocks = blocks
@@ -138,7 +191,8 @@ class _Player:
         self._log.ensure_topic(self._topic, 1)
         clock = ManualClock(int(dataset.events["event_time"].to_numpy().max()) + 1)
         self._clock = clock
-        self.controller = build_local(config, self._log, folder, clock, durable=False)
+        self._is_durable = durable
+        self.controller = build_local(config, self._log, folder, clock, durable=durable)
         self.controller.parts.known_only = blocks.known_only
         self._seen: dict[int, NDArray[np.int32]] = {}
         if blocks.mask_seen:
@@ -149,15 +203,23 @@ class _Player:
         """Return the events of one of the base's steps; a basket stays whole where it lies in one step's reach."""
         return np.array_split(self._blocks.of_block(0), BASE_STEPS)[number]
 
+    def recover(self) -> int:
+        """Go back to the last step whose state is durable, and return how many steps that were."""
+        self.controller.recover()
+        return self.controller.state.batch
+
+    def skip(self, positions: NDArray[np.int64]) -> None:
+        """Append what a step before the recovered state has read."""
+        if self._items is not None:
+            self._append(self._items)
+            self._items = None
+        self._append(self._events.take(pa.array(positions)))
+
     def play(self, positions: NDArray[np.int64], *, evaluate: bool, learn: bool) -> StepReport:
         """Execute one plan over the events at ``positions``."""
         controller, config = self.controller, self.config
         start = self._log.latest(self._topic)[0]
-        if self._items is not None:
-            self._append(self._items)
-            self._items = None
-        events = self._events.take(pa.array(positions))
-        self._append(events)
+        self.skip(positions)
         if evaluate and self._blocks.mask_seen:
             self._remember_seen()
         batch = controller.state.batch + 1
@@ -172,6 +234,7 @@ class _Player:
             teachers=self._newest_teachers(),
             start_refresh=config.teachers.enabled if learn else (),
             publish=False,
+            checkpoint=self._is_durable,
         )
         report = controller.step(plan)
         assert report is not None
@@ -198,11 +261,6 @@ class _Player:
     def _seen_of(self, examples: Examples) -> list[NDArray[np.int32]]:
         nothing = np.zeros(0, np.int32)
         return [self._seen.get(user, nothing) for user in examples.user.tolist()]
-
-
-def _add_seconds(result: BacktestResult, report: StepReport) -> None:
-    for name, stages in (("teachers", ("label", "refresh")), ("student", ("learn",)), ("evaluation", ("evaluate",))):
-        result.seconds[name] += sum(report.seconds[stage] for stage in stages)
 
 
 def _mean_of_blocks(blocks: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:

@@ -12,7 +12,7 @@ from streamrec.errors import ConfigError, DataError
 from streamrec.evaluation.ranking import METRICS
 from streamrec.events.synthetic import synthetic_dataset
 from streamrec.log.base import Record
-from streamrec.pipeline import saving
+from streamrec.pipeline import backtest, saving
 from streamrec.pipeline.backtest import run_backtest
 from streamrec.pipeline.bootstrap import NUM_STEPS, bootstrap, refresh
 from streamrec.pipeline.checkpoint import CheckpointStore
@@ -117,6 +117,36 @@ def test_a_backtest_reports_every_model_per_block_and_is_repeatable() -> None:
     assert steps[-1][0] == steps[-1][1] == len(steps)
     for metric in METRICS:
         assert first.metrics["student"][metric] == pytest.approx(sum(block["student"][metric] for block in first.blocks) / 2)
+
+
+@pytest.mark.parametrize(("stop_at", "before_result"), [(3, False), (6, False), (6, True)])
+def test_a_backtest_that_was_broken_off_goes_on_in_its_folder_and_ends_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int, *, before_result: bool
+) -> None:
+    world = synthetic_dataset(num_users=30, num_items=60, num_events=500)
+    config = parse_config(SMALL)
+    whole = run_backtest(world, config, "progressive", max_blocks=4, num_threads=1)
+    played: list[int] = []
+
+    def stop(done: int, *_: object) -> None:
+        played.append(done)
+        if done == stop_at:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"max_blocks": 4, "num_threads": 1, "folder": tmp_path / "kept"}
+    with monkeypatch.context() as patch:
+        save = backtest._Kept.save
+        if before_result:
+            patch.setattr(backtest._Kept, "save", lambda kept, result, steps: stop(steps) or save(kept, result, steps))
+        with pytest.raises(KeyboardInterrupt):
+            run_backtest(world, config, "progressive", on_step=stop, **options)
+    again: list[int] = []
+    result = run_backtest(world, config, "progressive", on_step=lambda done, *_: again.append(done), **options)
+    assert again == list(range(1 if before_result else stop_at + 1, 9))
+    assert result.blocks == whole.blocks
+    assert result.metrics == whole.metrics
+    with pytest.raises(ConfigError, match="holds another one"):
+        run_backtest(world, parse_config({**SMALL, "seed": 1}), "progressive", **options)
 
 
 def test_leave_one_out_masks_what_the_user_has_had() -> None:
