@@ -13,6 +13,7 @@ import ray.data
 
 from streamrec.config import Config
 from streamrec.environment import ray_address
+from streamrec.memory import FOR_CHILDREN, bound_heaps
 from streamrec.pipeline.resources import Resources, needed, shortage
 from streamrec.pipeline.temporary import temporary_folder
 from streamrec.student.actor import NAMESPACE
@@ -50,6 +51,7 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
         num_cpus: Logical CPUs of a local cluster; None takes the machine's, but at least `LOCAL_CPUS`.
     """
     _quieten()
+    bound_heaps()
     if ray.is_initialized():
         yield
         return
@@ -57,7 +59,8 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
         ray.init(namespace=NAMESPACE, log_to_driver=False)
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", **FOR_CHILDREN}.items():
+        os.environ.setdefault(name, value)
     with temporary_folder(longest=_MAX_FOLDER_CHARS) as folder:
         try:
             ray.init(
