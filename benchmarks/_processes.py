@@ -11,8 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+SUMS = ("all processes", "shared memory")
+
 NUM_BLOCKS = 12
 """A slope is fitted to the means of so many stretches of time: memory rises and falls by the second, and neighbours are not independent."""
+
+
+_KNOWN = {"java": "broker", "gcs_server": "GCS", "haproxy": "proxy"}
 
 
 def descendants(root: int) -> list[int]:
@@ -41,8 +46,10 @@ def command(pid: int) -> str:
     words = _read(Path(f"/proc/{pid}/cmdline")).replace("\0", " ").split()
     if not words:
         return "ended"
-    if words[0].startswith("ray::"):
-        return words[0]
+    if words[0].startswith("ray::"):  # Its class; what it does at the moment follows a dot.
+        return words[0].removeprefix("ray::").partition(".")[0]
+    if Path(words[0]).name in _KNOWN:
+        return _KNOWN[Path(words[0]).name]
     scripts = [word for word in words[1:] if word.endswith(".py") or word.startswith(("streamrec.", "kafka."))]
     return Path(scripts[0] if scripts and "python" in words[0] else words[0]).name
 
@@ -101,7 +108,7 @@ class Watch:
         self._every_s, self._names, self._folders, self._more = every_s, dict(names), dict(folders), dict(more)
         self.processes: dict[int, Series] = {}
         self.titles: dict[int, str] = {}
-        self.others: dict[str, Series] = {name: Series() for name in ("all processes", "shared memory", *folders, *more)}
+        self.others: dict[str, Series] = {name: Series() for name in (*SUMS, *folders, *more)}
         self.num_looks = 0
         self._began_s = time.monotonic()
         self._stop = threading.Event()
@@ -134,10 +141,12 @@ class Watch:
             if own == 0:
                 continue
             private, shared = private + own, shared + of_store
-            self.titles.setdefault(pid, self._names.get(pid) or command(pid))
+            title = self._names.get(pid) or command(pid)
+            if title != "ended":  # A worker that waits for work has another name later.
+                self.titles[pid] = title
             self.processes.setdefault(pid, Series()).add(second, own)
-        self.others["all processes"].add(second, private)
-        self.others["shared memory"].add(second, shared)
+        self.others[SUMS[0]].add(second, private)
+        self.others[SUMS[1]].add(second, shared)
         for name, folder in self._folders.items():
             self.others[name].add(second, folder_mb(folder))
         for name, ask in self._more.items():
