@@ -17,7 +17,7 @@ NUM_BLOCKS = 12
 """A slope is fitted to the means of so many stretches of time: memory rises and falls by the second, and neighbours are not independent."""
 
 
-_KNOWN = {"java": "broker", "gcs_server": "GCS", "haproxy": "proxy"}
+_KNOWN = {"java": "broker", "gcs_server": "GCS", "haproxy": "proxy", "raylet": "raylet"}
 
 
 def descendants(root: int) -> list[int]:
@@ -35,10 +35,13 @@ def descendants(root: int) -> list[int]:
 
 
 def memory_mb(pid: int) -> tuple[float, float]:
-    """Return (private memory and the process's share of files, its share of shared memory) in MB; zeros once it has ended."""
+    """Return (memory of the process's own, its share of shared memory) in MB; zeros once it has ended.
+
+    Its own is what it has allocated. Pages of files are left out: the system takes them back when it likes, and a process's share of a library
+    falls whenever another process starts that uses it, too.
+    """
     fields = {line.split(":")[0]: int(line.split()[1]) for line in _read(Path(f"/proc/{pid}/smaps_rollup")).splitlines()[1:]}
-    shared = fields.get("Pss_Shmem", 0)
-    return (fields.get("Pss", 0) - shared) * 1024 / 1e6, shared * 1024 / 1e6
+    return fields.get("Pss_Anon", 0) * 1024 / 1e6, fields.get("Pss_Shmem", 0) * 1024 / 1e6
 
 
 def command(pid: int) -> str:

@@ -7,10 +7,10 @@ and answer requests. Another process sends `--rate` clicks a second of `streamre
 The bounds on users, items, event ids and replay follow the rate so that all are reached within half a minute, and users and items leave throughout:
 what grows after the first quarter of the time, which warms up, is not state that fills up. How full it was then is printed.
 
-From the warm-up to the end the memory of every process that lives that long is fitted with a line: its share of private memory and files. It is flat
-when it is within twice its standard error of 0, falls, or is below `_growth.FLOOR_MB_PER_MIN`; what it may grow at most is printed beside. Shared
-memory, Ray's object store, is bounded by its size and a series of its own; processes that come and go, such as the readers that replace each other,
-are in the sum of all. A standard error is that of a line through the means of twelve stretches.
+From the warm-up to the end the memory of every process that lives that long is fitted with a line: what it has allocated, without pages of files. It
+is flat when it is within twice its standard error of 0, falls, or is below `_growth.FLOOR_MB_PER_MIN`; what it may grow at most is printed beside.
+Shared memory, Ray's object store, is bounded by its size and a series of its own; processes that come and go, such as the readers that replace each
+other, are in the sum of all. A standard error is that of a line through the means of twelve stretches.
 
 The last line is one flat JSON object: seconds, events_per_s (applied), lag_max and lag_last (records, after the warm-up), is_full (the bounds were
 reached by then), num_processes, num_growing and growing (their names), slope_mb_per_min_max with slope_process and slope_error (the process that
@@ -255,7 +255,8 @@ def report_all(
     for name in STATE:
         print(f"disk {name} {thinned(watch.others[name].values)} MB")
     result: dict[str, float | int | str | None] = {
-        "seconds": took_s, "events_per_s": applied / took_s, "lag_max": max(later.values), "lag_last": later.values[-1],
+        "seconds": took_s, "events_per_s": applied / took_s, "lag_max": max(later.values, default=None),
+        "lag_last": later.values[-1] if later.values else None,
         **summary(found, NAMED), "disk_mb_last": disk.values[-1], "disk_mb_per_min": Line.of(disk.since(warm_s)).per_minute,
         "kept_mb_per_min": Line.of(kept.since(warm_s)).per_minute, **counts,
     }  # fmt: skip
