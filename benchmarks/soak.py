@@ -7,13 +7,14 @@ and answer requests. Another process sends `--rate` clicks a second of `streamre
 The bounds on users, items, event ids and replay follow the rate so that all are reached within half a minute, and users and items leave throughout:
 what grows after the first quarter of the time, which warms up, is not state that fills up. How full it was then is printed.
 
-From the warm-up to the end the memory of every process that lives that long is fitted with a line: what it has allocated, without pages of files. It
-is flat when it is within twice its standard error of 0, falls, or is below `_growth.FLOOR_MB_PER_MIN`; what it may grow at most is printed beside.
-Shared memory, Ray's object store, is bounded by its size and a series of its own; processes that come and go, such as the readers that replace each
-other, are in the sum of all. A standard error is that of a line through the means of twelve stretches.
+From the warm-up to the end the memory of every process that lives that long is fitted with a line: what it has allocated, without pages of files.
+It is flat when it is within twice its standard error of 0, falls, or is below `_growth.FLOOR_MB_PER_MIN`, and grows for sure beyond three errors;
+what it may grow at most is printed beside. Shared memory, Ray's object store, is bounded by its size and a series of its own; processes that come
+and go, such as a refresh's and the readers that replace each other, are in the sum of all. A standard error is that of a line through the means of
+twelve stretches.
 
 The last line is one flat JSON object: seconds, events_per_s (applied), lag_max and lag_last (records, after the warm-up), is_full (the bounds were
-reached by then), num_processes, num_growing and growing (their names), slope_mb_per_min_max with slope_process and slope_error (the process that
+reached by then), num_processes, num_growing, growing and unsure (names), slope_mb_per_min_max with slope_process and slope_error (the process that
 grows fastest for sure: by its slope less twice its error), slope_mb_per_min_all and its error, <name>_mb_per_min, <name>_error and <name>_mb_last
 for each of `NAMED`, disk_mb_last and disk_mb_per_min (registry, checkpoint, teachers, lake and plans; the lake keeps every event), kept_mb_per_min
 (the same without the lake), items_left, users_held, answers and answers_failed.
@@ -59,12 +60,12 @@ NEARLY = 0.9
 """Of a bound; what is full loses some users and items at a time."""
 STATE = ("registry", "checkpoint", "teachers", "lake", "plans")
 NAMED = (
-    "driver", "student", "control", "scorer", "statistics", "Board", "ServeReplica", "ServeController", "proxy", "broker", "raylet", "GCS",
+    "driver", "student", "control", "scorer", "statistics", "Board", "ServeReplica", "ServeController", "proxy", "ProxyActor", "broker", "raylet", "GCS",
     "DashboardAgent",
 )  # fmt: skip
 BARS = {
     "lag_last": "bounded: not above a few micro-batches",
-    "num_growing": "0: memory of every process flat after warm-up",
+    "num_growing": "0: memory of every process flat after warm-up (the broker's heap fills up to its bound first)",
     "is_full": "1: or state that fills up grows, too",
     "kept_mb_per_min": "bounded disk",
 }

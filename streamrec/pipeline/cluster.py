@@ -30,6 +30,8 @@ RAY_SETTINGS = {
     # Each execution of Ray Data names new time series, which are kept and sent again for ever by its statistics actor and by each node's agent.
     # Nobody collects them from a local cluster.
     "enable_metrics_collection": False,
+    # The GCS remembers each call of an actor for those who ask what ran: 4 KB, up to 100,000 of them, some ten a micro-batch.
+    "task_events_report_interval_ms": 0,
     # As many processes may start at a time, and Ray prints a warning only beyond three times as many.
     "worker_maximum_startup_concurrency": 8,
 }
