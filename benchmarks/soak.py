@@ -60,8 +60,8 @@ NEARLY = 0.9
 """Of a bound; what is full loses some users and items at a time."""
 STATE = ("registry", "checkpoint", "teachers", "lake", "plans")
 NAMED = (
-    "driver", "student", "control", "scorer", "statistics", "Board", "ServeReplica", "ServeController", "proxy", "ProxyActor", "broker", "raylet", "GCS",
-    "DashboardAgent",
+    "driver", "student", "control", "scorer", "statistics", "Board", "ServeReplica", "ServeController", "proxy", "ProxyActor", "broker",
+    "raylet", "GCS", "DashboardAgent",
 )  # fmt: skip
 BARS = {
     "lag_last": "bounded: not above a few micro-batches",
