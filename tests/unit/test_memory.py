@@ -10,6 +10,7 @@ from pathlib import Path
 import streamrec
 from streamrec.clock import ManualClock
 from streamrec.memory import EVERY_S, FOR_CHILDREN, NUM_HEAPS, GivesBack
+from streamrec.student.actor import Host
 
 COUNT_HEAPS = """
 import ctypes, tempfile, threading
@@ -85,3 +86,12 @@ def test_memory_is_given_back_now_and_then_and_not_after_each_piece_of_work() ->
         memory.after_work()
         clock.advance(1.0)
     assert calls == [EVERY_S, 2 * EVERY_S, 3 * EVERY_S]
+
+
+def test_an_actor_gives_memory_back_after_a_call_and_answers_as_it_would() -> None:
+    clock, calls, host = ManualClock(), [], Host[list[int]]()
+    host._memory = GivesBack(clock, lambda: calls.append(1))
+    host.adopt(7, list, [1, 2])
+    clock.advance(EVERY_S)
+    assert [host.call(7, list.copy) for _ in range(2)] == [[1, 2], [1, 2]]
+    assert calls == [1]
