@@ -11,8 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+SUMS = ("all processes", "shared memory")
+
 NUM_BLOCKS = 12
 """A slope is fitted to the means of so many stretches of time: memory rises and falls by the second, and neighbours are not independent."""
+
+
+_KNOWN = {"java": "broker", "gcs_server": "GCS", "haproxy": "proxy", "raylet": "raylet"}
 
 
 def descendants(root: int) -> list[int]:
@@ -30,10 +35,13 @@ def descendants(root: int) -> list[int]:
 
 
 def memory_mb(pid: int) -> tuple[float, float]:
-    """Return (private memory and the process's share of files, its share of shared memory) in MB; zeros once it has ended."""
+    """Return (memory of the process's own, its share of shared memory) in MB; zeros once it has ended.
+
+    Its own is what it has allocated. Pages of files are left out: the system takes them back when it likes, and a process's share of a library
+    falls whenever another process starts that uses it, too.
+    """
     fields = {line.split(":")[0]: int(line.split()[1]) for line in _read(Path(f"/proc/{pid}/smaps_rollup")).splitlines()[1:]}
-    shared = fields.get("Pss_Shmem", 0)
-    return (fields.get("Pss", 0) - shared) * 1024 / 1e6, shared * 1024 / 1e6
+    return fields.get("Pss_Anon", 0) * 1024 / 1e6, fields.get("Pss_Shmem", 0) * 1024 / 1e6
 
 
 def command(pid: int) -> str:
@@ -41,8 +49,10 @@ def command(pid: int) -> str:
     words = _read(Path(f"/proc/{pid}/cmdline")).replace("\0", " ").split()
     if not words:
         return "ended"
-    if words[0].startswith("ray::"):
-        return words[0]
+    if words[0].startswith("ray::"):  # Its class; what it does at the moment follows a dot.
+        return words[0].removeprefix("ray::").partition(".")[0]
+    if Path(words[0]).name in _KNOWN:
+        return _KNOWN[Path(words[0]).name]
     scripts = [word for word in words[1:] if word.endswith(".py") or word.startswith(("streamrec.", "kafka."))]
     return Path(scripts[0] if scripts and "python" in words[0] else words[0]).name
 
@@ -101,7 +111,7 @@ class Watch:
         self._every_s, self._names, self._folders, self._more = every_s, dict(names), dict(folders), dict(more)
         self.processes: dict[int, Series] = {}
         self.titles: dict[int, str] = {}
-        self.others: dict[str, Series] = {name: Series() for name in ("all processes", "shared memory", *folders, *more)}
+        self.others: dict[str, Series] = {name: Series() for name in (*SUMS, *folders, *more)}
         self.num_looks = 0
         self._began_s = time.monotonic()
         self._stop = threading.Event()
@@ -134,10 +144,12 @@ class Watch:
             if own == 0:
                 continue
             private, shared = private + own, shared + of_store
-            self.titles.setdefault(pid, self._names.get(pid) or command(pid))
+            title = self._names.get(pid) or command(pid)
+            if title != "ended":  # A worker that waits for work has another name later.
+                self.titles[pid] = title
             self.processes.setdefault(pid, Series()).add(second, own)
-        self.others["all processes"].add(second, private)
-        self.others["shared memory"].add(second, shared)
+        self.others[SUMS[0]].add(second, private)
+        self.others[SUMS[1]].add(second, shared)
         for name, folder in self._folders.items():
             self.others[name].add(second, folder_mb(folder))
         for name, ask in self._more.items():

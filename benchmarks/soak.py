@@ -1,21 +1,28 @@
-"""Run the real loop for a while at a steady rate, with new users and new items throughout, and say what grows.
+"""Run the real loop and serving for a while at a steady rate, with new users and new items throughout, and say what grows.
 
-    python -m benchmarks.soak [--quick] [--seconds 600] [--rate 2000]
+    python -m benchmarks.soak [--quick] [--seconds 600] [--rate 2000] [--replicas 1]
 
-Embedded broker, Ray Data, actors, two teachers that refresh on the way, publication, gate, checkpoints and the lake; no serving. Another process
-sends `--rate` clicks a second of `streamrec.events.synthetic.ArrivingWorld`; the bounds on users and items are small, so that both leave
-throughout. After a quarter of the time, which warms up, the memory of every process that lives to the end is fitted with a line: its share of
-private memory and files. Shared memory, Ray's object store, is bounded by its size and a series of its own; processes that come and go, such as
-the readers that replace each other, are in the sum of all. A standard error is that of a line through the means of twelve stretches.
+Embedded broker, Ray Data, actors, two teachers that refresh on the way, publication, gate, checkpoints, the lake, and replicas that follow the log
+and answer requests. Another process sends `--rate` clicks a second of `streamrec.events.synthetic.ArrivingWorld`, and asks for ten answers a second.
+The bounds on users, items, event ids and replay follow the rate so that all are reached within half a minute, and users and items leave throughout:
+what grows after the first quarter of the time, which warms up, is not state that fills up. How full it was then is printed.
 
-The last line is one flat JSON object: seconds, events_per_s (applied), lag_max and lag_last (records, after the warm-up), slope_mb_per_min_max with
-slope_process and slope_error (the process that grows fastest for sure: by its slope less twice its error), slope_mb_per_min_all and its
-error, disk_mb_last and disk_mb_per_min (registry, checkpoint, teachers, lake and plans; the lake keeps every event), kept_mb_per_min
-(the same without the lake), items_left and users_held.
+From the warm-up to the end the memory of every process that lives that long is fitted with a line: what it has allocated, without pages of files.
+It is flat when it is within twice its standard error of 0, falls, or is below `_growth.FLOOR_MB_PER_MIN`, and grows for sure beyond three errors;
+what it may grow at most is printed beside. Shared memory, Ray's object store, is bounded by its size and a series of its own; processes that come
+and go, such as a refresh's and the readers that replace each other, are in the sum of all. A standard error is that of a line through the means of
+twelve stretches.
+
+The last line is one flat JSON object: seconds, events_per_s (applied), lag_max and lag_last (records, after the warm-up), is_full (the bounds were
+reached by then), num_processes, num_growing, growing and unsure (names), slope_mb_per_min_max with slope_process and slope_error (the process that
+grows fastest for sure: by its slope less twice its error), slope_mb_per_min_all and its error, <name>_mb_per_min, <name>_error and <name>_mb_last
+for each of `NAMED`, disk_mb_last and disk_mb_per_min (registry, checkpoint, teachers, lake and plans; the lake keeps every event), kept_mb_per_min
+(the same without the lake), items_left, users_held, answers and answers_failed.
 """
 
 from __future__ import annotations
 
+import http.client
 import logging
 import multiprocessing
 import os
@@ -28,7 +35,9 @@ from typing import Any
 
 from benchmarks._common import arguments, facts, finish
 from benchmarks._flow import take_teachers
-from benchmarks._processes import Series, Watch, slope
+from benchmarks._growth import Line, lines, summary, thinned
+from benchmarks._processes import Series, Watch
+from serve.launch import launch, shutdown
 from streamrec.clock import SystemClock
 from streamrec.config import Config, LogConfig, parse_config
 from streamrec.events.codec import encode_table
@@ -39,36 +48,92 @@ from streamrec.log.memory import MemoryLog
 from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.driver import Driver
+from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.session import open_session
 from streamrec.pipeline.wiring import build_local
+from streamrec.student.learner import Learner
+from streamrec.testing.measure import Client
 
-FIRST_EVENTS, LOT_S, QUICK_S = 4000, 0.1, 8
-MAX_USERS, MAX_ITEMS = 6000, 2000
-SUMS = ("all processes", "shared memory")
+LOT_S, QUICK_S = 0.1, 8
+NEARLY = 0.9
+"""Of a bound; what is full loses some users and items at a time."""
 STATE = ("registry", "checkpoint", "teachers", "lake", "plans")
+NAMED = (
+    "driver", "student", "control", "scorer", "statistics", "Board", "ServeReplica", "ServeController", "proxy", "ProxyActor", "broker",
+    "raylet", "GCS", "DashboardAgent",
+)  # fmt: skip
 BARS = {
     "lag_last": "bounded: not above a few micro-batches",
-    "slope_mb_per_min_max": "flat: within twice its error of 0",
+    "num_growing": "0: memory of every process flat after warm-up (the broker's heap fills up to its bound first)",
+    "is_full": "1: or state that fills up grows, too",
     "kept_mb_per_min": "bounded disk",
 }
 
 
-def settings(folder: Path, broker: str) -> Config:
+@dataclass(frozen=True)
+class Size:
+    """Say how much is kept; all of it is full half a minute after the start.
+
+    Attributes:
+        rate: Clicks a second.
+    """
+
+    rate: int
+
+    @property
+    def max_users(self) -> int:
+        """Return the bound on users; twice the rate act at a time, and a twentieth of the rate comes anew each second."""
+        return 3 * self.rate
+
+    @property
+    def max_items(self) -> int:
+        """Return the bound on items; three quarters of it are clicked at a time, and a fiftieth of the rate comes anew each second."""
+        return self.rate
+
+    @property
+    def event_ids(self) -> int:
+        """Return how many event ids are remembered."""
+        return 25 * self.rate
+
+    @property
+    def replayed(self) -> int:
+        """Return how many examples the students keep."""
+        return 5 * self.rate
+
+    def world(self) -> ArrivingWorld:
+        """Return the world."""
+        return ArrivingWorld(num_users=2 * self.rate, num_items=3 * self.rate // 4)
+
+    def full(self, controller: Controller) -> dict[str, float]:
+        """Return how much of each bound is reached."""
+        ingest, replayed = controller.ingest, controller.parts.student.submit(_num_replayed).result()
+        return {
+            "users": len(ingest.histories) / self.max_users, "items": ingest.vocabulary.num_items / self.max_items,
+            "event ids": len(ingest.dedupe) / self.event_ids, "replay": replayed / self.replayed,
+        }  # fmt: skip
+
+
+def _num_replayed(learner: Learner) -> int:
+    return len(learner.replay)
+
+
+def settings(folder: Path, broker: str, size: Size, num_replicas: int) -> Config:
     """Return a configuration with small bounds, in which everything that is kept must leave again within minutes."""
     teachers = {
-        "transformer_refresh_events": 200_000,
-        "linear_refresh_events": 40_000,
-        "window_events": 20_000,
+        "transformer_refresh_events": 100 * size.rate,
+        "linear_refresh_events": 20 * size.rate,
+        "window_events": 10 * size.rate,
         "transformer": {"first_steps": 20, "refresh_steps": 20},
         "linear": {"max_items": 1024},
     }
-    features = {"max_users": MAX_USERS, "max_items": MAX_ITEMS, "dedupe_horizon": 50_000}
+    features = {"max_users": size.max_users, "max_items": size.max_items, "dedupe_horizon": size.event_ids}
+    serving = {"port": 0, "num_replicas": max(1, num_replicas), "history_users": size.max_users}
     pipeline = {"checkpoint_interval_s": 5.0, "publish_interval_s": 2.0}
     registry = {"keep_last": 5, "keep_for_s": 20.0}
     lake = {"optimize_every": 10, "keep_for_s": 20.0}
     return parse_config({
         "state": str(folder), "log": {"broker": broker}, "features": features, "teachers": teachers, "pipeline": pipeline, "registry": registry,
-        "lake": lake, "student": {"bootstrap_passes": 1, "replay_capacity": 10_000}, "serving": {"port": 0},
+        "lake": lake, "student": {"bootstrap_passes": 1, "replay_capacity": size.replayed}, "serving": serving,
     })  # fmt: skip
 
 
@@ -78,29 +143,39 @@ def send(writer: LogWriter, topic: str, world: ArrivingWorld, num: int, now_ms: 
     writer.append(topic, [Record(key, value) for key, value in zip(keys, values, strict=True)])
 
 
-def first_events(writer: LogWriter, config: Config, world: ArrivingWorld, now_ms: int) -> None:
-    """Append what the bootstrap learns from."""
-    send(writer, config.log.events_topic, world, FIRST_EVENTS, now_ms, 60_000)
+def first_events(writer: LogWriter, config: Config, size: Size, now_ms: int) -> None:
+    """Append what the bootstrap learns from: two seconds' clicks."""
+    send(writer, config.log.events_topic, size.world(), 2 * size.rate, now_ms, 60_000)
 
 
-def produce(address: LogAddress, log: LogConfig, rate: int, now_ms: int, stop: Any) -> None:
-    """Send ``rate`` clicks a second, after those of the bootstrap, until told to stop; one that is late is sent at once."""
-    writer, world, num = open_writer(address, log), ArrivingWorld(), round(rate * LOT_S)
-    world.take(FIRST_EVENTS, now_ms - 60_000, now_ms)
-    due = time.monotonic()
+def produce(address: LogAddress, log: LogConfig, size: Size, now_ms: int, url: str, stop: Any, asked: Any) -> None:
+    """Send the clicks that follow those of the bootstrap, until told to stop; one that is late is sent at once. Ask once for each lot."""
+    writer, world, num = open_writer(address, log), size.world(), round(size.rate * LOT_S)
+    world.take(2 * size.rate, now_ms - 60_000, now_ms)
+    client, due, number = Client(url) if url else None, time.monotonic(), 0
     while not stop.wait(max(0.0, due - time.monotonic())):
         send(writer, log.events_topic, world, num, SystemClock().now_ms(), round(1000 * LOT_S))
-        due += LOT_S
+        due, number = due + LOT_S, number + 1
+        if client is not None:
+            asked[not _answers(client, f"u{number * num // 20}")] += 1
     writer.close()
 
 
-def make_teachers(folder: Path, now_ms: int) -> None:
+def _answers(client: Client, user: str) -> bool:
+    try:
+        status, answer = client.request("GET", f"/v1/recommend/{user}?n=20")
+    except (OSError, http.client.HTTPException):
+        return False
+    return status == http.HTTPStatus.OK and bool(answer.get("items"))
+
+
+def make_teachers(folder: Path, size: Size, now_ms: int) -> None:
     """Make the first teachers in this process: the loop finds them, and need not wait for Ray Train."""
-    config, log = settings(folder, "local"), MemoryLog()
+    config, log = settings(folder, "local", size, 0), MemoryLog()
     log.ensure_topic(config.log.events_topic, config.log.num_partitions)
     controller = build_local(config, log, str(folder), SystemClock(), dead_letters=log)
     controller.recover()
-    first_events(log, config, ArrivingWorld(), now_ms)
+    first_events(log, config, size, now_ms)
     bootstrap(controller, log.latest(config.log.events_topic))
 
 
@@ -116,63 +191,34 @@ def names_of(controller: Controller, **more: int | None) -> dict[int, str]:
     return names | {os.getpid(): "driver"} | {pid: name for name, pid in more.items() if pid is not None}
 
 
-def grown(watch: Watch, warm_s: float) -> dict[str, Line]:
-    """Return the line through each long-lived process's memory, and through the sums, and print them."""
-    lived = {f"{watch.titles[pid]} {pid}": series.since(warm_s) for pid, series in watch.processes.items()}
-    num = len(watch.others["all processes"].since(warm_s).times)
-    whole = {name: series for name, series in lived.items() if len(series.times) >= 0.95 * num}
-    print(f"processes {len(whole)} lived throughout, {len(lived) - len(whole)} came or went")
-    whole |= {name: watch.others[name].since(warm_s) for name in SUMS}
-    found = {name: Line.of(series) for name, series in whole.items()}
-    for name in sorted(found, key=lambda name: -found[name].per_minute):
-        line = found[name]
-        print(f"memory {name}: {line.per_minute:+.2f} ± {line.error:.2f} MB a minute, {thinned(whole[name].values)} MB")
-    return found
-
-
-@dataclass(frozen=True)
-class Line:
-    """Hold what a series does in a minute, the standard error of that, and how it ends."""
-
-    per_minute: float
-    error: float
-    last: float
-
-    @classmethod
-    def of(cls, series: Series) -> Line:
-        """Fit it."""
-        per_second, error = slope(series.times, series.values)
-        return cls(60 * per_second, 60 * error, series.values[-1])
-
-
-def thinned(values: list[float], num: int = 12) -> str:
-    """Return some of the values, the last one among them."""
-    return " ".join(f"{value:.1f}" for value in values[:: -max(1, len(values) // num)][::-1])
-
-
 def main() -> None:
     """Run the benchmark."""
-    options = arguments(__doc__ or "", seconds=600, rate=2000)
+    options = arguments(__doc__ or "", seconds=600, rate=2000, replicas=1)
     logging.getLogger("streamrec").setLevel(logging.ERROR)
-    seconds = QUICK_S if options.quick else options.seconds
-    now_ms = SystemClock().now_ms()
+    seconds, size = QUICK_S if options.quick else options.seconds, Size(options.rate)
+    now_ms, warm_s = SystemClock().now_ms(), seconds / 4
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="streamrec-soak-")))
-        make_teachers(folder / "pure", now_ms)
+        make_teachers(folder / "pure", size, now_ms)
         take_teachers(folder / "pure", folder / "full")
         said: list[str] = []
-        session = stack.enter_context(open_session(settings(folder / "full", "auto"), said.append))
+        config = settings(folder / "full", "auto", size, options.replicas)
+        session = stack.enter_context(open_session(config, said.append, num_replicas=options.replicas))
         driver = Driver(lambda: session.controller("streamrec-soak"), time.sleep, said.append)
-        first_events(session.writer, session.config, ArrivingWorld(), now_ms)
+        first_events(session.writer, session.config, size, now_ms)
         bootstrap(driver.controller, session.reader.latest(session.config.log.events_topic))
+        url = ""
+        if options.replicas:
+            stack.callback(shutdown)
+            url = launch(session.config, session.address, session.state_url, registry_url(session.state_url))
         spawn = multiprocessing.get_context("spawn")
-        stop = spawn.Event()
-        arguments_ = (session.address, session.config.log, options.rate, now_ms, stop)
+        stop, asked = spawn.Event(), spawn.Array("l", 2)
+        arguments_ = (session.address, session.config.log, size, now_ms, url, stop, asked)
         producer = spawn.Process(target=produce, args=arguments_, daemon=True)
         producer.start()
         names = names_of(driver.controller, producer=producer.pid)
         watch = Watch(max(0.5, seconds / 300), names, {name: folder / "full" / name for name in STATE}, {})
-        lags, began = Series(), dict(driver.controller.state.counts)
+        lags, began, full = Series(), dict(driver.controller.state.counts), dict[str, float]()
         num_steps, num_failed, num_refreshed = 0, 0, 0
         watch.start()
         while watch.second() < seconds:
@@ -181,41 +227,43 @@ def main() -> None:
                 num_steps, num_failed = num_steps + 1, num_failed + len(report.refreshes_failed)
                 num_refreshed += len(report.activated)
                 lags.add(watch.second(), report.lag)
+            if not full and watch.second() >= warm_s:
+                full = size.full(driver.controller)
         took_s = watch.second()
         stop.set()
         producer.join()
         watch.stop()
         controller = driver.controller
         applied = controller.state.counts["applied"] - began["applied"]
-        items_left, users_held = controller.ingest.vocabulary.counters["left"], len(controller.ingest.histories)
-    report_all(watch, lags, took_s, applied, {"items_left": items_left, "users_held": users_held}, options, {
+        counts = {"items_left": controller.ingest.vocabulary.counters["left"], "users_held": len(controller.ingest.histories)}
+        counts |= {"answers": asked[0], "answers_failed": asked[1], "is_full": int(min(full.values(), default=0.0) >= NEARLY)}
+    print("of the bounds after the warm-up " + ", ".join(f"{name} {share:.0%}" for name, share in full.items()))
+    report_all(watch, lags, (warm_s, took_s), applied, counts, options, {
         "steps": num_steps, "refreshes": num_refreshed, "refreshes_failed": num_failed, "broker": said[0] if said else "", "failures": said[1:][-3:],
     })  # fmt: skip
 
 
-def report_all(watch: Watch, lags: Series, took_s: float, applied: int, counts: dict[str, int], options: Any, more: dict[str, object]) -> None:
+def report_all(
+    watch: Watch, lags: Series, times_s: tuple[float, float], applied: int, counts: dict[str, int], options: Any, more: dict[str, object]
+) -> None:
     """Print what was seen, and the last line."""
-    warm_s = took_s / 4
-    found = grown(watch, warm_s)
-    own = {name: line for name, line in found.items() if name not in SUMS}
-    worst = max(own, key=lambda name: own[name].per_minute - 2 * own[name].error)
-    later = lags.since(warm_s)
+    warm_s, took_s = times_s
+    found, later = lines(watch, warm_s), lags.since(warm_s)
     print(f"lag {thinned(later.values, 20)} records")
     disk = Series(watch.others["lake"].times, [sum(row) for row in zip(*(watch.others[name].values for name in STATE), strict=True)])
     kept = Series(disk.times, [sum(row) for row in zip(*(watch.others[name].values for name in STATE if name != "lake"), strict=True)])
     for name in STATE:
         print(f"disk {name} {thinned(watch.others[name].values)} MB")
     result: dict[str, float | int | str | None] = {
-        "seconds": took_s, "events_per_s": applied / took_s, "lag_max": max(later.values), "lag_last": later.values[-1],
-        "slope_mb_per_min_max": own[worst].per_minute, "slope_process": worst.rpartition(" ")[0], "slope_error": own[worst].error,
-        "slope_mb_per_min_all": found["all processes"].per_minute, "slope_error_all": found["all processes"].error,
-        "disk_mb_last": disk.values[-1], "disk_mb_per_min": Line.of(disk.since(warm_s)).per_minute,
+        "seconds": took_s, "events_per_s": applied / took_s, "lag_max": max(later.values, default=None),
+        "lag_last": later.values[-1] if later.values else None,
+        **summary(found, NAMED), "disk_mb_last": disk.values[-1], "disk_mb_per_min": Line.of(disk.since(warm_s)).per_minute,
         "kept_mb_per_min": Line.of(kept.since(warm_s)).per_minute, **counts,
     }  # fmt: skip
     if options.quick:
         print("quick " + " ".join(f"{name} {value}" for name, value in result.items()) + "; too short for a slope")
         result = dict.fromkeys(result)
-    finish(result, facts(rate=options.rate, **more), BARS)
+    finish(result, facts(rate=options.rate, replicas=options.replicas, **more), BARS)
 
 
 if __name__ == "__main__":

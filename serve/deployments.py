@@ -9,6 +9,7 @@ from ray.serve import Application
 
 from serve.replica import Replica, ReplicaSettings
 from serve.routes import Routes
+from streamrec.memory import FOR_CHILDREN
 from streamrec.serving.requests import RequestLimits
 
 APP_NAME = "streamrec"
@@ -16,7 +17,7 @@ APP_NAME = "streamrec"
 # Requests are answered by one event loop in well under a millisecond; the bound only has to exceed what connections can bring at once.
 _MAX_ONGOING = 10_000
 # BLAS threads of two replicas would fight over the same cores.
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **FOR_CHILDREN}
 
 
 class Recommender:
@@ -57,7 +58,7 @@ def deployment_options(num_replicas: int, num_cpus: float) -> dict[str, Any]:
     return {
         "num_replicas": num_replicas,
         "max_ongoing_requests": _MAX_ONGOING,
-        "ray_actor_options": {"num_cpus": num_cpus, "runtime_env": {"env_vars": _ONE_THREAD}},
+        "ray_actor_options": {"num_cpus": num_cpus, "runtime_env": {"env_vars": _ENVIRONMENT}},
         "graceful_shutdown_timeout_s": 2.0,
         "graceful_shutdown_wait_loop_s": 0.1,
         "health_check_period_s": 5.0,

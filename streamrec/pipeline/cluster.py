@@ -13,6 +13,7 @@ import ray.data
 
 from streamrec.config import Config
 from streamrec.environment import ray_address
+from streamrec.memory import FOR_CHILDREN, bound_heaps
 from streamrec.pipeline.resources import Resources, needed, shortage
 from streamrec.pipeline.temporary import temporary_folder
 from streamrec.student.actor import NAMESPACE
@@ -29,6 +30,8 @@ RAY_SETTINGS = {
     # Each execution of Ray Data names new time series, which are kept and sent again for ever by its statistics actor and by each node's agent.
     # Nobody collects them from a local cluster.
     "enable_metrics_collection": False,
+    # The GCS remembers each call of an actor for those who ask what ran: 4 KB, up to 100,000 of them, some ten a micro-batch.
+    "task_events_report_interval_ms": 0,
     # As many processes may start at a time, and Ray prints a warning only beyond three times as many.
     "worker_maximum_startup_concurrency": 8,
 }
@@ -50,6 +53,7 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
         num_cpus: Logical CPUs of a local cluster; None takes the machine's, but at least `LOCAL_CPUS`.
     """
     _quieten()
+    bound_heaps()
     if ray.is_initialized():
         yield
         return
@@ -57,7 +61,8 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
         ray.init(namespace=NAMESPACE, log_to_driver=False)
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", **FOR_CHILDREN}.items():
+        os.environ.setdefault(name, value)
     with temporary_folder(longest=_MAX_FOLDER_CHARS) as folder:
         try:
             ray.init(

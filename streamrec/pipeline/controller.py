@@ -118,7 +118,7 @@ class Controller:
             stands = self.parts.plans.write(plan.model_dump(mode="json", exclude_unset=plan == self.planned()), plan.batch)
             plan = Plan.model_validate(stands)
             if self._plans_ahead is not None:  # If this step fails before it changes anything, it is tried again as planned.
-                self._plans_ahead.add(plan.batch)
+                self._plans_ahead = {batch for batch in self._plans_ahead if batch > plan.batch} | {plan.batch}
         return self.execute(plan)
 
     def _check_owner(self) -> None:

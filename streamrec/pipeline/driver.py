@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 
 from streamrec.errors import BrokerUnavailable, OperatorError, StreamrecError, TopicMissing
+from streamrec.memory import GivesBack
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.report import StepReport
 
@@ -49,6 +50,7 @@ class Driver:
         self._due_s = -math.inf
         self._lag: int | None = None
         self.controller, self.recovered = self._renewed()
+        self._memory = GivesBack(self.controller.parts.clock)
 
     def step(self) -> StepReport | None:
         """Do one step, or wait a moment when there is nothing to do."""
@@ -72,6 +74,7 @@ class Driver:
             self._wait(IDLE_WAIT_S)
         else:
             self._due_s = began_s + self.controller.config.pipeline.batch_interval_s
+        self._memory.after_work()
         return report
 
     def lag(self) -> int | None:

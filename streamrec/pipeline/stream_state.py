@@ -17,6 +17,12 @@ from streamrec.state import ComponentState, digest_of
 BOOK_COLUMNS = ("received", "applied", "duplicate", "rejected", "late", "quarantined")
 _BY_PARTITION = ("offsets", "watermarks_ms")
 
+KEPT_LABELS = 20
+"""Versions of a teacher whose labels are counted each by itself: a stream makes new ones for ever, and every commit tells of all that are kept."""
+
+EARLIER = "earlier"
+"""Stands for the versions before these."""
+
 
 @dataclass
 class StreamState:
@@ -33,7 +39,7 @@ class StreamState:
         candidate: Published version that waits for the gate.
         live: Promoted version.
         versions: How many were published, promoted, rejected.
-        labels: "teacher version" to the number of queries that it labelled.
+        labels: "teacher version" to the number of queries that it labelled, for each teacher's newest `KEPT_LABELS`; "teacher earlier": all before.
         topic_id: Id of the topic that the offsets belong to, as far as the log gives one; not in the digest, because it says nothing of what was
             learned.
         forgot_batch: The last micro-batch that deleted a user; 0 while there is none.
@@ -87,6 +93,13 @@ class StreamState:
         for name, version in labelled_by.items():
             key = f"{name} {version}"
             self.labels[key] = self.labels.get(key, 0) + len(ingested.examples)
+            self._bound_labels(name)
+
+    def _bound_labels(self, teacher: str) -> None:
+        earlier = f"{teacher} {EARLIER}"
+        versions = sorted(key for key in self.labels if key.startswith(f"{teacher} ") and key != earlier)
+        for key in versions[:-KEPT_LABELS]:
+            self.labels[earlier] = self.labels.get(earlier, 0) + self.labels.pop(key)
 
     def forgot(self, batch: int, now_ms: int, teachers: Iterable[str]) -> None:
         """Note that a micro-batch deleted users, planned at ``now_ms``: every teacher must be refreshed within a time."""

@@ -13,7 +13,9 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 import ray
 import torch
 
+from streamrec.clock import SystemClock
 from streamrec.errors import OperatorError
+from streamrec.memory import GivesBack
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,6 +36,7 @@ class Host(Generic[C]):
         torch.set_num_threads(1)
         self._target: C | None = None
         self._epoch = 0
+        self._memory = GivesBack(SystemClock())
 
     def adopt(self, epoch: int, build: Callable[..., C], *args: Any) -> None:
         """Build the object from ``args`` and make ``epoch`` (not 0) the only one whose calls are answered."""
@@ -49,7 +52,9 @@ class Host(Generic[C]):
             what = "Actor: the call is not its owner's"
             allowed = self._epoch or "none since its restart"
             raise OperatorError(what, got=f"epoch {epoch}", allowed=allowed, do="adopt the actor and restore it from the checkpoint")
-        return method(self._target, *args, **kwargs)
+        result = method(self._target, *args, **kwargs)
+        self._memory.after_work()
+        return result
 
 
 def host(name: str | None, num_cpus: float) -> ray.actor.ActorHandle[Any]:

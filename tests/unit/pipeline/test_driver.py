@@ -10,6 +10,7 @@ from streamrec.clock import ManualClock
 from streamrec.config import parse_config
 from streamrec.errors import BrokerError, BrokerUnavailable, ConfigError, Fenced, OperatorError, RetentionGap, RowCountMismatch, TopicMissing
 from streamrec.log.offsets import no_topic
+from streamrec.memory import EVERY_S, GivesBack
 from streamrec.pipeline.driver import IDLE_WAIT_S, MAX_FAILURES, Driver
 
 INTERVAL_S = 0.5
@@ -222,3 +223,11 @@ def test_once_the_step_that_failed_succeeds_the_count_starts_anew_and_on_the_way
     for _ in range(2):
         rig.driver.step()
     assert ["failure 1 of 10" in line for line in rig.said] == [True, True]
+
+
+def test_a_driver_gives_memory_back_now_and_then_idle_or_not() -> None:
+    rig, given = Rig([REPORT] * 30 + [None] * 30, step_s=1.0), []
+    rig.driver._memory = GivesBack(rig.clock, lambda: given.append(rig.clock.monotonic_s()))
+    for _ in range(60):
+        rig.driver.step()
+    assert [round(second // EVERY_S) for second in given] == [1, 2, 3, 4, 5, 6]
