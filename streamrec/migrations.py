@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamrec.errors import OperatorError, StorageError
 from streamrec.state import ComponentState
@@ -60,7 +61,7 @@ def _head_3(head: dict[str, Any]) -> dict[str, Any]:
 def _vocabulary_2(state: ComponentState) -> ComponentState:
     """All rows hold their first item, and nothing is known of its use."""
     num = len(state.arrays.get("namespace", ()))
-    new = {"generation": np.zeros(num, np.int32), "last_use": np.zeros(num, np.int64), "uses": np.zeros(num, np.int64)}
+    new: dict[str, NDArray[Any]] = {"generation": np.zeros(num, np.int32), "last_use": np.zeros(num, np.int64), "uses": np.zeros(num, np.int64)}
     return ComponentState({**new, **state.arrays}, {"clock": 0, **state.meta})
 
 

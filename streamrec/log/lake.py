@@ -42,7 +42,7 @@ _RECOUNT = (
 _EXTENT = (
     'with batches as (select "partition", batch, min("offset") as first, max("offset") as last from lake group by "partition", batch),'
     ' ordered as (select "partition", first, max(last) over (partition by "partition" order by batch rows between unbounded preceding'
-    ' and 1 preceding) as before from batches)'
+    " and 1 preceding) as before from batches)"
     ' select "partition", min(first) as first, count(*) filter (where first <= before) as repeated from ordered group by "partition"'
 )
 
@@ -159,7 +159,9 @@ class EventLake:
             names = [name for name in EVENT.names if name in {field.name for field in table.schema().fields}]
             found = pa.table(table.scan(columns=names, predicate=chosen).read_all())
         # A table that was begun before a field was there lacks its column.
-        columns = [found[name].cast(kind) if name in names else pa.nulls(found.num_rows, kind) for name, kind in zip(EVENT.names, EVENT.types, strict=True)]
+        columns = [
+            found[name].cast(kind) if name in names else pa.nulls(found.num_rows, kind) for name, kind in zip(EVENT.names, EVENT.types, strict=True)
+        ]
         return take(pa.table(columns, schema=EVENT), np.argsort(found["offset"].to_numpy(), kind="stable"))
 
     def optimize(self) -> dict[str, int]:

@@ -66,14 +66,25 @@ def train_first(controller: Controller, on_step: OnStep) -> None:
     if state.live is not None:
         controller.finish()
         return
-    if not len(controller.ingest.vocabulary):
-        what = "Bootstrap: the log has nothing to learn from"
-        raise DataError(what, got=f"{state.counts['received']} records, {state.counts['applied']} applied", do="send interactions first")
+    check_learned(controller)
     pending = set(config.teachers.enabled) - set(state.pending) - set(state.teachers)
     if pending:
         on_step(controller.run(plan_of(controller, start_refresh=tuple(name for name in config.teachers.enabled if name in pending))))
     on_step(controller.run(plan_of(controller, teachers={**state.teachers, **state.pending}, publish=True, checkpoint=True)))
     controller.finish()
+
+
+def check_learned(controller: Controller) -> None:
+    """Return if there was something to learn from.
+
+    Raises:
+        DataError: The log holds no interactions.
+    """
+    if not len(controller.ingest.vocabulary):
+        what = "Bootstrap: the log has nothing to learn from"
+        raise DataError(
+            what, got=f"{controller.state.counts['received']} records, {controller.state.counts['applied']} applied", do="send interactions first"
+        )
 
 
 def refresh(controller: Controller, teachers: tuple[str, ...], on_step: OnStep = lambda report: None) -> None:

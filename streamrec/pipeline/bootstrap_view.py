@@ -22,7 +22,9 @@ def load_history_columns(state_url: str) -> HistoryColumns | None:
         Damaged: No commit is whole.
         StorageError: The storage refused.
     """
-    loaded = CheckpointStore(open_storage(checkpoint_url(current_url(state_url)))).load_newest(only=("histories", "vocabulary", "stream", "tombstones"))
+    loaded = CheckpointStore(open_storage(checkpoint_url(current_url(state_url)))).load_newest(
+        only=("histories", "vocabulary", "stream", "tombstones")
+    )
     if loaded is None:
         return None
     offsets = {int(partition): int(offset) for partition, offset in loaded.components["stream"][0].meta["offsets"].items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,6 @@ class Parts:
     lake: LakeWriter | None = None
     receipts: Storage | None = None
     seen: Callable[[Examples], list[NDArray[np.int32]]] | None = None
-    current: Current = Current()
+    current: Current = field(default_factory=Current)
     progress: Callable[[str, Mapping[int, int]], None] = _nobody
     known_only: bool = False

@@ -21,7 +21,7 @@ from streamrec.config import Config
 from streamrec.errors import OperatorError
 from streamrec.log.base import LogWriter, TableReader
 from streamrec.log.lake_log import LakeThenLog
-from streamrec.pipeline.bootstrap import OnStep, bootstrap, learn, plan_of, train_first
+from streamrec.pipeline.bootstrap import OnStep, bootstrap, check_learned, learn, plan_of, train_first
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import checkpoint_url, lake_url, lineage_folder, lineage_number, registry_url
@@ -140,8 +140,8 @@ class Rebuild:
         learn(controller, record.ends, record.chunk, self._on_step, commits=True)
         controller.parts.dead_letters = self._dead_letters
         learn(controller, record.until, record.chunk, self._on_step, commits=True)
-        enabled = set(controller.config.teachers.enabled)
-        if not enabled or enabled - controller.state.teachers.keys():
+        check_learned(controller)
+        if set(controller.config.teachers.enabled) - controller.state.teachers.keys():
             self._say("training the first teachers")
             train_first(controller, self._on_step)
         return controller

@@ -17,8 +17,8 @@ from streamrec.log.connect import kafka_address, open_admin, open_table_reader, 
 from streamrec.log.kafka_group import GroupOffsets
 from streamrec.pipeline.cluster import check_resources, ray_cluster
 from streamrec.pipeline.controller import Controller
-from streamrec.pipeline.lineage import current_url
 from streamrec.pipeline.layout import registry_url, run_folder
+from streamrec.pipeline.lineage import current_url
 from streamrec.pipeline.reader_actor import RecycledReader
 from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
 from streamrec.registry.board import RemoteBoard

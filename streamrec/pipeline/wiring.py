@@ -100,7 +100,8 @@ def build_on_ray(
     Args:
         config: The resolved configuration.
         reader: The log.
-        state_url: Storage address of the lineage, so of plans, checkpoints and teachers, reachable from all nodes. Versions go to the state's registry.
+        state_url: Storage address of the lineage, so of plans, checkpoints and teachers, reachable from all nodes. Versions go to the state's
+            registry.
         dead_letters: Where rejected records go.
         board: Gets promoted versions.
         name: Prefix of the actors' names; one stream per name.
