@@ -110,18 +110,18 @@ def migrated(name: str, value: Any, written: object, error: type[OperatorError] 
     return value
 
 
-def read_json(name: str, data: bytes | str) -> dict[str, Any]:
+def read_json(name: str, data: bytes | str, error: type[OperatorError] = StorageError) -> dict[str, Any]:
     """Parse a stored JSON object and return it in today's form, its number included.
 
     Raises:
         ValueError: It is no JSON object.
-        StorageError: See `migrated`.
+        OperatorError: See `migrated`.
     """
     values = json.loads(data)
     if not isinstance(values, dict):
         msg = f"{FORMATS[name].noun} is no JSON object"
         raise ValueError(msg)
-    return {**migrated(name, values, values.get("format")), "format": FORMATS[name].number}
+    return {**migrated(name, values, values.get("format"), error), "format": FORMATS[name].number}
 
 
 def number_of(name: str) -> int:

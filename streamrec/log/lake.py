@@ -25,6 +25,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from streamrec.errors import StorageError
 from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
+from streamrec.migrations import migrated, number_of
 
 COLUMNS = EVENT.append(pa.field("topic", pa.string())).append(pa.field("batch", pa.int64())).append(pa.field("event_date", pa.date32()))
 """The table's columns: an event, its place in the log, the micro-batch that applied it, and the UTC date of its event time."""
@@ -45,6 +46,10 @@ _EXTENT = (
     " and 1 preceding) as before from batches)"
     ' select "partition", min(first) as first, count(*) filter (where first <= before) as repeated from ordered group by "partition"'
 )
+
+_FORMAT = "streamrec.format"
+# delta-rs knows the protocol's own properties only, and takes others when told.
+_NUMBERED: dict[str, Any] = {"configuration": {_FORMAT: str(number_of("lake"))}, "raise_if_key_not_exists": False}
 
 R = TypeVar("R")
 
@@ -199,6 +204,8 @@ class EventLake:
             what = f"Lake: the table at {self.address} belongs to another state"
             do = "give `lake.address` a folder of this state's own"
             raise StorageError(what, got=table.metadata().name, allowed=self.app, do=do, address=self.address)
+        written = table.metadata().configuration.get(_FORMAT)
+        migrated("lake", None, written if written is None or not written.isdigit() else int(written))
         return table
 
     def _append(self, events: pa.Table, batch: int) -> int:
@@ -207,7 +214,7 @@ class EventLake:
             return 0
         new = events.filter(pc.greater(events["batch"], last)) if last else events
         if self._opened is None:
-            values: dict[str, Any] = {"partition_by": _PARTITION_BY, "name": self.app, "storage_options": self._options}
+            values: dict[str, Any] = {"partition_by": _PARTITION_BY, "name": self.app, "storage_options": self._options, **_NUMBERED}
             self._opened = self._checked(DeltaTable.create(self.address, COLUMNS, mode="ignore", **values))
         mark = CommitProperties(app_transactions=[Transaction(self.app, batch)])
         write_deltalake(self._opened, new, mode="append", schema_mode="merge", commit_properties=mark)

@@ -40,7 +40,6 @@ def test_a_state_is_rebuilt_with_a_larger_student_and_the_stream_goes_on_with_it
     rebuilt = jobs.run("one", "rebuild", *larger)
     assert (rebuilt["lineage"], rebuilt["books"]["applied"]) == ("lineages/0002", 2200)
     assert rebuilt["live"] > first["live"]
-    assert jobs.run("one", "rebuild", *larger) == {"lineage": "lineages/0002"}
     jobs.append(2200, 2400)
     last = jobs.run("one", "stream", "--until-idle", "1s", *larger)
     assert last["books"]["applied"] == 2400

@@ -281,11 +281,11 @@ def test_the_old_lineage_is_removed_when_told_and_its_receipts_stay(plain: World
     world = plain
     world.append([deletion("u1", 380)])
     world.play(world.controller())
-    (receipt,) = (world.folder / "deletions").iterdir()
+    receipts = set((world.folder / "deletions").iterdir())
     rebuild(world).run()
     remove_old(str(world.folder), lambda line: None)
     assert {path.name for path in world.folder.iterdir() if not path.name.startswith(".")} == {"CURRENT", "deletions", "lineages", "registry"}
-    assert receipt.exists()
+    assert set((world.folder / "deletions").iterdir()) == receipts != set()
     world.append(mixed[300:])
     world.play(controller := current(world))
     assert controller.lag() == 0
