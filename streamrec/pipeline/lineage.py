@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from streamrec.errors import OperatorError, StorageError
 from streamrec.migrations import number_of, read_json
-from streamrec.pipeline.layout import state_of
+from streamrec.pipeline.layout import lineage_folder, lineage_number, state_of
 from streamrec.pipeline.plan import version_name
 from streamrec.storage import Storage, open_storage
 
@@ -52,6 +52,12 @@ def current_lineage(state_url: str) -> Current:
 def current_url(state_url: str) -> str:
     """Return the address of the current lineage's folder."""
     return url_of(state_url, current_lineage(state_url).folder)
+
+
+def lineage_urls(state_url: str) -> list[str]:
+    """Return the addresses of the current lineage and of those before it, newest first; what they left there may be gone."""
+    newest = lineage_number(current_lineage(state_url).folder)
+    return [url_of(state_url, lineage_folder(number)) for number in range(newest, 0, -1)]
 
 
 def url_of(state_url: str, folder: str) -> str:
