@@ -21,7 +21,6 @@ import gc
 import logging
 import os
 import statistics
-import sys
 import tempfile
 import time
 from contextlib import ExitStack

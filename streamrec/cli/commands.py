@@ -138,14 +138,15 @@ def backtest(
 @app.command()
 def rollback(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Goes into the registry's history.")] = "rolled back by hand",
+    to: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="This version, also a newer one. Default: the one before.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Make the version live again that was live before, and print both.
 
-    Servers take it within a second. A stream that goes on may promote its next version.
+    Servers take it within a second. A stream that goes on may promote its next version; while a version of before a rebuild is live, it does not.
     """
-    _run("rollback", Rollback(_settings(config, overrides), reason))
+    _run("rollback", Rollback(_settings(config, overrides), reason, to))
 
 
 @app.command()

@@ -13,15 +13,16 @@ from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.lake_check import LakeReport, check_lake
 from streamrec.pipeline.lake_writer import open_lake
 from streamrec.pipeline.layout import checkpoint_url
-from streamrec.pipeline.lineage import known_lineage
+from streamrec.pipeline.lineage import current_url, known_lineage
 from streamrec.storage import open_storage
 
 
 def run(options: Lake) -> int:
     """Do what was asked and print the outcome; return 1 when the lake differs from the checkpoint."""
     config = resolve(options.settings)
-    checkpoint = open_storage(checkpoint_url(config.state))
-    lake = open_lake(config, config.state, lambda: known_lineage(checkpoint))
+    lineage = current_url(config.state)
+    checkpoint = open_storage(checkpoint_url(lineage))
+    lake = open_lake(config, lineage, lambda: known_lineage(checkpoint))
     if options.action == "verify":
         report = check_lake(lake, CheckpointStore(checkpoint))
         _say(report.to_json() if options.json else _sentences(report), options)

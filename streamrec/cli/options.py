@@ -73,6 +73,7 @@ class Rollback:
 
     settings: Settings
     reason: str
+    to: str | None = None
 
 
 @dataclass(frozen=True)

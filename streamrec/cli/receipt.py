@@ -12,6 +12,7 @@ from streamrec.config import Config
 from streamrec.errors import BrokerError, DataError
 from streamrec.log.kafka_facts import kafka_facts
 from streamrec.pipeline.forgetting import read_receipt
+from streamrec.pipeline.lineage import lineage_urls
 from streamrec.storage import open_storage
 
 PATIENCE_S = 3.0
@@ -21,7 +22,8 @@ def run(options: Receipt) -> int:
     """Print the receipt as JSON, with how long the broker keeps the raw records."""
     config = resolve(options.settings)
     namespace = config.events.namespace if options.namespace is None else options.namespace
-    receipt = read_receipt(open_storage(config.state), namespace, options.event_id)
+    read = (read_receipt(open_storage(url), namespace, options.event_id) for url in lineage_urls(config.state))
+    receipt = next((found for found in read if found is not None), None)
     if receipt is None:
         what = "Receipt: there is none"
         do = "wait until the stream has reached the event, or give the event id that `streamrec delete-user` printed"

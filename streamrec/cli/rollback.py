@@ -1,4 +1,4 @@
-"""Make the version live again that was live before."""
+"""Make the version live again that was live before, or one that is named."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ def run(options: Rollback) -> int:
     config = resolve(options.settings)
     registry = Registry(open_storage(registry_url(config.state)))
     live = registry.live()
+    if options.to is not None:
+        registry.promote(options.to, options.reason)
+        sys.stdout.write(f"{live} → {options.to}\n")
+        return 0
     move = registry.rollback(options.reason, live)
     if move.action != "rollback":
         what = "Registry: another version went live meanwhile"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from streamrec.errors import DataError, StorageError
+from streamrec.migrations import number_of, read_json
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Progress:
 
     def to_json(self) -> str:
         """Return the progress as JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps({"format": number_of("progress"), **asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Progress:
@@ -49,9 +50,10 @@ class Progress:
 
         Raises:
             DataError: The text is no progress.
+            StorageError: A newer streamrec wrote it.
         """
         try:
-            fields = json.loads(text)
+            fields = read_json("progress", text)
             anchor = fields["anchor"] and Anchor(**fields["anchor"])
             offsets = {int(partition): int(offset) for partition, offset in fields["offsets"].items()}
             ahead = tuple(int(position) for position in fields["ahead"])

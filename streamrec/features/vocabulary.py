@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.errors import StorageError
 from streamrec.features.candidates import Candidates, user_bits
 from streamrec.features.dedupe import hash_key
 from streamrec.features.item_keys import ItemKeys, PackedIds
+from streamrec.migrations import migrated, number_of
 from streamrec.state import Arrays, ComponentState, digest_of, unpack_strings
 
-FORMAT = 2
 """Of the component's state; 1 had no generations, uses and candidates."""
 
 AT_ONCE_SHARE = 0.1
@@ -300,7 +299,7 @@ class Vocabulary:
         return ComponentState(arrays, self._meta())
 
     def _meta(self) -> dict[str, Any]:
-        return {"format": FORMAT, "namespaces": list(self.namespaces), "clock": self._clock, "counters": dict(self.counters)}
+        return {"format": number_of("vocabulary"), "namespaces": list(self.namespaces), "clock": self._clock, "counters": dict(self.counters)}
 
     def delta(self) -> ComponentState | None:
         """Return the rows that changed or were used since the last snapshot or delta, and the candidates; None before the first snapshot."""
@@ -319,17 +318,14 @@ class Vocabulary:
         Raises:
             StorageError: A newer streamrec wrote it.
         """
-        arrays, deltas = base.arrays, list(deltas)
-        for state in (base, *deltas):
-            if state.meta.get("format", 1) > FORMAT:
-                what = "Vocabulary: the state is in a newer format"
-                raise StorageError(what, got=state.meta["format"], allowed=f"up to {FORMAT}", do="upgrade streamrec")
+        base, *deltas = (migrated("vocabulary", state, state.meta.get("format")) for state in (base, *deltas))
+        arrays = base.arrays
         ends = [int(delta.arrays["@rows"].max(initial=-1)) + 1 for delta in deltas]
         self._num_rows = max([len(arrays.get("namespace", ())), *ends])
         self._packed = PackedIds(arrays["item_id_bytes"], arrays["item_id_offsets"]) if "item_id_bytes" in arrays else PackedIds.empty()
         self.words_per_item = arrays["words"].shape[1] if "words" in arrays else self.words_per_item
         self._allocate(max(1024, 2 * self._num_rows), keep=False)
-        for name in _TABLES:  # Format 1 has no generations and uses: all rows hold their first item, and nothing is known of its use.
+        for name in _TABLES:
             if name in arrays:
                 getattr(self, f"_{name}")[: len(arrays[name])] = arrays[name]
         for delta in deltas:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
@@ -23,6 +24,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from streamrec.errors import StorageError
 from streamrec.events.schema import EVENT
+from streamrec.events.tables import take
+from streamrec.migrations import migrated, number_of
 
 COLUMNS = EVENT.append(pa.field("topic", pa.string())).append(pa.field("batch", pa.int64())).append(pa.field("event_date", pa.date32()))
 """The table's columns: an event, its place in the log, the micro-batch that applied it, and the UTC date of its event time."""
@@ -36,6 +39,17 @@ _RECOUNT = (
     " count(*) filter (where batch > {batch}) as rows_ahead, min(offset) filter (where batch > {batch}) as lowest_ahead,"
     " count(*) - count(distinct offset) as duplicates from lake group by partition"
 )
+
+_EXTENT = (
+    'with batches as (select "partition", batch, min("offset") as first, max("offset") as last from lake group by "partition", batch),'
+    ' ordered as (select "partition", first, max(last) over (partition by "partition" order by batch rows between unbounded preceding'
+    " and 1 preceding) as before from batches)"
+    ' select "partition", min(first) as first, count(*) filter (where first <= before) as repeated from ordered group by "partition"'
+)
+
+_FORMAT = "streamrec.format"
+# delta-rs knows the protocol's own properties only, and takes others when told.
+_NUMBERED: dict[str, Any] = {"configuration": {_FORMAT: str(number_of("lake"))}, "raise_if_key_not_exists": False}
 
 R = TypeVar("R")
 
@@ -131,6 +145,30 @@ class EventLake:
             result[partition] = Held(highest=highest, removed=self._removed(table, partition), **values)
         return result
 
+    def extent(self) -> dict[int, tuple[int, int]]:
+        """Return per partition with rows the lowest offset, and how many batches repeat offsets of earlier ones, as of a topic that was made anew."""
+        table = self._table()
+        if table is None:
+            return {}
+        with self._explained("read"):
+            rows = pa.table(QueryBuilder().register("lake", table).execute(_EXTENT).read_all()).to_pylist()
+        return {row["partition"]: (row["first"], row["repeated"]) for row in rows}
+
+    def rows(self, partition: int, start: int, end: int) -> pa.Table:
+        """Return a partition's events with offsets in ``[start, end)``, ascending, in `EVENT`; deletions may have taken some away since."""
+        table = self._table()
+        if table is None:
+            return EVENT.empty_table()
+        with self._explained("read"):
+            chosen = f'"partition" = {int(partition)} and "offset" >= {int(start)} and "offset" < {int(end)}'
+            names = [name for name in EVENT.names if name in {field.name for field in table.schema().fields}]
+            found = pa.table(table.scan(columns=names, predicate=chosen).read_all())
+        # A table that was begun before a field was there lacks its column.
+        columns = [
+            found[name].cast(kind) if name in names else pa.nulls(found.num_rows, kind) for name, kind in zip(EVENT.names, EVENT.types, strict=True)
+        ]
+        return take(pa.table(columns, schema=EVENT), np.argsort(found["offset"].to_numpy(), kind="stable"))
+
     def optimize(self) -> dict[str, int]:
         """Merge small files of each partition; return how many files were replaced by how many."""
         return self._retried("optimize", self._compact)
@@ -166,6 +204,8 @@ class EventLake:
             what = f"Lake: the table at {self.address} belongs to another state"
             do = "give `lake.address` a folder of this state's own"
             raise StorageError(what, got=table.metadata().name, allowed=self.app, do=do, address=self.address)
+        written = table.metadata().configuration.get(_FORMAT)
+        migrated("lake", None, written if written is None or not written.isdigit() else int(written))
         return table
 
     def _append(self, events: pa.Table, batch: int) -> int:
@@ -174,7 +214,7 @@ class EventLake:
             return 0
         new = events.filter(pc.greater(events["batch"], last)) if last else events
         if self._opened is None:
-            values: dict[str, Any] = {"partition_by": _PARTITION_BY, "name": self.app, "storage_options": self._options}
+            values: dict[str, Any] = {"partition_by": _PARTITION_BY, "name": self.app, "storage_options": self._options, **_NUMBERED}
             self._opened = self._checked(DeltaTable.create(self.address, COLUMNS, mode="ignore", **values))
         mark = CommitProperties(app_transactions=[Transaction(self.app, batch)])
         write_deltalake(self._opened, new, mode="append", schema_mode="merge", commit_properties=mark)

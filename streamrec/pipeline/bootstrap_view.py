@@ -6,6 +6,7 @@ from streamrec.features.histories import columns_of
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.layout import checkpoint_url
+from streamrec.pipeline.lineage import current_url
 from streamrec.serving.history_view import HistoryColumns
 from streamrec.state import ComponentState, merge
 from streamrec.storage import open_storage
@@ -15,13 +16,15 @@ def load_history_columns(state_url: str) -> HistoryColumns | None:
     """Return the checkpoint's histories and the offsets to follow the log from; None when nothing was committed yet.
 
     Args:
-        state_url: Storage address of a pipeline's state.
+        state_url: Storage address of a pipeline's state; its current lineage is read.
 
     Raises:
         Damaged: No commit is whole.
         StorageError: The storage refused.
     """
-    loaded = CheckpointStore(open_storage(checkpoint_url(state_url))).load_newest(only=("histories", "vocabulary", "stream", "tombstones"))
+    loaded = CheckpointStore(open_storage(checkpoint_url(current_url(state_url)))).load_newest(
+        only=("histories", "vocabulary", "stream", "tombstones")
+    )
     if loaded is None:
         return None
     offsets = {int(partition): int(offset) for partition, offset in loaded.components["stream"][0].meta["offsets"].items()}

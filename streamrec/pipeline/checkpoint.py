@@ -85,9 +85,9 @@ class CheckpointStore:
         self._commits: dict[CommitRef, Commit] = {}
         self._owner: Owner | None = None
 
-    def acquire(self) -> int:
-        """Become the writer: raise the epoch, so that whoever wrote before is refused. Return the epoch."""
-        owner = Owner(socket.gethostname(), os.getpid(), uuid.uuid4().hex)
+    def acquire(self, why: str = "") -> int:
+        """Become the writer: raise the epoch, so that whoever wrote before is refused, and told why. Return the epoch."""
+        owner = Owner(socket.gethostname(), os.getpid(), uuid.uuid4().hex, why)
         for _ in range(_ATTEMPTS):
             head, token = self._read_head()
             taken = Head(head.epoch + 1, owner, head.commits) if head is not None else Head(1, owner)
@@ -298,8 +298,9 @@ class CheckpointStore:
         if head.owner.writer != self._owner.writer:
             owner = head.owner
             what = "Checkpoint: another writer has taken over the state"
-            got = f"process {owner.pid} on {owner.host}, epoch {head.epoch}"
-            raise Fenced(what, got=got, do="let that one run, or stop it and start again", host=owner.host, pid=owner.pid, epoch=head.epoch)
+            got = f"process {owner.pid} on {owner.host}, epoch {head.epoch}{owner.why and f': {owner.why}'}"
+            do = "start the stream with the configuration of that lineage" if owner.why else "let that one run, or stop it and start again"
+            raise Fenced(what, got=got, do=do, host=owner.host, pid=owner.pid, epoch=head.epoch)
         return head, token
 
     def _read_head(self) -> tuple[Head | None, Token | None]:

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NewType
 
-from streamrec.errors import Damaged, StorageError
+from streamrec.errors import Damaged
+from streamrec.migrations import number_of, read_json
 from streamrec.storage import BlobRef
 
 CommitId = NewType("CommitId", int)
 """Number of a commit; a later one is higher, and numbers may be left out."""
-
-FORMAT = 2
-"""2: components are saved as deltas of rows."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Commit:
 
         Raises:
             Damaged: It is not a commit.
-            StorageError: It was written by a newer streamrec, or before the first release.
+            StorageError: It was written by a newer streamrec.
         """
         values = _from_json(data, cls.__name__)
         try:
@@ -97,11 +95,12 @@ class CommitRef:
 
 @dataclass(frozen=True)
 class Owner:
-    """Say who may commit: host and process id for people, an id of its own for the comparison."""
+    """Say who may commit: host, process id and why it took over for people, an id of its own for the comparison."""
 
     host: str
     pid: int
     writer: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class Head:
 
         Raises:
             Damaged: It is not a pointer.
-            StorageError: It was written by a newer streamrec, or before the first release.
+            StorageError: It was written by a newer streamrec.
         """
         values = _from_json(data, cls.__name__)
         try:
@@ -136,22 +135,14 @@ def _ref(values: Mapping[str, Any]) -> BlobRef:
 
 
 def _to_json(record: Commit | Head) -> bytes:
-    return json.dumps({"format": FORMAT, **asdict(record)}, sort_keys=True, indent=1).encode()
+    return json.dumps({"format": number_of(type(record).__name__.lower()), **asdict(record)}, sort_keys=True, indent=1).encode()
 
 
 def _from_json(data: bytes, noun: str) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(data)
-        written = int(values["format"])
-    except (ValueError, KeyError, TypeError) as error:
+        return read_json(noun.lower(), data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(noun, data) from error
-    if written > FORMAT:
-        what = f"Checkpoint: a {noun.lower()} is in a newer format"
-        raise StorageError(what, got=written, allowed=f"up to {FORMAT}", do="upgrade streamrec")
-    if written < FORMAT:
-        what = f"Checkpoint: a {noun.lower()} is in the format of an unreleased streamrec"
-        raise StorageError(what, got=written, allowed=FORMAT, do="start anew with another `state`")
-    return values
 
 
 def _unreadable(noun: str, data: bytes) -> Damaged:

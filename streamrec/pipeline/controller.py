@@ -88,6 +88,7 @@ class Controller:
         """
         if not self._saver.restore():
             return False
+        self.state.go_on_as(self.parts.current)
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         if self.state.candidate is not None:  # It waits anew: a restart is no sign that events have stopped coming.
             self._last["publish"] = self.parts.clock.monotonic_s()
@@ -242,9 +243,12 @@ class Controller:
         return new
 
     def _follow_live(self, plan: Plan) -> None:
-        """Take the version that an operator has made live for the live one; what was scored against another says nothing of it."""
+        """Take the version that an operator has made live for the live one; what was scored against another says nothing of it.
+
+        One of an earlier lineage ranks other rows: candidates are still compared with this lineage's own, and the alias stays where it is.
+        """
         state, publisher = self.state, self.parts.publisher
-        if publisher is None or plan.live is None or state.live in {None, plan.live}:
+        if publisher is None or plan.live is None or state.live in {None, plan.live} or not self.parts.current.holds(plan.live):
             return
         logger.info("%s is live by an operator's hand, no longer %s: candidates are compared with it", plan.live, state.live)
         self.parts.student.submit(Learner.hold, plan.live, *publisher.load(plan.live)).result()
@@ -390,5 +394,6 @@ class Controller:
         if self.parts.plans is not None:
             self.parts.plans.prune(needed)
         if self.parts.publisher is not None:
-            self.parts.publisher.prune(plan.now_ms, state.versions_not_before(self._saver.oldest_kept("versions").values()))
+            needed_versions = self._saver.oldest_kept("versions").values()
+            self.parts.publisher.prune(plan.now_ms, state.versions_not_before(needed_versions), {*needed_versions, state.live, state.candidate})
         self.parts.refresher.prune(self._saver.oldest_kept("teachers"))

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from streamrec.errors import DataError, RetentionGap
 from streamrec.log.base import Record, TableReader
 from streamrec.log.offsets import OffsetRange
+from streamrec.migrations import migrated, number_of
 
 # Rows of one read follow the size of those before: a letter's part may have 700 KB, and most have 300 bytes.
 _FIRST_ROWS, _MAX_ROWS = 64, 1024
@@ -103,7 +104,7 @@ class Replayed:
     def record(self) -> Record:
         """Return the marker for the dead-letter topic."""
         sent = {**_as_json(self.to), "event_id": self.event_id, "time_ms": self.time_ms}
-        return Record(str(self.place).encode(), orjson.dumps({**_as_json(self.place), "replayed": sent}))
+        return Record(str(self.place).encode(), orjson.dumps({"format": number_of("letter"), **_as_json(self.place), "replayed": sent}))
 
 
 class DeadLetterBox:
@@ -239,6 +240,7 @@ def _parse(value: bytes | None) -> _Part | Replayed | None:
     try:
         content = orjson.loads(value or b"")
         place = _place(content)
+        content = migrated("letter", content, content.get("format"))
         if "replayed" in content:
             sent = content["replayed"]
             return Replayed(place, _place(sent), str(sent["event_id"]), int(sent["time_ms"]))

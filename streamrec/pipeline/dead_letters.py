@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from streamrec.log.base import LogWriter, Record
+from streamrec.migrations import number_of
 
 PART_BYTES = 256 * 1024
 """Original bytes of a key and of a value in one dead letter: in base64 both stay below a broker's usual limit of 1 MiB a message, so that
@@ -31,7 +32,7 @@ def dead_letters(row: dict[str, Any]) -> list[Record]:
     for part in range(num_parts):
         piece = slice(part * PART_BYTES, (part + 1) * PART_BYTES)
         encoded = {f"{name}_base64": None if data is None else base64.b64encode(data[piece]).decode("ascii") for name, data in originals.items()}
-        letters.append(Record(where, json.dumps({**facts, "part": part, "parts": num_parts, **encoded}).encode()))
+        letters.append(Record(where, json.dumps({"format": number_of("letter"), **facts, "part": part, "parts": num_parts, **encoded}).encode()))
     return letters
 
 

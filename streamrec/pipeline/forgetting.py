@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.migrations import number_of, read_json
 from streamrec.pipeline.ingest import Ingest, Request
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan, version_name
@@ -20,8 +21,6 @@ from streamrec.storage import Storage
 from streamrec.student.learner import Learner
 
 logger = logging.getLogger(__name__)
-
-FORMAT = 1
 
 EXACT = {
     "histories": "the user's history, here and in the replicas' views, which follow the log",
@@ -128,7 +127,7 @@ class Forgetting:
     def _write(self, one: _Open, plan: Plan, items: Mapping[str, int], num_steps: int) -> None:
         request, config = one.request, self._parts.config
         receipt = {
-            "format": FORMAT,
+            "format": number_of("receipt"),
             "event_id": request.event_id,
             "namespace": request.namespace,
             "tombstone": f"{self._ingest.tombstones.hash_of(request.namespace, request.user_id) % 2**64:016x}",
@@ -160,8 +159,7 @@ def read_receipt(storage: Storage, namespace: str, event_id: str) -> dict[str, A
     key = receipt_key(namespace, event_id)
     if not storage.exists(key):
         return None
-    receipt: dict[str, Any] = json.loads(storage.read(key))
-    return receipt
+    return read_json("receipt", storage.read(key))
 
 
 def _rows_of(learner: Learner, namespace: str, user_id: str) -> NDArray[np.int32]:

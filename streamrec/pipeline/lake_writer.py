@@ -189,4 +189,4 @@ def build_lake(config: Config, state_url: str) -> LakeWriter | None:
 
 def open_lake(config: Config, state_url: str, lineage: Callable[[], str]) -> EventLake:
     """Open the table of a state; see `streamrec.log.lake.EventLake`."""
-    return EventLake(lake_address(config.lake.address or lake_url(state_url)), lineage, config.lake.target_file_bytes)
+    return EventLake(lake_address(lake_url(state_url, config.lake.address)), lineage, config.lake.target_file_bytes)

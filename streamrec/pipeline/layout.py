@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from streamrec.config import Config
+
+LINEAGES = "lineages"
+"""Where lineages lie that were rebuilt; the first one lies in the state's own folder."""
+
+_LINEAGE = re.compile(rf"/{LINEAGES}/\d{{4}}$")
 
 
 def run_folder(config: Config) -> Path:
@@ -12,16 +18,39 @@ def run_folder(config: Config) -> Path:
     return Path(config.state if "://" not in config.state else "runs/local").absolute()
 
 
+def state_of(lineage_url: str) -> str:
+    """Return the address of the state that a lineage belongs to; the first lineage has the state's own."""
+    return _LINEAGE.sub("", lineage_url.rstrip("/"))
+
+
+def lineage_number(folder: str) -> int:
+    """Return the number of a lineage's folder, "" being the first one's."""
+    return int(folder.rpartition("/")[2]) if folder else 1
+
+
+def lineage_folder(number: int) -> str:
+    """Return the folder of a lineage within the state."""
+    return f"{LINEAGES}/{number:04d}" if number > 1 else ""
+
+
 def checkpoint_url(state_url: str) -> str:
-    """Return where the checkpoint of a state folder lies."""
+    """Return where the checkpoint of a lineage lies."""
     return f"{state_url.rstrip('/')}/checkpoint"
 
 
 def registry_url(state_url: str) -> str:
-    """Return where the registry of a state folder lies."""
-    return f"{state_url.rstrip('/')}/registry"
+    """Return where the registry of a state lies, which all its lineages share; a lineage's address does as well as the state's."""
+    return f"{state_of(state_url)}/registry"
 
 
-def lake_url(state_url: str) -> str:
-    """Return where the event lake of a state folder lies, unless it is given an address of its own."""
-    return f"{state_url.rstrip('/')}/lake"
+def lake_url(state_url: str, address: str = "") -> str:
+    """Return where the event lake of a lineage lies.
+
+    Args:
+        state_url: The lineage's address.
+        address: The configured one, if any: the first lineage's lake. That of a later one lies beside it, its number behind the name.
+    """
+    if not address:
+        return f"{state_url.rstrip('/')}/lake"
+    number = _LINEAGE.search(state_url.rstrip("/"))
+    return f"{address.rstrip('/')}-{number[0].rpartition('/')[2]}" if number else address

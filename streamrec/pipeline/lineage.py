@@ -1,15 +1,88 @@
-"""Name the line of commits that a state consists of, so that what lies elsewhere can say to which one it belongs."""
+"""Name the line of commits that a state consists of, and say which one is current.
+
+A state begins with one lineage, in its own folder. `streamrec.pipeline.rebuild` makes further ones beside it; one pointer says which of
+them the stream moves, replicas take their histories from and the command line looks at.
+"""
 
 from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import asdict, dataclass
 
-from streamrec.errors import OperatorError
-from streamrec.storage import Storage
+from streamrec.errors import OperatorError, StorageError
+from streamrec.migrations import number_of, read_json
+from streamrec.pipeline.layout import lineage_folder, lineage_number, state_of
+from streamrec.pipeline.plan import version_name
+from streamrec.storage import Storage, open_storage
 
 _KEY = "LINEAGE"
-_FORMAT = 1
+_CURRENT = "CURRENT"
+
+
+@dataclass(frozen=True)
+class Current:
+    """Say which lineage of a state is current.
+
+    Attributes:
+        folder: Its folder within the state; empty for the first lineage.
+        first_batch: Its batches are numbered from here on, since it is current: above all of the lineages before, so that names of
+            versions sort by age. A version of an earlier batch belongs to another lineage, whose rows hold other items.
+        forgot_batch: The last batch of the lineage before that deleted a user.
+    """
+
+    folder: str = ""
+    first_batch: int = 0
+    forgot_batch: int = 0
+
+    def holds(self, version: str) -> bool:
+        """Return whether a version of the student was made by this lineage."""
+        return version >= version_name(self.first_batch)
+
+
+def current_lineage(state_url: str) -> Current:
+    """Return which lineage is current: one read of the pointer, which is not there before the first rebuild."""
+    found = open_storage(state_of(state_url)).read_with_token(_CURRENT)
+    if found is None:
+        return Current()
+    values = read_json("current", found[0])
+    return Current(str(values["folder"]), int(values["first_batch"]), int(values["forgot_batch"]))
+
+
+def current_url(state_url: str) -> str:
+    """Return the address of the current lineage's folder."""
+    return url_of(state_url, current_lineage(state_url).folder)
+
+
+def lineage_urls(state_url: str) -> list[str]:
+    """Return the addresses of the current lineage and of those before it, newest first; what they left there may be gone."""
+    newest = lineage_number(current_lineage(state_url).folder)
+    return [url_of(state_url, lineage_folder(number)) for number in range(newest, 0, -1)]
+
+
+def url_of(state_url: str, folder: str) -> str:
+    """Return the address of a lineage's folder."""
+    return f"{state_url.rstrip('/')}/{folder}" if folder else state_url
+
+
+def made_current(lineage_url: str) -> Current:
+    """Return what the pointer says of a lineage; nothing of one that is not current."""
+    current = current_lineage(lineage_url)
+    return current if url_of(state_of(lineage_url), current.folder) == lineage_url.rstrip("/") else Current()
+
+
+def make_current(state_url: str, new: Current, instead_of: Current) -> None:
+    """Move the pointer.
+
+    Raises:
+        StorageError: It was moved by somebody else meanwhile.
+    """
+    storage = open_storage(state_url)
+    found = storage.read_with_token(_CURRENT)
+    data = json.dumps({"format": number_of("current"), **asdict(new)}, sort_keys=True).encode()
+    if current_lineage(state_url) != instead_of or storage.swap(_CURRENT, data, found[1] if found is not None else None) is None:
+        what = "Lineage: another one has become current meanwhile"
+        raise StorageError(what, got=current_lineage(state_url).folder or "the first one", do="let one rebuild run")
 
 
 def lineage_of(storage: Storage) -> str:
@@ -21,7 +94,7 @@ def lineage_of(storage: Storage) -> str:
     Args:
         storage: The checkpoint's.
     """
-    storage.write_new(_KEY, json.dumps({"format": _FORMAT, "lineage": uuid.uuid4().hex}).encode())
+    storage.write_new(_KEY, json.dumps({"format": number_of("lineage"), "lineage": uuid.uuid4().hex}).encode())
     return known_lineage(storage)
 
 
@@ -35,4 +108,4 @@ def known_lineage(storage: Storage) -> str:
     if found is None:
         what = "Lake: there is no state that it could belong to"
         raise OperatorError(what, got=storage.address, do="name the state's configuration with --config")
-    return str(json.loads(found[0])["lineage"])
+    return str(read_json("lineage", found[0])["lineage"])

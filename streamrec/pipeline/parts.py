@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from streamrec.features.examples import Examples
 from streamrec.log.base import LogWriter, TableReader
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.lake_writer import LakeWriter
+from streamrec.pipeline.lineage import Current
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import Publisher
 from streamrec.soft_labels.scorer import Scorer
@@ -48,6 +49,7 @@ class Parts:
         lake: Where applied events are kept.
         receipts: Where deletions leave their receipts.
         seen: Rows that are no candidates in evaluation, per query; for protocols that mask a user's items.
+        current: What the state's pointer says of this lineage.
         progress: Is told the topic and the next offsets after each commit; neither waits nor raises.
         known_only: Evaluate only targets, and histories with an item, that earlier batches contained.
     """
@@ -67,5 +69,6 @@ class Parts:
     lake: LakeWriter | None = None
     receipts: Storage | None = None
     seen: Callable[[Examples], list[NDArray[np.int32]]] | None = None
+    current: Current = field(default_factory=Current)
     progress: Callable[[str, Mapping[int, int]], None] = _nobody
     known_only: bool = False

@@ -7,10 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from streamrec.errors import Damaged, OperatorError, StorageError
+from streamrec.errors import Damaged, OperatorError
+from streamrec.migrations import number_of, read_json
 from streamrec.storage import Storage
-
-_FORMAT = 1
 
 
 class PlanStore:
@@ -88,21 +87,17 @@ def _canonical(plan: Mapping[str, Any]) -> str:
 
 def _to_bytes(plan: Mapping[str, Any]) -> bytes:
     text = _canonical(plan)
-    return _canonical({"format": _FORMAT, "sha256": hashlib.sha256(text.encode()).hexdigest(), "plan": plan}).encode()
+    return _canonical({"format": number_of("plan"), "sha256": hashlib.sha256(text.encode()).hexdigest(), "plan": plan}).encode()
 
 
 def _from_bytes(data: bytes, batch: int) -> dict[str, Any]:
     try:
-        values = json.loads(data)
+        values = read_json("plan", data)
         plan: dict[str, Any] = values["plan"]
-        written = values["format"]
         is_whole = values["sha256"] == hashlib.sha256(_canonical(plan).encode()).hexdigest()
     except (ValueError, TypeError, KeyError) as error:
         what = f"Plan: that of batch {batch} can't be read"
         raise Damaged(what, got=repr(data[:80]), do="restore it from a copy") from error
-    if written != _FORMAT:
-        what = f"Plan: that of batch {batch} is in another format"
-        raise StorageError(what, got=written, allowed=_FORMAT, do="run it with the streamrec that wrote it")
     if not is_whole:
         what = f"Plan: that of batch {batch} does not match its digest"
         raise Damaged(what, do="restore it from a copy")

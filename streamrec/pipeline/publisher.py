@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -86,9 +86,9 @@ class Publisher:
         _, arrays, meta = self._held(version)
         return arrays, meta
 
-    def prune(self, now_ms: int, not_before: str | None = None) -> None:
+    def prune(self, now_ms: int, not_before: str | None = None, held: Collection[str | None] = ()) -> None:
         """Remove versions that the keep policy gives up; see `Registry.prune`."""
-        self._registry.prune(now_ms, self._config.registry, not_before)
+        self._registry.prune(now_ms, self._config.registry, not_before, [version for version in held if version is not None])
 
     def _held(self, version: str) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
         if self._newest is not None and self._newest[0] == version:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import ray
@@ -55,6 +55,12 @@ class RayWorker(Generic[C]):
     def submit(self, method: Callable[Concatenate[C, P], T], *args: P.args, **kwargs: P.kwargs) -> RayPending[T]:
         """Send the call; see `streamrec.workers.Worker`."""
         return RayPending(self.handle.call.remote(self._epoch, method, *args, **kwargs))
+
+
+def release(workers: Iterable[object]) -> None:
+    """End the actors of workers that live in some, for good: they are detached, and outlive a driver that nobody follows."""
+    for handle in {worker.handle for worker in workers if isinstance(worker, RayWorker)}:
+        ray.kill(handle, no_restart=True)
 
 
 def _answer(ref: ray.ObjectRef[T]) -> T:

@@ -10,6 +10,7 @@ from typing import Any
 
 from streamrec.config import Config
 from streamrec.errors import ConfigError, StorageError
+from streamrec.migrations import NEEDS_REBUILD
 from streamrec.pipeline.checkpoint import AddedDelta, Change, CheckpointStore
 from streamrec.pipeline.commit import CommitId, Compacted, Entry
 from streamrec.pipeline.compaction import CompactionProcess, Compactor
@@ -51,6 +52,19 @@ def shape_of(config: Config) -> dict[str, Any]:
             node = getattr(node, part)
         values[dotted] = node
     return values
+
+
+def check_shape(shape: Mapping[str, Any], held: Mapping[str, Any]) -> None:
+    """Compare a configuration's `shape_of` with the one that a state was made with.
+
+    Raises:
+        ConfigError: They differ.
+    """
+    for name, mine in shape.items():
+        if held.get(name, mine) != mine:
+            what = f"Config: {name} does not fit the state"
+            do = "give it that value, or make the state anew with this one beside the running stream: python -m jobs.rebuild"
+            raise ConfigError(what, got=mine, allowed=held[name], do=do, key=name)
 
 
 class Saver:
@@ -104,7 +118,10 @@ class Saver:
         loaded = self._store.load_newest()
         if loaded is None:
             return False
-        self._check_shape(loaded.facts.get("shape", {}))
+        check_shape(self._shape, loaded.facts.get("shape", {}))
+        if loaded.facts.get(NEEDS_REBUILD):
+            what = "Checkpoint: the state is of before the first release, and its arrays can't be told from those of today"
+            raise StorageError(what, do="make it anew from its lake and log: python -m jobs.rebuild", address=self._store.address)
         for name, component in self._components.items():
             base, *deltas = loaded.components.get(name, (ComponentState(),))
             component.restore(base, deltas)
@@ -175,12 +192,6 @@ class Saver:
         kept = [facts.get(fact, {}) for facts in self._kept] or [{}]
         names = set(kept[0]).intersection(*kept)
         return {name: min(values[name] for values in kept) for name in sorted(names)}
-
-    def _check_shape(self, held: Mapping[str, Any]) -> None:
-        for name, mine in self._shape.items():
-            if held.get(name, mine) != mine:
-                what = f"Config: {name} does not fit the state"
-                raise ConfigError(what, got=mine, allowed=held[name], do="give it that value, or start anew with another `state`", key=name)
 
     def _ask(self) -> dict[str, Pending[Answer]]:
         """Ask for what changed, the workers first, so that they copy side by side. They take calls in order: what is asked next comes after."""

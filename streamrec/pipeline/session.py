@@ -18,6 +18,7 @@ from streamrec.log.kafka_group import GroupOffsets
 from streamrec.pipeline.cluster import check_resources, ray_cluster
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import registry_url, run_folder
+from streamrec.pipeline.lineage import current_url
 from streamrec.pipeline.reader_actor import RecycledReader
 from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
 from streamrec.registry.board import RemoteBoard
@@ -33,6 +34,7 @@ class Session:
     Attributes:
         config: The resolved configuration.
         state_url: Storage address of the state.
+        lineage_url: That of its current lineage, as it was when this was opened.
         address: The event log.
         reader: Reads it, a Kafka through Ray Data.
         writer: Appends to it.
@@ -42,6 +44,7 @@ class Session:
 
     config: Config
     state_url: str
+    lineage_url: str
     address: LogAddress
     reader: TableReader
     writer: LogWriter
@@ -49,8 +52,12 @@ class Session:
     progress: Callable[[str, Mapping[int, int]], None] | None = None
 
     def controller(self, name: str = "streamrec") -> Controller:
-        """Build a controller on Ray actors, without restoring it."""
-        return build_on_ray(self.config, self.reader, self.state_url, dead_letters=self.writer, board=self.board, name=name, progress=self.progress)
+        """Build a controller of the current lineage on Ray actors, without restoring it."""
+        return build_on_ray(self.config, self.reader, self.lineage_url, dead_letters=self.writer, board=self.board, name=name, progress=self.progress)
+
+    def controller_of(self, lineage_url: str, reader: TableReader, name: str) -> Controller:
+        """Build a controller of another lineage, on actors of its own: lag tools hear nothing of it."""
+        return build_on_ray(self.config, reader, lineage_url, dead_letters=self.writer, board=self.board, name=name)
 
 
 def state_address(config: Config) -> str:
@@ -98,7 +105,7 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
             group = GroupOffsets(address.where, consumer_group(config), config.log)
             stack.callback(group.close)
             progress = group.commit
-        yield Session(config, state_url, address, reader, writer, board, progress)
+        yield Session(config, state_url, current_url(state_url), address, reader, writer, board, progress)
 
 
 def stream_reader(address: LogAddress, cfg: LogConfig) -> TableReader:

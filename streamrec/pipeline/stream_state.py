@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.pipeline.ingest import Ingested
+from streamrec.pipeline.lineage import Current
 from streamrec.pipeline.plan import Plan, StreamFacts, version_name
 from streamrec.state import ComponentState, digest_of
 
@@ -105,6 +106,12 @@ class StreamState:
         """Note that a micro-batch deleted users, planned at ``now_ms``: every teacher must be refreshed within a time."""
         self.forgot_batch = batch
         self.forget_since_ms = {**dict.fromkeys(teachers, now_ms), **self.forget_since_ms}
+
+    def go_on_as(self, current: Current) -> None:
+        """Number batches as a lineage does that is current, whatever they were before; what earlier lineages learned of users goes as before."""
+        if self.batch < current.first_batch - 1:
+            self.batch = current.first_batch - 1
+            self.forgot_batch = current.first_batch if self.forgot_batch else current.forgot_batch
 
     def commit_facts(self) -> dict[str, Any]:
         """Return what a commit says of the stream; a candidate is never older than the live version."""

@@ -13,10 +13,12 @@ from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lake_writer import build_lake
 from streamrec.pipeline.layout import checkpoint_url, registry_url
+from streamrec.pipeline.lineage import Current, made_current
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import PromotionBoard, Publisher
 from streamrec.pipeline.ray_workers import RayWorker
+from streamrec.pipeline.saving import check_shape, shape_of
 from streamrec.registry.registry import Registry
 from streamrec.soft_labels.scorer import Scorer
 from streamrec.storage import open_storage
@@ -55,7 +57,7 @@ def build_local(
     Args:
         config: The resolved configuration.
         reader: The log.
-        state_url: Where teachers go, and with ``durable`` also plans, checkpoints and versions.
+        state_url: The lineage's folder: where teachers go, and with ``durable`` also plans and checkpoints. Versions go to the state's registry.
         clock: Processing time.
         dead_letters: Where rejected records go; None drops them (they stay counted).
         durable: False keeps no plans, checkpoints, versions and lake.
@@ -77,6 +79,7 @@ def build_local(
         plans=PlanStore(storage) if durable else None,
         receipts=storage if durable else None,
         lake=build_lake(config, state_url) if durable else None,
+        current=made_current(state_url) if durable else Current(),
     )
     return Controller(parts)
 
@@ -97,14 +100,20 @@ def build_on_ray(
     Args:
         config: The resolved configuration.
         reader: The log.
-        state_url: Storage address of plans, checkpoints, teachers and versions, reachable from all nodes.
+        state_url: Storage address of the lineage, so of plans, checkpoints and teachers, reachable from all nodes. Versions go to the state's
+            registry.
         dead_letters: Where rejected records go.
         board: Gets promoted versions.
         name: Prefix of the actors' names; one stream per name.
         clock: Processing time.
         progress: Is told the topic and the next offsets after each commit.
+
+    Raises:
+        ConfigError: The state was made with another shape; whoever moves it is left alone.
     """
     checkpoints = CheckpointStore(open_storage(checkpoint_url(state_url)))
+    for facts in checkpoints.kept_facts()[:1]:
+        check_shape(shape_of(config), facts.get("shape", {}))
     checkpoints.acquire()  # Before the actors are adopted: the driver whose calls are refused then knows why.
     epoch = secrets.randbits(62) + 1
     workers: list[RayWorker[Any]] = []
@@ -130,6 +139,7 @@ def build_on_ray(
         plans=PlanStore(open_storage(state_url)),
         receipts=open_storage(state_url),
         lake=build_lake(config, state_url),
+        current=made_current(state_url),
     )
     if progress is not None:
         parts.progress = progress

@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from streamrec.errors import Damaged, RegistryError
+from streamrec.migrations import number_of, read_json
 from streamrec.registry.gate import Decision
 from streamrec.storage import Storage
 
@@ -48,7 +49,7 @@ class Move(BaseModel):
 
     def to_json(self) -> bytes:
         """Return the move's JSON, keys sorted."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, indent=1).encode()
+        return json.dumps({"format": number_of("move"), **self.model_dump(mode="json")}, sort_keys=True, indent=1).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Move:
@@ -56,10 +57,13 @@ class Move(BaseModel):
 
         Raises:
             Damaged: It is not a move.
+            StorageError: It was written by a newer streamrec.
         """
         try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
+            values = read_json("move", data)
+            values.pop("format")
+            return cls.model_validate(values)
+        except ValueError as error:
             what = "Registry: a record of the alias can't be read"
             raise Damaged(what, got=repr(data[:80]), do="restore it from a copy") from error
 

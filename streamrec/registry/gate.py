@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from streamrec.config import RegistryConfig
 from streamrec.errors import Damaged
+from streamrec.migrations import number_of, read_json
 from streamrec.registry.version import Number
 
 # One-sided 95 %: a candidate is called worse only when chance explains the difference in fewer than one case of twenty.
@@ -143,7 +145,7 @@ class Decision(BaseModel):
 
     def to_json(self) -> bytes:
         """Return the decision's JSON."""
-        return self.model_dump_json(indent=1).encode()
+        return json.dumps({"format": number_of("decision"), **self.model_dump(mode="json")}, indent=1).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Decision:
@@ -153,8 +155,10 @@ class Decision(BaseModel):
             Damaged: It is not a decision.
         """
         try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
+            values = read_json("decision", data)
+            values.pop("format")
+            return cls.model_validate(values)
+        except ValueError as error:
             what = "Registry: a gate's decision can't be read"
             raise Damaged(what, got=repr(data[:80]), do="restore it from a copy") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from streamrec.clock import Clock, SystemClock
@@ -165,24 +165,25 @@ class Registry:
         """Return the ids of the pinned versions."""
         return {key.rpartition("/")[2] for key in self._storage.list(f"{self._student}/pins")}
 
-    def prune(self, now_ms: int, cfg: RegistryConfig, not_before: str | None = None) -> Pruned:
+    def prune(self, now_ms: int, cfg: RegistryConfig, not_before: str | None = None, held: Collection[str] = ()) -> Pruned:
         """Remove versions that the policy gives up, and blobs that no version needs.
 
-        The newest ``keep_last`` stay, those younger than ``keep_for_s``, the live one, the one that a rollback goes to, pinned ones, and those that
-        the delta of one that stays follows.
+        The newest ``keep_last`` stay, those younger than ``keep_for_s``, the live one, the one that a rollback goes to, pinned ones, those that the
+        stream holds, and those that the delta of one that stays follows.
 
         Args:
             now_ms: Processing time, UTC.
             cfg: The policy.
             not_before: Versions older than this one go whatever the policy says, and nothing rolls back to them, because they have learned from a
                 user who is deleted; only the live one, pinned ones and what these follow stay.
+            held: Versions that the stream compares with.
         """
         # Listed first: a blob of a version that is published from here on is not in it.
         blobs = self._store.blobs()
         manifests = self._readable_manifests()
         newest = set(list(manifests)[-cfg.keep_last :])
         young = {name for name, manifest in manifests.items() if now_ms - manifest.created_ms <= cfg.keep_for_s * 1000}
-        kept = _with_parents(_from(newest | young, not_before) | self._protected(manifests, not_before), manifests)
+        kept = _with_parents(_from(newest | young | set(held), not_before) | self._protected(manifests, not_before), manifests)
         gone = [name for name in manifests if name not in kept]
         for name in gone:
             self._store.hide(name)

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from streamrec.errors import Damaged, RegistryError
+from streamrec.migrations import number_of, read_json
 from streamrec.state import Arrays, ComponentState, from_bytes
 from streamrec.storage import BlobRef
 
 VersionId = NewType("VersionId", str)
-FORMAT = 2
 """Of versions; 1 had no ``item_generation``, each row held its first item (`streamrec.features.vocabulary.item_generations`)."""
 
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"
@@ -98,7 +98,7 @@ class VersionManifest(VersionFacts):
         digest: SHA-256 over the resolved arrays and meta, whatever their form on storage.
     """
 
-    format: int = FORMAT
+    format: int = Field(default_factory=lambda: number_of("version"))
     student: str = Field(pattern=NAME)
     version: str = Field(pattern=NAME)
     created_ms: int
@@ -124,14 +124,10 @@ class VersionManifest(VersionFacts):
             Damaged: It is not a manifest.
         """
         try:
-            values = json.loads(data)
-            written = int(values["format"])
-        except (ValueError, TypeError, KeyError) as error:
+            values = read_json("version", data, RegistryError)
+        except ValueError as error:
             what = "Registry: the bytes are not a version's manifest"
             raise Damaged(what, got=repr(data[:80]), do="roll back to another version") from error
-        if written > FORMAT:
-            what = f"Registry: version {values.get('version')!r} is in a newer format"
-            raise RegistryError(what, got=written, allowed=f"up to {FORMAT}", do="upgrade streamrec")
         try:
             return cls.model_validate(values)
         except ValidationError as error:

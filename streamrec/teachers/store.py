@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamrec.errors import Damaged, RegistryError
+from streamrec.migrations import number_of, read_json
 from streamrec.state import ComponentState, from_bytes, to_bytes
 from streamrec.storage import Storage
-
-FORMAT = 2
-"""Of versions; 1 had no generations, so each row held its first item."""
 
 
 class TeacherStore:
@@ -30,7 +28,7 @@ class TeacherStore:
         digest = hashlib.sha256(data).hexdigest()
         self._storage.write_new(f"teachers/{teacher}/{version}/weights-{digest}.safetensors", data)
         if not self.exists(teacher, version):
-            manifest = {"format": FORMAT, "teacher": teacher, "version": version, "sha256": digest, "bytes": len(data), "facts": facts}
+            manifest = {"format": number_of("teacher"), "teacher": teacher, "version": version, "sha256": digest, "bytes": len(data), "facts": facts}
             self._storage.write_new(_manifest(teacher, version), json.dumps(manifest, sort_keys=True).encode())
 
     def exists(self, teacher: str, version: str) -> bool:
@@ -72,11 +70,7 @@ class TeacherStore:
         if not self.exists(teacher, version):
             what = "Teacher: no such version"
             raise RegistryError(what, got=f"{teacher} {version}", do="look under teachers/ for those that are there")
-        manifest: dict[str, Any] = json.loads(self._storage.read(_manifest(teacher, version)))
-        if manifest["format"] > FORMAT:
-            what = "Teacher: the version is in a newer format"
-            raise RegistryError(what, got=manifest["format"], allowed=f"up to {FORMAT}", do="upgrade streamrec")
-        return manifest
+        return read_json("teacher", self._storage.read(_manifest(teacher, version)), RegistryError)
 
 
 def _manifest(teacher: str, version: str) -> str:

@@ -10,6 +10,9 @@ import pytest
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+# What this asks of teachers is that there are some.
+QUICK = ["--set", 'teachers.enabled=["linear"]', "--set", "student.control=false"]
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -27,6 +30,20 @@ def test_jobs_run_as_modules_on_one_node_and_go_on_where_they_were(jobs):
     assert last["versions"]["promoted"] > 1
     assert any(key == f"transformer {refreshed['teachers']['transformer']}" for key in last["labels"])
     assert last["metrics"]["student"]["recall@20"] > last["metrics"]["popular"]["recall@20"]
+
+
+def test_a_state_is_rebuilt_with_a_larger_student_and_the_stream_goes_on_with_it(jobs):
+    jobs.append(0, 1500)
+    first = jobs.run("one", "bootstrap", *QUICK)
+    jobs.append(1500, 2200)
+    larger = [*QUICK, "--set", "student.dim=24", "--set", "features.history_length=6"]
+    rebuilt = jobs.run("one", "rebuild", *larger)
+    assert (rebuilt["lineage"], rebuilt["books"]["applied"]) == ("lineages/0002", 2200)
+    assert rebuilt["live"] > first["live"]
+    jobs.append(2200, 2400)
+    last = jobs.run("one", "stream", "--until-idle", "1s", *larger)
+    assert last["books"]["applied"] == 2400
+    assert last["live"] >= rebuilt["live"]
 
 
 @pytest.fixture

@@ -263,7 +263,7 @@ def test_a_vocabulary_of_format_one_is_read_with_generation_zero_throughout() ->
 
 
 def test_a_vocabulary_of_a_newer_format_is_refused() -> None:
-    with pytest.raises(StorageError, match="newer format"):
+    with pytest.raises(StorageError, match="written by a newer streamrec"):
         Vocabulary(1).restore(ComponentState({}, {"format": 3}))
 
 

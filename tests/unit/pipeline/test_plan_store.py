@@ -68,5 +68,5 @@ def test_a_plan_with_one_changed_digit_is_damaged(storage: LocalStorage) -> None
     with pytest.raises(Damaged, match="does not match its digest"):
         PlanStore(storage).read(1)
     storage.write_new("plans/00000002.json", data.replace(b'"format":1', b'"format":2'))
-    with pytest.raises(StorageError, match="another format, got 2"):
+    with pytest.raises(StorageError, match="written by a newer streamrec, got format 2"):
         PlanStore(storage).read(2)

@@ -12,11 +12,12 @@ import torch
 from streamrec.config import LinearConfig, TransformerConfig
 from streamrec.errors import RegistryError
 from streamrec.features.examples import Examples
+from streamrec.migrations import number_of
 from streamrec.soft_labels.scorer import RowFacts, Scorer, load_teacher
 from streamrec.state import ComponentState, from_bytes, to_bytes
 from streamrec.storage.local import LocalStorage
 from streamrec.teachers.linear import LinearStatistics, solve_version
-from streamrec.teachers.store import FORMAT, TeacherStore
+from streamrec.teachers.store import TeacherStore
 from streamrec.teachers.train_loop import build_transformer, train_transformer
 from streamrec.teachers.window import EventWindow
 
@@ -87,10 +88,10 @@ def test_versions_of_format_one_hold_first_items_and_newer_ones_are_refused(tmp_
         assert teacher.generations.tolist() == [0] * NUM
         store.publish(name, "v1", state, {})
         key = f"teachers/{name}/v1/manifest.json"
-        newer = json.loads(storage.read(key)) | {"format": FORMAT + 1}
+        newer = json.loads(storage.read(key)) | {"format": number_of("teacher") + 1}
         storage.delete(key)
         storage.write_new(key, json.dumps(newer).encode())
-        with pytest.raises(RegistryError, match="newer format"):
+        with pytest.raises(RegistryError, match="written by a newer streamrec"):
             store.load(name, "v1")
 
 

@@ -1,0 +1,95 @@
+"""Make the state anew with other settings, such as another student.dim, from the lake and the log, while the old stream goes on serving.
+
+    python -m jobs.rebuild --config new.toml
+    python -m jobs.rebuild --config streamrec.toml --set student.dim=64 && python -m jobs.stream --config streamrec.toml --set student.dim=64
+    ray job submit --working-dir . -- python -m jobs.rebuild --config new.toml
+
+Beside the lineage that the stream moves another one is made: it learns the lake from its beginning, then the log, trains the first teachers and
+catches up. Then it takes over: the old stream stops at its next step and says why, the new lineage's version goes live, and
+``python -m jobs.stream`` with the new settings goes on with it. Until then the old lineage is not touched. A job that was killed goes on where
+it was; one with other settings than the one before begins anew, as ``--anew`` does in any case.
+
+``--remove-old`` makes nothing: it removes the checkpoints, plans, teachers and lakes of the lineages before the current one. Receipts and
+versions stay. Do so within the time in which a deletion must have reached everything: no stream deletes users there any more.
+
+SIGTERM and Ctrl-C end it at once and remove what is temporary. The last line of the output is one JSON object. The exit status is 0, also where
+the current lineage was made with these settings, 1 after an error, 130 after a signal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from jobs import cli
+from jobs.stream import describe
+from streamrec.log.base import TableReader
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.lineage import current_lineage
+from streamrec.pipeline.ray_workers import release
+from streamrec.pipeline.rebuild import Rebuild, remove_old
+from streamrec.pipeline.session import Session, open_session, state_address
+
+NAME = "streamrec-rebuild"
+"""Prefix of the actors' names: those of the old stream work meanwhile."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return its exit status."""
+    parser = cli.parser(__doc__, "jobs.rebuild")
+    parser.add_argument("--anew", action="store_true", help="begin anew, whatever an earlier run made")
+    parser.add_argument("--remove-old", action="store_true", help="remove the lineages before the current one, and make nothing")
+    options = parser.parse_args(argv)
+    return cli.run(lambda: _rebuild(options))
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    config = cli.resolve(options.config, options.set)
+    cli.end_on_signals()
+    if options.remove_old:
+        remove_old(state_address(config), cli.say)
+        _print({"lineage": current_lineage(state_address(config)).folder})
+        return 0
+    with open_session(config, cli.say) as session:
+        cli.end_on_signals()  # Ray has taken SIGTERM.
+        made: list[Controller] = []
+
+        def build(lineage_url: str, reader: TableReader, *, publishes: bool) -> Controller:
+            made.append(_controller(session, lineage_url, reader, publishes=publishes))
+            return made[-1]
+
+        rebuild = Rebuild(
+            config,
+            session.state_url,
+            session.reader,
+            build,
+            dead_letters=session.writer,
+            on_step=lambda report: cli.say(describe(report)),
+            say=cli.say,
+        )
+        try:
+            controller = rebuild.run(anew=options.anew)
+            summary = {"lineage": current_lineage(session.state_url).folder, **(cli.summary(controller) if controller is not None else {})}
+        finally:
+            for parts in (controller.parts for controller in made):
+                release([parts.student, parts.control, parts.scorer, parts.linear])
+    # Ray prints its warnings to the same stream until it is shut down.
+    _print(summary)
+    return 0
+
+
+def _controller(session: Session, lineage_url: str, reader: TableReader, *, publishes: bool) -> Controller:
+    controller = session.controller_of(lineage_url, reader, NAME)
+    if not publishes:
+        controller.parts.publisher = None
+    return controller
+
+
+def _print(summary: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(summary) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Say which numbers of each stored format are read, and bring an older one to today's, one number at a time.
+
+`FORMATS` is the one table. Every stored thing carries its number as ``format``; one that has none was written before the number was, and is 1.
+A format's number goes up when a reader of the old one would misread the new one, and then a step is added here that makes the new form
+from the stored one alone. What a newer streamrec wrote is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.errors import OperatorError, StorageError
+from streamrec.state import ComponentState
+
+Step = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Format:
+    """Describe a stored format.
+
+    Attributes:
+        noun: What an error calls one.
+        number: Today's.
+        steps: Number N to the function that makes N + 1 of it: of JSON values for what is stored as JSON, else of a `ComponentState`.
+    """
+
+    noun: str
+    number: int = 1
+    steps: Mapping[int, Step] = field(default_factory=dict)
+
+
+def _same(values: Any) -> Any:
+    """Return what is read as it is: the new number stands for more that may be there."""
+    return values
+
+
+NEEDS_REBUILD = "needs_rebuild"
+"""A commit's fact: only what a rebuild needs of it can still be read."""
+
+_OF_ONE_FORM = ("stream", "lake", "tombstones")
+
+
+def _commit_2(commit: dict[str, Any]) -> dict[str, Any]:
+    """Keep the components that had one form throughout; of the others nothing stored tells in which of several forms they are."""
+    components = {name: entry for name, entry in commit["components"].items() if name in _OF_ONE_FORM}
+    return {**commit, "facts": {**commit["facts"], NEEDS_REBUILD: True}, "components": components}
+
+
+def _head_3(head: dict[str, Any]) -> dict[str, Any]:
+    """An owner may say why it took over."""
+    return {**head, "owner": {**head["owner"], "why": ""}}
+
+
+def _vocabulary_2(state: ComponentState) -> ComponentState:
+    """All rows hold their first item, and nothing is known of its use."""
+    num = len(state.arrays.get("namespace", ()))
+    new: dict[str, NDArray[Any]] = {"generation": np.zeros(num, np.int32), "last_use": np.zeros(num, np.int64), "uses": np.zeros(num, np.int64)}
+    return ComponentState({**new, **state.arrays}, {"clock": 0, **state.meta})
+
+
+FORMATS: Mapping[str, Format] = {
+    "head": Format("Checkpoint: the pointer", 3, {1: _same, 2: _head_3}),
+    "commit": Format("Checkpoint: a commit", 2, {1: _commit_2}),
+    "current": Format("Lineage: the pointer"),
+    "lineage": Format("Lineage: the name"),
+    "rebuild": Format("Rebuild: the record"),
+    "plan": Format("Plan: one"),
+    "receipt": Format("Receipt: one"),
+    "vocabulary": Format("Vocabulary: the state", 2, {1: _vocabulary_2}),
+    "teacher": Format("Teacher: the version", 2, {1: _same}),  # A version without generations: all rows held their first item.
+    "version": Format("Registry: the version", 2, {1: _same}),  # As of teachers.
+    "move": Format("Registry: a record of the alias"),
+    "decision": Format("Registry: a decision"),
+    "lake": Format("Lake: the table"),
+    "letter": Format("Dead letter: one"),
+    "progress": Format("Replay: the progress"),
+}
+"""Every stored format by name; docs/formats.md describes today's."""
+
+
+def migrated(name: str, value: Any, written: object, error: type[OperatorError] = StorageError) -> Any:
+    """Return a stored value in today's form.
+
+    Args:
+        name: Of the format, a key of `FORMATS`.
+        value: JSON values or a `ComponentState`.
+        written: Its number; None stands for 1.
+        error: Raised when the number is not one that is read.
+
+    Raises:
+        OperatorError: A newer streamrec wrote it, or the number is none.
+    """
+    known = FORMATS[name]
+    number = 1 if written is None else written
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        what = f"{known.noun} has no format number"
+        raise error(what, got=repr(written), allowed=f"1 to {known.number}", do="restore it from a copy")
+    if number > known.number:
+        what = f"{known.noun} was written by a newer streamrec"
+        raise error(what, got=f"format {number}", allowed=f"up to {known.number}", do="upgrade streamrec")
+    for step in range(number, known.number):
+        value = known.steps[step](value)
+    return value
+
+
+def read_json(name: str, data: bytes | str, error: type[OperatorError] = StorageError) -> dict[str, Any]:
+    """Parse a stored JSON object and return it in today's form, its number included.
+
+    Raises:
+        ValueError: It is no JSON object.
+        OperatorError: See `migrated`.
+    """
+    values = json.loads(data)
+    if not isinstance(values, dict):
+        msg = f"{FORMATS[name].noun} is no JSON object"
+        raise ValueError(msg)
+    return {**migrated(name, values, values.get("format"), error), "format": FORMATS[name].number}
+
+
+def number_of(name: str) -> int:
+    """Return today's number of a format, which a writer puts into what it stores."""
+    return FORMATS[name].number

@@ -1,0 +1,198 @@
+"""Make a state anew, with other settings, beside the stream that goes on: a new lineage from lake and log, which then becomes the current one.
+
+1. **begin**: a record fixes what is read (`streamrec.pipeline.rebuild_record`); whoever asked to be forgotten is carried over.
+2. **learn**: the old lineage's lake from its beginning, then the log from the offset where the lake ends; a commit with each step.
+3. **train** the first teachers.
+4. **catch up** with the log, as a stream does, until less than a full micro-batch is left.
+5. **take over**: the old driver is fenced, the pointer moves, the new lineage publishes its version and brings it live.
+
+**Contract.** Nothing of the old lineage is changed before the take-over, and then only who may commit to it. A run that was cut off is taken
+up by the next one with the same settings: before the pointer moved the new lineage goes on from its last commit, or is begun anew where the
+settings are others; after it moved, the version is brought live. Nothing in here sleeps.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from streamrec.config import Config
+from streamrec.errors import OperatorError
+from streamrec.log.base import LogWriter, TableReader
+from streamrec.log.lake_log import LakeThenLog
+from streamrec.pipeline.bootstrap import OnStep, bootstrap, check_learned, learn, plan_of, train_first
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.layout import checkpoint_url, lake_url, lineage_folder, lineage_number, registry_url
+from streamrec.pipeline.lineage import Current, current_lineage, make_current, url_of
+from streamrec.pipeline.plan_store import PlanStore
+from streamrec.pipeline.rebuild_record import Record, load_source, made_with, new_record, read_record, remove_lineage
+from streamrec.registry.registry import Registry
+from streamrec.state import ComponentState
+from streamrec.storage import open_storage
+
+logger = logging.getLogger(__name__)
+
+NUMBERS_LEFT_OUT = 1000
+"""The new lineage's first batch as the current one is so far above the old one's last: a driver that has not heard yet may still plan a few."""
+
+
+class Build(Protocol):
+    """Make a controller, not yet recovered."""
+
+    def __call__(self, lineage_url: str, reader: TableReader, *, publishes: bool) -> Controller:
+        """Wire a lineage's controller.
+
+        Args:
+            lineage_url: The lineage's folder.
+            reader: What it reads.
+            publishes: Whether its versions go to the registry.
+        """
+        ...
+
+
+class Rebuild:
+    """Carry out one rebuild; see the module's contract.
+
+    Args:
+        config: The new settings.
+        state_url: The state's address.
+        log: The event log.
+        build: Wires controllers.
+        dead_letters: Where records of the log go that are rejected; what the lake holds was accepted once and goes nowhere.
+        on_step: Called after each step.
+        say: Gets a line as each phase begins.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        state_url: str,
+        log: TableReader,
+        build: Build,
+        *,
+        dead_letters: LogWriter | None,
+        on_step: OnStep,
+        say: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._state_url = state_url
+        self._log = log
+        self._build = build
+        self._dead_letters = dead_letters
+        self._on_step = on_step
+        self._say = say
+
+    def run(self, *, anew: bool = False) -> Controller | None:
+        """Make the new lineage and let it take over; return its controller, or None where the current one was made with these settings.
+
+        Args:
+            anew: Make one nevertheless, and begin it anew where an earlier run could be taken up.
+
+        Raises:
+            OperatorError: There is no state to rebuild, or the log was made anew.
+            DataError: The lake lacks events that the log does not have any more.
+            StorageError: Another rebuild has taken this one's lineage over, or moved the pointer.
+        """
+        current = current_lineage(self._state_url)
+        done = read_record(open_storage(url_of(self._state_url, current.folder))) if current.folder else None
+        if done is not None and not self._is_live(current.folder):
+            return self._go_live(current.folder)
+        if done is not None and done.made_with == made_with(self._config) and not anew:
+            self._say(f"{current.folder}, which is current, was made with these settings: nothing to do")
+            return None
+        folder = lineage_folder(lineage_number(current.folder) + 1)
+        record = self._begin(folder, current.folder, anew=anew)
+        controller = self._learned(folder, record)
+        self._catch_up(controller)
+        self._take_over(folder, current, controller.state.batch)
+        return self._go_live(folder)
+
+    def _begin(self, folder: str, source: str, *, anew: bool) -> Record:
+        storage = open_storage(url_of(self._state_url, folder))
+        record = read_record(storage)
+        if record is not None and record.made_with == made_with(self._config) and not anew:
+            self._say(f"going on with {folder}, which an earlier run began")
+            return record
+        if record is not None:
+            self._say(f"{folder}, which an earlier run began, is removed")
+        remove_lineage(storage, receipts=True)
+        if self._config.lake.address:  # Beside the one that is current.
+            lake = open_storage(lake_url(url_of(self._state_url, folder), self._config.lake.address))
+            for key in lake.list():
+                lake.delete(key)
+        record = new_record(self._config, self._state_url, source, self._log)
+        record.write(storage)
+        self._say(f"beginning {folder} from {'the lake and the log' if record.lake_address is not None else 'the log'}")
+        return record
+
+    def _learned(self, folder: str, record: Record) -> Controller:
+        """Learn the backlog and train the first teachers."""
+        lake = record.lake(self._config, self._state_url)
+        reader = self._log if lake is None else LakeThenLog(lake, self._log, record.begins, record.ends)
+        controller = self._build(url_of(self._state_url, folder), reader, publishes=False)
+        if not controller.recover():
+            self._carry_over(controller, record)
+        controller.intake.ends()
+        self._say("learning what the lake holds, then the log")
+        controller.parts.dead_letters = None
+        learn(controller, record.ends, record.chunk, self._on_step, commits=True)
+        controller.parts.dead_letters = self._dead_letters
+        learn(controller, record.until, record.chunk, self._on_step, commits=True)
+        check_learned(controller)
+        if set(controller.config.teachers.enabled) - controller.state.teachers.keys():
+            self._say("training the first teachers")
+            train_first(controller, self._on_step)
+        return controller
+
+    def _carry_over(self, controller: Controller, record: Record) -> None:
+        """Begin a new state with those who must not come back, durably."""
+        source = load_source(record.source_url(self._state_url))
+        base, *deltas = source.components.get("tombstones", (ComponentState(),))
+        controller.ingest.tombstones.restore(base, deltas)
+        controller.state.topic_id = str(source.components["stream"][0].meta.get("topic_id", ""))
+        controller.run(plan_of(controller, checkpoint=True))
+
+    def _catch_up(self, controller: Controller) -> None:
+        self._say("catching up with the log")
+        while controller.planned() is not None or controller.lag() >= self._config.pipeline.max_batch_events:
+            report = controller.step()
+            if report is not None:
+                self._on_step(report)
+        controller.finish()
+
+    def _take_over(self, folder: str, current: Current, batch: int) -> None:
+        """Fence the old driver, then move the pointer."""
+        self._say(f"{folder} takes over from {current.folder or 'the first lineage'}")
+        old_url = url_of(self._state_url, current.folder)
+        CheckpointStore(open_storage(checkpoint_url(old_url))).acquire(f"the state was rebuilt as {folder}")
+        source = load_source(old_url).components["stream"][0].meta
+        newest = PlanStore(open_storage(old_url)).batches()[-1:]
+        versions = [int(name.removeprefix("v")) for name in Registry(open_storage(registry_url(self._state_url))).versions()]
+        last = max([batch, int(source["batch"]), *newest, *versions])
+        first = (last // NUMBERS_LEFT_OUT + 2) * NUMBERS_LEFT_OUT
+        make_current(self._state_url, Current(folder, first, int(source.get("forgot_batch", 0))), current)
+
+    def _go_live(self, folder: str) -> Controller:
+        """Publish the new lineage's version and bring it live."""
+        self._say(f"{folder} is current: its version goes live")
+        controller = self._build(url_of(self._state_url, folder), self._log, publishes=True)
+        if not controller.recover():
+            what = "Rebuild: the lineage that is current has no commit"
+            raise OperatorError(what, got=folder, do="restore it from a copy")
+        controller.parts.dead_letters = self._dead_letters
+        bootstrap(controller, controller.state.offsets, self._on_step)
+        return controller
+
+    def _is_live(self, folder: str) -> bool:
+        facts = CheckpointStore(open_storage(checkpoint_url(url_of(self._state_url, folder)))).kept_facts()
+        return bool(facts and facts[0].get("versions", {}).get("live"))
+
+
+def remove_old(state_url: str, say: Callable[[str], None]) -> None:
+    """Remove the lineages before the current one, but for receipts and what lies in the shared registry; lakes elsewhere stay."""
+    current = current_lineage(state_url)
+    for number in range(1, lineage_number(current.folder)):
+        say(f"removing {lineage_folder(number) or 'the first lineage'}")
+        remove_lineage(open_storage(url_of(state_url, lineage_folder(number))), receipts=False)
