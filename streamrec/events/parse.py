@@ -30,7 +30,7 @@ from streamrec.events.tables import take_values
 
 LEAF_ROWS = 256  # a group with a culprit is not halved below this: many small parses cost more than one by one
 FEW_ROWS = 24  # below this the fixed cost of a vectorised parse is not earned back
-LONG_VALUE_BYTES = 65_536  # longer values go one by one, so that a block of them stays within Arrow's 2 GiB of string offsets
+LONG_VALUE_BYTES = 32_768  # longer values go one by one, so that a block of them stays within Arrow's 2 GiB of string offsets
 SAMPLED_ROWS = 64  # a field that none of so many records has is seldom there, and costs a second parse when it is
 
 _NESTED = {"context": pa.struct([]), "vectors": pa.struct([])}  # empty: in a flat object they can only be null, or of a wrong type
