@@ -24,8 +24,7 @@ def take(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
     else:
         choose, chosen = pa.ChunkedArray.take, pa.array(rows)
     columns = [
-        pa.nulls(len(rows), column.type) if column.null_count == len(column) else choose(column, chosen).combine_chunks()
-        for column in table.columns
+        pa.nulls(len(rows), column.type) if column.null_count == len(column) else choose(column, chosen).combine_chunks() for column in table.columns
     ]
     return pa.table(columns, schema=table.schema)
 
