@@ -7,9 +7,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 _COLON, _SPACE = ord(":"), ord(" ")
-_OTHER, _TEXT, _NUMBER, _WORD, _TIME = np.random.default_rng(0).integers(
-    0, 2**64, 5, np.uint64
-)  # what a field of each type adds to its record's shape
+# What a field of each type adds to its record's shape.
+_OTHER, _TEXT, _NUMBER, _WORD, _TIME = np.random.default_rng(0).integers(0, 2**64, 5, np.uint64)
 _TYPES = np.full(256, _OTHER, np.uint64)  # of a value, by its first byte
 _TYPES[np.frombuffer(b'"n', np.uint8)] = _TEXT  # null stands in the place of a text most of the time
 _TYPES[np.frombuffer(b"-0123456789", np.uint8)] = _NUMBER
