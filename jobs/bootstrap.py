@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 
 from jobs import cli
-from jobs.stream import describe
+from jobs.stream import teller
 from streamrec.clock import SystemClock
 from streamrec.events.datasets import Dataset, load_dataset, parse_mapping
 from streamrec.events.replay import Pace
@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--map", metavar="FIELD=COLUMN,…", help="the columns of a file of another format")
     parser.add_argument("--max-events", type=int, help="send only the file's first N events")
     options = parser.parse_args(argv)
+    if options.max_events is not None and options.max_events < 1:
+        parser.error(f"argument --max-events: got {options.max_events}, allowed 1 or more")
     if options.data is None and (options.map or options.max_events):
         parser.error("--map and --max-events say what of --data is sent; without it the bootstrap learns what is in the log")
     return cli.run(lambda: _bootstrap(options))
@@ -49,7 +51,7 @@ def _bootstrap(options: argparse.Namespace) -> int:
             _send(session, dataset, options.max_events)
         controller = session.controller()
         controller.recover()
-        bootstrap(controller, session.reader.latest(config.log.events_topic), lambda report: cli.say(describe(report)))
+        bootstrap(controller, session.reader.latest(config.log.events_topic), teller(controller))
         summary = cli.summary(controller)
     # Ray prints its warnings to the same stream until it is shut down.
     sys.stdout.write(json.dumps(summary) + "\n")

@@ -11,15 +11,16 @@ JSON object. The exit status is 0, 1 after an error, 2 when the state was never 
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Sequence
 
 from jobs import cli
-from jobs.stream import describe
+from jobs.stream import NEVER_BOOTSTRAPPED, teller
 from streamrec.errors import ConfigError
 from streamrec.pipeline.bootstrap import refresh
-from streamrec.pipeline.session import open_session
+from streamrec.pipeline.session import has_commits, open_session
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,16 +36,21 @@ def _refresh(path: str | None, overrides: list[str], chosen: list[str] | None) -
     teachers = tuple(chosen or config.teachers.enabled)
     unknown = set(teachers) - set(config.teachers.enabled)
     if unknown:
+        near = difflib.get_close_matches(min(unknown), config.teachers.enabled, n=1)
+        do = f"did you mean {near[0]!r}?" if near else "enable it in teachers.enabled"
         what = "Refresh: unknown teacher"
-        raise ConfigError(what, got=", ".join(sorted(unknown)), allowed=", ".join(config.teachers.enabled), do="enable it in teachers.enabled")
+        raise ConfigError(what, got=", ".join(sorted(unknown)), allowed=", ".join(config.teachers.enabled), do=do)
+    if not has_commits(config):  # Before Ray and a broker are started, which takes a while.
+        cli.say(f"Refresh: {NEVER_BOOTSTRAPPED}")
+        return 2
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
         cli.end_on_signals()  # Ray has taken SIGTERM.
         controller = session.controller()
         if not controller.recover() or controller.state.live is None:
-            cli.say("Refresh: the state was never bootstrapped, run python -m jobs.bootstrap first")
+            cli.say(f"Refresh: {NEVER_BOOTSTRAPPED}")
             return 2
-        refresh(controller, teachers, lambda report: cli.say(describe(report)))
+        refresh(controller, teachers, teller(controller))
         summary = cli.summary(controller)
     # Ray prints its warnings to the same stream until it is shut down.
     sys.stdout.write(json.dumps(summary) + "\n")

@@ -20,15 +20,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jobs import cli
 from streamrec.config import parse_duration_s
 from streamrec.errors import ConfigError
+from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.report import StepReport
-from streamrec.pipeline.session import open_session
+from streamrec.pipeline.session import has_commits, open_session
 from streamrec.pipeline.skipping import skip_lost
+
+NEVER_BOOTSTRAPPED = "the state was never bootstrapped, run python -m jobs.bootstrap first"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,12 +55,15 @@ def _seconds(option: str, text: str) -> float:
 def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_events: int | None, skips_lost: bool) -> int:
     config = cli.resolve(path, overrides)
     idle_s = _seconds("--until-idle", until_idle) if until_idle else float("inf")
+    if not has_commits(config):  # Before Ray and a broker are started, which takes a while.
+        cli.say(f"Stream: {NEVER_BOOTSTRAPPED}")
+        return 2
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
         stop = cli.stop_on_signals()
         driver = Driver(session.controller, cli.waiter(stop), cli.say)
         if driver.controller.state.live is None:
-            cli.say("Stream: the state was never bootstrapped, run python -m jobs.bootstrap first")
+            cli.say(f"Stream: {NEVER_BOOTSTRAPPED}")
             return 2
         if skips_lost and skip_lost(driver.controller, cli.say) is None:
             cli.say("nothing is lost: the log still has what comes next")
@@ -65,16 +71,28 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
         cli.say(f"going on after batch {driver.controller.state.batch}, {'an unknown number of' if lag is None else lag} records behind")
         last, read = time.monotonic(), 0
         while not stop.is_set() and time.monotonic() - last < idle_s and (max_events is None or read < max_events):
-            before = dict(driver.controller.state.counts)
+            tell = teller(driver.controller)
             report = driver.step()
             if report is not None:  # Also one that only waited for a refresh was something to do.
                 last, read = time.monotonic(), read + report.plan.num_records
-                cli.say(describe(report, {name: num - before[name] for name, num in driver.controller.state.counts.items()}))
+                tell(report)
         driver.controller.finish()
         summary = cli.summary(driver.controller)
     # Ray prints its warnings to the same stream until it is shut down.
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0
+
+
+def teller(controller: Controller) -> Callable[[StepReport], None]:
+    """Return a function that prints a line for each step, with what the books counted since the one before."""
+    before = dict(controller.state.counts)
+
+    def tell(report: StepReport) -> None:
+        counts = dict(controller.state.counts)
+        cli.say(describe(report, {name: num - before.get(name, 0) for name, num in counts.items()}))
+        before.update(counts)
+
+    return tell
 
 
 def describe(report: StepReport, counts: Mapping[str, int] | None = None) -> str:

@@ -9,7 +9,20 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from serve.http import BodyTooLargeError, ClientGoneError, Headers, Receive, Scope, Send, header, last_segment, path_of, read_body, respond
+from serve.http import (
+    BodyTooLargeError,
+    ClientGoneError,
+    Headers,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    header,
+    last_segment,
+    path_of,
+    read_body,
+    respond,
+)
 from streamrec.errors import BrokerError, DataError, RequestError
 from streamrec.serving.requests import RecommendRequest, RequestLimits, error_body, parse_json, parse_recommend, parse_recommend_query
 from streamrec.serving.slot import LiveModel
@@ -90,6 +103,8 @@ class Routes:
             return
         path = path_of(scope)
         method, handler = self._routes.get(path) or self._route_of(path)
+        if scope["method"] == "HEAD" and method == "GET":
+            scope, send = {**scope, "method": "GET"}, _headers_only(send)
         try:
             if handler is None:
                 await self._refuse(send, 404, "path", path[:200], f"{', '.join(self._routes)}, {_USER_PREFIX}USER", "Request: unknown path")
@@ -182,3 +197,12 @@ class Routes:
         if given:
             return given[:_MAX_REQUEST_ID_BYTES].decode("utf-8", "replace")
         return f"{self._id_prefix}-{next(self._numbers)}"
+
+
+def _headers_only(send: Send) -> Send:
+    """Return a ``send`` that leaves bodies out, as an answer to HEAD must; its headers are those of the GET."""
+
+    async def without_body(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return without_body

@@ -58,6 +58,8 @@ def send(config: Config, dataset: Dataset, broker: str | None, pace: Pace, conso
         console: Where progress and remarks go.
         choice: Passed on to `streamrec.pipeline.replay.replay_dataset`.
     """
+    if broker is not None:
+        config = config.model_copy(update={"log": config.log.model_copy(update={"broker": broker})})
     clock = SystemClock()
     started_s = clock.monotonic_s()
     with (

@@ -10,10 +10,35 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from streamrec.config.sections import DEFAULT_MEANINGS, Config, Meaning
 from streamrec.environment import config_path
 from streamrec.errors import ConfigError
+
+_BOUNDS = {
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "literal_error": "{expected}",
+    "string_pattern_mismatch": "a text that matches {pattern}",
+    "string_too_short": "a text of at least {min_length} characters",
+    "too_short": "at least {min_length} of them",
+}
+_TYPES = {  # By the start of pydantic's name of the error.
+    "int_": "a whole number",
+    "float_": "a number",
+    "finite_": "a finite number",
+    "bool_": "true or false",
+    "string_": "a text",
+    "tuple_": "a list",
+    "list_": "a list",
+    "dict_": "a table of settings",
+    "mapping_": "a table of settings",
+    "model_": "a table of settings",
+    "missing": "a value, which is required",
+}
 
 
 def load_config(path: str | Path | None = None, overrides: dict[str, Any] | None = None) -> Config:
@@ -129,6 +154,17 @@ def _explain(error: ValidationError) -> ConfigError:
         hint = f"{parent}.{near[0]}" if parent and near else (near[0] if near else "")
         what = "Config: unknown key"
         return ConfigError(what, got=repr(dotted), do=f"did you mean {hint!r}? ({', '.join(allowed)} are allowed)", key=dotted)
-    # A validator of ours may say what was got, which this message says already.
-    allowed_values = first["msg"].removeprefix("Value error, ").rpartition("allowed ")[2]
-    return ConfigError(f"Config: {dotted} is not valid", got=repr(first.get("input")), allowed=allowed_values, do="correct the value", key=dotted)
+    return ConfigError(f"Config: {dotted} is not valid", got=repr(first.get("input")), allowed=_allowed(first), do="correct the value", key=dotted)
+
+
+def _allowed(detail: ErrorDetails) -> str:
+    """Say in our words what a value may be."""
+    kind, bounds = detail["type"], detail.get("ctx", {})
+    for name, words in _BOUNDS.items():
+        if kind == name:
+            return words.format(**bounds)
+    for start, words in _TYPES.items():
+        if kind.startswith(start):
+            return words
+    # A validator of ours may say what was got, which the message says already.
+    return detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ").rpartition("allowed ")[2]

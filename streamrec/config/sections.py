@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+LEAST_BATCH_EVENTS = 1024
+"""What a micro-batch takes at least by default: below it, few events cost nearly as much as many."""
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -247,11 +250,27 @@ class PipelineConfig(Section):
     """
 
     max_batch_events: int = Field(default=8192, ge=1)
-    min_batch_events: int = Field(default=1024, ge=1)
+    min_batch_events: int = Field(default=LEAST_BATCH_EVENTS, ge=1)
     batch_interval_s: Duration = 0.5
     publish_interval_s: Duration = 0.0
     checkpoint_interval_s: Duration = 10.0
     idle_promote_s: Duration = 2.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_a_small_largest(cls, values: Any) -> Any:
+        """Lower the default of the least where the most is given alone, and below it."""
+        largest = values.get("max_batch_events") if isinstance(values, dict) and "min_batch_events" not in values else None
+        return {**values, "min_batch_events": largest} if isinstance(largest, int) and largest < LEAST_BATCH_EVENTS else values
+
+    @field_validator("min_batch_events")
+    @classmethod
+    def _not_above_the_largest(cls, value: int, info: ValidationInfo) -> int:
+        largest = info.data.get("max_batch_events")
+        if largest is not None and value > largest:
+            msg = f"1 to max_batch_events = {largest}"
+            raise ValueError(msg)
+        return value
 
 
 class Config(Section):

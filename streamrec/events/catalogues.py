@@ -87,6 +87,9 @@ def items_from_file(path: str | Path, mapping: Mapping[str, str] | None = None, 
         DatasetError: The file can't be read, a column is missing or a cell is wrong; line and column are named.
     """
     path = Path(path)
+    if path.is_dir():
+        what = f"Dataset: {path} is a folder"
+        raise DatasetError(what, allowed="one file of items", do=f"name the file, such as {path / _likely_file(path)}")
     known = _known_items(path) if mapping is None and not is_parquet(path) else None
     if known is not None:
         ids, titles, categories = known
@@ -99,6 +102,11 @@ def items_from_file(path: str | Path, mapping: Mapping[str, str] | None = None, 
     times = columns.times_ms(chosen["time"]) if "time" in chosen else pa.array(np.full(table.num_rows, event_time_ms, np.int64))
     fields = {name: _field(columns, name, column) for name, column in chosen.items() if name not in {"item", "time"}}
     return _updates(columns.ids(chosen["item"]), fields, times)
+
+
+def _likely_file(folder: Path) -> str:
+    names = sorted(file.name for file in folder.iterdir() if file.is_file())
+    return next((name for name in _COMPANIONS if name in names), names[0] if names else _COMPANIONS[0])
 
 
 def _by_name(names: list[str], path: Path) -> dict[str, str]:

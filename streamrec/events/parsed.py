@@ -22,9 +22,9 @@ class Parsed:
     """Hold the parse of n values.
 
     Attributes:
-        columns: Table with the `WIRE` schema and n rows; what a rejected row holds means nothing.
-        rows: Which value each row of ``columns`` came from. [n] int64
-        reasons: int8 [n], `REASON_CODES`, or 0 where nothing is wrong so far: by value while the values are parsed, then by row of ``columns``.
+        columns: Table with the `WIRE` schema; values that were rejected while they were parsed have no row in it.
+        rows: Which value each row of ``columns`` came from. int64
+        reasons: `REASON_CODES` by value, or 0 where nothing is wrong so far. [n] int8
         details: What was wrong, by value; only for rejected ones.
     """
 

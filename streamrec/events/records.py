@@ -35,26 +35,25 @@ def parse_records(values: pa.BinaryArray, rows: NDArray[np.int64], parsed: Parse
         parsed: Receives the rejections.
 
     Returns:
-        Tables with the `WIRE` schema, and the rows that each holds; together every row once.
+        Tables with the `WIRE` schema, and the rows that each holds; together every row that is not rejected once.
     """
     tables, order = [], []
     for start in range(0, len(rows), SLICE_ROWS):
         some = rows[start : start + SLICE_ROWS]
         groups: dict[str | None, tuple[list[int], list[dict[str, Any]]]] = {}
-        bad: list[int] = []
         for row, value in zip(some.tolist(), values.slice(start, len(some)).to_pylist(), strict=True):
             record = _load(row, value, parsed)
             if record is None:
-                bad.append(row)
                 continue
             own_rows, records = groups.setdefault(record.get("kind"), ([], []))
             own_rows.append(row)
             records.append(record)
-        tables.append(pa.table([pa.nulls(len(bad), field.type) for field in WIRE], schema=WIRE))
-        order.append(np.array(bad, np.int64))
         for kind, (own_rows, records) in groups.items():
-            tables.append(_columns(kind, own_rows, records, parsed))
-            order.append(np.array(own_rows, np.int64))
+            cells = _cells(kind, own_rows, records, parsed)
+            kept = np.flatnonzero(parsed.reasons[own_rows] == 0)
+            if len(kept):
+                tables.append(_columns(cells, kept))
+                order.append(np.array(own_rows, np.int64)[kept])
     return tables, order
 
 
@@ -78,19 +77,24 @@ def _load(row: int, value: bytes | None, parsed: Parsed) -> dict[str, Any] | Non
     return record
 
 
-def _columns(kind: str | None, rows: list[int], records: list[dict[str, Any]], parsed: Parsed) -> pa.Table:
+def _cells(kind: str | None, rows: list[int], records: list[dict[str, Any]], parsed: Parsed) -> dict[str, list[Any]]:
+    """Return the cells of each field that any record has, as Arrow takes them; rejects the rows that hold others."""
     known = _FIELDS.get(Kind.INTERACTION if kind is None else kind, {"kind"})
     present = known & set().union(*records)
-    arrays = []
-    for field in WIRE:
-        name = field.name
-        if name not in present:
-            arrays.append(pa.nulls(len(rows), field.type))
-            continue
-        cells = [record.get(name) for record in records]
-        if not set(map(type, cells)) <= _RULES[name].plain:
-            cells = _convert(name, cells, rows, parsed)
-        arrays.append(pa.array(cells, field.type))
+    columns = {}
+    for name in WIRE.names:
+        if name in present:
+            cells = [record.get(name) for record in records]
+            columns[name] = cells if set(map(type, cells)) <= _RULES[name].plain else _convert(name, cells, rows, parsed)
+    return columns
+
+
+def _columns(cells: dict[str, list[Any]], kept: NDArray[np.int64]) -> pa.Table:
+    places = kept.tolist()
+    arrays = [
+        pa.array([cells[field.name][place] for place in places], field.type) if field.name in cells else pa.nulls(len(places), field.type)
+        for field in WIRE
+    ]
     return pa.table(arrays, schema=WIRE)
 
 

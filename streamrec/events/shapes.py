@@ -7,14 +7,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 _COLON, _SPACE = ord(":"), ord(" ")
-_OTHER, _TEXT, _NUMBER, _WORD, _TIME = range(5)
-_KINDS = np.full(256, _OTHER, np.uint8)  # of a value, by its first byte
-_KINDS[ord('"')] = _TEXT
-_KINDS[np.frombuffer(b"-0123456789", np.uint8)] = _NUMBER
-_KINDS[np.frombuffer(b"tfn", np.uint8)] = _WORD
+# What a field of each type adds to its record's shape.
+_OTHER, _TEXT, _NUMBER, _WORD, _TIME = np.random.default_rng(0).integers(0, 2**64, 5, np.uint64)
+_TYPES = np.full(256, _OTHER, np.uint64)  # of a value, by its first byte
+_TYPES[np.frombuffer(b'"n', np.uint8)] = _TEXT  # null stands in the place of a text most of the time
+_TYPES[np.frombuffer(b"-0123456789", np.uint8)] = _NUMBER
+_TYPES[np.frombuffer(b"tf", np.uint8)] = _WORD
 _TIME_DIGITS = 13  # of a time in milliseconds: a longer number in its place has a fraction, which no time may have
-_PLACES = 64
-_WEIGHTS = np.random.default_rng(0).integers(0, 2**64, 5 * _PLACES, np.uint64)  # by 5 · the place of a field in its record + its value's kind
 
 
 def bytes_of(values: pa.BinaryArray) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -36,14 +35,17 @@ def flat_objects(values: pa.BinaryArray, longest: int) -> NDArray[np.bool_]:
     if not flat.any():
         return flat
     flat[flat] = (text[offsets[:-1][flat]] == ord("{")) & (text[offsets[1:][flat] - 1] == ord("}"))
-    folded = text | 0x20  # makes a brace of a bracket
-    marks, more = folded == ord("{"), folded == ord("}")
-    marks |= more  # in place: new arrays of this size cost more than what is computed
-    marks |= np.less(text, 0x20, out=more)
-    places = np.flatnonzero(marks)
-    if flat.all() and len(places) == 2 * len(flat):
+    folded = text + np.uint8(1)  # of [ ] { } two bits differ then, which the next line sets; in place: a new array costs more than what is computed
+    folded |= 0x22
+    marks = folded == 0x7E
+    if text.min() < 0x20:
+        marks |= text < 0x20
+    if flat.all() and np.count_nonzero(marks) == 2 * len(flat):
         return flat  # each value has two at least
-    flat &= np.diff(np.searchsorted(places, offsets)) == 2
+    marks[offsets[:-1][flat]] = False
+    marks[offsets[1:][flat] - 1] = False
+    filled = sizes > 0
+    flat[filled] &= ~np.logical_or.reduceat(marks, offsets[:-1][filled])
     return flat
 
 
@@ -59,23 +61,21 @@ def is_utf8(text: NDArray[np.uint8]) -> bool:
 
 
 def shapes(values: pa.BinaryArray) -> NDArray[np.uint64]:
-    """Return a number for each value's sequence of field types, as seen by the byte after each colon. [n].
+    """Return a number for how many fields of which type each value has, as seen by the byte after each colon. [n].
 
     A guess that groups records, not a parse: colons inside strings count too.
     """
     text, offsets = bytes_of(values)
-    colons = np.flatnonzero(text == _COLON).astype(np.int32)
-    bounds = np.searchsorted(colons, offsets.astype(np.int32))
-    place = np.arange(len(colons), dtype=np.int32) - np.repeat(bounds[:-1].astype(np.int32), np.diff(bounds))
-    last = len(text) - 1
-    first = text[np.minimum(colons + 1, last)]
+    colons = np.flatnonzero(text == _COLON)
+    bounds = np.searchsorted(colons, offsets)
+    first = text.take(colons + 1, mode="clip")
     if (first == _SPACE).any():
-        first = text[np.minimum(colons + 1 + (first == _SPACE), last)]
-    kinds = _KINDS.take(first)
-    numbers = np.flatnonzero(kinds == _NUMBER)
-    after = text[np.minimum(colons[numbers] + _TIME_DIGITS + 1, last)]
-    kinds[numbers[(after == ord(",")) | (after == ord("}"))]] = _TIME
-    sums: NDArray[np.uint64] = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_WEIGHTS.take(place % _PLACES * 5 + kinds))])
+        first = text.take(colons + 1 + (first == _SPACE), mode="clip")
+    types = _TYPES.take(first)
+    numbers = np.flatnonzero(types == _NUMBER)
+    after = text.take(colons[numbers] + _TIME_DIGITS + 1, mode="clip")
+    types[numbers[(after == ord(",")) | (after == ord("}"))]] = _TIME
+    sums: NDArray[np.uint64] = np.concatenate([np.zeros(1, np.uint64), np.cumsum(types)])
     return sums[bounds[1:]] - sums[bounds[:-1]]
 
 

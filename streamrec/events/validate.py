@@ -25,7 +25,7 @@ def check_columns(parsed: Parsed, cfg: EventsConfig, now_ms: int) -> None:
     """Reject the rows that break a rule, and clear the fields that are not their kind's.
 
     Args:
-        parsed: Changed in place: ``reasons``, ``details``, and ``columns`` with ``kind`` and ``namespace`` filled in.
+        parsed: Changed in place: ``reasons``, ``details``, and ``columns``. `fill_in` gives the defaults to those that are left.
         cfg: Gives the namespace, the event types, the longest id and the tolerance for clocks that run ahead.
         now_ms: Processing time, against which the far future is judged.
     """
@@ -38,14 +38,25 @@ def check_columns(parsed: Parsed, cfg: EventsConfig, now_ms: int) -> None:
         known = pc.is_in(parsed.columns["event_type"], pa.array(list(cfg.meanings), pa.string())).to_numpy()
         _reject(parsed, interactions & ~known, Reason.UNKNOWN_EVENT_TYPE, "event_type", "a key of events.meanings")
     _check_times(parsed, now_ms + round(cfg.future_tolerance_s * 1000))
-    _fill(parsed, "namespace", cfg.namespace)
+
+
+def fill_in(columns: pa.Table, cfg: EventsConfig) -> pa.Table:
+    """Return the columns with the defaults where ``kind`` and ``namespace`` are absent."""
+    for name, default in (("kind", Kind.INTERACTION.value), ("namespace", cfg.namespace)):
+        column = columns[name]
+        if column.null_count:
+            all_absent = column.null_count == len(column)
+            filled = pa.repeat(pa.scalar(default, pa.string()), len(column)) if all_absent else pc.fill_null(column, default)
+            columns = columns.set_column(WIRE.get_field_index(name), WIRE.field(name), filled)
+    return columns
 
 
 def _reject(parsed: Parsed, mask: Mask, reason: Reason, name: str, allowed: str) -> None:
     if not mask.any():
         return
-    rows = np.flatnonzero(mask & (parsed.reasons == 0))
-    parsed.reasons[rows] = REASON_CODES[reason]
+    rows = np.flatnonzero(mask)
+    rows = rows[parsed.reasons[parsed.rows[rows]] == 0]
+    parsed.reasons[parsed.rows[rows]] = REASON_CODES[reason]
     for row, cell in zip(parsed.rows[rows].tolist(), parsed.columns[name].take(pa.array(rows)).to_pylist(), strict=True):
         got = f"{len(cell.encode())} bytes" if reason is Reason.ID_TOO_LONG and isinstance(cell, str) else shorten(repr(cell))
         parsed.details[row] = f"{name}: got {got}, allowed {allowed}"
@@ -55,23 +66,14 @@ def _set(parsed: Parsed, name: str, column: pa.ChunkedArray) -> None:
     parsed.columns = parsed.columns.set_column(WIRE.get_field_index(name), WIRE.field(name), column)
 
 
-def _fill(parsed: Parsed, name: str, default: str) -> None:
-    column = parsed.columns[name]
-    if column.null_count:
-        _set(parsed, name, pc.fill_null(column, default))
-
-
 def _check_kinds(parsed: Parsed) -> NDArray[np.int8]:
-    """Return [n], the place of each row's kind in `_KINDS`, -1 where unknown or rejected before."""
+    """Return [n], the place of each row's kind in `_KINDS`, -1 where unknown."""
     column = parsed.columns["kind"]
-    all_absent = column.null_count == len(column)
-    _fill(parsed, "kind", Kind.INTERACTION)
-    if all_absent:
-        codes = np.zeros(len(column), np.int8)
-    else:
-        codes = pc.fill_null(pc.index_in(parsed.columns["kind"], pa.array(_KINDS, pa.string())), -1).to_numpy().astype(np.int8)
-        _reject(parsed, codes < 0, Reason.UNKNOWN_KIND, "kind", ", ".join(_KINDS))
-    codes[parsed.reasons != 0] = -1
+    if column.null_count == len(column):
+        return np.full(len(column), _KINDS.index(Kind.INTERACTION), np.int8)
+    given = pc.fill_null(column, Kind.INTERACTION.value)
+    codes: NDArray[np.int8] = pc.fill_null(pc.index_in(given, pa.array(_KINDS, pa.string())), -1).to_numpy().astype(np.int8)
+    _reject(parsed, codes < 0, Reason.UNKNOWN_KIND, "kind", ", ".join(_KINDS))
     return codes
 
 
@@ -101,7 +103,10 @@ def _check_ids(parsed: Parsed, cfg: EventsConfig) -> None:
         column = parsed.columns[name]
         if column.null_count == len(column):
             continue
-        sizes = pc.fill_null(pc.binary_length(column), 1).to_numpy()
+        lengths = pc.binary_length(column)
+        if _within(lengths, 1, cfg.max_id_bytes if name != "namespace" else MAX_NAMESPACE_CHARS):
+            continue
+        sizes = pc.fill_null(lengths, 1).to_numpy()
         empty = sizes == 0
         if name not in _OPTIONAL_IDS:
             _reject(parsed, empty, Reason.EMPTY_ID, name, "a non-empty string")
@@ -130,6 +135,15 @@ def _check_listed_ids(parsed: Parsed, items: pa.ListArray, max_id_bytes: int) ->
 
 
 def _check_times(parsed: Parsed, latest_ms: int) -> None:
-    times = pc.fill_null(parsed.columns["event_time"], 0).to_numpy()
+    column = parsed.columns["event_time"]
+    if _within(column, 0, min(MAX_TIME_MS, latest_ms)):
+        return
+    times = pc.fill_null(column, 0).to_numpy()
     _reject(parsed, (times < 0) | (times > MAX_TIME_MS), Reason.BAD_TIME, "event_time", f"0 to {MAX_TIME_MS}")
     _reject(parsed, times > latest_ms, Reason.FUTURE_TIME, "event_time", f"up to {latest_ms}")
+
+
+def _within(numbers: pa.ChunkedArray, low: int, high: int) -> bool:
+    """Return whether all numbers lie from ``low`` to ``high``; a byte count within a bound on characters is within it too."""
+    found = pc.min_max(numbers).as_py()
+    return found["min"] is None or (found["min"] >= low and found["max"] <= high)

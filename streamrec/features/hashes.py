@@ -21,7 +21,10 @@ _LOW_BYTES = np.array([2 ** (8 * size) - 1 for size in range(_WORD_BYTES + 1)], 
 
 def namespace_seeds(namespaces: pa.ChunkedArray) -> Hashes:
     """Return the hash of each namespace, which `hash_ids` starts from. [n] uint64."""
-    names = namespaces.combine_chunks().dictionary_encode()
+    whole = namespaces.combine_chunks()
+    if _is_one(whole):
+        return np.repeat(_hash_strings(whole[:1], np.zeros(1, np.uint64)), len(whole))
+    names = whole.dictionary_encode()
     seeds = _hash_strings(names.dictionary.cast(pa.string()), np.zeros(len(names.dictionary), np.uint64))
     of_rows: Hashes = seeds[names.indices.to_numpy()]
     return of_rows
@@ -71,16 +74,32 @@ def first_of_each(hashes: Hashes) -> NDArray[np.bool_]:
 
 
 def _hash_strings(column: pa.StringArray, seeds: Hashes) -> Hashes:
-    _, offsets_buffer, data_buffer = column.buffers()
-    if not len(column) or data_buffer is None:
+    if not len(column) or column.buffers()[2] is None:
         return _mixed(seeds)
-    offsets = np.frombuffer(offsets_buffer, np.int32)[column.offset : column.offset + len(column) + 1].astype(np.int64)
-    text = np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]]
+    offsets, text = _bytes_of(column)
     sizes = np.diff(offsets)
     hashes = _mixed(seeds ^ sizes.astype(np.uint64))
-    for rows, word in _words(text, offsets[:-1] - offsets[0], sizes):
+    for rows, word in _words(text, offsets[:-1], sizes):
         hashes[rows] = _mixed(hashes[rows] ^ word)
     return hashes
+
+
+def _is_one(column: pa.StringArray) -> bool:
+    """Return whether all strings are the same, told from the bytes: a stream has one namespace most of the time."""
+    if not len(column) or column.null_count:
+        return False
+    offsets, text = _bytes_of(column)
+    size = int(offsets[1] - offsets[0])
+    is_even: bool = size > 0 and bool((np.diff(offsets) == size).all())
+    return is_even and bool((text[size:] == text[:-size]).all())
+
+
+def _bytes_of(column: pa.StringArray) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Return the offsets [n + 1] between the strings, from 0, and their bytes."""
+    _, offsets_buffer, data_buffer = column.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int32)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    text = np.zeros(0, np.uint8) if data_buffer is None else np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]]
+    return offsets - offsets[0], text
 
 
 def _words(text: NDArray[np.uint8], starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[tuple[Any, Hashes]]:

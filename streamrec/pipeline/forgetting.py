@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.features.dedupe import hash_key
+from streamrec.features.examples import Examples
 from streamrec.migrations import number_of, read_json
 from streamrec.pipeline.ingest import Ingest, Request
 from streamrec.pipeline.parts import Parts
@@ -19,6 +21,7 @@ from streamrec.pipeline.plan import Plan, version_name
 from streamrec.state import Component
 from streamrec.storage import Storage
 from streamrec.student.learner import Learner
+from streamrec.teachers.linear import LinearStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,6 @@ EXACT = {
 APPROXIMATE = {
     "student": "weights: the rows of items that others have touched too got corrective steps on what those others did",
     "popularity": "counts keep what the user did longer ago than the window and the history reach",
-    "linear_statistics": "sums over items that others have touched too keep the user's share",
     "teachers": "versions in use were trained with the user; each begins a refresh without the user by the time that is named",
     "versions": "versions of before are removed, and can't be rolled back to, as soon as a later one is live and no kept commit needs them",
     "checkpoints": "commits of before are pruned by later ones; their files go with them",
@@ -42,14 +44,22 @@ APPROXIMATE = {
 }
 
 
+SUMS = "linear_statistics"
+"""Exact or approximate, by what is known of the user's queries; see `_say_sums`."""
+
+
 @dataclass(frozen=True)
 class _Open:
-    """What a deletion waits with for the end of the step: the rows that the user touched, and their generations then."""
+    """What a deletion waits with for the end of the step: the rows that the user touched, and their generations then.
+
+    ``queries_left`` is what `LinearStatistics.take_back` returned, None without a linear teacher.
+    """
 
     request: Request
     rows: NDArray[np.int32]
     generations: NDArray[np.int32]
     removed: Mapping[str, int]
+    queries_left: int | None
 
 
 class Forgetting:
@@ -77,13 +87,19 @@ class Forgetting:
         rows = np.unique(np.concatenate(own)).astype(np.int32)
         share = np.max([(rows[:, None] == part[None, :]).sum(1) for part in own], axis=0, initial=0)
         self._ingest.popularity.take_back(rows, share)
+        left = None
+        if self._parts.linear is not None:
+            queries = self._parts.student.submit(_queries_of, *user).result()
+            left = self._parts.linear.submit(LinearStatistics.take_back, queries, hash_key(*user)).result()
         removed = {name: component.delete_user(*user) for name, component in self._components.items()}
         self._ingest.tombstones.add(*user, request.time_ms, request.partition, request.offset)
-        self._open.append(_Open(request, rows, self._ingest.vocabulary.generation_of_rows()[rows], removed))
+        self._open.append(_Open(request, rows, self._ingest.vocabulary.generation_of_rows()[rows], removed, left))
         logger.info("deletion: removed %s", {name: num for name, num in removed.items() if num})
 
     def forget_rows(self, rows: NDArray[np.int32]) -> None:
         """Remove rows whose items have left from all components."""
+        if self._parts.linear is not None:  # What is left of these queries is no longer what the sums hold of them.
+            self._parts.linear.submit(LinearStatistics.doubt, self._parts.student.submit(_users_of, rows).result()).result()
         removed = {name: component.forget_rows(rows) for name, component in self._components.items()}
         logger.info("vocabulary: %d items left, removed %s", len(rows), {name: num for name, num in removed.items() if num})
 
@@ -126,6 +142,7 @@ class Forgetting:
 
     def _write(self, one: _Open, plan: Plan, items: Mapping[str, int], num_steps: int) -> None:
         request, config = one.request, self._parts.config
+        exact, approximate = _say_sums(one.queries_left)
         receipt = {
             "format": number_of("receipt"),
             "event_id": request.event_id,
@@ -138,14 +155,28 @@ class Forgetting:
             "removed": {name: num for name, num in one.removed.items() if num},
             "items": dict(items),
             "corrective_steps": num_steps,
-            "exact": EXACT,
-            "approximate": APPROXIMATE,
+            "exact": EXACT | exact,
+            "approximate": APPROXIMATE | approximate,
+            "queries_left": one.queries_left,
             "teachers_refresh_by_ms": plan.now_ms + round(config.teachers.forget_within_s * 1000),
             "lake_files_gone_by_ms": plan.now_ms + round(2000 * config.lake.keep_for_s) if self._parts.lake is not None else None,
             "versions_not_before": version_name(plan.batch),
         }
         if self._parts.receipts is not None:
             self._parts.receipts.write_new(receipt_key(request.namespace, request.event_id), json.dumps(receipt, indent=1, sort_keys=True).encode())
+
+
+def _say_sums(queries_left: int | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what a receipt says of the linear teacher's sums: (as exact, as approximate)."""
+    if queries_left is None:
+        return {}, {}
+    if queries_left == 0:
+        return {SUMS: "the user's queries were taken out of the sums over items that others have touched too, up to float rounding"}, {}
+    if queries_left < 0:
+        reason = "how many is not known: the statistics left items out, being full, or are older than the count of queries"
+    else:
+        reason = f"at most {queries_left}: they had left the replay, or were changed there when items left it, or had more items than it keeps"
+    return {}, {SUMS: f"of the user's queries those in the replay were taken out of the sums; some of before may be left, {reason}"}
 
 
 def receipt_key(namespace: str, event_id: str) -> str:
@@ -164,6 +195,14 @@ def read_receipt(storage: Storage, namespace: str, event_id: str) -> dict[str, A
 
 def _rows_of(learner: Learner, namespace: str, user_id: str) -> NDArray[np.int32]:
     return learner.replay.rows_of(namespace, user_id)
+
+
+def _queries_of(learner: Learner, namespace: str, user_id: str) -> Examples:
+    return learner.replay.of_user(namespace, user_id)
+
+
+def _users_of(learner: Learner, rows: NDArray[np.int32]) -> NDArray[np.int64]:
+    return learner.replay.users_of(rows)
 
 
 def _held(learner: Learner, rows: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -13,6 +13,9 @@ from streamrec.log.offsets import OffsetRange
 LONGEST_INTERVAL = 4
 """A commit that a refresh puts off happens after so many intervals at the latest."""
 
+FORGET_EARLY = 0.9
+"""A refresh that must forget a user begins after this part of the time that is promised, so that a step in progress can't break the promise."""
+
 
 class PlannedRange(BaseModel):
     """Name the offsets ``[start, end)`` of one partition."""
@@ -163,9 +166,14 @@ def next_ranges(offsets: Mapping[int, int], measured: Measured, config: Config) 
 def due_refreshes(state: StreamFacts, now_ms: int, config: Config) -> tuple[str, ...]:
     """Return the teachers that have had enough new events, or must forget a user by now, and are not being refreshed."""
     limits = {"transformer": config.teachers.transformer_refresh_events, "linear": config.teachers.linear_refresh_events}
-    oldest_ms = now_ms - round(config.teachers.forget_within_s * 1000)
-    due = [name for name, limit in limits.items() if state.events_since.get(name, 0) >= limit or state.forget_since_ms.get(name, now_ms) < oldest_ms]
+    due = {name for name, limit in limits.items() if state.events_since.get(name, 0) >= limit} | must_forget(state, now_ms, config)
     return tuple(name for name in config.teachers.enabled if name in due and name not in state.pending)
+
+
+def must_forget(state: StreamFacts, now_ms: int, config: Config) -> set[str]:
+    """Return the teachers whose time to begin a refresh without a deleted user is nearly over; that time runs whether events come or not."""
+    oldest_ms = now_ms - round(FORGET_EARLY * config.teachers.forget_within_s * 1000)
+    return {name for name, since_ms in state.forget_since_ms.items() if since_ms <= oldest_ms and name in config.teachers.enabled}
 
 
 def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | None:
@@ -173,11 +181,14 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     ranges = next_ranges(state.offsets, measured, config)
     num = sum(part.end - part.start for part in ranges)
     idle = state.candidate is not None and measured.since_publish_s >= config.pipeline.idle_promote_s
-    start_refresh = due_refreshes(state, measured.now_ms, config) if num else ()
+    forgets = must_forget(state, measured.now_ms, config)
+    start_refresh = tuple(name for name in due_refreshes(state, measured.now_ms, config) if num or name in forgets)
+    # A refresh that began before the deletion must come into use before the one after it can begin.
+    settles = any(name in state.pending and measured.finished.get(name) == state.pending[name] for name in forgets)
     teachers = {**state.teachers, **{name: version for name, version in measured.finished.items() if state.pending.get(name) == version}}
     waits_for_solve = "linear" in start_refresh or ("linear" in state.pending and teachers.get("linear") != state.pending["linear"])
     checkpoint = _commit_is_due(measured.since_checkpoint_s, config.pipeline.checkpoint_interval_s, waits_for_solve)
-    if num == 0 and not idle and not (state.has_uncommitted and checkpoint):
+    if num == 0 and not idle and not start_refresh and not settles and not (state.has_uncommitted and checkpoint):
         return None
     batch = state.batch + 1
     return Plan(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from streamrec.log.base import LogAddress, LogWriter, Record, TableReader
 from streamrec.log.connect import open_admin, open_table_reader, open_writer
 from streamrec.log.offsets import OffsetRange
 
+OWN_BROKERS = ("auto", "embedded", "local")  # these belong to the state, wherever they listen
 BATCH_EVENTS = 500  # at most so many events are in doubt after a crash, and looked up in the log
 SCAN_ROWS = 20_000  # log rows in memory while looking them up
 SHORTEST_SLEEP_S = 0.1  # events that fall due closer together share an append, whose acknowledgement costs milliseconds
@@ -232,9 +235,16 @@ def import_items(items: pa.Table, writer: LogWriter, topic: str, on_batch: Calla
 
 
 def default_progress_path(config: Config, dataset: Dataset) -> Path:
-    """Return where a replay's progress is kept: in the run's folder, or in the user's cache when that is a bucket."""
-    folder = cache_folder() / "replay" if "://" in config.state else Path(config.state) / "replay"
-    return folder / f"{dataset.name}.{config.log.events_topic}.json"
+    """Return where a replay's progress is kept: in the run's folder, or in the user's cache when that is a bucket.
+
+    One broker's progress says nothing of another's: a broker with an address, and a state outside the folder, are part of the name.
+    """
+    is_bucket = "://" in config.state
+    folder = cache_folder() / "replay" if is_bucket else Path(config.state) / "replay"
+    own = [config.state] if is_bucket else []
+    own += [] if config.log.broker in OWN_BROKERS else [config.log.broker]
+    mark = f".{hashlib.sha256(json.dumps(own).encode()).hexdigest()[:12]}" if own else ""
+    return folder / f"{dataset.name}.{config.log.events_topic}{mark}.json"
 
 
 def _append(writer: LogWriter, topic: str, table: pa.Table) -> list[tuple[int, int]]:

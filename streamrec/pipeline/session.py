@@ -15,13 +15,15 @@ from streamrec.log.base import LogAddress, LogWriter, TableReader
 from streamrec.log.broker import NothingToStop, resolve_broker
 from streamrec.log.connect import kafka_address, open_admin, open_table_reader, open_writer
 from streamrec.log.kafka_group import GroupOffsets
+from streamrec.pipeline.checkpoint import has_commit
 from streamrec.pipeline.cluster import check_resources, ray_cluster
 from streamrec.pipeline.controller import Controller
-from streamrec.pipeline.layout import registry_url, run_folder
+from streamrec.pipeline.layout import checkpoint_url, registry_url, run_folder
 from streamrec.pipeline.lineage import current_url
 from streamrec.pipeline.reader_actor import RecycledReader
 from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
 from streamrec.registry.board import RemoteBoard
+from streamrec.storage import open_storage
 
 ONE_LOOK_S = 5.0
 """How long a server that can do without the log looks for it at its start."""
@@ -58,6 +60,11 @@ class Session:
     def controller_of(self, lineage_url: str, reader: TableReader, name: str) -> Controller:
         """Build a controller of another lineage, on actors of its own: lag tools hear nothing of it."""
         return build_on_ray(self.config, reader, lineage_url, dead_letters=self.writer, board=self.board, name=name)
+
+
+def has_commits(config: Config) -> bool:
+    """Return whether the state has a commit that a job could go on from; asks the storage alone and changes nothing."""
+    return has_commit(open_storage(checkpoint_url(current_url(state_address(config)))))
 
 
 def state_address(config: Config) -> str:

@@ -1,4 +1,4 @@
-"""Measure a deployment for `streamrec.pipeline.examine`. Starts nothing, and leaves nothing behind but an empty state folder."""
+"""Measure a deployment for `streamrec.pipeline.examine`. Starts nothing, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import ray
@@ -146,17 +146,33 @@ def _topic_findings(config: Config, facts: dict[str, TopicFacts], num_brokers: i
 
 def _storage(config: Config) -> Iterator[Finding]:
     address = state_address(config)
+    made = [] if "://" in address else [folder for folder in (Path(address), *Path(address).parents) if not folder.exists()]
     try:
         trial = try_out(open_storage(address))
+        free = shutil.disk_usage(address).free if "://" not in address else None
     except StreamrecError as error:
         yield failed("storage", error, "correct `state`, or let this process read, write and delete there")
         return
+    finally:
+        _remove_what_was_made(made)
     yield check_storage(address, trial)
     if trial.ahead_s is not None:
         measured = "the storage, by the time it gave to an object that was written just now"
         yield check_clock(measured, trial.ahead_s, config.events.future_tolerance_s)
-    if "://" not in address:
-        yield check_free_space(address, shutil.disk_usage(address).free)
+    if free is not None:
+        yield check_free_space(address, free)
+
+
+def _remove_what_was_made(folders: list[Path]) -> None:
+    """Remove the folders, innermost first, that a trial has made; one that somebody has put something into meanwhile stays."""
+    if folders and folders[0].is_dir():
+        (folders[0] / ".lock").unlink(missing_ok=True)
+        with suppress(OSError):
+            for scratch in folders[0].iterdir():
+                scratch.rmdir()
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _ray(config: Config) -> Iterator[Finding]:

@@ -105,6 +105,15 @@ class Replay:
         rows = np.unique(np.concatenate([self._data[name][: self._size][mine].ravel() for name in ("history", "targets")]))
         return rows[rows >= 0].astype(np.int32)
 
+    def of_user(self, namespace: str, user_id: str) -> Examples:
+        """Return the user's queries whose baskets are kept whole."""
+        mine = self._data["user"][: self._size] == hash_key(namespace, user_id)
+        return self._at(np.flatnonzero(mine & (self._data["targets"][: self._size, -1] < 0)))[0]
+
+    def users_of(self, rows: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the hashes of the users of queries with one of the item rows in their history or targets, each once."""
+        return np.unique(self._data["user"][: self._size][self._holding(rows)])
+
     def held(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Return which of the item rows any query has in its history or targets. [num]."""
         return np.isin(rows, np.concatenate([self._data[name][: self._size].ravel() for name in ("history", "targets")]))

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from serve.launch import wait_until_answers
 from streamrec.registry.registry import Registry
 from streamrec.storage import LocalStorage
 
@@ -50,13 +51,6 @@ def status_of(url):
             return error.code
 
 
-def wait_until_ready(url):
-    deadline = time.monotonic() + PATIENCE_S
-    while status_of(f"{url}/readyz") != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_the_command_takes_what_another_cluster_promotes_and_ends_with_sigterm(folder, make_version):
     words = [sys.executable, "-m", "serve", "--log", f"local://{folder / 'log'}"]
     words += ["--set", f"state={folder / 'state'}", "--set", "serving.port=0", "--set", "serving.num_replicas=1"]
@@ -72,7 +66,8 @@ def test_the_command_takes_what_another_cluster_promotes_and_ends_with_sigterm(f
             registry = Registry(LocalStorage(folder / "state" / "registry"))
             registry.publish("v00000001", *make_version(1, 30))
             registry.promote("v00000001", "a test")
-            wait_until_ready(url)
+            where = urllib.parse.urlsplit(url)
+            wait_until_answers(where.hostname, where.port, "/readyz", PATIENCE_S)
             server.send_signal(signal.SIGTERM)
             assert server.wait(60) == 0, (folder / "err").read_text()
             assert server.stdout.read() == ""

@@ -200,3 +200,29 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("STREAMREC_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x/cache")
     assert cache_folder() == Path("/x/cache/streamrec")
+
+
+def test_the_least_a_micro_batch_takes_is_not_above_the_most() -> None:
+    with pytest.raises(ConfigError, match=r"pipeline\.min_batch_events is not valid, got 20, allowed 1 to max_batch_events = 10"):
+        parse_config({"pipeline": {"max_batch_events": 10, "min_batch_events": 20}})
+    small = parse_config({"pipeline": {"max_batch_events": 10}}).pipeline
+    assert (small.min_batch_events, small.max_batch_events) == (10, 10)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"student": {"dim": "wide"}}, "student.dim is not valid, got 'wide', allowed a whole number"),
+        ({"student": {"dim": 2.5}}, "student.dim is not valid, got 2.5, allowed a whole number"),
+        ({"student": {"replay_capacity": -1}}, "student.replay_capacity is not valid, got -1, allowed at least 0"),
+        ({"student": 5}, "student is not valid, got 5, allowed a table of settings"),
+        ({"events": {"meanings": {"poke": {}}}}, "events.meanings.poke.role is not valid, got {}, allowed a value, which is required"),
+        ({"log": {"broker": ""}}, "log.broker is not valid, got '', allowed a text of at least 1 characters"),
+        ({"log": {"events_topic": "a b"}}, "log.events_topic is not valid, got 'a b', allowed a text that matches"),
+    ],
+)
+def test_a_value_that_is_not_valid_is_told_in_our_words(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_config(values)
+    assert message in str(raised.value)
+    assert "Input should" not in str(raised.value)

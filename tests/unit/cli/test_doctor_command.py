@@ -64,3 +64,16 @@ def test_a_state_that_can_not_be_written_fails_and_the_other_checks_go_on(tmp_pa
     assert result.exit_code == 1
     assert "FAIL  storage: Storage: could not write" in result.stdout
     assert "ray: " in result.stdout
+
+
+def test_the_doctor_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for state in ("there/a/b", "there"):
+        assert doctor("--broker", "local", "--set", f"state={state}").exit_code == 0
+    assert [path for path in tmp_path.rglob("*") if not path.name.startswith(".")] == [tmp_path / "there"]
+
+
+@pytest.mark.parametrize("broker", ["auto", "embedded"])
+def test_the_doctor_says_which_broker_is_meant(broker: str) -> None:
+    findings = [json.loads(line) for line in doctor("--broker", broker, "--json").stdout.splitlines()]
+    assert "the embedded Kafka" in next(finding["found"] for finding in findings if finding["check"] == "broker")

@@ -83,3 +83,10 @@ def test_a_broken_catalogue_is_an_error_that_names_the_place(tmp_path: Path, tex
     (tmp_path / "items.csv").write_text(text)
     with pytest.raises(DatasetError, match=message):
         items_from_file(tmp_path / "items.csv", mapping, event_time_ms=5)
+
+
+def test_a_folder_is_refused_and_a_file_in_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "movies.csv").write_text("movieId,title,genres\n")
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(DatasetError, match=r"is a folder, allowed one file of items, name the file, such as .*movies\.csv"):
+        items_from_file(tmp_path, event_time_ms=5)

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from jobs import cli, stream
+from jobs import bootstrap, cli, refresh_teachers, stream
 from jobs.stream import describe
 from streamrec.cli.replay import INTERRUPTED
 from streamrec.pipeline.plan import Plan, PlannedRange
@@ -65,3 +67,38 @@ def test_a_signal_ends_a_job_without_steps_with_its_cleaning_up_and_one_line(num
 def test_a_wrong_duration_is_one_paragraph(capsys: pytest.CaptureFixture[str]) -> None:
     assert stream.main(["--until-idle", "abc"]) == 1
     assert "--until-idle is no duration, got 'abc', allowed a number with a unit" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("job", [stream.main, refresh_teachers.main])
+def test_a_state_that_was_never_bootstrapped_is_told_before_anything_is_started(
+    job: Callable[[list[str]], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (stream, refresh_teachers):
+        monkeypatch.setattr(module, "open_session", lambda *_: pytest.fail("a session was opened"))
+    assert job(["--set", f"state={tmp_path / 'new'}"]) == 2
+    assert "the state was never bootstrapped, run python -m jobs.bootstrap first" in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_misspelt_teacher_is_told_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refresh_teachers.main(["--teacher", "linera"]) == 1
+    assert "got linera, allowed" in (said := capsys.readouterr().err.replace("\n", " "))
+    assert "did you mean 'linear'?" in said
+
+
+@pytest.mark.parametrize("number", ["0", "-3"])
+def test_a_bootstrap_of_no_events_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bootstrap.main(["--data", "ratings.csv", "--max-events", number])
+    assert f"--max-events: got {number}, allowed 1 or more" in capsys.readouterr().err
+
+
+def test_every_line_says_what_the_books_counted_since_the_line_before(capsys: pytest.CaptureFixture[str]) -> None:
+    controller = SimpleNamespace(state=SimpleNamespace(counts={"received": 5, "late": 5}))
+    tell = stream.teller(controller)  # type: ignore[arg-type]
+    for late in (9, 0):
+        controller.state.counts = {"received": 21, "late": controller.state.counts["late"] + late}
+        tell(REPORT)
+    first, second = capsys.readouterr().err.split("batch 3")[1:]
+    assert "9 late: older than features.lateness_s" in first.replace("\n", " ")
+    assert "late" not in second

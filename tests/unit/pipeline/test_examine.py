@@ -93,7 +93,8 @@ def test_the_state_must_be_reachable_from_all_nodes(state: str, has_obstore: boo
 
 @pytest.mark.parametrize(("is_required", "verdicts"), [(True, ["FAIL", "WARN"]), (False, ["WARN", "WARN"])])
 def test_without_java_only_an_embedded_broker_fails(is_required: bool, verdicts: list[str]) -> None:
-    findings = check_embedded("none", "/cache/kafka", has_java=False, has_jars=False, is_required=is_required)
+    broker, *findings = check_embedded("none", "/cache/kafka", has_java=False, has_jars=False, is_required=is_required)
+    assert (broker.check, broker.verdict) == ("broker", Verdict.OK)
     assert [finding.verdict for finding in findings] == verdicts
     assert all(("files of this machine" in finding.remedy) != is_required for finding in findings)
     assert {finding.verdict for finding in check_embedded("/bin/java", "/cache", has_java=True, has_jars=True, is_required=True)} == {Verdict.OK}

@@ -107,7 +107,23 @@ def test_the_receipt_says_what_went_where_what_is_approximate_and_until_when(wor
     assert 0 < receipt["corrective_steps"] <= 8
     assert PLANTED not in json.dumps(receipt).replace(f"forget-{PLANTED}", "")
     assert receipt["teachers_refresh_by_ms"] == receipt["at_ms"] + 86_400_000
-    assert {"student", "linear_statistics", "versions", "log"} <= receipt["approximate"].keys()
+    assert {"student", "popularity", "versions", "log"} <= receipt["approximate"].keys()
+    assert receipt["queries_left"] == 0
+    assert "linear_statistics" in receipt["exact"]
+    assert "linear_statistics" not in receipt["approximate"]
+
+
+def test_a_receipt_says_how_many_queries_may_be_left_in_the_sums(
+    make_world: Callable[..., World], mixed: list[Record], make_record: MakeRecord, tmp_path: Path
+) -> None:
+    small = {**SETTINGS, "student": {"replay_capacity": 40}}
+    world = make_world([*planted(make_record, 1), *mixed[:240]], small, folder=tmp_path / "small")
+    world.play(world.controller())
+    forget(world, make_record, mixed)
+    receipt = receipt_of(world)
+    assert receipt["queries_left"] > 0
+    assert f"at most {receipt['queries_left']}" in receipt["approximate"]["linear_statistics"]
+    assert "linear_statistics" not in receipt["exact"]
 
 
 def test_an_item_that_a_catalogue_describes_stays_and_its_vector_begins_anew(

@@ -116,9 +116,21 @@ def test_a_refresh_is_due_after_enough_events_unless_one_is_under_way_or_the_tea
 def test_a_teacher_that_must_forget_a_user_is_refreshed_within_the_time_that_is_set_and_not_before() -> None:
     config = parse_config({"teachers": {"forget_within_s": "1h"}})
     state = facts(forget_since_ms={"linear": 1000, "transformer": 2000})
-    assert due_refreshes(state, 3_601_000, config) == ()
-    assert due_refreshes(state, 3_601_001, config) == ("linear",)
+    assert due_refreshes(state, 3_240_999, config) == ()
+    assert due_refreshes(state, 3_241_000, config) == ("linear",)
     assert due_refreshes(facts(forget_since_ms={"linear": 1000}, pending={"linear": "v3"}), 10**9, config) == ()
+
+
+def test_an_idle_stream_keeps_the_time_by_which_teachers_forget() -> None:
+    config = parse_config({"teachers": {"forget_within_s": "1h", "linear_refresh_events": 10}})
+    state = facts(forget_since_ms={"linear": 1000}, events_since={"linear": 50, "transformer": 10**9})
+    assert next_plan(state, measured(now_ms=3_000_000), config) is None
+    assert planned(state, measured(now_ms=3_500_000), config).start_refresh == ("linear",)
+    # One that began before the deletion comes into use first, then the one without the user begins.
+    begun = facts(forget_since_ms={"linear": 1000}, pending={"linear": "v3"})
+    assert next_plan(begun, measured(now_ms=3_500_000), config) is None
+    settled = planned(begun, measured(now_ms=3_500_000, finished={"linear": "v3"}), config)
+    assert (settled.teachers, settled.start_refresh) == ({"linear": "v3"}, ())
 
 
 def test_a_plan_survives_json_and_refuses_unknown_keys() -> None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamrec.clock import ManualClock
-from streamrec.config import Config
+from streamrec.config import Config, parse_config
 from streamrec.errors import BrokerError, BrokerUnavailable, DataError
 from streamrec.events.assemble import Dataset
 from streamrec.events.codec import EventCodec
@@ -227,3 +227,14 @@ def test_a_dataset_is_replayed_by_address_with_its_items_first_and_once(tmp_path
 def test_the_progress_of_a_run_in_a_bucket_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMREC_CACHE", str(tmp_path))
     assert default_progress_path(Config(state="s3://bucket/run"), DATASET).is_relative_to(tmp_path)
+
+
+def test_two_brokers_and_two_states_have_progress_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMREC_CACHE", str(tmp_path))
+    brokers = ["auto", "one:9092", "other:9092"]
+    configs = [
+        parse_config({"state": state, "log": {"broker": broker}}) for state in ("s3://a/run", "s3://b/run", "runs/local") for broker in brokers
+    ]
+    assert len({default_progress_path(config, DATASET) for config in configs}) == len(configs)
+    own = [parse_config({"state": "runs/local", "log": {"broker": broker}}) for broker in ("auto", "embedded", "local")]
+    assert len({default_progress_path(config, DATASET) for config in own}) == 1

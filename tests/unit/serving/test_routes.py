@@ -196,3 +196,22 @@ def test_an_answer_names_the_version_that_it_read_first(replica, version):
     replica.recommend = recommend
     _, headers, answer = call(replica, "POST", "/v1/recommend", b'{"user_id": "u"}')
     assert (headers[b"x-streamrec-model"], answer["model_version"]) == (b"v1", "v1")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/models", "/v1/recommend/u"])
+def test_head_answers_as_get_does_without_a_body(replica, path):
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    status, headers, _ = call(replica, "GET", path)
+    scope = {"type": "http", "method": "HEAD", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": []}
+    asyncio.run(Routes(replica, RequestLimits(max_n=50), max_body_bytes=200)(scope, receive, send))
+    assert (sent[0]["status"], status) == (200, 200)
+    assert dict(sent[0]["headers"]).keys() == headers.keys()
+    assert b"".join(message.get("body", b"") for message in sent[1:]) == b""
+    assert call(replica, "HEAD", "/v1/events")[0] == 405

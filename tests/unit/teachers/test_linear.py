@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from streamrec.soft_labels.scorer import LinearTeacher
 from streamrec.state import ComponentState
 from streamrec.teachers.linear import LinearStatistics, solve_version
 
-NUM_ITEMS, LENGTH = 12, 4
+NUM_ITEMS, LENGTH, PLANTED = 12, 4, 7 * 2**40 + 5
 CONFIG = LinearConfig(max_items=64, ridge=2.0, history_decay=0.9)
 
 
@@ -155,3 +157,64 @@ def test_a_run_holds_each_item_once() -> None:
     assert runs.slots.tolist() == [-1, 0, 1, 2, 3, 4, 5, 3, 2, 4, 5]
     assert runs.ends.tolist() == [0, 0, 0, 1, 2, 0, 1, 0, 0, 0, 1]
     assert np.flatnonzero(runs.starts.numpy()).tolist() == [0, 7]
+
+
+def users_of(examples: Examples, seed: int, num_users: int = 5) -> Examples:
+    return replace(examples, user=np.random.default_rng(seed).integers(1, num_users + 1, len(examples)) << 33 | 9)
+
+
+@given(st.integers(0, 10**6), st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(1, 12))
+def test_statistics_without_a_user_equal_those_of_a_stream_that_never_had_them(seed: int, sizes: list[int], num_planted: int) -> None:
+    others = [users_of(some_examples(size, seed + number), seed) for number, size in enumerate(sizes)]
+    own = replace(some_examples(num_planted, seed + 99), user=np.full(num_planted, PLANTED))
+    with_user, without = LinearStatistics(CONFIG), LinearStatistics(CONFIG)
+    place = seed % num_planted
+    for number, part in enumerate(others):
+        without.update(part)
+        with_user.update(Examples.concat([own.take(np.arange(place)), part]) if number == 0 else part)
+    with_user.update(own.take(np.arange(place, num_planted)))
+    assert with_user.take_back(own, PLANTED) == 0
+    # Rows that only the user touched leave with the vocabulary's; here they may keep a slot of zeros.
+    found, expected = with_user.matrices(), without.matrices()
+    for name in ("gram", "cross"):
+        whole = [np.zeros((NUM_ITEMS, NUM_ITEMS)), np.zeros((NUM_ITEMS, NUM_ITEMS))]
+        for matrix, state in zip(whole, (found, expected), strict=True):
+            rows = state.arrays["rows"]
+            matrix[np.ix_(rows, rows)] = state.arrays[name]
+        np.testing.assert_allclose(*whole, atol=1e-5)
+    assert with_user.num_queries == without.num_queries
+
+
+def test_what_can_not_be_taken_back_is_counted_and_never_called_exact() -> None:
+    own = replace(some_examples(6, 1), user=np.full(6, PLANTED))
+    statistics = LinearStatistics(CONFIG)
+    statistics.update(own)
+    assert statistics.take_back(own.take(np.arange(2, 6)), PLANTED) == 2
+    doubted = LinearStatistics(CONFIG)
+    doubted.update(own)
+    doubted.doubt(np.array([PLANTED]))
+    assert doubted.take_back(own, PLANTED) == 1
+    full = LinearStatistics(LinearConfig(max_items=3))
+    full.update(own)
+    assert full.take_back(own, PLANTED) == -1
+
+
+def test_a_restart_repeats_what_was_taken_back_and_doubted() -> None:
+    parts = [users_of(some_examples(20, seed), seed) for seed in range(2)]
+    own = replace(some_examples(6, 7), user=np.full(6, PLANTED))
+    statistics = LinearStatistics(CONFIG)
+    statistics.update(parts[0])
+    base = statistics.snapshot()
+    statistics.update(own)
+    deltas = [statistics.delta()]
+    statistics.doubt(np.array([PLANTED, 6]))
+    statistics.take_back(own.take(np.arange(5)), PLANTED)
+    statistics.update(parts[1])
+    deltas.append(statistics.delta())
+    again = LinearStatistics(CONFIG)
+    again.restore(base, [delta for delta in deltas if delta is not None])
+    assert again.digest() == statistics.digest()
+    assert again.take_back(own.take(np.arange(0)), PLANTED) == 2
+    old = ComponentState({name: base.arrays[name] for name in ("gram", "cross", "rows")}, {"num_queries": 20})
+    again.restore(old)
+    assert again.take_back(own.take(np.arange(0)), PLANTED) == -1
