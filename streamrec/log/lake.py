@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ _RECOUNT = (
     " count(*) filter (where batch > {batch}) as rows_ahead, min(offset) filter (where batch > {batch}) as lowest_ahead,"
     " count(*) - count(distinct offset) as duplicates from lake group by partition"
 )
+
+# delta-rs draws the causes of some errors as a tree, the reason in its last line.
+_DECORATION = re.compile(r"\x1b\[\d*m|↳")
 
 R = TypeVar("R")
 
@@ -256,7 +260,8 @@ class EventLake:
             raise self._refused(action, error) from error
 
     def _refused(self, action: str, error: Exception) -> StorageError:
-        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        lines = (_DECORATION.sub("", line).strip() for line in str(error).splitlines())
+        reason = ": ".join(line for line in lines if line)[:300] or type(error).__name__
         what = f"Lake: could not {action} the table at {self.address} ({reason})"
         return StorageError(what, do="free space there or restore access, then start again", address=self.address)
 
