@@ -44,10 +44,21 @@ class Replica:
         live = registry.live()
         promoted = [move.version for move in registry.history()]
         with self._moved:
-            is_there = self._moved.wait_for(lambda: bool(self._served) and self._served[-1] == live, _CATCHES_UP_WITHIN_S)
-            served, refused = list(self._served), list(self._refused)
+            self._moved.wait_for(lambda: self._served[-1:] == [live], _CATCHES_UP_WITHIN_S)
+            return self.judge(self._served, self._refused, promoted, live)
+
+    @staticmethod
+    def judge(served: Sequence[str], refused: Sequence[str], promoted: Sequence[str], live: str | None) -> list[str]:
+        """Say what is wrong with what a replica served.
+
+        Args:
+            served: Versions, oldest first.
+            refused: Why it did not take others.
+            promoted: What was promoted, oldest first; a replica may miss some, never go back.
+            live: What must be served last.
+        """
         wrong = [f"replica: refused a version: {reason}" for reason in refused]
-        if not is_there:
+        if served[-1:] != [live]:
             wrong.append(f"replica: wanted {live} to be served at the end, got {served[-1:]}")
         if not _is_in_order(served, promoted):
             wrong.append(f"replica: wanted versions in the order of {promoted}, got {served}")
