@@ -30,7 +30,6 @@ class Script:
     def __init__(self, *scripts: list[Hit | Ended | None]) -> None:
         self.scripts = list(scripts)
         self.left: list[Hit | Ended | None] = []
-        self.num_killed = 0
 
     def start(self, *_: Any) -> Victim:
         self.left = self.scripts.pop(0)
@@ -40,8 +39,11 @@ class Script:
         del timeout_s
         return self.left.pop(0)
 
+    def go(self) -> None:
+        """It never waits."""
+
     def kill(self) -> None:
-        self.num_killed += 1
+        """The next script begins when it is started again."""
 
 
 def disturbed(tmp_path: Path, tally: Tally, *scripts: list[Hit | Ended | None]) -> Disturbed:
@@ -79,6 +81,18 @@ def test_a_failpoint_that_is_never_hit_inside_its_window_fails_the_run(tmp_path:
 def test_a_run_that_hangs_or_fails_after_its_kills_fails(tmp_path: Path, end: Ended | None, says: str) -> None:
     with pytest.raises(Missed, match=f"the run did not end: {says}"):
         disturbed(tmp_path, Tally(), [Hit(Failpoint.READ, 2)], [Hit(Failpoint.READ, 2), end]).play([READ_2])
+
+
+def test_a_worker_that_a_busy_machine_starts_late_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamrec.testing.chaos.disturbed.wait_for", lambda look, timeout_s: 4711 if timeout_s > 10 else look())
+    killed: list[int] = []
+    monkeypatch.setattr("streamrec.testing.chaos.disturbed.kill", killed.append)
+    rig = cast("Rig", SimpleNamespace(ray_address="nowhere", worker_of=lambda *_: None))
+    tally, script = Tally(), Script([Hit(Failpoint.PLAN_DURABLE, 1), Ended()])
+    one = Disturbed(rig, Config(state=str(tmp_path / "state")), tally, lambda _: None, script.start)
+    one.play([Kill(Target.DATA_WORKER, Failpoint.PLAN_DURABLE, 1)])
+    assert killed == [4711]
+    assert tally.targets == {"Ray Data worker": 1}
 
 
 def complete() -> Tally:

@@ -21,6 +21,12 @@ from streamrec.testing.chaos.world import NUM_BATCHES
 LONGEST_S = 120.0
 """A run that passes no failpoint for so long hangs."""
 
+OVER_WITHIN_S = 2.0
+"""A read that did not appear within this time is over, or its worker is only being started: then any idle one dies, or the first that comes."""
+
+APPEARS_WITHIN_S = 30.0
+"""Time that a busy machine may take to start a worker or an actor."""
+
 _READ_TITLES = ("Read", "MapBatches")
 _REFRESH_TITLES = ("RayTrainWorker", "_carry_out_task")
 _ANY_TITLES = ("IDLE",)
@@ -126,11 +132,11 @@ class Disturbed:
             kill(self._victim.places[ACTORS[one.target]][0])
             time.sleep(one.delay_s)
         elif one.target is Target.BOARD:
-            self._kill_worker(_BOARD_TITLES, 10.0, ())
+            self._kill_worker(_BOARD_TITLES, APPEARS_WITHIN_S, ())
             time.sleep(one.delay_s)
         elif one.target is Target.DATA_WORKER:
             self._victim.go()
-            self._kill_worker(_READ_TITLES, 2.0)
+            self._kill_worker(_READ_TITLES, OVER_WITHIN_S)
         elif one.target is Target.REFRESH:
             self._kill_worker(_REFRESH_TITLES, 60.0)
         elif one.target is Target.BROKER:
@@ -152,7 +158,9 @@ class Disturbed:
         self._victim = self._start()
 
     def _kill_worker(self, titles: Sequence[str], timeout_s: float, otherwise: Sequence[str] = _ANY_TITLES) -> None:
-        pid = wait_for(lambda: self._rig.worker_of(*titles), timeout_s) or self._rig.worker_of(*otherwise)
+        pid = wait_for(lambda: self._rig.worker_of(*titles), timeout_s)
+        if pid is None:
+            pid = wait_for(lambda: self._rig.worker_of(*titles, *otherwise), APPEARS_WITHIN_S)
         if pid is None:
             what = f"no worker process runs any of {titles}"
             raise Missed(what)
