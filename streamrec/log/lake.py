@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -22,7 +24,7 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
-from streamrec.errors import StorageError
+from streamrec.errors import Damaged, StorageError
 from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
 from streamrec.migrations import migrated, number_of
@@ -50,6 +52,13 @@ _EXTENT = (
 _FORMAT = "streamrec.format"
 # delta-rs knows the protocol's own properties only, and takes others when told.
 _NUMBERED: dict[str, Any] = {"configuration": {_FORMAT: str(number_of("lake"))}, "raise_if_key_not_exists": False}
+# delta-rs draws the causes of some errors as a tree, the reason in its last line.
+_DECORATION = re.compile(r"\x1b\[\d*m|↳")
+_BACKTRACE = re.compile(r"\d+: ")
+
+_IS_APPEND = '"operation":"WRITE"'
+_REMOVE = "remove that file and start again: its rows are appended again, and if the checkpoint counts on them the next append says so"
+_RESTORE = "restore that file from a copy; without one remove it, start again, and repeat the deletions of users since the checkpoint before"
 
 R = TypeVar("R")
 
@@ -102,7 +111,8 @@ class EventLake:
     def last_batch(self) -> int:
         """Return the number of the last batch in the table, 0 when it has none."""
         table = self._table()
-        return 0 if table is None else table.transaction_version(self.app) or 0
+        with self._explained("read"):
+            return 0 if table is None else table.transaction_version(self.app) or 0
 
     def append(self, events: pa.Table, batch: int) -> int:
         """Append those of the events that the table does not have, as one commit, and return how many.
@@ -136,13 +146,14 @@ class EventLake:
         with self._explained("read"):
             sql = _RECOUNT.format(batch=int(batch))
             rows = pa.table(QueryBuilder().register("lake", table).execute(sql).read_all()).to_pylist()
+            removed = {partition: self._removed(table, partition) for partition in {*(row["partition"] for row in rows), *partitions}}
         found = {row["partition"]: row for row in rows}
         result = {}
-        for partition in sorted({*found, *partitions}):
+        for partition in sorted(removed):
             row = found.get(partition, {"rows": 0, "highest": None, "rows_ahead": 0, "lowest_ahead": None, "duplicates": 0})
             highest = -1 if row["highest"] is None else row["highest"]
             values = {name: row[name] for name in ("rows", "rows_ahead", "lowest_ahead", "duplicates")}
-            result[partition] = Held(highest=highest, removed=self._removed(table, partition), **values)
+            result[partition] = Held(highest=highest, removed=removed[partition], **values)
         return result
 
     def extent(self) -> dict[int, tuple[int, int]]:
@@ -196,6 +207,8 @@ class EventLake:
             if self._opened is not None:
                 self._opened.update_incremental()
             elif DeltaTable.is_deltatable(self.address, self._options):
+                if (torn := self._torn("it is cut off")) is not None:  # An empty entry would be taken for a commit of nothing.
+                    raise torn
                 self._opened = self._checked(DeltaTable(self.address, storage_options=self._options))
         return self._opened
 
@@ -296,9 +309,25 @@ class EventLake:
             raise self._refused(action, error) from error
 
     def _refused(self, action: str, error: Exception) -> StorageError:
-        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        lines = (_DECORATION.sub("", line).strip() for line in str(error).splitlines())
+        told = takewhile(lambda line: not _BACKTRACE.match(line), (line for line in lines if line))
+        reason = ": ".join(told)[:300] or type(error).__name__
+        if (torn := self._torn(reason)) is not None:
+            return torn
         what = f"Lake: could not {action} the table at {self.address} ({reason})"
         return StorageError(what, do="free space there or restore access, then start again", address=self.address)
+
+    def _torn(self, reason: str) -> Damaged | None:
+        """Return an error if the newest entry of a local table's log is cut off, as a crash of the machine may leave it."""
+        entries = [] if "://" in self.address else sorted((Path(self.address) / "_delta_log").glob("*.json"))
+        text = entries[-1].read_text(errors="replace") if entries else ""
+        try:
+            if not entries or [json.loads(line) for line in text.splitlines()]:
+                return None
+        except ValueError:
+            pass  # It ends in the middle of an action.
+        what = f"Lake: the newest entry of the table's log is torn, {entries[-1]} ({reason})"
+        return Damaged(what, do=_REMOVE if _IS_APPEND in text else _RESTORE, address=self.address)
 
 
 def lake_rows(events: pa.Table, topic: str, batch: int) -> pa.Table:

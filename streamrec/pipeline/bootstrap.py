@@ -115,7 +115,7 @@ def plan_of(controller: Controller, **values: object) -> Plan:
     usual = {
         "batch": batch,
         "ranges": empty,
-        "now_ms": controller.parts.clock.now_ms(),
+        "now_ms": controller.time.now_ms(),
         "seed": (config.seed * 1_000_003 + batch) % 2**31,
         "evaluate": False,
         "new_passes": 0,

@@ -305,7 +305,13 @@ class CheckpointStore:
 
     def _read_head(self) -> tuple[Head | None, Token | None]:
         found = self._storage.read_with_token(_HEAD)
-        return (None, None) if found is None else (Head.from_json(found[0]), found[1])
+        if found is None:
+            return None, None
+        try:
+            return Head.from_json(found[0]), found[1]
+        except Damaged as error:
+            what = f"Checkpoint: the pointer is damaged, {self._storage.address}/{_HEAD}"
+            raise Damaged(what, got=repr(found[0][:80]), do="restore that file from a copy; the commits are untouched") from error
 
 
 def has_commit(storage: Storage) -> bool:

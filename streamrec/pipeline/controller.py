@@ -23,6 +23,7 @@ from streamrec.pipeline.ingest import Ingest
 from streamrec.pipeline.intake import Intake
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Measured, Plan, next_plan, take_ranges, version_name
+from streamrec.pipeline.plan_time import PlanTime
 from streamrec.pipeline.publisher import ItemFacts
 from streamrec.pipeline.refresh_requests import refresh_request
 from streamrec.pipeline.report import StageTimer, StepReport
@@ -63,7 +64,8 @@ class Controller:
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         now = parts.clock.monotonic_s()
-        self._last = {"publish": -np.inf, "checkpoint": now, "now_ms": 0.0}
+        self._last = {"publish": -np.inf, "checkpoint": now}
+        self.time = PlanTime(parts.clock, parts.plans)
         self._plans_ahead: set[int] | None = None
         self._is_torn = False
 
@@ -135,7 +137,7 @@ class Controller:
             last = Plan(
                 batch=self.state.batch + 1,
                 ranges=take_ranges(self.config.log.events_topic, self.state.offsets, self.state.offsets, 1),
-                now_ms=self.parts.clock.now_ms(),
+                now_ms=self.time.now_ms(),
                 seed=0,
                 evaluate=False,
                 new_passes=0,
@@ -165,13 +167,11 @@ class Controller:
         return Plan.model_validate(self.parts.plans.read(batch))
 
     def _new_plan(self) -> Plan | None:
-        clock, last = self.parts.clock, self._last
-        now = clock.monotonic_s()
-        last["now_ms"] = max(last["now_ms"], clock.now_ms())  # A clock that steps back must not put the events of its future among the rejected.
+        last, now = self._last, self.parts.clock.monotonic_s()
         measured = Measured(
             ends=self.intake.ends(),
             finished=self.parts.refresher.finished(),
-            now_ms=int(last["now_ms"]),
+            now_ms=self.time.now_ms(),
             since_publish_s=now - last["publish"],
             since_checkpoint_s=now - last["checkpoint"],
             live=self.parts.publisher.live() if self.parts.publisher is not None else None,
@@ -193,6 +193,7 @@ class Controller:
             what = "Stream: the step before broke off in its middle"
             raise OperatorError(what, got=f"batch {plan.batch}", do="build a new controller and recover it from the last commit")
         timer, report, began_s = StageTimer(), StepReport(plan), self.parts.clock.monotonic_s()
+        self.time.note(plan.now_ms)
         report.refreshes_failed = self._drop_failed()
         with timer.stage("refresh"):
             report.activated = self._activate(plan)

@@ -53,7 +53,7 @@ def skip_lost(controller: Controller, say: Callable[[str], None]) -> StepReport 
         Plan(
             batch=max([state.batch, *planned]) + 1,
             ranges=tuple(ranges),
-            now_ms=controller.parts.clock.now_ms(),
+            now_ms=controller.time.now_ms(),
             seed=0,
             evaluate=False,
             new_passes=0,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from streamrec.errors import RegistryError, StorageError
+from streamrec.errors import Damaged, RegistryError, StorageError
 from streamrec.registry.version import (
     NAME,
     ModelVersion,
@@ -19,6 +20,8 @@ from streamrec.registry.version import (
 )
 from streamrec.state import Arrays, ComponentState, to_bytes
 from streamrec.storage import Blobs, Storage
+
+logger = logging.getLogger(__name__)
 
 # A replica that starts reads a base and all its deltas; this bounds how many.
 _MAX_DELTAS = 16
@@ -51,7 +54,7 @@ class VersionStore:
         digest = digest_arrays(arrays, meta)
         whole = to_bytes(ComponentState(arrays, meta))
         blobs = Blobs(self._storage, self._blob_folder)
-        if self.exists(version):
+        if self.exists(version) and self._is_readable(version):
             manifest = self._same(version, digest)
             if not manifest.deltas:
                 blobs.put(whole)  # mends a blob that was lost
@@ -71,6 +74,9 @@ class VersionStore:
         if found is None:
             try:
                 found = VersionManifest.from_json(self._storage.read(self._key(version)))
+            except Damaged as error:
+                what = f"Registry: the manifest of version {version!r} is damaged, {self._storage.address}/{self._key(version)} ({error})"
+                raise Damaged(what, do="restore that file from a copy") from error
             except StorageError as error:
                 if not error.facts.get("missing"):
                     raise
@@ -124,6 +130,16 @@ class VersionStore:
         if len(delta) * 2 > whole_bytes or len(parent.manifest.deltas) >= _MAX_DELTAS:
             return {}
         return {"base": parent.manifest.base, "deltas": (*parent.manifest.deltas, blobs.put(delta))}
+
+    def _is_readable(self, version: str) -> bool:
+        """Return whether the manifest can be read; a torn one goes, because its publisher is here again."""
+        try:
+            self.manifest(version)
+        except Damaged as error:
+            logger.warning("version %s is published anew: %s", version, error)
+            self.hide(version)
+            return False
+        return True
 
     def _same(self, version: str, digest: str) -> VersionManifest:
         manifest = self.manifest(version)

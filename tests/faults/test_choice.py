@@ -27,6 +27,8 @@ def test_every_kill_has_a_window_and_a_batch_of_its_own(seed: int) -> None:
     assert all(kill.batch in WINDOWS[kill.failpoint] for kill in kills)
     assert len(kills) == len(wanted_in_ci(seed))
     assert {kill.target for kill in kills} == set(Target)
+    (job,) = (kill for kill in kills if kill.target is Target.JOB)
+    assert 5 <= job.batch <= 12  # Before the first commit with a live version a job refuses the state.
 
 
 def test_the_same_seed_chooses_the_same_kills_and_another_one_others() -> None:
@@ -49,5 +51,5 @@ def test_a_difference_is_named_with_its_first_place() -> None:
     wanted = {"books": {"applied": 3, "late": 0}, "moves": [1], "same": 1}
     assert differences(wanted, {"books": {"applied": 2, "late": 0}, "moves": [1, 2], "same": 1}) == {
         "books": "applied: wanted 3, got 2",
-        "moves": "wanted [1], got [1, 2]",
+        "moves": "lacks [], has besides [2]",
     }

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from streamrec.log.connect import open_table_reader, open_tail
 from streamrec.log.embedded import EmbeddedKafka, start_embedded
 from streamrec.log.kafka_group import GroupOffsets
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.skipping import skip_lost
 from streamrec.pipeline.wiring import build_local
 from streamrec.testing.contracts.log import LogUnderTest, followed, numbered, values
@@ -217,6 +219,45 @@ def test_a_tail_and_a_writer_in_use_go_on_soon_after_the_broker_restarted_on_its
         log.close()
     finally:
         own.stop()
+
+
+@pytest.mark.parametrize("end", [EmbeddedKafka.stop, kill])
+def test_a_stream_asks_again_while_its_broker_is_away_and_goes_on_where_it_was(
+    tmp_path: Path, broker: EmbeddedKafka, cfg: LogConfig, end: Callable[[EmbeddedKafka], None]
+) -> None:
+    del broker  # It says whether one can be started here.
+    quick = cfg.model_copy(update={"connect_timeout_s": 1.0})
+    brokers = [start_embedded(tmp_path / "kafka", lambda _: None)]
+    log = LogUnderTest.at(brokers[0].address, cfg)
+    stream = Stream(brokers[0], log, quick, tmp_path / "state")
+    said: list[str] = []
+
+    def wait(seconds: float) -> None:
+        if said and len(brokers) == 1:  # The driver has noticed; while it waits, the broker comes back.
+            brokers.append(start_embedded(tmp_path / "kafka", lambda _: None))
+        Event().wait(seconds)  # As `jobs.stream` waits: ten failures within no time would end it.
+
+    try:
+        stream.append(0, 100)
+        driver = Driver(stream.controller, wait, said.append)
+        while not driver.is_caught_up():
+            driver.step()
+        before = driver.controller
+        stream.append(100, 200)
+        end(brokers[0])
+        while not driver.is_caught_up():
+            driver.step()
+        driver.controller.finish()
+        assert len(brokers) == 2
+        assert any(brokers[0].address.where in line for line in said)
+        assert driver.controller is before  # Nothing was lost, so nothing was built anew.
+        books = driver.controller.books()
+        assert (books["received"], books["applied"], books["pending"]) == (200, 200, 0)
+        assert dict(driver.controller.state.offsets) == stream.reader.latest(stream.topic)
+    finally:
+        stream.reader.close()
+        log.close()
+        brokers[-1].stop()
 
 
 def try_append(log: LogUnderTest, value: bytes = b"meanwhile") -> tuple[int, int] | None:

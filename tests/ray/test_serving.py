@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -198,11 +200,16 @@ def test_a_rollback_in_the_registry_takes_effect_within_a_second(live):
     assert time.monotonic() - start_s < 1.0
 
 
-def test_a_board_that_dies_comes_back_with_the_registrys_live_version(live):
+def test_while_the_board_is_dead_replicas_answer_and_it_comes_back_with_the_registrys_live_version(live):
     version = live.promote(77)
     live.wait_for_version(version)
-    ray.kill(live.board.actor, no_restart=False)
+    pid = ray.get(live.board.actor.__ray_call__.remote(lambda _: os.getpid()))
+    os.kill(pid, signal.SIGKILL)
+    for _ in range(20):
+        status, _, answer = live.ask("POST", "/v1/recommend", {"history": ["item-3"], "n": 5})
+        assert (status, answer["model_version"]) == (200, version)
     assert live.board.live()[1] == version
+    assert ray.get(live.board.actor.__ray_call__.remote(lambda _: os.getpid())) != pid
     after = live.promote(78)
     live.wait_for_version(after)
 

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from deltalake import DeltaTable
 
 from streamrec.clock import SystemClock
 from streamrec.config import Config
 from streamrec.errors import StorageError
+from streamrec.log.lake import lake_address
 from streamrec.log.memory import MemoryLog
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
-from streamrec.pipeline.layout import checkpoint_url, registry_url
+from streamrec.pipeline.layout import checkpoint_url, lake_url, registry_url
 from streamrec.pipeline.wiring import build_local
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 
-Reader = Callable[[str], Any]
-"""Reads something that is no component, such as the event lake's rows, from a state's address."""
 
-
-def fingerprint(config: Config, state_url: str, users: Sequence[str], readers: Mapping[str, Reader] | None = None) -> dict[str, Any]:
+def fingerprint(config: Config, state_url: str, users: Sequence[str]) -> dict[str, Any]:
     """Return by name everything that must not depend on what was killed.
 
     Args:
         config: Settings of the run.
         state_url: Storage address of its state, on which nothing runs any more.
         users: Users of the default namespace whose histories are listed.
-        readers: What else to read, by name.
 
     Raises:
         StorageError: Nothing was ever committed.
@@ -48,7 +47,7 @@ def fingerprint(config: Config, state_url: str, users: Sequence[str], readers: M
         "versions": {str(version): registry.manifest(version).digest for version in registry.versions()},
         "moves": [(move.action, move.version) for move in registry.history()],
         "live": registry.live(),
-        **{name: read(state_url) for name, read in (readers or {}).items()},
+        "lake rows": _lake_rows(config, state_url),
     }
 
 
@@ -67,12 +66,23 @@ def _derived(controller: Controller, namespace: str, users: Sequence[str]) -> di
     }
 
 
+def _lake_rows(config: Config, state_url: str) -> list[tuple[Any, ...]]:
+    """Return place, batch and event of every row of the event lake, in order."""
+    names = ("partition", "offset", "batch", "namespace", "user_id", "item_id", "event_id", "event_time")
+    table = DeltaTable(lake_address(config.lake.address or lake_url(state_url))).to_pyarrow_table(columns=list(names))
+    return sorted(zip(*(table[name].to_pylist() for name in names), strict=True))
+
+
 def differences(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> dict[str, str]:
     """Return what differs, by name, each with one sentence that shows the first difference."""
     return {name: _first(wanted.get(name), got.get(name)) for name in {**wanted, **got} if wanted.get(name) != got.get(name)}
 
 
 def _first(wanted: Any, got: Any) -> str:
+    if isinstance(wanted, list) and isinstance(got, list):
+        lacking, extra = ([row for row in one if row not in other] for one, other in ((wanted, got), (got, wanted)))
+        if lacking or extra:
+            return f"lacks {str(lacking[:3])[:300]}, has besides {str(extra[:3])[:300]}"
     if isinstance(wanted, dict) and isinstance(got, dict):
         key = next(key for key in {**wanted, **got} if wanted.get(key) != got.get(key))
         return f"{key}: {_first(wanted.get(key), got.get(key))}"

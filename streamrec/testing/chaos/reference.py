@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from streamrec.pipeline.plan import Plan
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.wiring import build_local
 from streamrec.storage import open_storage
-from streamrec.testing.chaos.compare import Reader, fingerprint
+from streamrec.testing.chaos.compare import fingerprint
 from streamrec.testing.chaos.world import NUM_USERS
 from streamrec.testing.failpoints import Failpoint, observed
 
@@ -44,7 +44,7 @@ def write_plans(config: Config, plans: Sequence[Plan]) -> None:
         store.write(plan.model_dump(mode="json"), plan.batch)
 
 
-def play(config: Config, plans: Sequence[Plan], reader: TableReader, readers: Mapping[str, Reader] | None = None) -> Reference:
+def play(config: Config, plans: Sequence[Plan], reader: TableReader) -> Reference:
     """Execute the plans on a new state at ``config.state``."""
     write_plans(config, plans)
     plain = build_local(config, reader, config.state, SystemClock(), dead_letters=_Nowhere())
@@ -58,7 +58,7 @@ def play(config: Config, plans: Sequence[Plan], reader: TableReader, readers: Ma
     controller.recover()
     for _ in plans:
         controller.step()
-    return Reference(fingerprint(config, config.state, USERS, readers), windows)
+    return Reference(fingerprint(config, config.state, USERS), windows)
 
 
 class Without:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import ray
 from ray.cluster_utils import Cluster
 
 from streamrec.log.connect import open_admin, open_table_reader, open_writer
@@ -55,6 +57,8 @@ class Rig:
         self._nodes: dict[str, tuple[Any, Path]] = {}
         for _ in range(2):
             self.add_node()
+        # This process follows the board, as a replica does.
+        ray.init(address=self.ray_address, log_to_driver=False, logging_level=logging.ERROR)
         config = make_config("none", self.broker)
         admin = open_admin(self._broker.address, config.log)
         admin.ensure_topic(config.log.events_topic, config.log.num_partitions)
@@ -107,7 +111,7 @@ class Rig:
 
     def worker_of(self, *titles: str) -> int | None:
         """Return a Ray worker process that runs a task whose title contains one of these."""
-        for node, _ in self._nodes.values():
+        for node in (self._cluster.head_node, *(node for node, _ in self._nodes.values())):
             for raylet in _raylets(node):
                 for pid in _children(raylet):
                     command = _command(pid)
@@ -117,6 +121,7 @@ class Rig:
 
     def close(self) -> None:
         """Stop everything."""
+        ray.shutdown()
         with suppress(Exception):  # What was killed can't be stopped once more.
             self._cluster.shutdown()
         self._broker.stop()

@@ -141,8 +141,9 @@ def _stream(config: Config, last_batch: int, connection: Connection) -> None:
 
 
 def _places(controller: Controller) -> dict[str, tuple[int, str]]:
-    workers = {"student": controller.parts.student, "scorer": controller.parts.scorer}
-    return {role: worker.submit(_place).result() for role, worker in workers.items()}
+    parts = controller.parts
+    workers = {"student": parts.student, "control": parts.control, "linear": parts.linear, "scorer": parts.scorer}
+    return {role: worker.submit(_place).result() for role, worker in workers.items() if worker is not None}
 
 
 def _place(_: Any) -> tuple[int, str]:

@@ -152,6 +152,48 @@ class SteppingClock(ManualClock):
         return super().now_ms() - self.set_back_ms
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_clock_that_steps_back_an_hour_rejects_and_loses_no_event_also_when_the_driver_restarts(
+    make_world: Callable[..., World], mixed: list[Record], make_record: Callable[..., Record], tmp_path: Path, restarts: bool
+) -> None:
+    world = make_world(mixed, {"events": {"future_tolerance_s": 60.0}, "lake": {"enabled": False}}, folder=tmp_path)
+    clock = world.clock = SteppingClock(world.clock.now_ms())
+    driver = new_driver(world)
+    drive(world, driver)
+    books, newest_ms = driver.controller.books(), PlanStore(open_storage(str(tmp_path))).newest()[1]["now_ms"]
+    assert books["pending"] == 0
+    clock.set_back_ms = 3_600_000
+    world.append([make_record(f"u{number % 7}", f"i{number % 9}", 480 + number, event_id=f"back{number}") for number in range(130)])
+    if restarts:
+        driver = new_driver(world)
+    reports = []
+    while (report := driver.step()) is not None:
+        reports.append(report)
+        clock.advance(1.0)
+    after = driver.controller.books()
+    assert after["applied"] - books["applied"] == after["received"] - books["received"] == 130
+    assert after["rejected"] == books["rejected"]
+    times = [newest_ms, *(report.plan.now_ms for report in reports)]
+    assert times == sorted(times)
+    assert any(report.committed for report in reports)  # Intervals follow the monotonic clock.
+    assert any(report.published for report in reports)
+
+
+def test_a_clock_that_has_caught_up_counts_again(world: World, make_record: Callable[..., Record], caplog: pytest.LogCaptureFixture) -> None:
+    clock = world.clock = SteppingClock(world.clock.now_ms())
+    drive(world, new_driver(world))
+    clock.set_back_ms = 3_600_000
+    driver = new_driver(world)
+    for wait_s, is_held in ((0.0, True), (600.0, True), (3000.0, False)):
+        clock.advance(wait_s)
+        world.append([make_record("u1", "i1", 1000, event_id=f"w{clock.monotonic_s()}")])
+        report = driver.step()
+        assert report is not None
+        assert report.plan.now_ms >= clock.now_ms()
+        assert (report.plan.now_ms > clock.now_ms()) == is_held
+    assert caplog.text.count("the clock has stepped back") == 1
+
+
 def test_a_clock_that_steps_back_rejects_no_event_and_stops_neither_commits_nor_publications(
     world: World, make_record: Callable[..., Record]
 ) -> None:

@@ -1,0 +1,263 @@
+"""Fill the disk below a checkpoint and below a lake for real: the kernel says no, nothing is simulated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from streamrec.errors import StorageError
+from streamrec.log.base import Record
+from streamrec.log.lake import EventLake
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.driver import Driver
+from streamrec.pipeline.lake_check import check_lake
+from streamrec.pipeline.layout import checkpoint_url
+from streamrec.pipeline.plan import Plan
+from streamrec.pipeline.plan_store import PlanStore
+from streamrec.storage import open_storage
+from streamrec.testing.failpoints import Failpoint, observed
+
+World = Any
+FAST: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
+PAGE = 4096
+SECOND = 2
+"""The commit below which the disk is full: there is one before it."""
+
+
+class Disk(Protocol):
+    """A place that can be filled up."""
+
+    def fill(self) -> None: ...
+
+    def free(self) -> None: ...
+
+
+class Tmpfs:
+    """A file system of its own, with so many pages left when it is full."""
+
+    def __init__(self, folder: Path, pages_left: int) -> None:
+        self.filler, self.pages_left = folder / ".filler", pages_left
+
+    def fill(self) -> None:
+        free = shutil.disk_usage(self.filler.parent).free
+        with self.filler.open("wb", buffering=0) as file:
+            file.write(bytes(free - self.pages_left * PAGE))
+        assert shutil.disk_usage(self.filler.parent).free == self.pages_left * PAGE
+
+    def free(self) -> None:
+        self.filler.unlink()
+
+
+class FileSizeLimit:
+    """The kernel's limit on the size of files: each stops in its middle. Python ignores the signal that comes with it."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
+
+    def fill(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.num_bytes, resource.RLIM_INFINITY))
+
+    def free(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def may_mount() -> bool:
+    """Whether this process has the capability to mount (CAP_SYS_ADMIN, bit 21)."""
+    status = Path("/proc/self/status")
+    found = re.search(r"CapEff:\s*(\w+)", status.read_text()) if status.exists() else None
+    return found is not None and bool(int(found[1], 16) >> 21 & 1)
+
+
+PAGES_LEFT = ("0 pages left", "2 pages left", "5 pages left") if may_mount() else ()
+HOWS = ["limit", *PAGES_LEFT[:2]]
+LAKE_HOWS = ["limit", *PAGES_LEFT]
+"""Two pages take one of the append's data files, five pages both, but not the entry of the log."""
+
+
+@contextmanager
+def mounted(folder: Path, pages_left: int) -> Iterator[Disk]:
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], check=True)
+    try:
+        yield Tmpfs(folder, pages_left)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def limited(num_bytes: int) -> Iterator[Disk]:
+    disk = FileSizeLimit(num_bytes)
+    try:
+        yield disk
+    finally:
+        disk.free()
+
+
+@pytest.fixture
+def make_disk(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Disk]]:
+    """Put a disk of the parametrised kind below a folder that is not there yet."""
+    how: str = request.param
+    with ExitStack() as stack:
+        yield lambda folder: stack.enter_context(limited(100) if how == "limit" else mounted(folder, int(how[0])))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_world: Callable[..., World], mixed: list[Record], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Plan]]:
+    calm = make_world(mixed, FAST, folder=tmp_path_factory.mktemp("calm"))
+    controller = calm.controller()
+    reports = calm.play(controller)
+    assert sum(report.committed for report in reports) > SECOND
+    return outcome(calm, controller), [report.plan for report in reports]
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path, undisturbed: tuple[Any, list[Plan]]) -> World:
+    """A world whose plans lie ready."""
+    made = make_world(mixed, FAST, folder=tmp_path / "state")
+    store = PlanStore(open_storage(str(made.folder)))
+    for plan in undisturbed[1]:
+        store.write(plan.model_dump(mode="json"), plan.batch)
+    return made
+
+
+def outcome(world: World, controller: Controller) -> dict[str, Any]:
+    report = check_lake(world.controller().parts.lake.lake, CheckpointStore(open_storage(checkpoint_url(str(world.folder)))))
+    return {
+        "digests": {name: component.digest() for name, component in controller.components().items()},
+        "books": controller.books(),
+        "lake": (report.rows, report.rows_ahead, report.differences),
+    }
+
+
+def drive(world: World, change: Callable[[Controller], Controller]) -> Controller:
+    driver = Driver(lambda: change(Controller(world.controller().parts)), world.clock.advance, lambda _: None)
+    while driver.step() is not None:
+        world.clock.advance(1.0)
+    driver.controller.finish()
+    return driver.controller
+
+
+class FullAt:
+    """Fill the disk when the second commit passes a failpoint."""
+
+    def __init__(self, world: World, disk: Disk, failpoint: Failpoint) -> None:
+        self.world, self.disk, self.failpoint = world, disk, failpoint
+        self.passed = 0
+
+    def __call__(self, controller: Controller) -> Controller:
+        return Controller(observed(controller.parts, str(self.world.folder), None, self.reach))
+
+    def reach(self, failpoint: Failpoint, batch: int) -> None:
+        del batch
+        self.passed += failpoint is self.failpoint
+        if failpoint is self.failpoint and self.passed == SECOND:
+            self.disk.fill()
+
+
+class FullLake(EventLake):
+    """Fill the disk before the first append that follows a commit."""
+
+    def __init__(self, world: World, inner: EventLake, disk: Disk) -> None:
+        super().__init__(inner.address, lambda: inner.app.removeprefix("streamrec/"))
+        self.world, self.disk = world, disk
+
+    def append(self, events: pa.Table, batch: int) -> int:
+        if CheckpointStore(open_storage(checkpoint_url(str(self.world.folder)))).load_newest() is not None:
+            self.disk.fill()
+        return super().append(events, batch)
+
+
+def newest_commit(world: World) -> tuple[str, int]:
+    """The newest valid commit, and the batch that it ends with."""
+    found = CheckpointStore(open_storage(checkpoint_url(str(world.folder)))).load_newest()
+    assert found is not None
+    assert found.skipped == ()
+    return str(found.id), found.facts["batch"]
+
+
+def half_written_blobs(folder: Path) -> list[str]:
+    """Files of a checkpoint that are in the making, or not what their name says."""
+    wrong = [path.name for path in (folder / ".tmp").iterdir()]
+    return wrong + [path.name for path in (folder / "blobs").iterdir() if hashlib.sha256(path.read_bytes()).hexdigest() not in path.name]
+
+
+def unknown_to_the_log(folder: Path) -> list[Path]:
+    """Files of a lake that no entry of its log names."""
+    known = set()
+    for entry in (folder / "_delta_log").glob("*"):
+        if entry.suffix == ".json":
+            known.add(entry)
+            actions = [json.loads(line) for line in entry.read_text().splitlines()]
+            known |= {folder / unquote(action["add"]["path"]) for action in actions if "add" in action}
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path not in known and path.name != ".filler")
+
+
+@pytest.mark.parametrize("make_disk", HOWS, indirect=True)
+@pytest.mark.parametrize("failpoint", [Failpoint.BEFORE_COMMIT, Failpoint.BLOBS_WRITTEN, Failpoint.COMMIT_WRITTEN])
+def test_a_disk_that_fills_up_below_a_checkpoint_leaves_the_commit_before_and_the_stream_goes_on_when_there_is_space(
+    world: World, undisturbed: tuple[Any, list[Plan]], make_disk: Callable[[Path], Disk], failpoint: Failpoint
+) -> None:
+    folder = Path(checkpoint_url(str(world.folder)))
+    disk = make_disk(folder)
+    full = FullAt(world, disk, failpoint)
+    with pytest.raises(StorageError) as caught:
+        drive(world, full)
+    assert full.passed == SECOND
+    message = str(caught.value)
+    before, batch = newest_commit(world)
+    assert f"commit {before} stays valid" in message
+    assert str(folder) in message
+    assert re.search(r"No space left on device|File too large", message)
+    assert "free space there" in message
+    assert half_written_blobs(folder) == []
+
+    disk.free()
+    last = drive(world, lambda controller: controller)
+    assert newest_commit(world)[1] > batch
+    assert half_written_blobs(folder) == []
+    assert outcome(world, last) == undisturbed[0]
+
+
+@pytest.mark.parametrize("make_disk", LAKE_HOWS, indirect=True)
+def test_a_disk_that_fills_up_below_the_lake_leaves_the_commit_before_and_the_stream_goes_on_when_there_is_space(
+    world: World, undisturbed: tuple[Any, list[Plan]], make_disk: Callable[[Path], Disk]
+) -> None:
+    folder = world.folder / "lake"
+    disk = make_disk(folder)
+
+    def fill(controller: Controller) -> Controller:
+        controller.parts.lake.lake = FullLake(world, controller.parts.lake.lake, disk)
+        return controller
+
+    with pytest.raises(StorageError) as caught:
+        drive(world, fill)
+    message = str(caught.value)
+    assert re.search(rf"Lake: could not (append to|delete from) the table at {folder}", message)
+    assert re.search(r"No space left on device|File too large", message)
+    assert "free space there" in message
+    disk.free()
+    commit, batch = newest_commit(world)
+    report = check_lake(world.controller().parts.lake.lake, CheckpointStore(open_storage(checkpoint_url(str(world.folder)))))
+    assert (report.differences, report.rows_ahead, report.batch) == ([], 0, batch)
+    for path in unknown_to_the_log(folder):  # A whole file that no reader of the table sees, if any; never half a file or half an entry.
+        assert pq.read_metadata(path).num_rows > 0
+
+    last = drive(world, lambda controller: controller)
+    assert newest_commit(world) > (commit, batch)
+    assert outcome(world, last) == undisturbed[0]
+    last.parts.lake.lake.vacuum(0.0)
+    assert unknown_to_the_log(folder) == []

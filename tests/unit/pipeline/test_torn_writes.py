@@ -1,0 +1,174 @@
+"""Cut off files that a rename makes whole or not at all, as a disk may that lies about what it has written, and start the stream again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamrec.errors import Damaged
+from streamrec.log.base import Record
+from streamrec.log.lake import EventLake
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.lake_check import check_lake
+from streamrec.pipeline.layout import checkpoint_url, registry_url
+from streamrec.pipeline.plan import Plan
+from streamrec.pipeline.plan_store import PlanStore
+from streamrec.registry.registry import Registry
+from streamrec.storage import open_storage
+from streamrec.testing.failpoints import Failpoint, observed
+
+World = Any
+FAST: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
+
+
+class Crash(BaseException):
+    """The machine is gone."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_world: Callable[..., World], mixed: list[Record], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Plan]]:
+    calm = make_world(mixed, FAST, folder=tmp_path_factory.mktemp("calm"))
+    controller = calm.controller()
+    plans = [report.plan for report in calm.play(controller)]
+    return outcome(calm, controller), plans
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path, undisturbed: tuple[Any, list[Plan]]) -> World:
+    made = make_world(mixed, FAST, folder=tmp_path / "state")
+    store = PlanStore(open_storage(str(made.folder)))
+    for plan in undisturbed[1]:
+        store.write(plan.model_dump(mode="json"), plan.batch)
+    return made
+
+
+def outcome(world: World, controller: Controller) -> dict[str, Any]:
+    report = check_lake(world.controller().parts.lake.lake, CheckpointStore(open_storage(checkpoint_url(str(world.folder)))))
+    registry = Registry(open_storage(registry_url(str(world.folder))))
+    return {
+        "digests": {name: component.digest() for name, component in controller.components().items()},
+        "books": controller.books(),
+        "lake": (report.rows, report.rows_ahead, report.differences),
+        "versions": {version: registry.manifest(version).digest for version in registry.versions()},
+        "live": registry.live(),
+    }
+
+
+def go_on(world: World) -> dict[str, Any]:
+    controller = world.controller()
+    world.play(controller)
+    return outcome(world, controller)
+
+
+def crash_at(world: World, failpoint: Failpoint, number: int) -> None:
+    """Play until the failpoint is passed so often, and crash there."""
+    left = number
+
+    def reach(passed: Failpoint, batch: int) -> None:
+        nonlocal left
+        del batch
+        left -= passed is failpoint
+        if left == 0:
+            raise Crash
+
+    controller = Controller(observed(world.controller().parts, str(world.folder), None, reach))
+    controller.recover()
+    with pytest.raises(Crash):
+        world.play(controller)
+
+
+def tear(path: Path, keep: float = 0.5) -> bytes:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    return whole
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_a_torn_pointer_is_named_and_left_alone_until_it_is_restored(world: World, undisturbed: tuple[Any, list[Plan]], keep: float) -> None:
+    crash_at(world, Failpoint.HEAD_MOVED, 2)
+    head = Path(checkpoint_url(str(world.folder))) / "HEAD"
+    whole = tear(head, keep)
+    torn = head.read_bytes()
+    with pytest.raises(Damaged, match=f"{head}.*restore that file from a copy"):
+        world.controller()
+    assert head.read_bytes() == torn
+    head.write_bytes(whole)
+    assert go_on(world) == undisturbed[0]
+
+
+def newest_entry(world: World) -> Path:
+    return max((world.folder / "lake" / "_delta_log").glob("*.json"))
+
+
+def test_a_torn_entry_of_the_lake_that_no_checkpoint_counts_on_goes_and_its_rows_are_appended_again(
+    world: World, undisturbed: tuple[Any, list[Plan]]
+) -> None:
+    crash_at(world, Failpoint.BEFORE_COMMIT, 2)
+    entry = newest_entry(world)
+    assert '"operation":"WRITE"' in entry.read_text()
+    tear(entry)
+    with pytest.raises(Damaged, match=f"{entry}.*remove that file and start again"):
+        go_on(world)
+    entry.unlink()
+    assert go_on(world) == undisturbed[0]
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.9])
+def test_a_torn_entry_of_the_lake_that_may_be_a_deletion_is_restored_and_not_removed(
+    world: World, undisturbed: tuple[Any, list[Plan]], keep: float
+) -> None:
+    crash_at(world, Failpoint.HEAD_MOVED, 1)
+    lake = world.controller().parts.lake.lake
+    assert lake.delete_user("default", "u3")
+    entry = newest_entry(world)
+    whole = tear(entry, keep)
+    with pytest.raises(Damaged, match=f"{entry}.*restore that file from a copy"):
+        EventLake(lake.address, lambda: "not asked").last_batch()
+    entry.write_bytes(whole)
+    assert lake.delete_user("default", "u3") == 0
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_a_torn_entry_of_the_lake_that_the_checkpoint_counts_on_stops_the_stream_before_anything_is_lost(
+    world: World, undisturbed: tuple[Any, list[Plan]], keep: float
+) -> None:
+    crash_at(world, Failpoint.HEAD_MOVED, 1)
+    entry = newest_entry(world)
+    whole = tear(entry, keep)
+    with pytest.raises(Damaged, match=str(entry)):
+        go_on(world)
+    entry.unlink()
+    with pytest.raises(Damaged, match="is older than the checkpoint"):
+        go_on(world)
+    entry.write_bytes(whole)
+    assert go_on(world) == undisturbed[0]
+
+
+def manifest_of(world: World, version: str) -> Path:
+    return Path(registry_url(str(world.folder))) / "default" / "versions" / version / "manifest.json"
+
+
+def test_a_torn_manifest_of_a_version_that_no_commit_names_is_written_anew_by_the_step_that_published_it(
+    world: World, undisturbed: tuple[Any, list[Plan]], caplog: pytest.LogCaptureFixture
+) -> None:
+    crash_at(world, Failpoint.VERSION_MANIFEST, 2)
+    version = Registry(open_storage(registry_url(str(world.folder)))).versions()[-1]
+    tear(manifest_of(world, version))
+    assert go_on(world) == undisturbed[0]
+    assert f"version {version} is published anew" in caplog.text
+
+
+def test_a_torn_manifest_of_the_live_version_is_named_and_left_alone_until_it_is_restored(world: World, undisturbed: tuple[Any, list[Plan]]) -> None:
+    crash_at(world, Failpoint.PRUNED, 2)
+    live = Registry(open_storage(registry_url(str(world.folder)))).live()
+    assert live is not None
+    manifest = manifest_of(world, live)
+    whole = tear(manifest)
+    with pytest.raises(Damaged, match=f"version '{live}' is damaged, {manifest}.*restore that file from a copy"):
+        world.controller()
+    manifest.write_bytes(whole)
+    assert go_on(world) == undisturbed[0]
