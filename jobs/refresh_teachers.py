@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refresh(path: str | None, overrides: list[str], chosen: list[str] | None) -> int:
     config = cli.resolve(path, overrides)
-    teachers = tuple(chosen or config.teachers.enabled)
-    unknown = set(teachers) - set(config.teachers.enabled)
+    teachers = tuple(chosen or config.teachers.refreshed)
+    unknown = set(teachers) - set(config.teachers.refreshed)
     if unknown:
         what = "Refresh: unknown teacher"
-        raise ConfigError(what, got=", ".join(sorted(unknown)), allowed=", ".join(config.teachers.enabled), do="enable it in teachers.enabled")
+        raise ConfigError(what, got=", ".join(sorted(unknown)), allowed=", ".join(config.teachers.refreshed), do="enable it in teachers.enabled")
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
         cli.end_on_signals()  # Ray has taken SIGTERM.

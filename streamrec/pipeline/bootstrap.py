@@ -45,9 +45,9 @@ def bootstrap(controller: Controller, ends: dict[int, int], on_step: Callable[[S
     if not len(controller.ingest.vocabulary):
         what = "Bootstrap: the log has nothing to learn from"
         raise DataError(what, got=f"{state.counts['received']} records, {state.counts['applied']} applied", do="send interactions first")
-    pending = set(config.teachers.enabled) - set(state.pending) - set(state.teachers)
+    pending = set(config.teachers.refreshed) - set(state.pending) - set(state.teachers)
     if pending:
-        on_step(controller.run(_plan(controller, start_refresh=tuple(name for name in config.teachers.enabled if name in pending))))
+        on_step(controller.run(_plan(controller, start_refresh=tuple(name for name in config.teachers.refreshed if name in pending))))
     on_step(controller.run(_plan(controller, teachers={**state.teachers, **state.pending}, publish=True, checkpoint=True)))
     controller.finish()
 

@@ -165,7 +165,7 @@ def due_refreshes(state: StreamFacts, now_ms: int, config: Config) -> tuple[str,
     limits = {"transformer": config.teachers.transformer_refresh_events, "linear": config.teachers.linear_refresh_events}
     oldest_ms = now_ms - round(config.teachers.forget_within_s * 1000)
     due = [name for name, limit in limits.items() if state.events_since.get(name, 0) >= limit or state.forget_since_ms.get(name, now_ms) < oldest_ms]
-    return tuple(name for name in config.teachers.enabled if name in due and name not in state.pending)
+    return tuple(name for name in config.teachers.refreshed if name in due and name not in state.pending)
 
 
 def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | None:
