@@ -305,7 +305,7 @@ class Controller:
         student = self.parts.student.submit(Learner.step, examples, labels, *passes)
         control = self.parts.control.submit(Learner.step, examples, None, *passes) if self.parts.control is not None else None
         statistics = self.parts.linear.submit(LinearStatistics.update, examples) if self.parts.linear is not None else None
-        self.labelling.learn(examples)
+        self.labelling.learn()
         report.learned = student.result()
         for other in filter(None, (control, statistics)):
             other.result()

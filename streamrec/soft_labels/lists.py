@@ -76,7 +76,7 @@ def list_scores(
         logits[:, :top_k],
         _log_norm(logits, temperature),
         target_logits,
-        _ranks(rows, examples, seen),
+        list_ranks(rows, examples, seen),
         temperature,
         probe,
     )
@@ -90,8 +90,8 @@ def _log_norm(logits: NDArray[np.float32], temperature: float) -> NDArray[np.flo
     return np.where(known, np.log(np.maximum(total, 1e-30)) + shift / temperature, -np.inf).astype(np.float32)
 
 
-def _ranks(rows: NDArray[np.int32], examples: Examples, seen: list[NDArray[np.int32]] | None) -> NDArray[np.int32]:
-    """Rank each target within its list; `UNRANKED` where the list lacks it, or the user has had it."""
+def list_ranks(rows: NDArray[np.int32], examples: Examples, seen: list[NDArray[np.int32]] | None = None) -> NDArray[np.int32]:
+    """Rank each target within its query's list, best first [Q, C]; `UNRANKED` where the list lacks it, or ``seen`` has it. → [T]."""
     counts = rows >= 0
     if seen is not None:
         counts &= ~np.stack([np.isin(mine, had) for mine, had in zip(rows, seen, strict=True)])

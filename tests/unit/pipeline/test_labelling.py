@@ -11,6 +11,7 @@ import pytest
 from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
 from streamrec.log.base import Record
+from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.labelling import Labelling
 from streamrec.pipeline.plan import Plan
 from streamrec.soft_labels.lists import COUNTED_VERSION
@@ -46,7 +47,7 @@ def test_no_teacher_finds_what_cannot_be_foretold_and_one_that_learned_first_is_
 
     def learning_first(self: Labelling, examples: Examples, plan: Plan, seen: Any) -> None:
         if plan.batch > 1:
-            self.learn(examples)
+            self.counted.update(examples)
         begin(self, examples, plan, seen)
 
     monkeypatch.setattr(Labelling, "begin", learning_first)
@@ -74,3 +75,26 @@ def test_a_deletion_takes_the_users_session_out_of_the_neighbours(world: World) 
     world.append([Record(user.encode(), json.dumps(gone).encode())])
     world.play(controller)
     assert hash_key("default", user) not in controller.components()["neighbours"].snapshot().arrays["user"]
+
+
+def test_a_large_step_is_labelled_in_lots_as_a_stream_would_have_and_learned_once(
+    make_world: Callable[..., World], mixed: list[Record], tmp_path: Path
+) -> None:
+    def bootstrapped(least: int) -> Any:
+        settings = {**ONLY_COUNTED, "pipeline": {"max_batch_events": least, "min_batch_events": least}}
+        made = make_world(mixed, settings, folder=tmp_path / str(least))
+        controller = made.controller()
+        asked: list[int] = []
+        update = controller.labelling.counted.update
+        controller.labelling.counted.update = lambda examples: [asked.append(len(examples)), update(examples)]
+        reports: list[Any] = []
+        bootstrap(controller, made.log.latest(made.config.log.events_topic), reports.append)
+        assert sum(asked) == sum(report.num_queries for report in reports)
+        return controller, reports, asked
+
+    whole, _, _ = bootstrapped(1000)
+    cut, reports, asked = bootstrapped(16)
+    assert max(asked) <= 16
+    assert reports[0].learned.num_labelled > 0  # What came first labels the rest of the very step.
+    shown = [controller.components()["repeats"].snapshot().arrays["shown"] for controller in (whole, cut)]
+    np.testing.assert_allclose(*shown)
