@@ -89,7 +89,7 @@ def summary(controller: Controller) -> dict[str, Any]:
         "live": state.live,
         "teachers": state.teachers,
         "labels": state.labels,
-        "weights": controller.ensemble.weights(state.teachers),
+        "weights": controller.ensemble.weights([*state.teachers, *controller.labelling.counted.teachers]),
         "offsets": {str(partition): offset for partition, offset in sorted(state.offsets.items())},
         "metrics": controller.progressive.means(),
         "digests": {name: component.digest() for name, component in controller.components().items()},

@@ -33,13 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _refresh(path: str | None, overrides: list[str], chosen: list[str] | None) -> int:
     config = cli.resolve(path, overrides)
-    teachers = tuple(chosen or config.teachers.enabled)
-    unknown = set(teachers) - set(config.teachers.enabled)
+    teachers = tuple(chosen or config.teachers.refreshed)
+    unknown = set(teachers) - set(config.teachers.refreshed)
     if unknown:
-        near = difflib.get_close_matches(min(unknown), config.teachers.enabled, n=1)
+        near = difflib.get_close_matches(min(unknown), config.teachers.refreshed, n=1)
         do = f"did you mean {near[0]!r}?" if near else "enable it in teachers.enabled"
         what = "Refresh: unknown teacher"
-        raise ConfigError(what, got=", ".join(sorted(unknown)), allowed=", ".join(config.teachers.enabled), do=do)
+        raise ConfigError(what, got=", ".join(sorted(unknown)), allowed=", ".join(config.teachers.refreshed), do=do)
     if not has_commits(config):  # Before Ray and a broker are started, which takes a while.
         cli.say(f"Refresh: {NEVER_BOOTSTRAPPED}")
         return 2

@@ -20,7 +20,7 @@ from streamrec.pipeline.backtest import BacktestResult, run_backtest
 
 FIRST = ("student", "student_events_only")
 BLOCK_METRIC = "recall@20"
-PLAIN_WIDTH = 140  # columns of a table that goes to a file: none is cut off
+PLAIN_WIDTH = 200  # columns of a table that goes to a file: none is cut off
 
 
 def run(options: Backtest) -> int:

@@ -15,6 +15,7 @@ from streamrec.config.sections import (
     LinearConfig,
     LogConfig,
     Meaning,
+    NeighboursConfig,
     PipelineConfig,
     RegistryConfig,
     Section,
@@ -23,6 +24,7 @@ from streamrec.config.sections import (
     StudentConfig,
     TeachersConfig,
     TransformerConfig,
+    TransitionsConfig,
     parse_duration_s,
 )
 
@@ -36,6 +38,7 @@ __all__ = [
     "LinearConfig",
     "LogConfig",
     "Meaning",
+    "NeighboursConfig",
     "PipelineConfig",
     "RegistryConfig",
     "Section",
@@ -44,6 +47,7 @@ __all__ = [
     "StudentConfig",
     "TeachersConfig",
     "TransformerConfig",
+    "TransitionsConfig",
     "load_config",
     "parse_config",
     "parse_duration_s",

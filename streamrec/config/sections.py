@@ -146,15 +146,51 @@ class LinearConfig(Section):
     history_decay: float = Field(default=0.98, gt=0, le=1)
 
 
+class TransitionsConfig(Section):
+    """Bound the sequential rules.
+
+    ``max_partners``: rules that an item keeps, 8 bytes each. ``reach``: an event makes rules with so many items before it. ``way_back``: how much a
+    rule counts from the later item to the earlier one. ``num_items``: of a history so many newest items are looked up, each
+    ``item_decay`` times the one after it.
+    """
+
+    max_partners: int = Field(default=32, ge=1, le=1024)
+    reach: int = Field(default=8, ge=1, le=100)
+    way_back: float = Field(default=1.0, ge=0, le=1)
+    num_items: int = Field(default=5, ge=1, le=100)
+    item_decay: float = Field(default=0.65, gt=0, le=1)
+
+
+class NeighboursConfig(Section):
+    """Bound the neighbours, and say how they count.
+
+    ``max_sessions`` of ``session_length`` items are kept, and for each item the last ``sessions_per_item`` that took it. Of a history the
+    ``num_items`` newest are looked up; ``num_neighbours`` vote. ``item_fade`` is in items, ``step_fade`` in steps of a session,
+    ``age_fade`` in sessions begun since.
+    """
+
+    max_sessions: int = Field(default=100_000, ge=1)
+    session_length: int = Field(default=12, ge=2, le=256)
+    sessions_per_item: int = Field(default=50, ge=1, le=5000)
+    num_items: int = Field(default=4, ge=1, le=100)
+    num_neighbours: int = Field(default=40, ge=1, le=5000)
+    item_fade: float = Field(default=1.5, gt=0)
+    step_fade: float = Field(default=4.0, gt=0)
+    age_fade: float = Field(default=60_000.0, gt=0)
+
+
 class TeachersConfig(Section):
     """Choose teachers and say when they refresh.
 
-    ``forget_within_s``: a teacher begins a refresh at the latest so long after a user was deleted, few new events or not.
+    ``enabled``: ``transformer`` and ``linear`` are refreshed after so many events; ``repeats``, ``transitions`` and ``neighbours`` learn with each
+    micro-batch. ``forget_within_s``: a teacher begins a refresh at the latest so long after a user was deleted, few new events or not.
     """
 
     transformer: TransformerConfig = TransformerConfig()
     linear: LinearConfig = LinearConfig()
-    enabled: tuple[Literal["transformer", "linear"], ...] = ("transformer", "linear")
+    transitions: TransitionsConfig = TransitionsConfig()
+    neighbours: NeighboursConfig = NeighboursConfig()
+    enabled: tuple[Literal["transformer", "linear", "repeats", "transitions", "neighbours"], ...] = ("transformer", "linear", "repeats")
     transformer_refresh_events: int = Field(default=12_000, ge=1)
     linear_refresh_events: int = Field(default=8_000, ge=1)
     num_train_workers: int = Field(default=1, ge=1)
@@ -162,6 +198,11 @@ class TeachersConfig(Section):
     cpus_per_worker: float = Field(default=0.5, gt=0)
     forget_within_s: Duration = 86_400.0
     window_events: int = Field(default=500_000, ge=100)
+
+    @property
+    def refreshed(self) -> tuple[str, ...]:
+        """Names of the enabled teachers that come in versions."""
+        return tuple(name for name in self.enabled if name in {"transformer", "linear"})
 
     @field_validator("num_train_workers")
     @classmethod

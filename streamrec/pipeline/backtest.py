@@ -232,7 +232,7 @@ class _Player:
             new_passes=config.student.bootstrap_passes if learn else 0,
             replay_passes=config.student.replay_passes,
             teachers=self._newest_teachers(),
-            start_refresh=config.teachers.enabled if learn else (),
+            start_refresh=config.teachers.refreshed if learn else (),
             publish=False,
             checkpoint=self._is_durable,
         )

@@ -67,9 +67,9 @@ def train_first(controller: Controller, on_step: OnStep) -> None:
         controller.finish()
         return
     check_learned(controller)
-    pending = set(config.teachers.enabled) - set(state.pending) - set(state.teachers)
+    pending = set(config.teachers.refreshed) - set(state.pending) - set(state.teachers)
     if pending:
-        on_step(controller.run(plan_of(controller, start_refresh=tuple(name for name in config.teachers.enabled if name in pending))))
+        on_step(controller.run(plan_of(controller, start_refresh=tuple(name for name in config.teachers.refreshed if name in pending))))
     on_step(controller.run(plan_of(controller, teachers={**state.teachers, **state.pending}, publish=True, checkpoint=True)))
     controller.finish()
 

@@ -21,6 +21,7 @@ from streamrec.pipeline.dead_letters import send_dead_letters
 from streamrec.pipeline.forgetting import Forgetting
 from streamrec.pipeline.ingest import Ingest
 from streamrec.pipeline.intake import Intake
+from streamrec.pipeline.labelling import Labelling
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Measured, Plan, next_plan, take_ranges, version_name
 from streamrec.pipeline.plan_time import PlanTime
@@ -31,18 +32,12 @@ from streamrec.pipeline.saving import Saver, shape_of
 from streamrec.pipeline.stream_state import StreamState, books
 from streamrec.registry.gate import Verdict, Window
 from streamrec.registry.version import VersionFacts
-from streamrec.soft_labels.ensemble import Ensemble
-from streamrec.soft_labels.schema import SoftLabels, TeacherScores
-from streamrec.soft_labels.scorer import RowFacts, Scorer
+from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import Component
 from streamrec.student.learner import CURRENT, Learner
 from streamrec.teachers.linear import LinearStatistics
-from streamrec.workers import Pending
 
 logger = logging.getLogger(__name__)
-
-OBSERVED_QUERIES = 512
-"""The ensemble looks at so many queries of a batch: enough for means, and the student scores them once more."""
 
 
 class Controller:
@@ -58,8 +53,9 @@ class Controller:
         self.state = StreamState()
         self.ingest = Ingest(self.config)
         self.intake = Intake(parts.reader, self.state, self.config)
-        self.ensemble = Ensemble()
         self.progressive = Progressive()
+        self.labelling = Labelling(parts, self.ingest, self.progressive)
+        self.ensemble = self.labelling.ensemble
         self._forgetting = Forgetting(parts, self.ingest, self.components())
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
@@ -72,7 +68,7 @@ class Controller:
     def components(self) -> dict[str, Component]:
         """Return all state by name."""
         parts = self.parts
-        own: list[Component] = [self.state, *self.ingest.components(), self.ensemble, self.progressive]
+        own: list[Component] = [self.state, *self.ingest.components(), self.ensemble, *self.labelling.counted.components(), self.progressive]
         for name, worker in (("student", parts.student), ("control", parts.control)):
             if worker is not None:
                 own += learner_components(name, worker)
@@ -211,17 +207,17 @@ class Controller:
         examples = ingested.examples
         report.num_queries = len(examples)
         with timer.stage("label"):
-            scores = self._begin_scoring(examples, plan)
+            self.labelling.begin(examples, plan, self._seen(examples, plan))
         judged = np.arange(len(examples)) if not self.parts.known_only else known_queries(examples, num_known)
         self._evaluate(examples.take(judged), plan, report, timer)
         with timer.stage("label"):
-            labels = self._label(examples, scores.result(), judged, plan, report)
+            labels = self.labelling.finish(examples, judged, plan, report)
         self.ingest.popularity.update(*ingested.targets)
         with timer.stage("learn"):
             self._learn(examples, labels, plan, report)
-        self.state.account(ingested, plan, labels.versions if labels is not None else {}, self.config.teachers.enabled)
+        self.state.account(ingested, plan, labels.versions if labels is not None else {}, self.config.teachers.refreshed)
         if forgetting.correct(plan):
-            self.state.forgot(plan.batch, plan.now_ms, self.config.teachers.enabled)
+            self.state.forgot(plan.batch, plan.now_ms, self.config.teachers.refreshed)
         with timer.stage("publish"):
             self._publish(examples, plan, report)
         with timer.stage("refresh"):
@@ -261,13 +257,6 @@ class Controller:
         if failed and self.parts.plans is not None:
             self.parts.plans.check_unnamed(dropped, self.state.batch)
         return failed
-
-    def _begin_scoring(self, examples: Examples, plan: Plan) -> Pending[dict[str, TeacherScores]]:
-        vocabulary = self.ingest.vocabulary
-        rows = RowFacts(vocabulary.namespace_of_rows().copy(), vocabulary.generation_of_rows())
-        temperatures = self.ensemble.temperatures(plan.teachers)
-        teachers = plan.teachers if len(examples) else {}
-        return self.parts.scorer.submit(Scorer.score, examples, teachers, temperatures, rows, self._seen(examples, plan))
 
     def _seen(self, examples: Examples, plan: Plan) -> list[NDArray[np.int32]] | None:
         return self.parts.seen(examples) if self.parts.seen is not None and plan.evaluate else None
@@ -311,23 +300,6 @@ class Controller:
         if decision.promote:
             self.state.live = candidate
 
-    def _label(
-        self, examples: Examples, scores: dict[str, TeacherScores], judged: NDArray[np.int64], plan: Plan, report: StepReport
-    ) -> SoftLabels | None:
-        """Mix the teachers' answers, and only then let the ensemble learn what the users did."""
-        if not scores:
-            return None
-        for name, part in scores.items() if plan.evaluate else ():
-            values = {metric: per_query[judged] for metric, per_query in per_query_metrics(part.target_ranks, examples).items()}
-            report.metrics[f"teachers.{name}"] = self.progressive.add(f"teachers.{name}", values)
-        labels = self.ensemble.mix(examples, scores, self.config.soft_labels.top_k, self.config.soft_labels.temperature)
-        sample = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), OBSERVED_QUERIES)).astype(np.int64))
-        seen = examples.take(sample)
-        student = self.parts.student.submit(Learner.target_log_probs, seen)
-        self.ensemble.observe(seen, {name: part.take(examples, sample) for name, part in scores.items()}, student.result())
-        report.weights = self.ensemble.weights(scores)
-        return labels
-
     def _learn(self, examples: Examples, labels: SoftLabels | None, plan: Plan, report: StepReport) -> None:
         items = self.ingest.vocabulary.take_changed()
         for worker in filter(None, (self.parts.student, self.parts.control)):
@@ -338,6 +310,7 @@ class Controller:
         student = self.parts.student.submit(Learner.step, examples, labels, *passes)
         control = self.parts.control.submit(Learner.step, examples, None, *passes) if self.parts.control is not None else None
         statistics = self.parts.linear.submit(LinearStatistics.update, examples) if self.parts.linear is not None else None
+        self.labelling.learn()
         report.learned = student.result()
         for other in filter(None, (control, statistics)):
             other.result()

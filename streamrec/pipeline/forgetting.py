@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 EXACT = {
     "histories": "the user's history, here and in the replicas' views, which follow the log",
     "replay": "the user's queries and their soft labels, of the student and of its control",
+    "neighbours": "the user's session, which no other user's label comes from any more",
     "window": "the user's events in what transformers are trained on from now on",
     "dedupe": "the user's event ids; the tombstone drops what comes again",
     "lake": "the user's rows; files that hold them are deleted by the vacuum",
@@ -37,6 +38,7 @@ EXACT = {
 APPROXIMATE = {
     "student": "weights: the rows of items that others have touched too got corrective steps on what those others did",
     "popularity": "counts keep what the user did longer ago than the window and the history reach",
+    "repeats, transitions": "sums over all users keep the user's share",
     "teachers": "versions in use were trained with the user; each begins a refresh without the user by the time that is named",
     "versions": "versions of before are removed, and can't be rolled back to, as soon as a later one is live and no kept commit needs them",
     "checkpoints": "commits of before are pruned by later ones; their files go with them",

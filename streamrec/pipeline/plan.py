@@ -167,13 +167,13 @@ def due_refreshes(state: StreamFacts, now_ms: int, config: Config) -> tuple[str,
     """Return the teachers that have had enough new events, or must forget a user by now, and are not being refreshed."""
     limits = {"transformer": config.teachers.transformer_refresh_events, "linear": config.teachers.linear_refresh_events}
     due = {name for name, limit in limits.items() if state.events_since.get(name, 0) >= limit} | must_forget(state, now_ms, config)
-    return tuple(name for name in config.teachers.enabled if name in due and name not in state.pending)
+    return tuple(name for name in config.teachers.refreshed if name in due and name not in state.pending)
 
 
 def must_forget(state: StreamFacts, now_ms: int, config: Config) -> set[str]:
     """Return the teachers whose time to begin a refresh without a deleted user is nearly over; that time runs whether events come or not."""
     oldest_ms = now_ms - round(FORGET_EARLY * config.teachers.forget_within_s * 1000)
-    return {name for name, since_ms in state.forget_since_ms.items() if since_ms <= oldest_ms and name in config.teachers.enabled}
+    return {name for name, since_ms in state.forget_since_ms.items() if since_ms <= oldest_ms and name in config.teachers.refreshed}
 
 
 def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | None:

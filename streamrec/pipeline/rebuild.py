@@ -141,7 +141,7 @@ class Rebuild:
         controller.parts.dead_letters = self._dead_letters
         learn(controller, record.until, record.chunk, self._on_step, commits=True)
         check_learned(controller)
-        if set(controller.config.teachers.enabled) - controller.state.teachers.keys():
+        if set(controller.config.teachers.refreshed) - controller.state.teachers.keys():
             self._say("training the first teachers")
             train_first(controller, self._on_step)
         return controller

@@ -39,6 +39,10 @@ SHAPING = (
     "soft_labels.top_k",
     "teachers.linear.max_items",
     "teachers.linear.history_decay",
+    "teachers.transitions.max_partners",
+    "teachers.neighbours.max_sessions",
+    "teachers.neighbours.session_length",
+    "teachers.neighbours.sessions_per_item",
 )
 """Settings whose values are built into the state's arrays; with others the state can't be read."""
 

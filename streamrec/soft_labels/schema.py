@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,3 +65,9 @@ class SoftLabels:
     def take(self, index: NDArray[np.int64]) -> SoftLabels:
         """Return the labels of queries ``index``."""
         return SoftLabels(self.rows[index], self.probs[index], self.versions)
+
+    @staticmethod
+    def concat(parts: Sequence[SoftLabels]) -> SoftLabels:
+        """Join the labels of parts in order; there must be at least one."""
+        versions = {name: version for part in parts for name, version in part.versions.items()}
+        return SoftLabels(np.concatenate([part.rows for part in parts]), np.concatenate([part.probs for part in parts]), versions)

@@ -85,6 +85,8 @@ class FrozenStudent:
 
     def target_log_probs(self, examples: Examples) -> NDArray[np.float32]:
         """Return each target's log-probability among the rows of its namespace, -inf where it is none of them. [T] float32."""
+        if not self.num_rows:
+            return np.full(len(examples.target_rows), -np.inf, np.float32)
         scores = self.scores(examples.history)
         mask_namespaces(scores, examples.namespace, self._namespaces)
         norm = torch.logsumexp(scores, 1)

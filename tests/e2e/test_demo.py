@@ -45,6 +45,6 @@ def test_a_bounded_demo_on_files_ends_by_itself_with_all_figures_and_leaves_noth
     assert events["bootstrapped"] == 10_000
     assert events["received"] == events["applied"] == events["produced"] + events["probes"]
     assert summary["swaps"]["count"] >= 10
-    assert set(summary["recall20"]["teachers"]) == {"linear", "transformer"}
+    assert set(summary["recall20"]["teachers"]) == {"linear", "transformer", "repeats", "ensemble"}
     assert "(raylet)" not in done.stdout
     assert jobs.names() == {"runs"}  # TMPDIR is the folder, too.

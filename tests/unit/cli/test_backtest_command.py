@@ -48,7 +48,7 @@ def test_json_is_all_that_the_output_holds_and_ends_in_the_whole_result(ratings:
     *blocks, result = [json.loads(line) for line in lines]
     assert [block["block"] for block in blocks] == [1, 2]
     assert (result["protocol"], result["blocks"]) == ("progressive", 2)
-    assert set(result["metrics"]) == {"student", "student_events_only", "transformer", "linear"} | BASELINES
+    assert set(result["metrics"]) == {"student", "student_events_only", "transformer", "linear", "repeats", "ensemble"} | BASELINES
     assert all(set(values) == METRICS and all(0 <= value <= 1 for value in values.values()) for values in result["metrics"].values())
     assert set(result["seconds"]) == {"teachers", "student", "evaluation"}
     mean = np.mean([block["metrics"]["student"]["recall@20"] for block in blocks])

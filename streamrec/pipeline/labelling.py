@@ -1,0 +1,122 @@
+"""Have teachers answer a micro-batch's examples before anyone learns from them, and mix the answers into soft labels."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.evaluation.progressive import Progressive
+from streamrec.evaluation.ranking import per_query_metrics
+from streamrec.features.examples import Examples
+from streamrec.pipeline.ingest import Ingest
+from streamrec.pipeline.parts import Parts
+from streamrec.pipeline.plan import Plan
+from streamrec.pipeline.report import StepReport
+from streamrec.soft_labels.ensemble import Ensemble
+from streamrec.soft_labels.lists import list_ranks, score_counted
+from streamrec.soft_labels.schema import SoftLabels, TeacherScores
+from streamrec.soft_labels.scorer import RowFacts, Scorer
+from streamrec.student.learner import Learner
+from streamrec.teachers.counted import CountedTeachers
+from streamrec.workers import Pending
+
+OBSERVED_QUERIES = 512
+"""The ensemble looks at so many queries of a batch: enough for means, and the student scores them once more."""
+
+ENSEMBLE = "ensemble"
+"""Name of the mixture among the teachers' metrics; its list ends after ``soft_labels.top_k`` rows."""
+
+
+class Labelling:
+    """Own the ensemble and the counted teachers.
+
+    **Contract.** In a step: `begin`, `finish`, then `learn`. So no label comes from a state that has seen its example; the teachers that come in
+    versions were asked for before the step.
+
+    Args:
+        parts: The scorer and the student.
+        ingest: Says what rows hold.
+        progressive: Gets the teachers' metrics.
+    """
+
+    def __init__(self, parts: Parts, ingest: Ingest, progressive: Progressive) -> None:
+        self.ensemble = Ensemble()
+        self.counted = CountedTeachers(parts.config.teachers)
+        self._parts, self._ingest, self._progressive = parts, ingest, progressive
+        self._answers: Pending[dict[str, TeacherScores]] | None = None
+        self._seen: list[NDArray[np.int32]] | None = None
+        self._unlearned: Examples | None = None
+
+    def begin(self, examples: Examples, plan: Plan, seen: list[NDArray[np.int32]] | None) -> None:
+        """Ask the scorer, which answers while the students are evaluated."""
+        vocabulary = self._ingest.vocabulary
+        rows = RowFacts(vocabulary.namespace_of_rows().copy(), vocabulary.generation_of_rows())
+        teachers = plan.teachers if len(examples) else {}
+        self._seen = seen
+        self._answers = self._parts.scorer.submit(Scorer.score, examples, teachers, self.ensemble.temperatures(plan.teachers), rows, seen)
+
+    def finish(self, examples: Examples, judged: NDArray[np.int64], plan: Plan, report: StepReport) -> SoftLabels | None:
+        """Judge the teachers as they were before the step, then mix their answers into labels; None where none answered.
+
+        A step larger than any micro-batch, as of a bootstrap or a backtest, is labelled in lots: what counts learns each lot once it is labelled, and
+        the ensemble sees it then. So labels are as fresh, and weights as far, as if a stream had brought the events.
+        """
+        assert self._answers is not None
+        versioned, self._answers = self._answers.result(), None
+        lots = self._lots(len(examples))
+        scores: dict[str, TeacherScores] = {}
+        if plan.evaluate or len(lots) == 1:
+            scores = {**versioned, **self._ask_counted(examples, self._seen)}
+        if plan.evaluate:
+            self._judge(examples, scores, judged, report)
+        labels = []
+        for number, lot in enumerate(lots):
+            part = examples if len(lots) == 1 else examples.take(lot)
+            if len(lots) > 1:
+                scores = {**{name: answer.take(examples, lot) for name, answer in versioned.items()}, **self._ask_counted(part)}
+            labels.append(self._mix(part, scores))
+            self._unlearned = part
+            if number + 1 < len(lots) and plan.new_passes:
+                self.learn()
+        report.weights = self.ensemble.weights(scores)
+        together = SoftLabels.concat(labels)
+        return together if together.versions else None
+
+    def _lots(self, num: int) -> list[NDArray[np.int64]]:
+        """Cut a step's queries; a user's stand side by side, so that few users are in two lots."""
+        pipeline = self._parts.config.pipeline
+        size = pipeline.min_batch_events if num > pipeline.max_batch_events else max(num, 1)
+        return [np.arange(start, min(start + size, num)) for start in range(0, max(num, 1), size)]
+
+    def _ask_counted(self, examples: Examples, seen: list[NDArray[np.int32]] | None = None) -> dict[str, TeacherScores]:
+        counted = self.counted.teachers
+        return score_counted(counted, examples, self.ensemble.temperatures(counted), self._parts.config.soft_labels.top_k, seen)
+
+    def _judge(self, examples: Examples, scores: dict[str, TeacherScores], judged: NDArray[np.int64], report: StepReport) -> None:
+        config = self._parts.config.soft_labels
+        ranks = {name: part.target_ranks for name, part in scores.items()}
+        if len(scores) > 1:
+            mixed = self.ensemble.mix(examples, scores, config.top_k, config.temperature)
+            ranks[ENSEMBLE] = list_ranks(mixed.rows, examples, self._seen)
+        for name, found in ranks.items():
+            values = {metric: per_query[judged] for metric, per_query in per_query_metrics(found, examples).items()}
+            report.metrics[f"teachers.{name}"] = self._progressive.add(f"teachers.{name}", values)
+
+    def _mix(self, examples: Examples, scores: dict[str, TeacherScores]) -> SoftLabels:
+        """Mix the answers, and only then let the ensemble learn what the users did."""
+        config = self._parts.config.soft_labels
+        labels = self.ensemble.mix(examples, scores, config.top_k, config.temperature)
+        if scores:
+            sample = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), OBSERVED_QUERIES)).astype(np.int64))
+            observed = examples.take(sample)
+            student = self._parts.student.submit(Learner.target_log_probs, observed).result()
+            taken = {name: part.take(examples, sample) for name, part in scores.items()}
+            # One that has no items yet, in a stream's first step, is no part of the mixture.
+            self.ensemble.observe(observed, taken, student if np.isfinite(student).any() else None)
+        return labels
+
+    def learn(self) -> None:
+        """Let the counted teachers learn from what `finish` has labelled and they have not learned yet."""
+        if self._unlearned is not None:
+            self.counted.update(self._unlearned)
+        self._unlearned = None
