@@ -57,7 +57,7 @@ def test_a_server_starts_without_its_broker_and_says_so_and_a_job_does_not(nobod
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_job_that_waits_at_once(nobody: str, tmp_path: Path, number: int) -> None:
-    command = [sys.executable, "-m", "jobs.stream", "--set", f"state={tmp_path}", "--set", f"log.broker={nobody}"]
+    command = [sys.executable, "-m", "jobs.bootstrap", "--set", f"state={tmp_path}", "--set", f"log.broker={nobody}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
         assert job.stderr is not None
         assert "attempt 1, trying again" in job.stderr.readline()

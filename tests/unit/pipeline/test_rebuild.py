@@ -34,7 +34,7 @@ World = Any
 FAST: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
 NOW_MS = 1_700_000_000_000
 TOPIC = parse_config({}).log.events_topic
-MORE: dict[str, dict[str, Any]] = {"teachers": {"enabled": ["linear"]}, "pipeline": {"max_batch_events": 15}}
+MORE: dict[str, dict[str, Any]] = {"teachers": {"enabled": ["linear"]}, "pipeline": {"max_batch_events": 15, "min_batch_events": 15}}
 READ = ("histories", "vocabulary", "popularity", "window", "dedupe")
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrec.errors import ModelRejected
+from streamrec.migrations import number_of
 from streamrec.registry.registry import Registry
 from streamrec.registry.version import VersionFacts, digest_arrays
 from streamrec.serving.catalog import Catalog
@@ -167,7 +168,7 @@ def test_a_stored_version_of_format_one_is_read_with_first_items_throughout_and_
 
     registry = Registry(storage)
     loaded = registry.load("v00000001")
-    assert loaded.manifest.format == 1
+    assert loaded.manifest.format == number_of("version")
     first = ModelSlot(digest_of=digest_arrays)
     first.load(json.loads(loaded.manifest.to_json()), loaded.arrays, loaded.meta)
     assert first.current is not None
