@@ -36,6 +36,7 @@ from streamrec.features.item_keys import ItemKeys
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline import saving
 from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.compaction import CompactionProcess, Compactor
 from streamrec.pipeline.saving import Saver
 from streamrec.state import Component, ComponentState, from_bytes, pack_strings, to_bytes
 from streamrec.storage import LocalStorage
@@ -130,7 +131,8 @@ class Stream:
         self.student.replay.name = "student_replay"
         parts: list[Component] = [self.vocabulary, histories, self.popularity, self.window, self.dedupe, self.student, self.student.replay]
         self.components = {part.name: part for part in parts}
-        self.saver = Saver(CheckpointStore(LocalStorage(folder)), self.components)
+        self.compactor = Compactor(lambda blobs: CompactionProcess(folder, blobs))
+        self.saver = Saver(CheckpointStore(LocalStorage(folder)), self.components, compactor=self.compactor)
         self.saver.restore()
 
     def advance(self) -> int:
@@ -222,6 +224,9 @@ def main() -> None:
         usual, joining = measure_commits(stream, folder, 3 if options.quick else 5)
         stream.advance()
         parts = {name: stream.component_ms(name) for name in stream.components}
+        while stream.compactor.is_busy:  # It writes into the folder, which goes now.
+            stream.compactor.take()
+            time.sleep(0.05)
     for what, figures in (("usual", usual), ("while bases are joined", joining)):
         said = {name: [round(value) for value in values] for name, values in vars(figures).items()}
         print(f"commits {what}: {said}", flush=True)
