@@ -146,7 +146,11 @@ def _demo(options: argparse.Namespace) -> int:
             cli.say(f"serving: {url}, {config.serving.num_replicas} replicas, {driver.controller.state.live} is live after {run.elapsed_s:.0f} s")
             _calibrate(run, session, driver, total)
             _plan_stream(run, total, options.seconds)
-            with View(run.dataset.name, run.rate) as view, _measuring(run, url) as measuring, _producing(run) as producer:
+            with (
+                View(run.dataset.name, run.rate) as view,
+                _measuring(run, url) as measuring,
+                _producing(run, default_progress_path(session.config, run.dataset)) as producer,
+            ):
                 _stream(run, driver, view, (producer, measuring), stop, options.forever)
             driver.controller.finish()
             run.produced = _sent(session, run)
@@ -272,9 +276,10 @@ def _measuring(run: Run, url: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextlib.contextmanager
-def _producing(run: Run) -> Iterator[subprocess.Popen[bytes]]:
+def _producing(run: Run, progress: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Replay the rest of the file at the chosen rate from a process of its own."""
     command = [sys.executable, "-m", "jobs.replay", "--config", str(run.folder / "config.yaml"), "--broker", run.broker, *run.source]
+    command += ["--progress", str(progress)]  # What was sent so far was sent from this process, which knows the broker by another name.
     command += ["--rate", f"{run.rate:.3f}", "--max-events", str(run.planned), "--until-input-ends"]
     with (run.folder / "replay.log").open("wb") as output:
         # Its input is ours: it ends with this process, also when that is killed.

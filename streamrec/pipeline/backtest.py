@@ -116,6 +116,7 @@ def run_backtest(
         done, result = player.recover(), BacktestResult(protocol)
         if kept is not None and done > kept.steps:  # It was killed after a step's state was durable and before its result was.
             shutil.rmtree(place)
+            kept = _Kept(Path(place) / "result.json", about)
             player = _Player(dataset, config, blocks, str(place), durable=True)
             done = player.recover()
         if kept is not None and done:
@@ -158,8 +159,12 @@ class _Kept:
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self._path, self._about = path, about
-
-        held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"about": about, "steps": 0}
+        if not path.exists():
+            if path.parent.exists() and any(path.parent.iterdir()):
+                what = f"Backtest: {path.parent} holds something else"
+                raise ConfigError(what, got="files, and no result.json", allowed="an empty folder or a backtest's", do="give another folder")
+            self.save(BacktestResult(about["protocol"]), 0)
+        held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if held["about"] != about:
             what = f"Backtest: {path.parent} holds another one"
             raise ConfigError(what, got="other events, protocol, blocks or settings", do="give another folder, or remove it")

@@ -106,7 +106,7 @@ class Rebuild:
         record = self._begin(folder, current.folder, anew=anew)
         controller = self._learned(folder, record)
         self._catch_up(controller)
-        self._take_over(folder, current, controller.state.batch)
+        self._take_over(controller, folder, current)
         return self._go_live(folder)
 
     def _begin(self, folder: str, source: str, *, anew: bool) -> Record:
@@ -162,15 +162,21 @@ class Rebuild:
                 self._on_step(report)
         controller.finish()
 
-    def _take_over(self, folder: str, current: Current, batch: int) -> None:
-        """Fence the old driver, then move the pointer."""
+    def _take_over(self, controller: Controller, folder: str, current: Current) -> None:
+        """Fence the old driver, learn what it has applied, whose deletions must not be undone, then move the pointer."""
         self._say(f"{folder} takes over from {current.folder or 'the first lineage'}")
         old_url = url_of(self._state_url, current.folder)
         CheckpointStore(open_storage(checkpoint_url(old_url))).acquire(f"the state was rebuilt as {folder}")
         source = load_source(old_url).components["stream"][0].meta
+        applied = {int(partition): int(offset) for partition, offset in source["offsets"].items()}
+        while any(controller.state.offsets.get(partition, 0) < offset for partition, offset in applied.items()) and controller.lag():
+            report = controller.step()
+            if report is not None:
+                self._on_step(report)
+        controller.finish()
         newest = PlanStore(open_storage(old_url)).batches()[-1:]
         versions = [int(name.removeprefix("v")) for name in Registry(open_storage(registry_url(self._state_url))).versions()]
-        last = max([batch, int(source["batch"]), *newest, *versions])
+        last = max([controller.state.batch, int(source["batch"]), *newest, *versions])
         first = (last // NUMBERS_LEFT_OUT + 2) * NUMBERS_LEFT_OUT
         make_current(self._state_url, Current(folder, first, int(source.get("forgot_batch", 0))), current)
 

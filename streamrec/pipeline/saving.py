@@ -37,6 +37,8 @@ SHAPING = (
     "features.words_per_item",
     "features.word_buckets",
     "soft_labels.top_k",
+    "student.replay_capacity",
+    "teachers.window_events",
     "teachers.linear.max_items",
     "teachers.linear.history_decay",
     "teachers.transitions.max_partners",

@@ -149,6 +149,13 @@ def test_a_backtest_that_was_broken_off_goes_on_in_its_folder_and_ends_the_same(
         run_backtest(world, parse_config({**SMALL, "seed": 1}), "progressive", **options)
 
 
+def test_a_backtest_leaves_a_folder_of_something_else_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds something else"):
+        run_backtest(synthetic_dataset(num_events=500), parse_config(SMALL), "progressive", max_blocks=1, folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_leave_one_out_masks_what_the_user_has_had() -> None:
     world = synthetic_dataset(num_users=20, num_items=40, num_events=300, repeats=0.9)
     result = run_backtest(world, parse_config({**SMALL, "teachers": {"enabled": []}}), "leave-one-out", num_threads=1)

@@ -185,6 +185,29 @@ def deletion(user: str, number: int) -> Record:
     return Record(user.encode(), json.dumps(event).encode())
 
 
+def test_a_deletion_that_the_old_driver_applies_while_the_new_state_catches_up_is_not_undone(
+    plain: World, make_record: Callable[..., Record]
+) -> None:
+    world = plain
+    world.append([make_record("planted", item, number) for number, item in enumerate(("own1", "own2", "own1"), 5000)])
+    old = world.controller()
+    world.play(old)
+    assert len(old.ingest.histories.get("default", "planted"))
+
+    def say(line: str) -> None:
+        if line.endswith("takes over from the first lineage"):  # It has caught up; the old driver is not fenced yet.
+            gone = {"kind": "deletion", "event_id": "gone", "user_id": "planted", "event_time": world.clock.now_ms()}
+            world.append([Record(b"planted", json.dumps(gone).encode())])
+            world.play(old)
+            assert not len(old.ingest.histories.get("default", "planted"))
+
+    changed(world, student={"dim": 12})
+    made = rebuild(world, say=say).run()
+    assert made is not None
+    assert made.state.offsets == old.state.offsets
+    assert not len(made.ingest.histories.get("default", "planted"))
+
+
 def test_the_old_driver_stops_at_its_next_step_and_says_why(plain: World, mixed: list[Record]) -> None:
     world, old = plain, plain.controller()
     changed(world, student={"dim": 12})

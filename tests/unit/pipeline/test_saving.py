@@ -112,6 +112,9 @@ def test_a_state_of_another_shape_is_refused_before_anything_is_restored(tmp_pat
     narrower = parse_config({"student": {"dim": 32}})
     with pytest.raises(ConfigError, match=r"student\.dim does not fit the state, got 32, allowed 64, give it that value, or make the state anew"):
         Saver(CheckpointStore(LocalStorage(tmp_path)), {"dedupe": mine}, shape_of(narrower)).restore()
+    for ring in ({"student": {"replay_capacity": 7}}, {"teachers": {"window_events": 200}}):
+        with pytest.raises(ConfigError, match="does not fit the state"):
+            Saver(CheckpointStore(LocalStorage(tmp_path)), {"dedupe": mine}, shape_of(parse_config(ring))).restore()
     assert mine.digest() == Dedupe(10).digest()
     assert Saver(CheckpointStore(LocalStorage(tmp_path)), {"dedupe": mine}, shape_of(Config())).restore()
     assert mine.digest() == held.digest()
