@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,18 +55,25 @@ def test_a_bootstrap_learns_the_backlog_trains_the_teachers_and_brings_a_version
 
 
 @pytest.fixture
-def _commits_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def _commits_end_when_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saving, "LARGE_BYTES", 0)
-    commit = CheckpointStore.commit
+    commit, wait, is_awaited = CheckpointStore.commit, saving.Saver.wait, threading.Event()
 
-    def slowly(*args: Any, **options: Any) -> Any:
-        time.sleep(0.3)
+    def held(*args: Any, **options: Any) -> Any:
+        is_awaited.wait(20)  # Bounded, so that a failing test ends.
+        is_awaited.clear()
         return commit(*args, **options)
 
-    monkeypatch.setattr(CheckpointStore, "commit", slowly)
+    def waiting(saver: saving.Saver) -> None:
+        if saver.is_under_way:
+            is_awaited.set()
+        wait(saver)
+
+    monkeypatch.setattr(CheckpointStore, "commit", held)
+    monkeypatch.setattr(saving.Saver, "wait", waiting)
 
 
-@pytest.mark.usefixtures("_commits_take_their_time")
+@pytest.mark.usefixtures("_commits_end_when_somebody_waits")
 def test_a_bootstrap_and_a_refresh_are_durable_when_they_return(world: World) -> None:
     controller, _ = bootstrapped(world)
     assert controller.books()["pending"] == 0
