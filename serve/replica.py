@@ -87,8 +87,9 @@ class Replica:
         self._sink: EventSink | None = None
         if settings.log_address is not None:
             features, tombstones = config.features, Tombstones(tombstone_key())
+            users, meanings = config.serving.history_users, config.events.meanings
             self._view = HistoryView(
-                features.history_length, config.serving.history_users, config.events.meanings, self._codec, clock, tombstones=tombstones
+                features.history_length, users, meanings, self._codec, clock, tombstones=tombstones, max_items=features.max_items
             )
             self._follower = LogFollower(self._view, self._load_histories, self._open_tail)
             self._sink = EventSink(self._codec, self._open_writer, config.log.events_topic, kinds=config.serving.accepts)
@@ -185,6 +186,7 @@ class Replica:
             "last_error": self._follower.last_error or None,
             "gaps": self._follower.num_gaps,
             "users": len(self._view),
+            "unavailable": len(self._view.table.availability.codes),
             "offsets": self._view.offsets,
             **asdict(self._view.counters),
         }

@@ -65,6 +65,14 @@ def _vocabulary_2(state: ComponentState) -> ComponentState:
     return ComponentState({**new, **state.arrays}, {"clock": 0, **state.meta})
 
 
+def _vocabulary_3(state: ComponentState) -> ComponentState:
+    """Nothing is known of when words were told, nor of whether an item can be had; of a base or of a delta's rows."""
+    suffix = "@values" if "@rows" in state.arrays else ""
+    num = len(state.arrays.get(f"namespace{suffix}", ()))
+    names = {"words_ms": np.int64, "unavailable": np.bool_, "available_ms": np.int64}
+    return ComponentState({**{f"{name}{suffix}": np.zeros(num, kind) for name, kind in names.items()}, **state.arrays}, state.meta)
+
+
 FORMATS: Mapping[str, Format] = {
     "head": Format("Checkpoint: the pointer", 3, {1: _same, 2: _head_3}),
     "commit": Format("Checkpoint: a commit", 2, {1: _commit_2}),
@@ -73,7 +81,7 @@ FORMATS: Mapping[str, Format] = {
     "rebuild": Format("Rebuild: the record"),
     "plan": Format("Plan: one"),
     "receipt": Format("Receipt: one"),
-    "vocabulary": Format("Vocabulary: the state", 2, {1: _vocabulary_2}),
+    "vocabulary": Format("Vocabulary: the state", 3, {1: _vocabulary_2, 2: _vocabulary_3}),
     "teacher": Format("Teacher: the version", 2, {1: _same}),  # A version without generations: all rows held their first item.
     "version": Format("Registry: the version", 2, {1: _same}),  # As of teachers.
     "move": Format("Registry: a record of the alias"),

@@ -14,8 +14,6 @@ from streamrec.features.item_keys import ItemKeys, PackedIds
 from streamrec.migrations import migrated, number_of
 from streamrec.state import Arrays, ComponentState, digest_of, unpack_strings
 
-"""Of the component's state; 1 had no generations, uses and candidates."""
-
 AT_ONCE_SHARE = 0.1
 """Below so much of ``max_items`` an id gets a row at its first event: a small catalogue never waits."""
 
@@ -34,8 +32,12 @@ _NO_ROWS: dict[str, int] = {}
 
 _TABLES: dict[str, tuple[int, Any]] = {
     "namespace": (-1, np.int32), "words": (-1, np.int32), "generation": (0, np.int32), "last_use": (0, np.int64), "uses": (0, np.int64),
+    "words_ms": (0, np.int64), "unavailable": (False, np.bool_), "available_ms": (0, np.int64),
 }  # fmt: skip
-"""What is known of each row: value where nothing is known, and type."""
+"""What is known of each row: value where nothing is known, and type. Of an item update's fields its event time too, in ms."""
+
+_OF_THE_ITEM = [name for name in _TABLES if name not in {"generation", "last_use"}]
+"""What goes with the item that leaves."""
 
 
 class TakenIn(NamedTuple):
@@ -80,6 +82,9 @@ class Vocabulary:
     _namespace: NDArray[np.int32]
     _generation: NDArray[np.int32]
     _words: NDArray[np.int32]
+    _words_ms: NDArray[np.int64]
+    _unavailable: NDArray[np.bool_]
+    _available_ms: NDArray[np.int64]
     _last_use: NDArray[np.int64]
     _uses: NDArray[np.int64]
     _flags: NDArray[np.uint8]
@@ -157,14 +162,27 @@ class Vocabulary:
             self._rows[namespace] = {}
         return code
 
-    def describe(self, rows: NDArray[np.int32], words: NDArray[np.int32]) -> None:
-        """Set the hashed words of rows [num], words [num, W]."""
-        self._words[rows] = words
+    def describe(self, rows: NDArray[np.int32], words: NDArray[np.int32], times_ms: NDArray[np.int64]) -> None:
+        """Set the hashed words of rows [num], words [num, W], told at event times [num], ascending; older ones than a row's change nothing."""
+        newer = times_ms >= self._words_ms[rows]
+        rows = rows[newer]
+        self._words[rows], self._words_ms[rows] = words[newer], times_ms[newer]
         self._flags[rows] |= _UNSAVED | _UNTOLD
 
+    def set_available(self, rows: NDArray[np.int32], available: NDArray[np.bool_], times_ms: NDArray[np.int64]) -> None:
+        """Set whether the items of rows [num] can be had; times as in `describe`."""
+        newer = times_ms >= self._available_ms[rows]
+        rows = rows[newer]
+        self._unavailable[rows], self._available_ms[rows] = ~available[newer], times_ms[newer]
+        self._flags[rows] |= _UNSAVED
+
+    def unavailable(self) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Return which rows' items can't be had, and the event time of the update that says so or the opposite, 0 without one. [num_rows]."""
+        return self._unavailable[: self._num_rows], self._available_ms[: self._num_rows]
+
     def is_described(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Return which rows have words, so that their items are known from more than interactions. [num]."""
-        return np.asarray((self._words[rows] >= 0).any(1))
+        """Return which rows have words or an availability, so that their items are known from more than interactions. [num]."""
+        return np.asarray((self._words[rows] >= 0).any(1) | (self._available_ms[rows] > 0))
 
     def tell_again(self, rows: NDArray[np.int32]) -> None:
         """Let `take_changed` return these rows once more, for models that have forgotten them."""
@@ -247,10 +265,9 @@ class Vocabulary:
             del self._rows[self.namespaces[self._namespace[row]]][self._ids[row]]
             self._ids[row] = ""
         self._repack.update(left.tolist())
-        self._namespace[left] = -1
         self._generation[left] += 1
-        self._words[left] = -1
-        self._uses[left] = 0
+        for name in _OF_THE_ITEM:
+            getattr(self, f"_{name}")[left] = _TABLES[name][0]
         self._flags[left] |= _UNSAVED
         self._free = sorted([*self._free, *left.tolist()], reverse=True)
 

@@ -33,4 +33,4 @@ def load_history_columns(state_url: str) -> HistoryColumns | None:
     base, *deltas = loaded.components["histories"]
     users, indptr, rows, times = columns_of(merge(base, deltas))
     base, *deltas = loaded.components.get("tombstones", (ComponentState(),))
-    return HistoryColumns(users, indptr, rows, vocabulary.keys(), offsets, times, (base, *deltas))
+    return HistoryColumns(users, indptr, rows, vocabulary.keys(), offsets, times, (base, *deltas), vocabulary.unavailable())

@@ -150,14 +150,18 @@ class Ingest:
         return min(watermarks_ms.values()) - horizon_ms if watermarks_ms else None
 
     def _describe(self, updates: pa.Table, rows: NDArray[np.int32]) -> None:
-        """Give the items of rows the words of their titles and categories."""
-        updates, rows = updates.filter(pa.array(rows >= 0)), rows[rows >= 0]
+        """Give the items of rows the words of their titles and categories, and whether they can be had; a field that is absent changes nothing."""
+        updates, rows = only(updates, rows >= 0), rows[rows >= 0]
         if updates.num_rows == 0:
             return
-        titles, categories = updates["title"].to_pylist(), updates["categories"].to_pylist()
+        times_ms, features = numpy_of(updates["event_time"]), self._config.features
+        says = numpy_of(pc.or_(pc.is_valid(updates["title"]), pc.is_valid(updates["categories"])))
+        told = only(updates, says)
+        titles, categories = told["title"].to_pylist(), told["categories"].to_pylist()
         texts = [" ".join([title or "", *(names or [])]) for title, names in zip(titles, categories, strict=True)]
-        features = self._config.features
-        self.vocabulary.describe(rows, hash_words(texts, features.words_per_item, features.word_buckets))
+        self.vocabulary.describe(rows[says], hash_words(texts, features.words_per_item, features.word_buckets), times_ms[says])
+        says = numpy_of(pc.is_valid(updates["available"]))
+        self.vocabulary.set_available(rows[says], numpy_of(only(updates, says)["available"]), times_ms[says])
 
     def _after_deletions(self, events: pa.Table, is_deletion: NDArray[np.bool_], delete_user: Callable[[Request], None]) -> NDArray[np.bool_]:
         """Delete users that asked for it and return which events remain: neither deletions nor what their users did before asking."""

@@ -42,7 +42,10 @@ class Answerer:
 
     def prepare(self, model: LiveModel) -> None:
         """Do before the swap what the version's first answer would otherwise wait for."""
-        self._keep(self._new_map(model.recommender))
+        row_map = self._new_map(model.recommender)
+        self._keep(row_map)
+        if row_map is not None:
+            model.recommender.leave_out(row_map.unavailable_rows())
         for namespace in model.recommender.namespaces:
             model.recommender.rank(np.zeros(1, np.int32), 1, namespace=namespace)
 
@@ -50,9 +53,12 @@ class Answerer:
         """Return the answer's JSON object.
 
         A history in the request is used in place of the view's; the view's items count as seen all the same. When there is no known
-        item to start from, the answer's source is ``popular`` and ``why`` says what was missing.
+        item to start from, the answer's source is ``popular`` and ``why`` says what was missing. Items that can't be had count in
+        histories and are not returned.
         """
         recommender = model.recommender
+        if self.view is not None:
+            recommender.leave_out(self._map_of(recommender).unavailable_rows())
         known = self._known_rows(request, recommender)
         given = recommender.known_rows(recommender.catalog.rows_of(request.namespace, request.history)) if request.history else _NO_ROWS
         history = known if request.history is None else given

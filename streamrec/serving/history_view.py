@@ -1,4 +1,4 @@
-"""Follow the log and keep each user's recent items, so that an answer needs no other service.
+"""Follow the log and keep each user's recent items, and which items can't be had, so that an answer needs no other service.
 
 The view resumes from the checkpoint's histories and applies the log from the checkpoint's offsets on; an offset that it has applied has no
 effect when it is delivered again. It knows no event ids: two records with one ``event_id`` at two offsets count twice here (the learner's
@@ -24,6 +24,7 @@ from streamrec.events.meaning import NEGATIVE, roles_of
 from streamrec.events.schema import Kind
 from streamrec.events.tables import only
 from streamrec.features.tombstones import Tombstones
+from streamrec.serving.availability import Availability
 from streamrec.state import ComponentState
 
 User = tuple[str, str]
@@ -39,7 +40,7 @@ _FEW_CODES = 32_768
 
 @dataclass(frozen=True)
 class HistoryColumns:
-    """Hold all histories of a checkpoint as columns.
+    """Hold all histories of a checkpoint as columns, and what it knows of the items.
 
     Attributes:
         users: (namespace, user id), least recently updated first. [U]
@@ -49,6 +50,8 @@ class HistoryColumns:
         offsets: {partition: next offset to apply, exclusive end of what the histories contain}.
         times: Event time of each entry in ms UTC [T] int64; None when not known, then every entry counts as older than what follows.
         tombstones: State of `streamrec.features.tombstones.Tombstones`, a base and its deltas.
+        unavailable: Of each code, whether the item can't be had, and the event time of the update that says so or the opposite, 0 without
+            one; None when nothing was said of any.
     """
 
     users: list[User]
@@ -58,6 +61,7 @@ class HistoryColumns:
     offsets: dict[int, int]
     times: NDArray[np.int64] | None = None
     tombstones: tuple[ComponentState, ...] = (ComponentState(),)
+    unavailable: tuple[NDArray[np.bool_], NDArray[np.int64]] | None = None
 
 
 @dataclass
@@ -77,10 +81,11 @@ class HistoryTable:
     A change replaces the user's pair by one assignment, so that a reader in another thread sees the history before or after it.
     """
 
-    def __init__(self, item_ids: list[Item] | None = None) -> None:
+    def __init__(self, item_ids: list[Item] | None = None, availability: Availability | None = None) -> None:
         self.item_ids: list[Item] = [] if item_ids is None else item_ids
         self.codes: dict[Item, int] = {item: code for code, item in enumerate(self.item_ids)}
         self.entries: OrderedDict[User, tuple[bytes, bytes]] = OrderedDict()
+        self.availability = Availability() if availability is None else availability
 
     def get(self, namespace: str, user_id: str) -> Codes:
         """Return the user's item codes, newest last; empty when unknown. Read-only."""
@@ -97,10 +102,11 @@ class HistoryTable:
             self.codes[item] = code
         return code
 
-    def compacted(self) -> HistoryTable:
-        """Return the same histories with codes for the items in them only."""
-        used = np.unique(np.frombuffer(b"".join(codes for codes, _ in self.entries.values()), np.int32))
-        result = HistoryTable([self.item_ids[code] for code in used.tolist()])
+    def compacted(self, max_unavailable: int) -> HistoryTable:
+        """Return the same histories with codes for the items in them only, and for those that can't be had, by the newest updates."""
+        held = np.frombuffer(b"".join(codes for codes, _ in self.entries.values()), np.int32)
+        used = np.union1d(held, self.availability.newest(max_unavailable))
+        result = HistoryTable([self.item_ids[code] for code in used.tolist()], self.availability.of(used))
         place = np.zeros(len(self.item_ids), np.int32)
         place[used] = np.arange(len(used), dtype=np.int32)
         result.entries.update((user, (place[np.frombuffer(codes, np.int32)].tobytes(), times)) for user, (codes, times) in self.entries.items())
@@ -142,10 +148,12 @@ class HistoryView:
         codec: Decodes log rows.
         clock: Processing time, for the codec's bound on future times.
         tombstones: Who was deleted, so that old events that come again stay without effect; None remembers nobody.
+        max_items: So many items that can't be had and are in no history are remembered at least; no more have rows.
 
     **Contract.** One thread writes (`load`, `apply`), one other may read (`get`, ``table``). `apply` never raises on bad records and does not
     block. ``offsets`` are the next ones to apply; where to follow the log from after `load` or a pause. Whoever reads several times for
-    one answer takes ``table`` once: `load` replaces it, and so does `apply` when most items that it has codes for are in no history any more.
+    one answer takes ``table`` once: `load` replaces it, and so does `apply` when most items that it has codes for are in no history any more
+    and can be had.
     """
 
     history_length: int
@@ -154,6 +162,7 @@ class HistoryView:
     codec: EventCodec
     clock: Clock = field(default_factory=SystemClock)
     tombstones: Tombstones | None = None
+    max_items: int = 1_000_000
     table: HistoryTable = field(default_factory=HistoryTable)
     offsets: dict[int, int] = field(default_factory=dict)
     counters: ViewCounters = field(default_factory=ViewCounters)
@@ -168,7 +177,7 @@ class HistoryView:
 
     def load(self, columns: HistoryColumns) -> None:
         """Replace all histories by a checkpoint's."""
-        table = HistoryTable(list(columns.item_ids))
+        table = HistoryTable(list(columns.item_ids), None if columns.unavailable is None else Availability(*columns.unavailable))
         times = columns.times if columns.times is not None else np.zeros(len(columns.item_codes), np.int64)
         raw_codes = np.ascontiguousarray(columns.item_codes, np.int32).tobytes()
         raw_times = np.ascontiguousarray(times, np.int64).tobytes()
@@ -189,7 +198,8 @@ class HistoryView:
     def apply(self, log_rows: pa.Table) -> int:
         """Apply log rows (schema LOG_ROW) in event-time order and return how many events changed a history.
 
-        Rows below the applied offsets have no effect. Impressions and item updates change no history.
+        Rows below the applied offsets have no effect. Impressions and item updates change no history; an item update may change
+        ``table.availability``.
         """
         fresh = self._fresh(log_rows)
         if fresh.num_rows == 0:
@@ -225,26 +235,29 @@ class HistoryView:
 
     def _apply_events(self, events: pa.Table) -> int:
         roles, _ = roles_of(events, self.meanings)
-        columns = (events[name].to_pylist() for name in ("event_time", "kind", "namespace", "user_id", "item_id"))
+        columns = (events[name].to_pylist() for name in ("event_time", "kind", "namespace", "user_id", "item_id", "available"))
         # Sorting by time alone keeps the log's order among events of one time.
         in_order = sorted(zip(*columns, roles.tolist(), strict=True), key=itemgetter(0))
         table, num_applied = self.table, 0
-        for time_ms, kind, namespace, user_id, item_id, role in in_order:
+        for time_ms, kind, namespace, user_id, item_id, available, role in in_order:
             user = (namespace, user_id)
             if kind == Kind.DELETION:
                 table.entries.pop(user, None)
                 self.counters.deletions += 1
             elif kind != Kind.INTERACTION:
+                if available is not None:
+                    table.availability.say(table.code_of((namespace, item_id)), time_ms, available=available)
                 continue
             elif role == NEGATIVE:
                 table.take(user, table.code_of((namespace, item_id)), time_ms)
             else:
                 table.add(user, table.code_of((namespace, item_id)), time_ms, self.history_length)
             num_applied += 1
+        table.availability.publish()
         while len(table.entries) > self.max_users:
             table.entries.popitem(last=False)
             self.counters.evicted += 1
         if len(table.item_ids) > 2 * self._codes_wanted:  # Ids that came once would stay for ever.
-            self.table = table.compacted()
+            self.table = table.compacted(self.max_items)
             self._codes_wanted = max(_FEW_CODES, len(self.table.item_ids))
         return num_applied

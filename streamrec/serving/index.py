@@ -36,6 +36,10 @@ class Index(Protocol):
         """
         ...
 
+    def leave_out(self, mask: NDArray[np.bool_]) -> None:
+        """Return no position where the mask [m] is true from now on, and all others again: at no cost to a search."""
+        ...
+
 
 class ExactIndex:
     """Score all rows into one preallocated buffer, then select.
@@ -47,7 +51,7 @@ class ExactIndex:
 
     def __init__(self, vectors: Floats, bias: Floats) -> None:
         self._vectors = vectors
-        self._bias = bias
+        self._bias = self._given_bias = bias
         self._scores = np.empty(len(bias), np.float32)
 
     def search(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int) -> tuple[Ints, Floats]:
@@ -58,6 +62,10 @@ class ExactIndex:
         np.add.at(scores, own, own_bias)
         scores[excluded] = -np.inf
         return top(scores, n)
+
+    def leave_out(self, mask: NDArray[np.bool_]) -> None:
+        """Give positions a bias that nothing makes up for; see `Index.leave_out`."""
+        self._bias = np.where(mask, np.float32(-np.inf), self._given_bias)
 
 
 class FaissIndex:
@@ -73,11 +81,13 @@ class FaissIndex:
 
     def __init__(self, vectors: Floats, bias: Floats) -> None:
         self._vectors = vectors
-        self._bias = bias
+        self._bias = self._given_bias = bias
         # Replicas are processes; threads inside one would only take the cores of its neighbours.
         faiss.omp_set_num_threads(1)
         self._index = faiss.IndexFlatIP(vectors.shape[1] + 1)
         self._index.add(np.concatenate([vectors, bias[:, None]], axis=1))
+        # The library's own memory, [m, d + 1]: it has no call that changes one number.
+        self._stored = faiss.rev_swig_ptr(self._index.get_xb(), len(bias) * self._index.d).reshape(len(bias), self._index.d)
 
     def search(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int) -> tuple[Ints, Floats]:
         """Return the best positions and their scores; see `Index.search`."""
@@ -85,13 +95,21 @@ class FaissIndex:
         special = np.union1d(mine, excluded)
         fetch = min(n + len(special), len(self._bias))
         found_scores, found = self._index.search(np.append(query, np.float32(1.0))[None, :], fetch)
-        others = ~np.isin(found[0], special)
+        # Positions that are left out are never found: -1 stands where there were no others.
+        others = ~np.isin(found[0], special) & (found[0] >= 0)
         scores = self._vectors[mine] @ query + self._bias[mine]
         np.add.at(scores, inverse, own_bias)
         allowed = ~np.isin(mine, excluded)
         positions = np.concatenate([found[0][others].astype(np.int32), mine[allowed]])
         best, best_scores = top(np.concatenate([found_scores[0][others], scores[allowed]]), n)
         return positions[best], best_scores
+
+    def leave_out(self, mask: NDArray[np.bool_]) -> None:
+        """As in `ExactIndex`."""
+        bias = np.where(mask, np.float32(-np.inf), self._given_bias)
+        changed = np.flatnonzero(bias != self._bias)
+        self._stored[changed, -1] = bias[changed]
+        self._bias = bias
 
 
 def build_index(vectors: Floats, bias: Floats, exact_rows: int = EXACT_ROWS) -> Index:

@@ -36,6 +36,7 @@ class _Shelf:
         vectors = arrays["item_vectors"] if self.is_all else arrays["item_vectors"][members]
         bias = arrays["item_bias"] if self.is_all else arrays["item_bias"][members]
         self.index: Index = build_index(vectors, bias, exact_rows)
+        self.left_out = np.zeros(len(members), np.bool_)
         self.by_popularity = np.argsort(-arrays["popularity"][members], kind="stable")
         self._position_of: Ints = np.empty(0, np.int32)
         if not self.is_all:
@@ -45,6 +46,14 @@ class _Shelf:
     def positions(self, rows: NDArray[np.int32]) -> Ints:
         """Return the rows' positions, -1 for rows of another namespace."""
         return rows if self.is_all else self._position_of[rows]
+
+    def leave_out(self, rows: NDArray[np.int32]) -> None:
+        """Make these rows, as far as they are members, the ones that are never chosen."""
+        positions, mask = self.positions(rows), np.zeros(len(self.members), np.bool_)
+        mask[positions[positions >= 0]] = True
+        if not np.array_equal(mask, self.left_out):
+            self.index.leave_out(mask)
+            self.left_out = mask
 
 
 class Recommender:
@@ -78,6 +87,7 @@ class Recommender:
         self._weights = _weights_of_prefixes(arrays["position_logits"])
         names = self.catalog.namespaces
         codes = arrays["item_namespace"]
+        self._left_out = _NO_ROWS
         self._shelves = {
             names[code]: _Shelf(np.flatnonzero(codes == code).astype(np.int32), arrays, exact_rows)
             for code in np.unique(codes).tolist()
@@ -102,6 +112,13 @@ class Recommender:
     def known_rows(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the rows that this version has, in the same order; -1 and rows of later versions go."""
         return rows[(rows >= 0) & (rows < self.num_rows)]
+
+    def leave_out(self, rows: NDArray[np.int32]) -> None:
+        """Return none of these rows from now on, and those of before again; they still count in histories. The same array again costs nothing."""
+        if rows is not self._left_out:
+            for shelf in self._shelves.values():
+                shelf.leave_out(rows)
+            self._left_out = rows
 
     def query(self, history: NDArray[np.int32]) -> Floats:
         """Return the scaled query vector [dim] of a non-empty history (rows, newest first, at most ``history_length``)."""
@@ -141,9 +158,14 @@ class Recommender:
         shelf = self._shelves.get(namespace)
         if shelf is None:
             return _NO_ROWS, np.empty(0, np.float32)
-        candidates = shelf.members[shelf.by_popularity[: n + len(excluded)]]
-        chosen = candidates[~np.isin(candidates, excluded)][:n]
-        return chosen, self._popularity[chosen]
+        size = n + len(excluded)
+        while True:
+            best = shelf.by_popularity[:size]
+            candidates = shelf.members[best[~shelf.left_out[best]]]
+            chosen = candidates[~np.isin(candidates, excluded)][:n]
+            if len(chosen) == n or size >= len(shelf.members):
+                return chosen, self._popularity[chosen]
+            size *= 4
 
     def recommend(
         self, history: NDArray[np.int32], n: int, excluded: NDArray[np.int32] = _NO_ROWS, namespace: str = "default"

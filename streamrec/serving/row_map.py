@@ -25,6 +25,7 @@ class RowMap:
         self.table = table
         self.recommender = recommender
         self._num_known = 0
+        self._unavailable: tuple[Codes | None, NDArray[np.int32]] = (None, np.empty(0, np.int32))
         self._rows = np.full(max(64, len(table.item_ids)), -1, np.int32)
         if older is not None and older.table is table and older.recommender.catalog.lineage is recommender.catalog.lineage:
             self._inherit(older)
@@ -35,6 +36,14 @@ class RowMap:
         if self._num_known < len(self.table.item_ids):
             self._look_up_new()
         return self._rows[codes]
+
+    def unavailable_rows(self) -> NDArray[np.int32]:
+        """Return the rows whose items can't be had: the same array until others can't."""
+        codes = self.table.availability.codes
+        if codes is not self._unavailable[0]:
+            rows = self.rows(codes)
+            self._unavailable = codes, rows[rows >= 0]
+        return self._unavailable[1]
 
     def _inherit(self, older: RowMap) -> None:
         num = older._num_known

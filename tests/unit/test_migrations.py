@@ -130,6 +130,8 @@ MOVE = {"number": 1, "action": "promote", "version": "v1", "trail": [], "reason"
 LETTER = {"topic": "t", "partition": 0, "offset": 7, "reason": "bad_json", "detail": "d", "key_base64": None, "value_base64": "e30="}
 PROGRESS = {"fingerprint": "f", "topic": "t", "position": 3, "offsets": {"0": 4}, "anchor": None, "ahead": []}
 KNOWN = {"generation": [0, 0], "last_use": [0, 0], "uses": [0, 0]}
+SAID = {"words_ms": [0, 0], "unavailable": [0, 0], "available_ms": [0, 0]}
+VOCABULARY = {"namespaces": ["n"], "clock": 0, "counters": {"admitted": 0}}
 COMPONENTS = dict.fromkeys(("stream", "lake", "tombstones"), ENTRY)
 
 SAMPLES: Mapping[str, Sample] = {
@@ -149,7 +151,7 @@ SAMPLES: Mapping[str, Sample] = {
     "plan": Sample(read_plan, {1: {"plan": {"batch": 4}}}),
     "receipt": Sample(read_at(receipt_key("n", "e"), lambda storage: read_receipt(storage, "n", "e")), {1: {"event_id": "e"}}),
     "vocabulary": Sample(
-        read_vocabulary, {1: {"namespaces": ["n"]}, 2: {"namespaces": ["n"], "clock": 0, "counters": {"admitted": 0}, "arrays": KNOWN}}
+        read_vocabulary, {1: {"namespaces": ["n"]}, 2: {**VOCABULARY, "arrays": KNOWN}, 3: {**VOCABULARY, "arrays": {**KNOWN, **SAID}}}
     ),
     "teacher": Sample(read_teacher, {1: {"teacher": "linear", "facts": {"loss": 1.0}}, 2: {"teacher": "linear", "facts": {"loss": 1.0}}}),
     "version": Sample(parsed_by(VersionManifest.from_json), {1: VERSION, 2: VERSION}),

@@ -30,7 +30,7 @@ def test_rows_are_handed_out_once_in_order_of_first_appearance_however_events_ar
 def test_a_restored_vocabulary_continues_with_the_same_rows_and_tells_models_of_all_of_them() -> None:
     vocabulary = Vocabulary(2)
     rows = vocabulary.rows_for(["a"] * 1500, [f"i{number}" for number in range(1500)])
-    vocabulary.describe(rows[:3], np.asarray([[1, 2], [3, -1], [4, 5]], np.int32))
+    vocabulary.describe(rows[:3], np.asarray([[1, 2], [3, -1], [4, 5]], np.int32), np.arange(1, 4))
     again = Vocabulary(2)
     again.restore(vocabulary.snapshot())
     assert again.digest() == vocabulary.digest()

@@ -41,6 +41,7 @@ class AgainstAModel(RuleBasedStateMachine):
         self.last_use: dict[Key, int] = {}
         self.users: dict[Key, int] = {}
         self.owner: dict[tuple[int, int], Key] = {}
+        self.said: dict[Key, tuple[int, bool]] = {}
         self.clock = 0
         self.base, self.deltas = self.vocabulary.snapshot(), list[ComponentState]()
 
@@ -73,6 +74,7 @@ class AgainstAModel(RuleBasedStateMachine):
             left = sorted(row for _, row, _ in cold)
             for _, _, key in cold:
                 del self.held[key]
+                self.said.pop(key, None)
         room = self.max_items - len(self.held)
         result = take_in(self.vocabulary, [key for key, _ in used], [user for _, user in used], announced)
         assert result.left.tolist() == left
@@ -97,7 +99,20 @@ class AgainstAModel(RuleBasedStateMachine):
     def describe(self, data: st.DataObject) -> None:
         if self.held:
             row = self.held[data.draw(st.sampled_from(sorted(self.held)))][0]
-            self.vocabulary.describe(np.asarray([row], np.int32), np.asarray([[data.draw(st.integers(0, 9))]], np.int32))
+            self.vocabulary.describe(np.asarray([row], np.int32), np.asarray([[data.draw(st.integers(0, 9))]], np.int32), np.asarray([self.clock]))
+
+    @rule(data=st.data())
+    def say_what_can_be_had(self, data: st.DataObject) -> None:
+        """Updates of a batch, by event time; some are older than those of batches before."""
+        if not self.held:
+            return
+        said = st.tuples(st.integers(1, 20), st.sampled_from(sorted(self.held)), st.booleans())
+        updates = sorted(data.draw(st.lists(said, max_size=5)), key=lambda update: update[0])
+        rows = np.asarray([self.held[key][0] for _, key, _ in updates], np.int32)
+        self.vocabulary.set_available(rows, np.asarray([available for _, _, available in updates], bool), np.asarray([at for at, _, _ in updates]))
+        for at, key, available in updates:
+            if at >= self.said.get(key, (0, True))[0]:
+                self.said[key] = at, available
 
     @rule()
     def take_changed(self) -> None:
@@ -131,6 +146,9 @@ class AgainstAModel(RuleBasedStateMachine):
         found = {key: row for row, key in enumerate(vocabulary.keys()) if key != ("", "")}
         generations = vocabulary.generation_of_rows()
         assert {key: (row, int(generations[row])) for key, row in found.items()} == self.held
+        unavailable, said_ms = vocabulary.unavailable()
+        assert {key: (int(said_ms[row]), not unavailable[row]) for key, row in found.items() if said_ms[row]} == self.said
+        assert not unavailable[[row for row in range(len(vocabulary)) if vocabulary.key_of(row) not in self.said]].any()
         packed, keys = vocabulary.packed_ids(), vocabulary.keys()
         assert unpack_strings(packed.data, packed.offsets) == [item for _, item in keys]
 
@@ -264,7 +282,33 @@ def test_a_vocabulary_of_format_one_is_read_with_generation_zero_throughout() ->
 
 def test_a_vocabulary_of_a_newer_format_is_refused() -> None:
     with pytest.raises(StorageError, match="written by a newer streamrec"):
-        Vocabulary(1).restore(ComponentState({}, {"format": 3}))
+        Vocabulary(1).restore(ComponentState({}, {"format": 4}))
+
+
+def test_a_base_and_deltas_of_format_two_are_read_as_items_of_which_nothing_was_said() -> None:
+    vocabulary = Vocabulary(1, 10, 1)
+    take_in(vocabulary, items(0, 1))
+    states = [vocabulary.snapshot()]
+    take_in(vocabulary, items(2))
+    states.append(vocabulary.delta() or pytest.fail("no delta"))
+    new = ("words_ms", "unavailable", "available_ms")
+    older = [
+        ComponentState({name: array for name, array in state.arrays.items() if not name.startswith(new)}, {**state.meta, "format": 2})
+        for state in states
+    ]
+    again = Vocabulary(1, 10, 1)
+    again.restore(older[0], older[1:])
+    assert again.digest() == vocabulary.digest()
+    again.set_available(np.asarray([1], np.int32), np.asarray([False]), np.asarray([5]))
+    assert again.unavailable()[0].tolist() == [False, True, False]
+
+
+def test_words_of_an_older_update_change_nothing_and_those_of_an_equal_time_do() -> None:
+    vocabulary = Vocabulary(1, 10, 1)
+    row = take_in(vocabulary, items(0)).used
+    for word, at in ((1, 7), (2, 6), (3, 7), (4, 1)):
+        vocabulary.describe(row, np.asarray([[word]], np.int32), np.asarray([at]))
+    assert vocabulary.words().tolist() == [[3]]
 
 
 def test_a_delta_is_as_large_as_what_changed_not_as_what_is_held() -> None:

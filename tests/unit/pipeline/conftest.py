@@ -91,7 +91,9 @@ def mixed_records(num: int = 300) -> list[Record]:
         if number % 37 == 6 and number > 100:  # In the first batch nothing is late.
             records.append(record(user, item, number, event_id=f"late{number}", event_time=NOW_MS - 30 * 86_400_000))
         if number % 19 == 2:
-            update = {"kind": "item_update", "event_id": f"t{number}", "item_id": f"i{number % 40}", "title": f"river {number}"}
+            update: dict[str, Any] = {"kind": "item_update", "event_id": f"t{number}", "item_id": f"i{number % 40}", "title": f"river {number}"}
+            if number % 3 == 0:
+                update["available"] = number % 2 == 0
             records.append(Record(b"i", json.dumps(update | {"event_time": NOW_MS - 600_000 + 1000 * number}).encode()))
         if number % 41 == 7:
             records.append(record(user, item, number, event_id=f"r{number}", event_type="remove"))
