@@ -169,6 +169,32 @@ def test_events_are_acknowledged_from_the_log_and_change_the_next_answers(live):
         assert not {"item-0", "item-1", "item-2"} & {item["item_id"] for item in answer["items"]}
 
 
+def test_an_item_that_can_not_be_had_is_in_no_replicas_answer_until_an_update_says_that_it_can_again(live):
+    question = {"history": ["item-3"], "n": 5}
+    best = live.ask("POST", "/v1/recommend", question)[2]["items"][0]["item_id"]
+    popular = live.ask("GET", "/v1/recommend/nobody?n=5")[2]["items"][0]["item_id"]
+
+    def say(available):
+        said = {"kind": "item_update", "available": available, "event_time": time.time_ns() // 1_000_000}
+        updates = [{**said, "event_id": f"{item}-{available}", "item_id": item} for item in {best, popular}]
+        status, _, answer = live.ask("POST", "/v1/events", updates)
+        assert (status, answer["accepted"]) == (200, len(updates))
+
+    def every_replica_answers(is_wanted):
+        for method, path, value in (("POST", "/v1/recommend", question), ("GET", "/v1/recommend/nobody?n=5", None)):
+            answers = live.from_every_replica(method, path, value, lambda _, __, answer: is_wanted({item["item_id"] for item in answer["items"]}))
+            assert all(len(answer["items"]) == 5 for _, _, answer in answers.values())
+
+    say(available=False)
+    every_replica_answers(lambda items: not items & {best, popular})
+    assert live.ask("GET", "/v1/models")[2]["history_view"]["unavailable"] == len({best, popular})
+    live.wait_for_version(live.promote(live.num_versions - 1))  # Nor does the next version bring it back: the same weights.
+    every_replica_answers(lambda items: not items & {best, popular})
+    say(available=True)
+    every_replica_answers(lambda items: items & {best, popular})
+    live.from_every_replica("POST", "/v1/recommend", question, lambda _, __, answer: answer["items"][0]["item_id"] == best)
+
+
 def test_a_version_that_is_not_finite_is_refused_and_the_live_one_goes_on(live):
     before = f"v{live.num_versions:08d}"
     live.promote(0, spoilt=True)
