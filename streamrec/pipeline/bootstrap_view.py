@@ -13,7 +13,7 @@ from streamrec.storage import open_storage
 
 
 def load_history_columns(state_url: str) -> HistoryColumns | None:
-    """Return the checkpoint's histories and the offsets to follow the log from; None when nothing was committed yet.
+    """Return the checkpoint's histories, what can't be had, and the offsets to follow the log from; None when nothing was committed yet.
 
     Args:
         state_url: Storage address of a pipeline's state; its current lineage is read.

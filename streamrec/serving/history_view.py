@@ -148,7 +148,7 @@ class HistoryView:
         codec: Decodes log rows.
         clock: Processing time, for the codec's bound on future times.
         tombstones: Who was deleted, so that old events that come again stay without effect; None remembers nobody.
-        max_items: So many items that can't be had and are in no history are remembered at least; no more have rows.
+        max_items: Of the items that can't be had so many are remembered at least, by the newest updates.
 
     **Contract.** One thread writes (`load`, `apply`), one other may read (`get`, ``table``). `apply` never raises on bad records and does not
     block. ``offsets`` are the next ones to apply; where to follow the log from after `load` or a pause. Whoever reads several times for
