@@ -29,6 +29,7 @@ from streamrec.pipeline.lineage import Current, current_lineage, make_current, u
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_record import Record, load_source, made_with, new_record, read_record, remove_lineage
 from streamrec.registry.registry import Registry
+from streamrec.registry.version import batch_of
 from streamrec.state import ComponentState
 from streamrec.storage import open_storage
 
@@ -175,7 +176,7 @@ class Rebuild:
                 self._on_step(report)
         controller.finish()
         newest = PlanStore(open_storage(old_url)).batches()[-1:]
-        versions = [int(name.removeprefix("v")) for name in Registry(open_storage(registry_url(self._state_url))).versions()]
+        versions = [batch_of(name) for name in Registry(open_storage(registry_url(self._state_url))).versions()]
         last = max([controller.state.batch, int(source["batch"]), *newest, *versions])
         first = (last // NUMBERS_LEFT_OUT + 2) * NUMBERS_LEFT_OUT
         make_current(self._state_url, Current(folder, first, int(source.get("forgot_batch", 0))), current)

@@ -70,6 +70,10 @@ class Registry:
         """
         return self._store.publish(version, arrays, meta, facts or VersionFacts(), self._clock.now_ms(), as_delta=as_delta)
 
+    def free_name(self, version: str, arrays: Arrays, meta: Mapping[str, Any]) -> str:
+        """Return a name to publish weights under: ``version``, or the first one behind it where others have it; a version never changes."""
+        return self._store.free_name(version, arrays, meta)
+
     def load(self, version: str) -> ModelVersion:
         """Return a version with its verified weights.
 
