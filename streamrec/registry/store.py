@@ -49,6 +49,8 @@ class VersionStore:
 
     def free_name(self, version: str, arrays: Arrays, meta: Mapping[str, Any]) -> str:
         """Return the first name for these weights that no others have; see `streamrec.registry.version.later_name`."""
+        if not self.exists(version):  # As nearly always; the digest of a large student takes a while.
+            return version
         digest = digest_arrays(arrays, meta)
         names = itertools.chain([version], (later_name(version, number) for number in itertools.count(2)))
         return next(name for name in names if not self.exists(name) or not self._is_readable(name) or self.manifest(name).digest == digest)
