@@ -16,6 +16,8 @@ from streamrec.cli.replay import INTERRUPTED
 from streamrec.config import Config, load_config, parse_overrides
 from streamrec.errors import StreamrecError
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.lineage import current_lineage
+from streamrec.pipeline.session import state_address
 
 _console = Console(stderr=True)
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -32,6 +34,14 @@ def parser(doc: str | None, prog: str) -> argparse.ArgumentParser:
 def resolve(path: str | None, overrides: list[str]) -> Config:
     """Return the configuration with the command line's overrides."""
     return load_config(path, parse_overrides(overrides))
+
+
+def not_live(config: Config) -> str:
+    """Return why a state has no live version, and what brings one."""
+    folder = current_lineage(state_address(config)).folder
+    if folder:
+        return f"{folder} has taken over, but its version is not live yet, run python -m jobs.rebuild again, with the settings that made it"
+    return "the state was never bootstrapped, run python -m jobs.bootstrap first"
 
 
 def say(line: str) -> None:

@@ -6,7 +6,7 @@
 A stream that runs refreshes its teachers by itself, and owns the state: this job takes the state over, so that the stream stops at its next
 step and says why. Run it while no stream runs, for example after a long pause. The next stream uses the new versions from its first step.
 ``--teacher NAME`` refreshes only that one. SIGTERM and Ctrl-C end it at once and remove what is temporary. The last line of the output is one
-JSON object. The exit status is 0, 1 after an error, 2 when the state was never bootstrapped, 130 after a signal.
+JSON object. The exit status is 0, 1 after an error, 2 when the state has no live version, 130 after a signal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from jobs import cli
-from jobs.stream import NEVER_BOOTSTRAPPED, teller
+from jobs.stream import teller
 from streamrec.errors import ConfigError
 from streamrec.pipeline.bootstrap import refresh
 from streamrec.pipeline.session import has_commits, open_session
@@ -41,14 +41,14 @@ def _refresh(path: str | None, overrides: list[str], chosen: list[str] | None) -
         what = "Refresh: unknown teacher"
         raise ConfigError(what, got=", ".join(sorted(unknown)), allowed=", ".join(config.teachers.refreshed), do=do)
     if not has_commits(config):  # Before Ray and a broker are started, which takes a while.
-        cli.say(f"Refresh: {NEVER_BOOTSTRAPPED}")
+        cli.say(f"Refresh: {cli.not_live(config)}")
         return 2
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
         cli.end_on_signals()  # Ray has taken SIGTERM.
         controller = session.controller()
         if not controller.recover() or controller.state.live is None:
-            cli.say(f"Refresh: {NEVER_BOOTSTRAPPED}")
+            cli.say(f"Refresh: {cli.not_live(config)}")
             return 2
         refresh(controller, teachers, teller(controller))
         summary = cli.summary(controller)

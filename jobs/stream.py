@@ -12,7 +12,7 @@ begins now: what is lost is said, logged and booked as ``lost``. It does nothing
 
 SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0; while it starts, as in the wait for a broker, at once. A
 line per step goes to the error output; the last line of the output is one JSON object with the books, versions and metrics. The exit status is
-0, 1 after an error, 2 when the state was never bootstrapped, 130 after a signal during the start.
+0, 1 after an error, 2 when the state has no live version yet, 130 after a signal during the start.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.session import has_commits, open_session
 from streamrec.pipeline.skipping import skip_lost
-
-NEVER_BOOTSTRAPPED = "the state was never bootstrapped, run python -m jobs.bootstrap first"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,14 +54,14 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
     config = cli.resolve(path, overrides)
     idle_s = _seconds("--until-idle", until_idle) if until_idle else float("inf")
     if not has_commits(config):  # Before Ray and a broker are started, which takes a while.
-        cli.say(f"Stream: {NEVER_BOOTSTRAPPED}")
+        cli.say(f"Stream: {cli.not_live(config)}")
         return 2
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
         stop = cli.stop_on_signals()
         driver = Driver(session.controller, cli.waiter(stop), cli.say)
         if driver.controller.state.live is None:
-            cli.say(f"Stream: {NEVER_BOOTSTRAPPED}")
+            cli.say(f"Stream: {cli.not_live(config)}")
             return 2
         if skips_lost and skip_lost(driver.controller, cli.say) is None:
             cli.say("nothing is lost: the log still has what comes next")

@@ -58,6 +58,11 @@ def _head_3(head: dict[str, Any]) -> dict[str, Any]:
     return {**head, "owner": {**head["owner"], "why": ""}}
 
 
+def _rebuild_2(record: dict[str, Any]) -> dict[str, Any]:
+    """Nothing says where the lake goes that is made."""
+    return {**record, "lake_to": None}
+
+
 def _vocabulary_2(state: ComponentState) -> ComponentState:
     """All rows hold their first item, and nothing is known of its use."""
     num = len(state.arrays.get("namespace", ()))
@@ -78,7 +83,7 @@ FORMATS: Mapping[str, Format] = {
     "commit": Format("Checkpoint: a commit", 2, {1: _commit_2}),
     "current": Format("Lineage: the pointer"),
     "lineage": Format("Lineage: the name"),
-    "rebuild": Format("Rebuild: the record"),
+    "rebuild": Format("Rebuild: the record", 2, {1: _rebuild_2}),
     "plan": Format("Plan: one"),
     "receipt": Format("Receipt: one"),
     "vocabulary": Format("Vocabulary: the state", 3, {1: _vocabulary_2, 2: _vocabulary_3}),

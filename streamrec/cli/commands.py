@@ -21,6 +21,7 @@ from streamrec.cli.options import (
     Doctor,
     ImportItems,
     Lake,
+    Pin,
     Receipt,
     Replay,
     Rollback,
@@ -147,6 +148,32 @@ def rollback(
     Servers take it within a second. A stream that goes on may promote its next version; while a version of before a rebuild is live, it does not.
     """
     _run("rollback", Rollback(_settings(config, overrides), reason, to))
+
+
+@app.command()
+def pin(
+    version: Annotated[str, typer.Argument(help="A version of the student, such as v00000042.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Keep a version whatever the registry's policy says, and print all that are pinned.
+
+    It stays also when a user is deleted that it has learned from.
+    """
+    _run("pin", Pin(_settings(config, overrides), version, pins=True))
+
+
+@app.command()
+def unpin(
+    version: Annotated[str, typer.Argument(help="A version that is pinned.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Let the registry's policy decide on a version again, and print all that are still pinned.
+
+    The stream removes what the policy gives up at its next commit.
+    """
+    _run("pin", Pin(_settings(config, overrides), version, pins=False))
 
 
 @app.command()

@@ -57,9 +57,13 @@ def _list(options: DlqList, box: DeadLetterBox, console: Console) -> int:
         num += 1
     if not options.json:
         console.print(f"{num} dead letters")
-    if box.num_foreign:
-        console.print(f"{box.num_foreign} records of the topic are no dead letters and were left out")
+    _tell_foreign(box, console)
     return 0
+
+
+def _tell_foreign(box: DeadLetterBox, console: Console) -> None:
+    if box.num_foreign:
+        console.print(f"{box.num_foreign} records of the topic can't be read as dead letters and were left out, the first at {box.first_foreign}")
 
 
 def _line(letter: Letter, num_replays: int, *, as_json: bool) -> str:
@@ -70,7 +74,8 @@ def _line(letter: Letter, num_replays: int, *, as_json: bool) -> str:
     remarks = [f"replayed {num_replays}x" if num_replays > 1 else "replayed"] if num_replays else []
     remarks += [f"{len(letter.missing_parts)} parts missing"] if letter.missing_parts else []
     state = ", ".join(remarks) or "-"
-    return f"{letter.place!s:<32} {letter.reason:<18} {letter.num_bytes:>9} {_time(letter.time_ms)} {state:<9} {_printable(letter.detail)}"
+    place, reason = _printable(str(letter.place)), _printable(letter.reason)
+    return f"{place:<32} {reason:<18} {letter.num_bytes:>9} {_time(letter.time_ms)} {state:<9} {_printable(letter.detail)}"
 
 
 def _show(options: DlqShow, box: DeadLetterBox) -> int:
@@ -128,6 +133,7 @@ def _replay(options: DlqReplay, config: Config, address: LogAddress, console: Co
                     sys.stdout.write(f"{outcome.place} → {outcome.to} {_printable(outcome.event_id)}\n")
     before = f", {num_before} were sent before (--again sends them once more)" if num_before else ""
     console.print(f"{num_sent} sent to {config.log.events_topic}, {num_refused} not sent{before}")
+    _tell_foreign(box, console)
     if stop.is_set():
         return INTERRUPTED
     if places:
@@ -187,7 +193,10 @@ def _missing(places: list[Place]) -> DataError:
 
 
 def _time(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):  # Whoever writes to the topic chooses the number.
+        return f"{time_ms} ms"
 
 
 def _text(data: bytes) -> tuple[str, str]:

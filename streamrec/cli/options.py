@@ -77,6 +77,15 @@ class Rollback:
 
 
 @dataclass(frozen=True)
+class Pin:
+    """``streamrec pin|unpin``; see `streamrec.registry.registry.Registry.pin`."""
+
+    settings: Settings
+    version: str
+    pins: bool
+
+
+@dataclass(frozen=True)
 class DlqList:
     """``streamrec dlq list``; see `streamrec.pipeline.dead_letter_box.DeadLetterBox`."""
 

@@ -245,10 +245,16 @@ class StudentConfig(Section):
 
 
 class RegistryConfig(Section):
-    """Keep and promote versions."""
+    """Keep and promote versions.
+
+    ``keep_history``: moves of the alias, and versions that are gone whose decisions stay, that are kept. Moves younger than ``keep_history_for_s``
+    stay beyond it.
+    """
 
     keep_last: int = Field(default=20, ge=2)
     keep_for_s: Duration = 600.0
+    keep_history: int = Field(default=1000, ge=2)
+    keep_history_for_s: Duration = 86_400.0
     gate_tolerance: float = Field(default=0.1, ge=0, le=1)
     gate_min_queries: int = Field(default=100, ge=1)
 

@@ -119,7 +119,7 @@ class LogWriter(Protocol):
         drops repeated event ids). May be called from several threads and, with a writer each, from several processes.
 
         Raises:
-            DataError: A record is larger than `MAX_RECORD_BYTES` or than the broker takes.
+            DataError: A record is larger than `MAX_RECORD_BYTES` or than the broker takes, or has no value; nothing was written of any.
             BrokerError: The topic or partition does not exist.
             BrokerUnavailable: The broker did not acknowledge within `LogConfig.connect_timeout_s`.
         """
@@ -216,13 +216,20 @@ class LogAddress:
         raise ConfigError(what, got=repr(text), allowed="kafka://HOST:PORT, local:///FOLDER or memory://NAME")
 
 
-def check_sizes(records: Sequence[Record]) -> None:
+def check_records(records: Sequence[Record]) -> None:
     """Check that every log takes these records.
 
+    A value that is null, Kafka's tombstone, is refused: our topics are not compacted, so it would take nothing away, and the stream would reject it.
+
     Raises:
-        DataError: One is larger than `MAX_RECORD_BYTES`; none has been written.
+        DataError: One is larger than `MAX_RECORD_BYTES`, or its key or value is not bytes; none has been written.
     """
     for position, record in enumerate(records):
+        for name, given, allowed in (("value", record.value, bytes), ("key", record.key, bytes | None)):
+            if not isinstance(given, allowed):
+                what = f"Record: the {name} of the record at position {position} is not bytes"
+                do = "send an event's JSON; a user is removed by a deletion event (`streamrec delete-user`), not by a null value"
+                raise DataError(what, got=repr(given)[:80], allowed="bytes" if name == "value" else "bytes or None", do=do, position=position)
         num_bytes = len(record.value) + len(record.key or b"")
         if num_bytes > MAX_RECORD_BYTES:
             raise too_large(position, num_bytes, f"{MAX_RECORD_BYTES} bytes of key and value")

@@ -13,7 +13,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from streamrec.config import LogConfig
 from streamrec.errors import BrokerUnavailable, StreamrecError
-from streamrec.log.base import MAX_RECORD_BYTES, Record, check_sizes, too_large
+from streamrec.log.base import MAX_RECORD_BYTES, Record, check_records, too_large
 from streamrec.log.kafka_client import checked_servers, client_settings, explained, in_our_words, unavailable
 from streamrec.log.offsets import no_partition, no_topic, other_num_partitions
 from streamrec.log.topics import KAFKA_PARTITIONER, checked_topic
@@ -37,7 +37,7 @@ class KafkaWriter:
     def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
         """Append and return the (partition, offset) of each record; acknowledged when it returns."""
         checked_topic(topic)
-        check_sizes(records)
+        check_records(records)
         with self._renewed_after_failure():
             return self._append(topic, records)
 

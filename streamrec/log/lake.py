@@ -216,7 +216,7 @@ class EventLake:
         if table.metadata().name != self.app:
             what = f"Lake: the table at {self.address} belongs to another state"
             do = "give `lake.address` a folder of this state's own"
-            raise StorageError(what, got=table.metadata().name, allowed=self.app, do=do, address=self.address)
+            raise StorageError(what, got=table.metadata().name, allowed=self.app, do=do, address=self.address, table=table.metadata().name)
         written = table.metadata().configuration.get(_FORMAT)
         migrated("lake", None, written if written is None or not written.isdigit() else int(written))
         return table

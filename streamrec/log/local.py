@@ -19,7 +19,7 @@ import ray
 
 from streamrec.clock import Clock, SystemClock
 from streamrec.errors import StorageError
-from streamrec.log.base import Record, check_sizes
+from streamrec.log.base import Record, check_records
 from streamrec.log.offsets import OffsetRange, beyond_the_end, check_ranges, no_partition, no_topic, other_num_partitions, retention_gap
 from streamrec.log.rows import NO_ROWS, concatenated, consecutive_rows
 from streamrec.log.segments import SCHEMA, PartitionFolder, sync_folder
@@ -95,7 +95,7 @@ class LocalWriter:
 
     def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
         """Append and return the (partition, offset) of each record; on disk when it returns."""
-        check_sizes(records)
+        check_records(records)
         folders = self._topics.of(topic)
         chosen = [self._choose(topic, record, len(folders)) for record in records]
         now_ms = self._clock.now_ms()

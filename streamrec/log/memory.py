@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from streamrec.clock import Clock, SystemClock
-from streamrec.log.base import Record, check_sizes
+from streamrec.log.base import Record, check_records
 from streamrec.log.offsets import OffsetRange, beyond_the_end, check_ranges, no_partition, no_topic, other_num_partitions, retention_gap
 from streamrec.log.rows import concatenated, consecutive_rows
 from streamrec.log.topics import checked_topic, partition_of
@@ -93,7 +93,7 @@ class MemoryLog:
 
     def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
         """Append and return the (partition, offset) of each record."""
-        check_sizes(records)
+        check_records(records)
         now_ms = self._clock.now_ms()
         with self._changed:
             partitions = self._partitions(topic)

@@ -247,7 +247,7 @@ class Controller:
         state, publisher = self.state, self.parts.publisher
         if publisher is None or plan.live is None or state.live in {None, plan.live} or not self.parts.current.holds(plan.live):
             return
-        logger.info("%s is live by an operator's hand, no longer %s: candidates are compared with it", plan.live, state.live)
+        logger.info("%s is live by an operator or an earlier run, not %s: candidates are compared with it", plan.live, state.live)
         self.parts.student.submit(Learner.hold, plan.live, *publisher.load(plan.live)).result()
         state.live, state.evidence = plan.live, {}
 
@@ -320,10 +320,8 @@ class Controller:
         state, publisher = self.state, self.parts.publisher
         if publisher is None or not plan.publish or state.candidate is not None or not (len(examples) or state.live is None):
             return
-        version = version_name(plan.batch)
         export = self.parts.student.submit(Learner.export)
         probes = self.parts.student.submit(Learner.probes, examples)
-        self.parts.student.submit(Learner.hold_current, version, [] if state.live is None else [state.live])
         facts = VersionFacts(
             offsets={self.config.log.events_topic: dict(state.offsets)},
             metrics={f"{model}.{name}": value for model, values in self.progressive.recent().items() for name, value in values.items()},
@@ -333,7 +331,8 @@ class Controller:
             seed=self.config.seed,
         )
         items = ItemFacts(self.ingest.vocabulary, self.ingest.popularity.counts(len(self.ingest.vocabulary)))
-        publisher.publish(version, export.result(), probes.result(), items, facts)
+        version = publisher.publish(version_name(plan.batch), export.result(), probes.result(), items, facts)
+        self.parts.student.submit(Learner.hold_current, version, [] if state.live is None else [state.live])
         state.candidate, state.evidence = version, {}
         state.versions["published"] += 1
         report.published = version

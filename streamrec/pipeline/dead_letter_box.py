@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import pyarrow.compute as pc
 
-from streamrec.errors import DataError, RetentionGap
+from streamrec.errors import DataError, RetentionGap, StorageError
 from streamrec.log.base import Record, TableReader
 from streamrec.log.offsets import OffsetRange
 from streamrec.migrations import migrated, number_of
@@ -114,6 +114,10 @@ class DeadLetterBox:
         reader: Reads the log; closed by whoever opened it.
         topic: The dead-letter topic.
 
+    Attributes:
+        num_foreign: How many records of the last reading are no dead letters that this streamrec can read.
+        first_foreign: Where the first of them lies in the topic.
+
     Raises:
         TopicMissing: There is no such topic.
     """
@@ -123,7 +127,7 @@ class DeadLetterBox:
         self._topic = topic
         self._ends = reader.latest(topic)
         self._starts = reader.earliest(topic)
-        self.num_foreign = 0
+        self._see_no_foreign()
 
     def replays(self, place: Place | None = None) -> Iterator[Replayed]:
         """Give every marker, or those of one letter."""
@@ -139,14 +143,12 @@ class DeadLetterBox:
         return counts
 
     def letters(self, place: Place | None = None) -> Iterator[Letter]:
-        """Give every letter once, in the order in which they became whole; those with missing parts come last.
-
-        ``num_foreign`` then says how many records of the topic are no dead letters.
+        """Give every letter once, in the order in which they became whole; those with missing parts come last. See ``num_foreign`` then.
 
         Args:
             place: Only this one.
         """
-        self.num_foreign = 0
+        self._see_no_foreign()
         seen = _Places()
         pending: dict[Place, _Parts] = {}
         for content, time_ms in self._records(place):
@@ -158,6 +160,10 @@ class DeadLetterBox:
                 seen.add(content.place)
                 yield pending.pop(content.place).joined()
         yield from (parts.joined() for parts in pending.values())
+
+    def _see_no_foreign(self) -> None:
+        self.num_foreign = 0
+        self.first_foreign: Place | None = None
 
     def _records(self, place: Place | None) -> Iterator[tuple[_Part | Replayed, int]]:
         for partition, end in sorted(self._ends.items()):
@@ -176,10 +182,11 @@ class DeadLetterBox:
                     num_rows = max(num_rows // 2, 1)
                 if place is not None:
                     rows = rows.filter(pc.equal(rows["key"], str(place).encode()))
-                for time_ms, value in zip(rows["timestamp"].to_pylist(), rows["value"], strict=True):
+                for offset, time_ms, value in zip(rows["offset"].to_pylist(), rows["timestamp"].to_pylist(), rows["value"], strict=True):
                     content = _parse(value.as_py())
                     if content is None:
                         self.num_foreign += 1
+                        self.first_foreign = self.first_foreign or Place(self._topic, partition, offset)
                     elif place is None or content.place == place:
                         yield content, time_ms
 
@@ -236,7 +243,7 @@ def _place(content: dict[str, Any]) -> Place:
 
 
 def _parse(value: bytes | None) -> _Part | Replayed | None:
-    """Return what a record of the topic says, or None when it is none of ours."""
+    """Return what a record of the topic says, or None when it is none of ours, or of a newer streamrec."""
     try:
         content = orjson.loads(value or b"")
         place = _place(content)
@@ -247,5 +254,5 @@ def _parse(value: bytes | None) -> _Part | Replayed | None:
         key, original = (None if data is None else base64.b64decode(data) for data in (content["key_base64"], content["value_base64"]))
         number, num_parts = int(content.get("part", 0)), int(content.get("parts", 1))
         return _Part(place, str(content["reason"]), str(content["detail"]), number, num_parts, key, original) if 0 <= number < num_parts else None
-    except (orjson.JSONDecodeError, binascii.Error, KeyError, TypeError, ValueError, AttributeError):
+    except (orjson.JSONDecodeError, binascii.Error, KeyError, TypeError, ValueError, AttributeError, OverflowError, StorageError):
         return None

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
-from streamrec.errors import OperatorError, StorageError
-from streamrec.migrations import number_of, read_json
+from streamrec.errors import Damaged, OperatorError, StorageError
+from streamrec.migrations import FORMATS, number_of, read_json
 from streamrec.pipeline.layout import lineage_folder, lineage_number, state_of
 from streamrec.pipeline.plan import version_name
 from streamrec.storage import Storage, open_storage
 
 _KEY = "LINEAGE"
 _CURRENT = "CURRENT"
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,38 @@ class Current:
 
 def current_lineage(state_url: str) -> Current:
     """Return which lineage is current: one read of the pointer, which is not there before the first rebuild."""
-    found = open_storage(state_of(state_url)).read_with_token(_CURRENT)
+    return read_small(open_storage(state_of(state_url)), _CURRENT, "current", _current, "restore it from a copy") or Current()
+
+
+def _current(values: dict[str, Any]) -> Current:
+    folder = values["folder"]
+    if lineage_folder(lineage_number(folder)) != folder:
+        raise ValueError(folder)
+    return Current(folder, int(values["first_batch"]), int(values["forgot_batch"]))
+
+
+def read_small(storage: Storage, key: str, name: str, parse: Callable[[dict[str, Any]], R], remedy: str) -> R | None:
+    """Return what a small JSON file says; None where there is none.
+
+    Args:
+        storage: Where it lies.
+        key: Its key.
+        name: Of its format, a key of `streamrec.migrations.FORMATS`.
+        parse: Makes the result from the JSON values of today's format.
+        remedy: What to do when it is torn.
+
+    Raises:
+        Damaged: It is torn, or holds something else.
+        StorageError: It was written by a newer streamrec.
+    """
+    found = storage.read_with_token(key)
     if found is None:
-        return Current()
-    values = read_json("current", found[0])
-    return Current(str(values["folder"]), int(values["first_batch"]), int(values["forgot_batch"]))
+        return None
+    try:
+        return parse(read_json(name, found[0]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"{FORMATS[name].noun} can't be read, {storage.address}/{key}"
+        raise Damaged(what, got=repr(found[0][:80]), do=remedy, key=key) from error
 
 
 def current_url(state_url: str) -> str:
@@ -103,9 +134,16 @@ def known_lineage(storage: Storage) -> str:
 
     Raises:
         OperatorError: There is none: nothing was ever committed here.
+        Damaged: It can't be read.
     """
-    found = storage.read_with_token(_KEY)
-    if found is None:
+    name = named_lineage(storage)
+    if name is None:
         what = "Lake: there is no state that it could belong to"
         raise OperatorError(what, got=storage.address, do="name the state's configuration with --config")
-    return str(read_json("lineage", found[0])["lineage"])
+    return name
+
+
+def named_lineage(storage: Storage) -> str | None:
+    """Return the lineage's name, None where there is none; see `known_lineage`."""
+    remedy = "restore it from a copy, or from the table's name in the lake, which is streamrec/ and this name"
+    return read_small(storage, _KEY, "lineage", lambda values: str(values["lineage"]), remedy)

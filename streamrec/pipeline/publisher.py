@@ -46,13 +46,20 @@ class Publisher:
         self._newest: tuple[str, dict[str, Any], Arrays, dict[str, Any]] | None = None
         self._health: dict[str, Health] = {}
 
-    def publish(self, version: str, export: tuple[Arrays, dict[str, Any]], probes: Mapping[str, Any], items: ItemFacts, facts: VersionFacts) -> None:
-        """Store a version: the learner's arrays plus ids and popularity."""
+    def publish(self, name: str, export: tuple[Arrays, dict[str, Any]], probes: Mapping[str, Any], items: ItemFacts, facts: VersionFacts) -> str:
+        """Store a version, the learner's arrays plus ids and popularity, and return what it is called.
+
+        That is ``name``, unless this step was taken before, and with other weights: it was not committed, and is taken again under other settings.
+        """
         arrays, meta = {**export[0], **items.arrays(len(export[0]["item_bias"]))}, dict(export[1])
         facts = facts.model_copy(update={"probes": Probes.model_validate(dict(probes))})
+        version = self._registry.free_name(name, arrays, meta)
+        if version != name:
+            logger.warning("%s was published by an earlier run, with other settings or on another machine: this run's is %s", name, version)
         manifest = self._registry.publish(version, arrays, meta, facts)
         self._newest = (version, manifest.model_dump(mode="json"), arrays, meta)
         self._health[version] = _examine(version, arrays, meta, probes)
+        return version
 
     def decide(self, candidate: str, live: str | None, window: Window, is_idle: bool) -> Decision:
         """Ask the gate, store its decision, and promote when it says so."""
@@ -66,7 +73,7 @@ class Publisher:
             logger.info("version %s was promoted before a crash: %s stays live", candidate, newest)
             self._registry.complete()
         elif decision.promote and live is not None and newest != live:
-            logger.info("version %s was compared with %s, but an operator has made %s live meanwhile: the alias stays", candidate, live, newest)
+            logger.info("version %s was compared with %s, but %s is live by an operator or an earlier run: the alias stays", candidate, live, newest)
         elif decision.promote:
             move = self._registry.promote(candidate, decision.reason, decision)
             if self._board is not None:

@@ -18,17 +18,29 @@ from collections.abc import Callable
 from typing import Protocol
 
 from streamrec.config import Config
-from streamrec.errors import OperatorError
+from streamrec.errors import ConfigError, OperatorError
 from streamrec.log.base import LogWriter, TableReader
 from streamrec.log.lake_log import LakeThenLog
 from streamrec.pipeline.bootstrap import OnStep, bootstrap, check_learned, learn, plan_of, train_first
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
-from streamrec.pipeline.layout import checkpoint_url, lake_url, lineage_folder, lineage_number, registry_url
+from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number, registry_url
 from streamrec.pipeline.lineage import Current, current_lineage, make_current, url_of
 from streamrec.pipeline.plan_store import PlanStore
-from streamrec.pipeline.rebuild_record import Record, load_source, made_with, new_record, read_record, remove_lineage
+from streamrec.pipeline.rebuild_lake import check_room, make_room
+from streamrec.pipeline.rebuild_record import (
+    Record,
+    differences,
+    lake_to,
+    load_source,
+    made_with,
+    new_record,
+    read_record,
+    remove_lineage,
+    remove_record,
+)
 from streamrec.registry.registry import Registry
+from streamrec.registry.version import batch_of
 from streamrec.state import ComponentState
 from streamrec.storage import open_storage
 
@@ -91,13 +103,17 @@ class Rebuild:
             anew: Make one nevertheless, and begin it anew where an earlier run could be taken up.
 
         Raises:
-            OperatorError: There is no state to rebuild, or the log was made anew.
+            ConfigError: One has taken over with other settings, and its version is not live yet.
+            OperatorError: There is no state to rebuild, the log was made anew, or something foreign lies where the new lake is to go.
             DataError: The lake lacks events that the log does not have any more.
             StorageError: Another rebuild has taken this one's lineage over, or moved the pointer.
         """
         current = current_lineage(self._state_url)
         done = read_record(open_storage(url_of(self._state_url, current.folder))) if current.folder else None
         if done is not None and not self._is_live(current.folder):
+            self._check_same(current.folder, done)
+            if anew:
+                self._say(f"nothing is made anew: {current.folder} has taken over and goes live first, run it once more after that")
             return self._go_live(current.folder)
         if done is not None and done.made_with == made_with(self._config) and not anew:
             self._say(f"{current.folder}, which is current, was made with these settings: nothing to do")
@@ -111,17 +127,23 @@ class Rebuild:
 
     def _begin(self, folder: str, source: str, *, anew: bool) -> Record:
         storage = open_storage(url_of(self._state_url, folder))
-        record = read_record(storage)
-        if record is not None and record.made_with == made_with(self._config) and not anew:
+        record, lake = read_record(storage), lake_to(self._config)
+        began_at = lake if record is None or record.lake_to is None else record.lake_to
+        if record is not None and record.made_with == made_with(self._config) and began_at == lake and not anew:
             self._say(f"going on with {folder}, which an earlier run began")
             return record
+        lineage_url, places = url_of(self._state_url, folder), [place for place in dict.fromkeys((began_at, lake)) if place]
+        for place in places:
+            check_room(self._config, lineage_url, place)
         if record is not None:
             self._say(f"{folder}, which an earlier run began, is removed")
+        if began_at != lake and began_at:  # While the record stands, which alone knows of it.
+            self._say(f"its lake beside {began_at} goes too: lake.address is {lake or 'empty'} now")
+            make_room(lineage_url, began_at)
+        remove_record(storage)
+        if lake:
+            make_room(lineage_url, lake)
         remove_lineage(storage, receipts=True)
-        if self._config.lake.address:  # Beside the one that is current.
-            lake = open_storage(lake_url(url_of(self._state_url, folder), self._config.lake.address))
-            for key in lake.list():
-                lake.delete(key)
         record = new_record(self._config, self._state_url, source, self._log)
         record.write(storage)
         self._say(f"beginning {folder} from {'the lake and the log' if record.lake_address is not None else 'the log'}")
@@ -175,7 +197,7 @@ class Rebuild:
                 self._on_step(report)
         controller.finish()
         newest = PlanStore(open_storage(old_url)).batches()[-1:]
-        versions = [int(name.removeprefix("v")) for name in Registry(open_storage(registry_url(self._state_url))).versions()]
+        versions = [batch_of(name) for name in Registry(open_storage(registry_url(self._state_url))).versions()]
         last = max([controller.state.batch, int(source["batch"]), *newest, *versions])
         first = (last // NUMBERS_LEFT_OUT + 2) * NUMBERS_LEFT_OUT
         make_current(self._state_url, Current(folder, first, int(source.get("forgot_batch", 0))), current)
@@ -190,6 +212,15 @@ class Rebuild:
         controller.parts.dead_letters = self._dead_letters
         bootstrap(controller, controller.state.offsets, self._on_step)
         return controller
+
+    def _check_same(self, folder: str, record: Record) -> None:
+        """Return if a lineage that has taken over was made with these settings."""
+        found = differences(record.made_with, made_with(self._config))
+        if found:
+            what = f"Rebuild: {folder} has taken over with other settings, and its version is not live yet"
+            got, allowed = (", ".join(f"{name}={values[place]}" for name, values in found.items()) for place in (1, 0))
+            do = "run python -m jobs.rebuild with those settings, so that it goes live; then once more with these"
+            raise ConfigError(what, got=got, allowed=allowed, do=do)
 
     def _is_live(self, folder: str) -> bool:
         facts = CheckpointStore(open_storage(checkpoint_url(url_of(self._state_url, folder)))).kept_facts()

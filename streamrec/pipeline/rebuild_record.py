@@ -12,12 +12,12 @@ from streamrec.config import Config
 from streamrec.errors import DataError, OperatorError
 from streamrec.log.base import TableReader
 from streamrec.log.lake import EventLake
-from streamrec.migrations import number_of, read_json
+from streamrec.migrations import number_of
 from streamrec.pipeline.bootstrap import chunk_of
 from streamrec.pipeline.checkpoint import Checkpoint, CheckpointStore
 from streamrec.pipeline.lake_writer import open_lake
 from streamrec.pipeline.layout import checkpoint_url
-from streamrec.pipeline.lineage import known_lineage, url_of
+from streamrec.pipeline.lineage import known_lineage, read_small, url_of
 from streamrec.storage import Storage, open_storage
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ class Record:
         until: Partition to the offset up to which the backlog is learned; what comes later is caught up with.
         chunk: Records of a step over the backlog.
         made_with: The settings that shape what is learned.
+        lake_to: ``lake.address`` as it was configured, beside which the new lake goes; empty for one within the lineage, or none; None in
+            records of before this was kept.
     """
 
     source: str
@@ -49,6 +51,7 @@ class Record:
     until: Mapping[int, int]
     chunk: int
     made_with: Mapping[str, Any]
+    lake_to: str | None
 
     def write(self, storage: Storage) -> None:
         """Keep the record in its lineage's folder, once."""
@@ -66,13 +69,23 @@ class Record:
 
 
 def read_record(storage: Storage) -> Record | None:
-    """Return the record of a lineage's folder; None where no rebuild was begun, or it was begun and is being removed."""
-    found = storage.read_with_token(_KEY)
-    if found is None:
-        return None
-    values = read_json("rebuild", found[0])
+    """Return the record of a lineage's folder; None where no rebuild was begun, or it was begun and is being removed.
+
+    Raises:
+        Damaged: It can't be read.
+    """
+    remedy = "restore it from a copy; without one remove it, and a rebuild that has not taken over begins anew"
+    return read_small(storage, _KEY, "rebuild", _record, remedy)
+
+
+def _record(values: dict[str, Any]) -> Record:
     by_partition = {name: {int(partition): offset for partition, offset in values[name].items()} for name in _BY_PARTITION}
     return Record(**{**{name: value for name, value in values.items() if name != "format"}, **by_partition})
+
+
+def remove_record(storage: Storage) -> None:
+    """Remove a lineage's record: nobody goes on with it from here on."""
+    storage.delete(_KEY)
 
 
 def remove_lineage(storage: Storage, *, receipts: bool) -> None:
@@ -82,7 +95,7 @@ def remove_lineage(storage: Storage, *, receipts: bool) -> None:
         storage: The folder's.
         receipts: Remove receipts of deletions too, which only a lineage that never became current may lose.
     """
-    storage.delete(_KEY)
+    remove_record(storage)
     for folder in (*_PARTS, *(("deletions",) if receipts else ())):
         for key in storage.list(folder):
             storage.delete(key)
@@ -92,6 +105,23 @@ def made_with(config: Config) -> dict[str, Any]:
     """Return the settings that shape what is learned, as JSON values."""
     values = config.model_dump(mode="json", include=set(_MAKING))
     return dict(json.loads(json.dumps(values)))
+
+
+def lake_to(config: Config) -> str:
+    """Return the configured place beside which a rebuilt lineage's lake goes; see `Record`."""
+    return config.lake.address if config.lake.enabled else ""
+
+
+def differences(held: Mapping[str, Any], mine: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return the settings, by dotted name, that two sets of JSON values have otherwise: what is held, then what is mine; None where one has none."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in sorted({*held, *mine}):
+        one, other = held.get(name), mine.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found |= differences(one, other, f"{prefix}{name}.")
+        elif one != other:
+            found[f"{prefix}{name}"] = (one, other)
+    return found
 
 
 def new_record(config: Config, state_url: str, source: str, log: TableReader) -> Record:
@@ -114,7 +144,7 @@ def new_record(config: Config, state_url: str, source: str, log: TableReader) ->
         what = "Rebuild: the lake does not hold every event that the state has applied, and the log has dropped its first ones"
         raise DataError(what, got=f"earliest offsets {lost}", do="begin a new `state` with python -m jobs.bootstrap")
     starts = {partition: begins.get(partition, 0) for partition in until}
-    return Record(source, address, begins, ends, until, chunk_of(starts, until), made_with(config))
+    return Record(source, address, begins, ends, until, chunk_of(starts, until), made_with(config), lake_to(config))
 
 
 def load_source(source_url: str) -> Checkpoint:

@@ -1,14 +1,15 @@
-"""Move the one pointer that says what is live, and append each move to a history that is never rewritten."""
+"""Move the one pointer that says what is live, and append each move to a history that is never rewritten; its oldest entries go by policy."""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from streamrec.errors import Damaged, RegistryError
+from streamrec.errors import Damaged, RegistryError, StorageError
 from streamrec.migrations import number_of, read_json
 from streamrec.registry.gate import Decision
 from streamrec.storage import Storage
@@ -72,7 +73,8 @@ class Alias:
     """Keep a student's alias and its history.
 
     **Contract.** A move first takes its number in the history, which decides between concurrent movers; then the alias follows. A mover that
-    died between the two is completed by the next one. The alias only ever goes to higher numbers.
+    died between the two is completed by the next one. The alias only ever goes to higher numbers, and says by itself what is live and where a
+    rollback goes: the history behind it may be pruned.
 
     Args:
         storage: Where to keep them.
@@ -97,10 +99,7 @@ class Alias:
 
     def history(self, last: int | None) -> list[Move]:
         """Return the moves, oldest first; only the newest ``last`` when given."""
-        newest = self.newest()
-        end = newest.number if newest is not None else 0
-        first = 1 if last is None else max(1, end - last + 1)
-        return [Move.from_json(self._storage.read(self._history_key(number))) for number in range(first, end + 1)]
+        return [*itertools.islice(self._backwards(), last)][::-1]
 
     def complete(self) -> None:
         """Let the alias follow the history's last move."""
@@ -110,12 +109,25 @@ class Alias:
 
     def was_promoted(self, version: str) -> bool:
         """Return whether a gate's decision has made ``version`` live before; reads back to the gate's first older version."""
-        move = self.newest()
-        while move is not None:
+        for move in self._backwards():
             if move.decision is not None and move.version <= version:
                 return move.version == version
-            move = Move.from_json(self._storage.read(self._history_key(move.number - 1))) if move.number > 1 else None
         return False
+
+    def prune(self, keep_last: int, before_ms: int, is_needed: Callable[[Move], bool]) -> None:
+        """Remove the oldest moves, up to the first one that is not older than a time.
+
+        Args:
+            keep_last: The newest so many stay.
+            before_ms: Processing time, UTC.
+            is_needed: Says of an old move that it stays.
+        """
+        for number in self._numbers()[:-keep_last]:
+            move = self._recorded(number)
+            if move is not None and move.at_ms >= before_ms:
+                break
+            if move is not None and not is_needed(move):
+                self._storage.delete(self._history_key(number))
 
     def promote(self, version: str, reason: str, decision: Decision | None, at_ms: int) -> Move:
         """Make ``version`` the live one, unless it is."""
@@ -169,6 +181,30 @@ class Alias:
     def _contended(self) -> RegistryError:
         what = f"Registry: the alias of {self._student!r} moves faster than it can be read"
         return RegistryError(what, got=f"{_ATTEMPTS} attempts", do="stop the other movers")
+
+    def _backwards(self) -> Iterator[Move]:
+        """Give the moves that are there, newest first; the newest, which is asked for at every plan, without a listing."""
+        newest = self.newest()
+        if newest is None:
+            return
+        yield newest
+        for number in reversed(self._numbers()):
+            move = self._recorded(number) if number < newest.number else None
+            if move is not None:
+                yield move
+
+    def _numbers(self) -> list[int]:
+        keys = self._storage.list(f"{self._student}/history")
+        return sorted(int(key.rpartition("/")[2].removesuffix(".json")) for key in keys)
+
+    def _recorded(self, number: int) -> Move | None:
+        """Return a move; None when somebody has pruned it since it was listed."""
+        try:
+            return Move.from_json(self._storage.read(self._history_key(number)))
+        except StorageError as error:
+            if not error.facts.get("missing"):
+                raise
+            return None
 
     @property
     def _key(self) -> str:

@@ -30,7 +30,8 @@ class Registry:
     """Keep a student's versions, the one alias that says which is live, and the history of its moves.
 
     **Contract.** `publish` is immutable, visible only when complete and safe to call twice. `promote` and `rollback` move the alias atomically
-    and append to a history that is never rewritten. One process publishes and prunes; any number may move, pin and read.
+    and append to a history that is never rewritten; its oldest entries go by policy. One process publishes and prunes; any number may move,
+    pin and read.
 
     Args:
         storage: Where to keep everything, under the student's name.
@@ -69,6 +70,10 @@ class Registry:
             RegistryError: The id is taken by other weights, or is not a name.
         """
         return self._store.publish(version, arrays, meta, facts or VersionFacts(), self._clock.now_ms(), as_delta=as_delta)
+
+    def free_name(self, version: str, arrays: Arrays, meta: Mapping[str, Any]) -> str:
+        """Return a name to publish weights under: ``version``, or the first one behind it where others have it; a version never changes."""
+        return self._store.free_name(version, arrays, meta)
 
     def load(self, version: str) -> ModelVersion:
         """Return a version with its verified weights.
@@ -169,7 +174,9 @@ class Registry:
         """Remove versions that the policy gives up, and blobs that no version needs.
 
         The newest ``keep_last`` stay, those younger than ``keep_for_s``, the live one, the one that a rollback goes to, pinned ones, those that the
-        stream holds, and those that the delta of one that stays follows.
+        stream holds, and those that the delta of one that stays follows. Of the history the newest ``keep_history`` moves stay, those younger than
+        ``keep_history_for_s``, those to a version that stays and those that are newer than what the stream holds; the decisions on the newest
+        ``keep_history`` versions and on those that stay.
 
         Args:
             now_ms: Processing time, UTC.
@@ -194,7 +201,20 @@ class Registry:
         needed = {blob.sha256 for manifest in self._readable_manifests().values() for blob in manifest.blobs}
         unneeded = [sha256 for sha256 in blobs if sha256 not in needed]
         self._store.remove_blobs(unneeded)
+        self._prune_history(now_ms, cfg, (manifests.keys() - gone) | wanted, held)
         return Pruned(tuple(name for name in gone if name not in wanted), len(unneeded))
+
+    def _prune_history(self, now_ms: int, cfg: RegistryConfig, there: Collection[str], held: Collection[str]) -> None:
+        """Remove old moves and decisions but for those on versions that are there, or that steps may be about that are executed again."""
+        oldest = min(held, default=None)
+        before_ms = now_ms - round(cfg.keep_history_for_s * 1000)
+        self._alias.prune(cfg.keep_history, before_ms, lambda move: move.version in there or (oldest is not None and move.version >= oldest))
+        keys = self._storage.list(f"{self._student}/decisions")
+        decided = sorted({key.split("/")[-2] for key in keys})
+        named = {*there, *decided[-cfg.keep_history :]}
+        for key in keys:
+            if key.split("/")[-2] not in named:
+                self._storage.delete(key)
 
     def _protected(self, manifests: Mapping[str, VersionManifest], not_before: str | None) -> set[str]:
         moves = [move for move in (self._alias.newest(), self._alias.current()) if move is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from streamrec.registry.version import (
     VersionId,
     VersionManifest,
     digest_arrays,
+    later_name,
     make_delta,
     resolve,
 )
@@ -44,6 +46,14 @@ class VersionStore:
         self._student = student
         self._blob_folder = f"{student}/blobs"
         self._manifests: dict[VersionId, VersionManifest] = {}
+
+    def free_name(self, version: str, arrays: Arrays, meta: Mapping[str, Any]) -> str:
+        """Return the first name for these weights that no others have; see `streamrec.registry.version.later_name`."""
+        if not self.exists(version):  # As nearly always; the digest of a large student takes a while.
+            return version
+        digest = digest_arrays(arrays, meta)
+        names = itertools.chain([version], (later_name(version, number) for number in itertools.count(2)))
+        return next(name for name in names if not self.exists(name) or not self._is_readable(name) or self.manifest(name).digest == digest)
 
     def publish(
         self, version: str, arrays: Arrays, meta: Mapping[str, Any], facts: VersionFacts, created_ms: int, *, as_delta: bool = False

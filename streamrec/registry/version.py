@@ -39,6 +39,26 @@ def version_id(batch: int) -> VersionId:
     return VersionId(f"v{batch:08d}")
 
 
+def later_name(version: str, number: int) -> str:
+    """Return the name of the ``number``-th version, from 2, that a batch produced with other weights; it sorts right behind the others.
+
+    Example:
+        >>> later_name("v00000012", 2), "v00000012" < later_name("v00000012", 2) < "v00000013"
+        ('v00000012_02', True)
+    """
+    return f"{version}_{number:02d}"
+
+
+def batch_of(version: str) -> int:
+    """Return the batch that produced a version.
+
+    Example:
+        >>> batch_of("v00000012"), batch_of("v00000012_02")
+        (12, 12)
+    """
+    return int(version.removeprefix("v").partition("_")[0])
+
+
 def _finite_or_none(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 

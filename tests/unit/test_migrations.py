@@ -147,7 +147,7 @@ SAMPLES: Mapping[str, Sample] = {
         read_at("CURRENT", lambda storage: current_lineage(storage.address)), {1: {"folder": "lineages/0002", "first_batch": 7, "forgot_batch": 0}}
     ),
     "lineage": Sample(read_at("LINEAGE", known_lineage), {1: {"lineage": "abc"}}),
-    "rebuild": Sample(read_at("REBUILD", read_record), {1: RECORD}),
+    "rebuild": Sample(read_at("REBUILD", read_record), {1: RECORD, 2: {**RECORD, "lake_to": None}}),
     "plan": Sample(read_plan, {1: {"plan": {"batch": 4}}}),
     "receipt": Sample(read_at(receipt_key("n", "e"), lambda storage: read_receipt(storage, "n", "e")), {1: {"event_id": "e"}}),
     "vocabulary": Sample(
@@ -187,7 +187,7 @@ def test_what_has_no_number_is_of_the_first(name: str, tmp_path: Path) -> None:
     assert sample.read(sample.by_number[1], tmp_path) == sample.read({"format": 1, **sample.by_number[1]}, tmp_path)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"letter"}))  # A letter that can't be read stops no other: it is counted.
 def test_a_number_of_the_future_is_refused_by_name(name: str, tmp_path: Path) -> None:
     sample, today = SAMPLES[name], FORMATS[name].number
     with pytest.raises(StreamrecError, match=f"{FORMATS[name].noun} was written by a newer streamrec, got format {today + 1}, allowed up to {today}"):

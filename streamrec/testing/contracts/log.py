@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -252,6 +253,15 @@ class LogContract:
         assert log.reader.partitions(f"{topic}-new") == [0, 1, 2]
         with pytest.raises(BrokerError, match="another number of partitions, got 2, allowed 4"):
             log.admin.ensure_topic(topic, 4)
+
+    @pytest.mark.parametrize(("key", "value", "name"), [(b"u", None, "value"), (b"u", "text", "value"), ("u", b"{}", "key")])
+    def test_a_record_without_bytes_is_refused_by_name_before_anything_is_written(
+        self, log: LogUnderTest, topic: str, key: Any, value: Any, name: str
+    ) -> None:
+        """A null value, a text."""
+        with pytest.raises(DataError, match=f"the {name} of the record at position 1 is not bytes, got "):
+            log.writer.append(topic, [Record(b"a", b"1"), Record(key, value)])
+        assert sum(log.reader.latest(topic).values()) == 0
 
     def test_a_record_that_is_too_large_is_refused_before_anything_is_written(self, log: LogUnderTest, topic: str) -> None:
         """Its position is named; one of the largest size is taken."""

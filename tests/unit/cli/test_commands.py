@@ -123,3 +123,20 @@ def test_a_rollback_names_both_versions_and_its_reason_is_kept(tmp_path: Path) -
     again = call(*arguments)
     assert (again.exit_code, again.stdout) == (1, "")
     assert "there is no version to roll back to, got v1 live" in again.stderr
+
+
+def test_a_version_is_pinned_and_unpinned_by_name(tmp_path: Path) -> None:
+    registry = Registry(LocalStorage(tmp_path / "state" / "registry"))
+    for version in ("v1", "v2"):
+        registry.publish(version, {"item_bias": np.zeros(3, np.float32)}, {})
+    state = ("--set", f"state={tmp_path / 'state'}")
+    assert call("pin", "v2", *state).stdout == "v2\n"
+    assert call("pin", "v1", *state).stdout == "v1\nv2\n"
+    assert registry.pinned() == {"v1", "v2"}
+    result = call("unpin", "v2", *state)
+    assert (result.exit_code, result.stdout) == (0, "v1\n"), result.stderr
+    assert registry.pinned() == {"v1"}
+    again = call("unpin", "v2", *state)
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert "the version is not pinned, got 'v2', allowed v1, name one that is" in again.stderr
+    assert "got 'v9', allowed v1, v2" in call("pin", "v9", *state).stderr

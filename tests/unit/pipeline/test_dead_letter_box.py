@@ -104,6 +104,28 @@ def test_markers_are_found_by_their_letter_and_what_came_after_opening_is_not_se
     assert box.num_foreign == 0
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"[]",
+        b'{"topic": "events", "partition": 1, "offset": 2, "format": "of another program"}',
+        b'{"topic": "events", "partition": 1, "offset": 2, "format": 99, "reason": "not_json"}',
+        b'{"topic": "events", "partition": 1e308, "offset": 1e999, "format": 1}',
+        b'{"topic": "events", "partition": 1, "offset": 2, "replayed": {"topic": "events", "partition": 0, "offset": 1}}',
+    ],
+)
+def test_a_record_that_is_no_letter_is_counted_and_stops_no_other(log: WatchedLog, value: bytes | None) -> None:
+    append(log, *letters_of(1))
+    log._partitions(TOPIC)[0].rows.append((0, None, value))
+    append(log, *letters_of(3))
+    box = DeadLetterBox(log, TOPIC)
+    assert box.num_replays() == {}
+    assert [letter.place.offset for letter in box.letters()] == [1, 3]
+    assert (box.num_foreign, str(box.first_foreign)) == (1, "dead/0/1")
+
+
 def test_a_marker_lies_under_its_letters_key_so_that_it_comes_behind_it() -> None:
     marker = Replayed(Place("events", 1, 1), Place("events", 0, 9), "e1", 77).record()
     assert marker.key == letters_of(1)[0].key

@@ -9,6 +9,7 @@ import pytest
 from streamrec.clock import ManualClock
 from streamrec.config import RegistryConfig
 from streamrec.errors import RegistryError
+from streamrec.registry.gate import Decision, Gate, Health, Window
 from streamrec.registry.registry import Registry
 from streamrec.registry.version import VersionFacts
 from streamrec.storage import LocalStorage, Storage
@@ -136,3 +137,74 @@ def test_a_promotion_of_what_was_just_pruned_is_taken_back(tmp_path: Path) -> No
     with pytest.raises(RegistryError, match="pruned while it was promoted"):
         world.registry.promote("v1", "too late")
     assert world.registry.live() == "v4"
+
+
+def decision_on(version: str, batch: int) -> Decision:
+    return Gate(RegistryConfig()).decide(Health(version), None, Window(batch))
+
+
+def test_of_the_history_the_newest_the_young_and_what_names_a_version_that_stays_are_kept(world: World) -> None:
+    registry, policy = world.registry, RegistryConfig(keep_last=2, keep_for_s=0, keep_history=3, keep_history_for_s=4)
+    for name in (f"v{number:02d}" for number in range(1, 13)):
+        world.publish(name)
+        registry.promote(name, "better", decision_on(name, 1))
+    registry.pin("v02")
+    before = {move.number: move for move in registry.history()}
+    registry.prune(12_000, policy)
+    assert [move.number for move in registry.history()] == [2, 8, 9, 10, 11, 12]  # Published at 7,000 ms, v8 is not older than four seconds.
+    registry.prune(LATE, policy)
+    assert [move.number for move in registry.history()] == [2, 10, 11, 12]
+    assert all(move == before[move.number] for move in registry.history())
+    assert [move.number for move in registry.history(last=2)] == [11, 12]
+    assert registry.live() == "v12"
+    assert registry.was_promoted("v11")
+    assert not registry.was_promoted("v05")
+    assert registry.rollback("worse").version == "v11"
+    registry.promote("v12", "mended")
+    assert registry.history()[-1].number == 14
+
+
+def test_moves_that_a_step_may_ask_about_when_it_is_executed_again_stay(world: World) -> None:
+    registry = world.registry
+    for number in range(1, 9):
+        world.publish(f"v{number}")
+        registry.promote(f"v{number}", "better", decision_on(f"v{number}", number))
+    registry.prune(LATE, RegistryConfig(keep_last=2, keep_for_s=0, keep_history=2, keep_history_for_s=0), held=["v4", "v7"])
+    assert [move.version for move in registry.history()] == ["v4", "v5", "v6", "v7", "v8"]
+    assert registry.was_promoted("v5")
+
+
+def test_decisions_stay_on_the_newest_versions_and_on_those_that_are_there(world: World) -> None:
+    registry = world.registry
+    for number in range(1, 10):
+        world.publish(f"v{number}")
+        registry.record_decision(decision_on(f"v{number}", number))
+    registry.pin("v3")
+    registry.prune(LATE, RegistryConfig(keep_last=2, keep_for_s=0, keep_history=4))
+    assert [name for name in (f"v{number}" for number in range(1, 10)) if registry.decisions(name)] == ["v3", "v6", "v7", "v8", "v9"]
+    registry.unpin("v3")
+    registry.prune(LATE, RegistryConfig(keep_last=2, keep_for_s=0, keep_history=4))
+    assert registry.decisions("v3") == []
+
+
+def test_a_long_history_costs_a_bounded_number_of_requests(tmp_path: Path) -> None:
+    class Counting(FaultyStorage):
+        """Counts what is read."""
+
+        num_reads = 0
+
+        def read(self, key: str) -> bytes:
+            self.num_reads += 1
+            return super().read(key)
+
+    storage = Counting(LocalStorage(tmp_path), None, "before")
+    world, policy = World(storage), RegistryConfig(keep_last=2, keep_for_s=0, keep_history=3, keep_history_for_s=0)
+    counts = []
+    for number in range(10, 40):
+        world.publish(f"v{number}")
+        world.registry.promote(f"v{number}", "better", decision_on(f"v{number}", 1))
+        storage.num_reads = 0
+        world.registry.prune(LATE, policy)
+        counts.append(storage.num_reads)
+        assert len(storage.list("default/history")) <= 4
+    assert counts[-1] == counts[10]

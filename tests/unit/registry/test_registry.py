@@ -198,6 +198,19 @@ def test_the_first_decision_on_a_candidate_and_batch_stands(registry: Registry) 
     assert registry.decisions("v1") == []
 
 
+def test_a_name_that_others_have_is_left_to_them_and_the_same_weights_keep_theirs(registry: Registry) -> None:
+    assert registry.free_name("v00000007", _arrays(1), META) == "v00000007"
+    registry.publish("v00000007", _arrays(1), META)
+    assert registry.free_name("v00000007", _arrays(1), META) == "v00000007"
+    second = registry.free_name("v00000007", _arrays(2), META)
+    registry.publish(second, _arrays(2), META)
+    assert registry.free_name("v00000007", _arrays(2), META) == second == "v00000007_02"
+    third = registry.free_name("v00000007", _arrays(3), META)
+    registry.publish(third, _arrays(3), META)
+    _publish(registry, "v00000006", "v00000008")
+    assert registry.versions() == ["v00000006", "v00000007", second, third, "v00000008"]
+
+
 def test_students_of_one_storage_do_not_meet(storage: LocalStorage) -> None:
     shop, edge = Registry(storage, "shop"), Registry(storage, "edge")
     _publish(shop, "v1")
