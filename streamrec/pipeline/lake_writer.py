@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from streamrec.config import Config, LakeConfig
 from streamrec.errors import Damaged, StorageError
-from streamrec.log.lake import EventLake, lake_address, lake_rows
+from streamrec.log.lake import EventLake, lake_address
+from streamrec.log.lake_table import lake_rows
 from streamrec.pipeline.lake_merging import merge_apart
 from streamrec.pipeline.layout import checkpoint_url, lake_url
 from streamrec.pipeline.lineage import lineage_of

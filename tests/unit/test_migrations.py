@@ -18,7 +18,8 @@ from streamrec.events.progress import Progress
 from streamrec.events.schema import EVENT
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.log.base import Record
-from streamrec.log.lake import EventLake, lake_rows
+from streamrec.log.lake import EventLake
+from streamrec.log.lake_table import lake_rows
 from streamrec.log.memory import MemoryLog
 from streamrec.migrations import FORMATS, NEEDS_REBUILD, migrated
 from streamrec.pipeline.checkpoint import CheckpointStore
