@@ -108,7 +108,12 @@ class EventLake:
         """
         return self._retried("append to", lambda: self._append(events, batch))
 
-    def delete_user(self, namespace: str, user_id: str, before_batch: int | None = None) -> int:
+    def is_there(self) -> bool:
+        """Return whether there is a table, of whomever."""
+        with self._explained("look for"):
+            return bool(DeltaTable.is_deltatable(self.address, self._options))
+
+    def delete_user(self, namespace: str, user_id: str, before_batch: int | None = None, before: tuple[int, int, int] | None = None) -> int:
         """Remove a user's rows as one commit and return how many went.
 
         Readers that hold an older version finish undisturbed: the old files go with the first `vacuum` whose time to keep has passed. The
@@ -118,10 +123,15 @@ class EventLake:
             namespace: The user's.
             user_id: Any text.
             before_batch: Only rows of earlier batches; a step that is executed again must not remove what the user did after it.
+            before: Only rows before this place in the stream's order: event time, partition, offset. For a table whose batches are not one's own.
         """
         chosen = f"namespace = {quoted(namespace)} and user_id = {quoted(user_id)}"
         if before_batch is not None:
             chosen += f" and batch < {int(before_batch)}"
+        if before is not None:
+            time_ms, partition, offset = map(int, before)
+            earlier = f'event_time = {time_ms} and "partition" < {partition} or "partition" = {partition} and "offset" < {offset}'
+            chosen += f" and (event_time < {time_ms} or {earlier})"
         return self._retried("delete from", lambda: self._delete(chosen))
 
     def held(self, batch: int, partitions: Mapping[int, int]) -> dict[int, Held]:

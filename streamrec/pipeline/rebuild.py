@@ -25,7 +25,7 @@ from streamrec.pipeline.bootstrap import OnStep, bootstrap, check_learned, learn
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import checkpoint_url, lake_url, lineage_folder, lineage_number, registry_url
-from streamrec.pipeline.lineage import Current, current_lineage, make_current, url_of
+from streamrec.pipeline.lineage import Current, current_lineage, make_current, noted_lakes, url_of
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_record import Record, load_source, made_with, new_record, read_record, remove_lineage
 from streamrec.registry.registry import Registry
@@ -117,11 +117,7 @@ class Rebuild:
             return record
         if record is not None:
             self._say(f"{folder}, which an earlier run began, is removed")
-        remove_lineage(storage, receipts=True)
-        if self._config.lake.address:  # Beside the one that is current.
-            lake = open_storage(lake_url(url_of(self._state_url, folder), self._config.lake.address))
-            for key in lake.list():
-                lake.delete(key)
+        _empty(self._config, self._state_url, folder)
         record = new_record(self._config, self._state_url, source, self._log)
         record.write(storage)
         self._say(f"beginning {folder} from {'the lake and the log' if record.lake_address is not None else 'the log'}")
@@ -194,6 +190,28 @@ class Rebuild:
     def _is_live(self, folder: str) -> bool:
         facts = CheckpointStore(open_storage(checkpoint_url(url_of(self._state_url, folder)))).kept_facts()
         return bool(facts and facts[0].get("versions", {}).get("live"))
+
+
+def drop_unfinished(config: Config, state_url: str, say: Callable[[str], None]) -> bool:
+    """Remove the lineage that an unfinished rebuild has begun, its lakes and all; return whether there was any. No rebuild may run."""
+    folder = lineage_folder(lineage_number(current_lineage(state_url).folder) + 1)
+    if not open_storage(url_of(state_url, folder)).list():
+        say("no rebuild is unfinished")
+        return False
+    say(f"removing {folder}, whose rebuild was not finished")
+    _empty(config, state_url, folder)
+    return True
+
+
+def _empty(config: Config, state_url: str, folder: str) -> None:
+    """Remove everything of a lineage that never became current; its lakes elsewhere lie beside the one that is current."""
+    url = url_of(state_url, folder)
+    storage = open_storage(url)
+    for address in {config.lake.address, *noted_lakes(storage)} - {""}:
+        lake = open_storage(lake_url(url, address))
+        for key in lake.list():
+            lake.delete(key)
+    remove_lineage(storage, receipts=True)
 
 
 def remove_old(state_url: str, say: Callable[[str], None]) -> None:

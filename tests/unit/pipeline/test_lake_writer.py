@@ -86,18 +86,19 @@ def test_a_deletion_is_followed_by_a_vacuum_within_twice_the_time_to_keep_also_a
 ) -> None:
     done: list[float] = []
     monkeypatch.setattr(EventLake, "vacuum", lambda self, keep_for_s: done.append(keep_for_s) or 0)
-    lake = writer(tmp_path, keep_for_s=10.0)
+    lake = writer(tmp_path, keep_for_s=5400.0)  # A vacuum knows whole hours: 2.
     lake.record(1, events(1), 1, 0)
     assert lake.delete_user("default", "u1") == 1
     lake.commit(1000)
     lake = restored(lake)
-    lake.commit(10_999)
+    lake.commit(7_200_999)
     assert done == []
-    lake.commit(11_000)
-    lake.commit(20_999)
-    assert done == [10.0]
-    lake.commit(21_000)
-    assert done == [10.0, 10.0]
+    lake.commit(7_201_000)
+    lake.commit(14_400_999)
+    assert done == [5400.0]
+    lake.commit(14_401_000)
+    assert done == [5400.0, 5400.0]
+    assert lake.vacuum_at_ms is None
 
 
 def test_what_can_not_be_tidied_stops_nobody_and_is_tried_again(
