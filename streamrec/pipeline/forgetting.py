@@ -16,7 +16,7 @@ from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
 from streamrec.migrations import number_of, read_json
 from streamrec.pipeline.ingest import Ingest, Request
-from streamrec.pipeline.lake_writer import keep_ms
+from streamrec.pipeline.lake_writer import gone_by_ms
 from streamrec.pipeline.other_lakes import Reached
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan, version_name
@@ -169,7 +169,7 @@ class Forgetting:
             "approximate": APPROXIMATE | approximate,
             "queries_left": one.queries_left,
             "teachers_refresh_by_ms": plan.now_ms + round(config.teachers.forget_within_s * 1000),
-            "lake_files_gone_by_ms": plan.now_ms + 2 * keep_ms(config.lake) if lakes else None,
+            "lake_files_gone_by_ms": gone_by_ms(plan.now_ms, config) if lakes else None,
             "topics": {"events": config.log.events_topic, "dead_letters": config.log.dead_letter_topic},
             "versions_not_before": version_name(plan.batch),
         }

@@ -50,9 +50,10 @@ class ForgottenLetters:
         if isinstance(user, bool) or not isinstance(user, str | int):
             return False
         time_ms, namespace = found.get("event_time"), found.get("namespace")
-        is_time = isinstance(time_ms, int) and not isinstance(time_ms, bool)
-        place = (time_ms if is_time else letter.time_ms, letter.place.partition, letter.place.offset)
-        return self._tombstones.covers_record(namespace if isinstance(namespace, str) else self._namespace, str(user), *place)
+        if isinstance(time_ms, bool) or not isinstance(time_ms, int):
+            time_ms = letter.time_ms
+        names = (namespace if isinstance(namespace, str) else self._namespace, str(user))
+        return self._tombstones.covers_record(*names, time_ms, letter.place.partition, letter.place.offset)
 
     def without(self, letters: Iterable[Letter]) -> Iterator[Letter]:
         """Give the letters that may be shown; ``num_left_out`` counts the others."""

@@ -19,6 +19,7 @@ from streamrec.log.lake_table import lake_rows
 from streamrec.pipeline.lake_merging import merge_apart
 from streamrec.pipeline.layout import checkpoint_url, lake_url
 from streamrec.pipeline.lineage import lineage_of, note_lake
+from streamrec.pipeline.plan import LONGEST_INTERVAL
 from streamrec.state import ComponentState, digest_of
 from streamrec.storage import open_storage
 
@@ -212,8 +213,13 @@ class Rounds:
 
 
 def keep_ms(config: LakeConfig) -> int:
-    """Return the time to keep, in the whole hours that a vacuum knows; within twice of it what is not needed any more is gone."""
+    """Return the time to keep, in the whole hours that a vacuum knows."""
     return -int(-config.keep_for_s // 3600) * 3_600_000
+
+
+def gone_by_ms(now_ms: int, config: Config) -> int:
+    """Return by when files are gone that are not needed from ``now_ms`` on: after two rounds, which wait for a commit each, like their plan."""
+    return now_ms + 2 * keep_ms(config.lake) + 3 * LONGEST_INTERVAL * round(1000 * config.pipeline.checkpoint_interval_s)
 
 
 def build_lake(config: Config, state_url: str) -> LakeWriter | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
@@ -16,6 +16,7 @@ from streamrec.log.lake_table import COLUMNS, lake_rows
 
 GONE = "gone-for-ever"
 HOUR_S = 3600.0
+Naming = Callable[[Path, str], list[str]]
 
 
 def events(user: str, *offsets: int) -> pa.Table:
@@ -28,19 +29,6 @@ def both(batch: int, *offsets: int) -> pa.Table:
     """Rows of the user between those of others."""
     mixed = [events(GONE if n % 2 else f"u{n}", n) for n in offsets]
     return lake_rows(pa.concat_tables(mixed), "events", batch)
-
-
-def naming(folder: Path, text: str = GONE) -> list[str]:
-    """The files that name the user, in whatever form: as bytes, or in a column of a Parquet file."""
-    found = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        told = path.read_bytes()
-        if path.suffix == ".parquet":
-            file = pq.ParquetFile(path)
-            told += str(file.read().to_pylist()).encode() + str(file.metadata.to_dict()).encode()
-        if text.encode() in told:
-            found.append(path.relative_to(folder).as_posix())
-    return found
 
 
 def age(folder: Path, by_s: float) -> None:
@@ -57,42 +45,42 @@ def lake_with_rows(folder: Path) -> EventLake:
     return lake
 
 
-def test_after_a_deletion_and_a_vacuum_no_file_below_the_lake_names_the_user(tmp_path: Path) -> None:
+def test_after_a_deletion_and_a_vacuum_no_file_below_the_lake_names_the_user(tmp_path: Path, files_naming: Naming) -> None:
     lake = lake_with_rows(tmp_path)
-    assert all(name.endswith(".parquet") for name in naming(tmp_path))
+    assert all(name.endswith(".parquet") for name in files_naming(tmp_path, GONE))
     assert lake.delete_user("default", GONE) == 3
-    assert naming(tmp_path / "_delta_log") == []
-    assert naming(tmp_path)
+    assert files_naming(tmp_path / "_delta_log", GONE) == []
+    assert files_naming(tmp_path, GONE)
     lake.vacuum(0.0)
-    assert naming(tmp_path) == []
+    assert files_naming(tmp_path, GONE) == []
     assert sorted(row["offset"] for row in DeltaTable(tmp_path).to_pyarrow_table().to_pylist()) == [2, 4, 6]
 
 
-def test_merged_files_name_nobody_in_the_log_either(tmp_path: Path) -> None:
+def test_merged_files_name_nobody_in_the_log_either(tmp_path: Path, files_naming: Naming) -> None:
     lake = lake_with_rows(tmp_path)
     lake.optimize()
-    assert naming(tmp_path / "_delta_log") == []
+    assert files_naming(tmp_path / "_delta_log", GONE) == []
     lake.delete_user("default", GONE)
     lake.optimize()
     lake.vacuum(0.0)
-    assert naming(tmp_path) == []
+    assert files_naming(tmp_path, GONE) == []
 
 
-def test_what_the_log_of_an_older_table_says_goes_when_the_time_to_keep_has_passed(tmp_path: Path) -> None:
+def test_what_the_log_of_an_older_table_says_goes_when_the_time_to_keep_has_passed(tmp_path: Path, files_naming: Naming) -> None:
     lake = lake_with_rows(tmp_path / "new")
     folder = tmp_path / "old"
     table = DeltaTable.create(str(folder), COLUMNS, name=lake.app, partition_by=["namespace", "event_date"])
     write_deltalake(table, both(1, 1, 2, 3), mode="append", commit_properties=CommitProperties(app_transactions=[Transaction(lake.app, 1)]))
-    assert naming(folder / "_delta_log")
+    assert files_naming(folder / "_delta_log", GONE)
     old = EventLake(str(folder), lambda: "one")
     old.append(both(2, 4, 5, 6), 2)
     assert old.delete_user("default", GONE) == 3
     old.vacuum(HOUR_S)
-    assert naming(folder / "_delta_log")
+    assert files_naming(folder / "_delta_log", GONE)
     age(folder, 2 * HOUR_S)
     old.append(both(3, 8), 3)
     old.vacuum(HOUR_S)
-    assert naming(folder / "_delta_log") == []
+    assert files_naming(folder / "_delta_log", GONE) == []
     assert old.last_batch() == 3
     assert {number: held.removed for number, held in old.held(3, {}).items()} == {0: 3}
     assert sorted(row["offset"] for row in DeltaTable(folder).to_pyarrow_table().to_pylist()) == [2, 4, 6, 8]

@@ -97,6 +97,25 @@ def test_nothing_of_the_user_is_left_in_any_component(world: World, make_record:
     assert np.all(generations != 0)
 
 
+def test_by_the_stated_time_no_file_below_the_lake_names_the_user(
+    make_world: Callable[..., World], mixed: list[Record], make_record: MakeRecord, tmp_path: Path, files_naming: Callable[[Path, str], list[str]]
+) -> None:
+    settings = {**SETTINGS, "lake": {"keep_for_s": 0.0, "optimize_every": 2}}
+    world = make_world([*mixed[:150], *planted(make_record, 160), *mixed[150:240]], settings, folder=tmp_path / "state")
+    world.play(world.controller())
+    world.append([make_record(PLANTED, "i1", 258)])  # Some rows wait for the next commit when the request comes.
+    lake = world.folder / "lake"
+    assert files_naming(lake, PLANTED)
+    controller = forget(world, make_record, mixed)
+    assert files_naming(lake / "_delta_log", PLANTED) == []
+    while world.clock.now_ms() <= receipt_of(world)["lake_files_gone_by_ms"]:  # Nothing comes any more.
+        controller.step()
+        world.clock.advance(1.0)
+    assert files_naming(lake, PLANTED) == []
+    assert controller.parts.lake is not None
+    assert controller.parts.lake.vacuum_at_ms is None
+
+
 def test_the_receipt_says_what_went_where_what_is_approximate_and_until_when(world: World, make_record: MakeRecord, mixed: list[Record]) -> None:
     forget(world, make_record, mixed)
     receipt = receipt_of(world)
