@@ -27,7 +27,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from streamrec.errors import Damaged, StorageError
 from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
-from streamrec.log.lake_table import COLUMNS, EXTENT, NAMELESS, PARTITION_BY, RECOUNT, places_of, quoted
+from streamrec.log.lake_table import COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, RECOUNT, places_of, quoted
 from streamrec.migrations import migrated, number_of
 
 # A commit that loses against another process reads what that one wrote and tries again.
@@ -36,7 +36,7 @@ _ATTEMPTS = 5
 _FORMAT = "streamrec.format"
 _KEPT_LOG = "delta.logRetentionDuration"
 # delta-rs knows the protocol's own properties only, and takes others when told.
-_NUMBERED: dict[str, Any] = {"configuration": {_FORMAT: str(number_of("lake")), **NAMELESS}, "raise_if_key_not_exists": False}
+_NUMBERED: dict[str, Any] = {"configuration": {_FORMAT: str(number_of("lake")), **PROPERTIES}, "raise_if_key_not_exists": False}
 # delta-rs draws the causes of some errors as a tree, the reason in its last line.
 _DECORATION = re.compile(r"\x1b\[\d*m|↳")
 _BACKTRACE = re.compile(r"\d+: ")
@@ -234,7 +234,7 @@ class EventLake:
         table = self._table()
         if table is None:
             return 0
-        self._set(table, NAMELESS)
+        self._set(table, PROPERTIES)
         # The counts and the deletion see the same version, and become visible in one commit.
         found = pa.table(table.scan(columns=["partition", "offset", "batch"], predicate=chosen).read_all())
         if not found.num_rows:

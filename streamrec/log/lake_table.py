@@ -10,9 +10,14 @@ COLUMNS = EVENT.append(pa.field("topic", pa.string())).append(pa.field("batch", 
 """The table's columns: an event, its place in the log, the micro-batch that applied it, and the UTC date of its event time."""
 
 PARTITION_BY = ["namespace", "event_date"]
-# The log outlives files for a while, so its statistics must name no user, session or event.
-NAMELESS = {"delta.dataSkippingStatsColumns": "event_time,partition,offset,batch"}
-"""Properties of every table."""
+
+PROPERTIES = {
+    # The log outlives files for a while, so its statistics must name no user, session or event.
+    "delta.dataSkippingStatsColumns": "event_time,partition,offset,batch",
+    # delta-rs would do so without waiting until the checkpoint that stands for old entries is on the disk; the vacuum does.
+    "delta.enableExpiredLogCleanup": "false",
+}
+"""What every table is told of its log."""
 
 RECOUNT = (
     "select partition, count(*) filter (where batch <= {batch}) as rows, max(offset) filter (where batch <= {batch}) as highest,"
