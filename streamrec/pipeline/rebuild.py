@@ -6,9 +6,9 @@
 4. **catch up** with the log, as a stream does, until less than a full micro-batch is left.
 5. **take over**: the old driver is fenced, the pointer moves, the new lineage publishes its version and brings it live.
 
-**Contract.** Nothing of the old lineage is changed before the take-over, and then only who may commit to it. A run that was cut off is taken
-up by the next one with the same settings: before the pointer moved the new lineage goes on from its last commit, or is begun anew where the
-settings are others; after it moved, the version is brought live. Nothing in here sleeps.
+**Contract.** Nothing of the old lineage is changed before the take-over, and then only who may commit to it; but deletions that are read here
+reach its lake. A run that was cut off is taken up by the next one with the same settings: before the pointer moved the new lineage goes on from
+its last commit, or is begun anew where the settings are others; after it moved, the version is brought live. Nothing in here sleeps.
 """
 
 from __future__ import annotations
