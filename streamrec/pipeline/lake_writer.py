@@ -161,6 +161,7 @@ class LakeWriter:
         rows = {str(partition): there.rows + there.removed for partition, there in held.items() if there.rows or there.removed}
         left_out = {"earlier": num_applied - sum(rows.values()), "deletion": 0}
         last = min(batch, self.lake.last_batch()) if rows else 0
+        self._has_garbage |= bool(rows)  # Whoever wrote to it before may not have tidied it.
         self._manifest = {**copy.deepcopy(_NEW), "address": self._config.address, "batch": last, "rows": rows, "left_out": left_out}
 
     def _flush(self) -> None:

@@ -148,6 +148,8 @@ class Rebuild:
         base, *deltas = source.components.get("tombstones", (ComponentState(),))
         controller.ingest.tombstones.restore(base, deltas)
         controller.state.topic_id = str(source.components["stream"][0].meta.get("topic_id", ""))
+        if controller.parts.other_lakes is not None:  # What the old driver has deleted, and is fenced before it tidies, goes nevertheless.
+            controller.parts.other_lakes.expect_garbage()
         controller.run(plan_of(controller, checkpoint=True))
 
     def _catch_up(self, controller: Controller) -> None:

@@ -161,6 +161,41 @@ def test_files_of_lakes_out_of_use_go_within_the_stated_time_also_in_an_idle_str
     assert controller.state.batch == batch
 
 
+def switched_off(world: World) -> World:
+    return changed(world, lake={"enabled": False})
+
+
+def switched_off_and_on(world: World) -> World:
+    world.play(current(switched_off(world)))
+    return world
+
+
+def moved(world: World) -> World:
+    return changed(world, lake={"address": f"{world.folder}-elsewhere"})
+
+
+def rebuilt(world: World) -> World:
+    world = changed(world, student={"dim": 12})
+    rebuild(world)
+    return world
+
+
+@pytest.mark.parametrize("change", [switched_off, switched_off_and_on, moved, rebuilt])
+def test_what_was_promised_of_a_lake_is_kept_though_it_goes_out_of_use_before(
+    world: World, monkeypatch: pytest.MonkeyPatch, change: Callable[[World], World], mixed: list[Record]
+) -> None:
+    receipt = forgotten(world)
+    world = change(world)
+    kept: dict[str, int] = {}
+    monkeypatch.setattr(EventLake, "vacuum", lambda self, keep_for_s: kept.update({self.address: kept.get(self.address, 0) + 1}) or 0)
+    controller = current(world)
+    world.append(mixed[250:])
+    while world.clock.now_ms() < receipt["lake_files_gone_by_ms"]:
+        world.clock.advance(20.0)
+        controller.step()
+    assert kept[str(world.folder / "lake")] >= 1
+
+
 def test_the_lake_of_the_lineage_before_a_rebuild_is_reached_and_what_else_it_holds_is_named(world: World) -> None:
     rebuilt = changed(world, student={"dim": 12})
     rebuild(rebuilt)
