@@ -166,6 +166,8 @@ def switched_off(world: World) -> World:
 
 
 def switched_off_and_on(world: World) -> World:
+    update = {"kind": "item_update", "event_id": "meanwhile", "item_id": "i1", "title": "t", "event_time": NOW_MS - 1000}
+    world.append([Record(b"i1", json.dumps(update).encode())])
     world.play(current(switched_off(world)))
     return world
 
@@ -189,7 +191,7 @@ def test_what_was_promised_of_a_lake_is_kept_though_it_goes_out_of_use_before(
     kept: dict[str, int] = {}
     monkeypatch.setattr(EventLake, "vacuum", lambda self, keep_for_s: kept.update({self.address: kept.get(self.address, 0) + 1}) or 0)
     controller = current(world)
-    world.append(mixed[250:])
+    world.append(one for one in mixed[250:] if b"deletion" not in one.value)
     while world.clock.now_ms() < receipt["lake_files_gone_by_ms"]:
         world.clock.advance(20.0)
         controller.step()
