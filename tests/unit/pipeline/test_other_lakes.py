@@ -107,10 +107,6 @@ def users_in(folder: Path | str) -> set[str]:
     return set(DeltaTable(str(folder)).to_pyarrow_table(columns=["user_id"])["user_id"].to_pylist())
 
 
-def files_of(folder: Path) -> set[Path]:
-    return set(folder.rglob("*.parquet"))
-
-
 def test_a_lake_that_was_switched_off_loses_the_user_and_the_receipt_names_it(world: World) -> None:
     lake = world.folder / "lake"
     assert GONE in users_in(lake)
