@@ -10,7 +10,8 @@ catches up. Then it takes over: the old stream stops at its next step and says w
 it was; one with other settings than the one before begins anew, as ``--anew`` does in any case.
 
 ``--remove-old`` makes nothing: it removes the checkpoints, plans, teachers and lakes of the lineages before the current one. Receipts and
-versions stay. Do so within the time in which a deletion must have reached everything: no stream deletes users there any more.
+versions stay. Do so within the time in which a deletion must have reached everything: a stream deletes users in their lakes, but not in what else
+they hold. ``--drop`` removes what a rebuild that was not finished, and does not run any more, has made.
 
 SIGTERM and Ctrl-C end it at once and remove what is temporary. The last line of the output is one JSON object. The exit status is 0, also where
 the current lineage was made with these settings, 1 after an error, 130 after a signal.
@@ -29,7 +30,7 @@ from streamrec.log.base import TableReader
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lineage import current_lineage
 from streamrec.pipeline.ray_workers import release
-from streamrec.pipeline.rebuild import Rebuild, remove_old
+from streamrec.pipeline.rebuild import Rebuild, drop_unfinished, remove_old
 from streamrec.pipeline.session import Session, open_session, state_address
 
 NAME = "streamrec-rebuild"
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__, "jobs.rebuild")
     parser.add_argument("--anew", action="store_true", help="begin anew, whatever an earlier run made")
     parser.add_argument("--remove-old", action="store_true", help="remove the lineages before the current one, and make nothing")
+    parser.add_argument("--drop", action="store_true", help="remove what an unfinished rebuild has made, and make nothing")
     options = parser.parse_args(argv)
     return cli.run(lambda: _rebuild(options))
 
@@ -48,8 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _rebuild(options: argparse.Namespace) -> int:
     config = cli.resolve(options.config, options.set)
     cli.end_on_signals()
-    if options.remove_old:
-        remove_old(state_address(config), cli.say)
+    if options.remove_old or options.drop:
+        if options.drop:
+            drop_unfinished(config, state_address(config), cli.say)
+        if options.remove_old:
+            remove_old(state_address(config), cli.say)
         _print({"lineage": current_lineage(state_address(config)).folder})
         return 0
     with open_session(config, cli.say) as session:

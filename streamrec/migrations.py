@@ -92,6 +92,7 @@ FORMATS: Mapping[str, Format] = {
     "move": Format("Registry: a record of the alias"),
     "decision": Format("Registry: a decision"),
     "lake": Format("Lake: the table"),
+    "lake_note": Format("Lake: the note of an address"),
     "letter": Format("Dead letter: one"),
     "progress": Format("Replay: the progress"),
 }

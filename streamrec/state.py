@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -74,6 +75,30 @@ class Component(Protocol):
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         ...
+
+
+class Impersonal(ABC):
+    """Be the half that is equal in all components that are small and keep nothing under a user's key or an item's row."""
+
+    @abstractmethod
+    def snapshot(self) -> ComponentState:
+        """Return the whole state."""
+
+    def delta(self) -> ComponentState | None:
+        """Return None: the whole is small."""
+        return None
+
+    def delete_user(self, namespace: str, user_id: str) -> int:
+        """Return 0: nothing in here is one user's."""
+        return 0
+
+    def forget_rows(self, rows: NDArray[np.int32]) -> int:
+        """Return 0: nothing in here is one item's."""
+        return 0
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state, in hex."""
+        return digest_of(self.snapshot())
 
 
 def num_bytes(state: ComponentState) -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import settings
@@ -26,3 +29,21 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _one_torch_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def files_naming() -> Callable[[Path, str], list[str]]:
+    """The files below a folder that hold a text: as bytes, or in a Parquet file's values and statistics."""
+
+    def find(folder: Path, text: str) -> list[str]:
+        found = []
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            held = path.read_bytes()
+            if path.suffix == ".parquet":
+                file = pq.ParquetFile(path)
+                held += f"{file.read().to_pylist()} {file.metadata.to_dict()}".encode()
+            if text.encode() in held:
+                found.append(path.relative_to(folder).as_posix())
+        return found
+
+    return find

@@ -23,6 +23,7 @@ from streamrec.events.schema import REASONS, Reason
 from streamrec.log.base import LogAddress
 from streamrec.log.connect import open_table_reader, open_writer
 from streamrec.pipeline.dead_letter_box import DeadLetterBox, Letter, Place
+from streamrec.pipeline.forgotten_letters import WHY, ForgottenLetters, load_forgotten
 from streamrec.pipeline.resend import Refused, Repair, Resender
 
 # Letters that are repaired, checked and acknowledged together.
@@ -33,10 +34,11 @@ def run(options: DlqList | DlqShow | DlqReplay) -> int:
     """Do what was asked for."""
     config, console = resolve(options.settings), err_console()
     with opened_broker(options.broker, config, console) as address:
+        forgotten = load_forgotten(config)
         if isinstance(options, DlqReplay):
-            return _replay(options, config, address, console)
+            return _replay(options, config, address, console, forgotten)
         with _opened_box(address, config) as box:
-            return _list(options, box, console) if isinstance(options, DlqList) else _show(options, box)
+            return _list(options, box, console, forgotten) if isinstance(options, DlqList) else _show(options, box, forgotten)
 
 
 @contextmanager
@@ -45,18 +47,19 @@ def _opened_box(address: LogAddress, config: Config) -> Iterator[DeadLetterBox]:
         yield DeadLetterBox(reader, config.log.dead_letter_topic)
 
 
-def _list(options: DlqList, box: DeadLetterBox, console: Console) -> int:
+def _list(options: DlqList, box: DeadLetterBox, console: Console, forgotten: ForgottenLetters) -> int:
     reason = _checked_reason(options.reason)
     num_replays = box.num_replays()
-    lines = (
-        _line(letter, num_replays.get(letter.place, 0), as_json=options.json) for letter in box.letters() if reason is None or letter.reason == reason
-    )
+    letters = forgotten.without(_chosen(box.letters(), set(), reason))
+    lines = (_line(letter, num_replays.get(letter.place, 0), as_json=options.json) for letter in letters)
     num = 0
     for line in deque(lines, maxlen=options.last) if options.last else lines:
         sys.stdout.write(line + "\n")
         num += 1
     if not options.json:
         console.print(f"{num} dead letters")
+    if forgotten.num_left_out:
+        console.print(f"{forgotten.num_left_out} were left out: they are of users who have asked to be forgotten")
     _tell_foreign(box, console)
     return 0
 
@@ -78,11 +81,14 @@ def _line(letter: Letter, num_replays: int, *, as_json: bool) -> str:
     return f"{place:<32} {reason:<18} {letter.num_bytes:>9} {_time(letter.time_ms)} {state:<9} {_printable(letter.detail)}"
 
 
-def _show(options: DlqShow, box: DeadLetterBox) -> int:
+def _show(options: DlqShow, box: DeadLetterBox, forgotten: ForgottenLetters) -> int:
     place = Place.parse(options.place)
     letter = next(box.letters(place), None)
     if letter is None:
         raise _missing([place])
+    if forgotten.covers(letter):
+        what = f"Dead letters: {place} is not shown, {WHY}"
+        raise DataError(what, do="leave it: it goes when the retention of the topic ends")
     if options.raw:
         sys.stdout.buffer.write(letter.value or b"")
         return 0
@@ -104,7 +110,7 @@ def _show(options: DlqShow, box: DeadLetterBox) -> int:
     return 0
 
 
-def _replay(options: DlqReplay, config: Config, address: LogAddress, console: Console) -> int:
+def _replay(options: DlqReplay, config: Config, address: LogAddress, console: Console, forgotten: ForgottenLetters) -> int:
     places = {Place.parse(text) for text in options.places}
     reason = _checked_reason(options.reason)
     if (bool(places), reason is not None, options.all).count(True) != 1:
@@ -117,7 +123,7 @@ def _replay(options: DlqReplay, config: Config, address: LogAddress, console: Co
     num_sent = num_refused = num_before = 0
     with _opened_box(address, config) as box, closing(open_writer(address, config.log)) as writer, stop_on_interrupt() as stop:
         num_replays = box.num_replays()
-        resender = Resender(config, writer, SystemClock(), repair)
+        resender = Resender(config, writer, SystemClock(), repair, forgotten.covers)
         for batch in _batches(_chosen(box.letters(), places, reason)):
             if stop.is_set():  # between batches, so that no event goes without its marker
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -130,8 +131,14 @@ class Popularity:
         self._changed.mark(rows)
         self._total[rows] = 0
         self._recent[rows] = 0
-        # A basket that loses all its items still counts as one of the recent ones.
-        self._baskets = deque(part[~np.isin(part, rows)] for part in self._baskets)
+        recent = self._recent_baskets()
+        flat, sizes = recent["basket_rows"], recent["basket_sizes"]
+        stays = ~np.isin(flat, rows)
+        if not stays.all():  # A basket that loses all its items still counts as one of the recent ones.
+            num_before = np.concatenate([[0], np.cumsum(stays)])  # Of those that stay, by place in `flat`.
+            edges = num_before[np.concatenate([[0], np.cumsum(sizes)])].tolist()
+            kept = flat[stays]
+            self._baskets = deque(kept[start:end] for start, end in pairwise(edges))
         return num
 
     def digest(self) -> str:

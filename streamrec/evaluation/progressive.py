@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamrec.evaluation.ranking import METRICS, PerQuery
-from streamrec.state import ComponentState, digest_of
+from streamrec.state import ComponentState, Impersonal
 
 RECENT_QUERIES = 2048
 """Queries that the newest-window means look back over, about one or two batches."""
 
 
-class Progressive:
+class Progressive(Impersonal):
     """Sum each model's per-query metrics, over everything and with an exponential window.
 
     References: Dawid, "Statistical Theory: The Prequential Approach", JRSS A 1984; Gama et al., "On evaluating stream learning algorithms",
@@ -59,24 +58,8 @@ class Progressive:
         """Return all sums."""
         return ComponentState({}, {"sums": dict(self._sums), "queries": dict(self._queries), "recent": dict(self._recent)})
 
-    def delta(self) -> ComponentState | None:
-        """Return None: the whole is small."""
-        return None
-
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
         self._sums = {model: list(values) for model, values in base.meta.get("sums", {}).items()}
         self._queries = dict(base.meta.get("queries", {}))
         self._recent = {model: list(values) for model, values in base.meta.get("recent", {}).items()}
-
-    def delete_user(self, namespace: str, user_id: str) -> int:
-        """Return 0: sums carry no user."""
-        return 0
-
-    def forget_rows(self, rows: NDArray[np.int32]) -> int:
-        """Return 0: sums carry no items."""
-        return 0
-
-    def digest(self) -> str:
-        """Return the SHA-256 of the state, in hex."""
-        return digest_of(self.snapshot())

@@ -64,6 +64,11 @@ class Tombstones:
             self._places[user] = (time_ms, partition, offset)
             self._unsaved.append((user, time_ms, partition, offset))
 
+    def covers_record(self, namespace: str, user_id: str, time_ms: int, partition: int, offset: int) -> bool:
+        """Return whether a record that was never applied is of before its user's newest request: in the stream's order, or in its partition."""
+        held = self._places.get(self.hash_of(namespace, user_id))
+        return held is not None and ((time_ms, partition, offset) < held or (partition == held[1] and offset < held[2]))
+
     def covers_events(self, events: pa.Table) -> NDArray[np.bool_]:
         """Return which valid events come before the deletion of their user, whenever they are delivered. [E]."""
         if not self._places or not events.num_rows:

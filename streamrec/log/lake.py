@@ -27,31 +27,16 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from streamrec.errors import Damaged, StorageError
 from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
+from streamrec.log.lake_table import COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, RECOUNT, places_of, quoted
 from streamrec.migrations import migrated, number_of
 
-COLUMNS = EVENT.append(pa.field("topic", pa.string())).append(pa.field("batch", pa.int64())).append(pa.field("event_date", pa.date32()))
-"""The table's columns: an event, its place in the log, the micro-batch that applied it, and the UTC date of its event time."""
-
-_PARTITION_BY = ["namespace", "event_date"]
 # A commit that loses against another process reads what that one wrote and tries again.
 _ATTEMPTS = 5
 
-_RECOUNT = (
-    "select partition, count(*) filter (where batch <= {batch}) as rows, max(offset) filter (where batch <= {batch}) as highest,"
-    " count(*) filter (where batch > {batch}) as rows_ahead, min(offset) filter (where batch > {batch}) as lowest_ahead,"
-    " count(*) - count(distinct offset) as duplicates from lake group by partition"
-)
-
-_EXTENT = (
-    'with batches as (select "partition", batch, min("offset") as first, max("offset") as last from lake group by "partition", batch),'
-    ' ordered as (select "partition", first, max(last) over (partition by "partition" order by batch rows between unbounded preceding'
-    " and 1 preceding) as before from batches)"
-    ' select "partition", min(first) as first, count(*) filter (where first <= before) as repeated from ordered group by "partition"'
-)
-
 _FORMAT = "streamrec.format"
+_KEPT_LOG = "delta.logRetentionDuration"
 # delta-rs knows the protocol's own properties only, and takes others when told.
-_NUMBERED: dict[str, Any] = {"configuration": {_FORMAT: str(number_of("lake"))}, "raise_if_key_not_exists": False}
+_NUMBERED: dict[str, Any] = {"configuration": {_FORMAT: str(number_of("lake")), **PROPERTIES}, "raise_if_key_not_exists": False}
 # delta-rs draws the causes of some errors as a tree, the reason in its last line.
 _DECORATION = re.compile(r"\x1b\[\d*m|↳")
 _BACKTRACE = re.compile(r"\d+: ")
@@ -123,19 +108,30 @@ class EventLake:
         """
         return self._retried("append to", lambda: self._append(events, batch))
 
-    def delete_user(self, namespace: str, user_id: str, before_batch: int | None = None) -> int:
+    def is_there(self) -> bool:
+        """Return whether there is a table, of whomever."""
+        with self._explained("look for"):
+            return bool(DeltaTable.is_deltatable(self.address, self._options))
+
+    def delete_user(self, namespace: str, user_id: str, before_batch: int | None = None, before: tuple[int, int, int] | None = None) -> int:
         """Remove a user's rows as one commit and return how many went.
 
-        Readers that hold an older version finish undisturbed: the old files go with the first `vacuum` whose time to keep has passed.
+        Readers that hold an older version finish undisturbed: the old files go with the first `vacuum` whose time to keep has passed. The
+        table's log says which rows went by their place, and never names the user.
 
         Args:
             namespace: The user's.
             user_id: Any text.
             before_batch: Only rows of earlier batches; a step that is executed again must not remove what the user did after it.
+            before: Only rows before this place in the stream's order: event time, partition, offset. For a table whose batches are not one's own.
         """
-        chosen = f"namespace = {_quoted(namespace)} and user_id = {_quoted(user_id)}"
+        chosen = f"namespace = {quoted(namespace)} and user_id = {quoted(user_id)}"
         if before_batch is not None:
             chosen += f" and batch < {int(before_batch)}"
+        if before is not None:
+            time_ms, partition, offset = map(int, before)
+            earlier = f'event_time = {time_ms} and "partition" < {partition} or "partition" = {partition} and "offset" < {offset}'
+            chosen += f" and (event_time < {time_ms} or {earlier})"
         return self._retried("delete from", lambda: self._delete(chosen))
 
     def held(self, batch: int, partitions: Mapping[int, int]) -> dict[int, Held]:
@@ -144,7 +140,7 @@ class EventLake:
         if table is None:
             return {partition: Held() for partition in partitions}
         with self._explained("read"):
-            sql = _RECOUNT.format(batch=int(batch))
+            sql = RECOUNT.format(batch=int(batch))
             rows = pa.table(QueryBuilder().register("lake", table).execute(sql).read_all()).to_pylist()
             removed = {partition: self._removed(table, partition) for partition in {*(row["partition"] for row in rows), *partitions}}
         found = {row["partition"]: row for row in rows}
@@ -162,7 +158,7 @@ class EventLake:
         if table is None:
             return {}
         with self._explained("read"):
-            rows = pa.table(QueryBuilder().register("lake", table).execute(_EXTENT).read_all()).to_pylist()
+            rows = pa.table(QueryBuilder().register("lake", table).execute(EXTENT).read_all()).to_pylist()
         return {row["partition"]: (row["first"], row["repeated"]) for row in rows}
 
     def rows(self, partition: int, start: int, end: int) -> pa.Table:
@@ -187,7 +183,7 @@ class EventLake:
     def vacuum(self, keep_for_s: float) -> int:
         """Delete files that the table has not needed for so long, rounded up to hours, and return how many.
 
-        Files of commits that were never finished go, too. Older versions can't be read afterwards.
+        Files of commits that were never finished go, too, and what the table's log says of versions so old. They can't be read afterwards.
         """
         return self._retried("vacuum", lambda: self._vacuum(-int(-keep_for_s // 3600)))
 
@@ -227,7 +223,7 @@ class EventLake:
             return 0
         new = events.filter(pc.greater(events["batch"], last)) if last else events
         if self._opened is None:
-            values: dict[str, Any] = {"partition_by": _PARTITION_BY, "name": self.app, "storage_options": self._options, **_NUMBERED}
+            values: dict[str, Any] = {"partition_by": PARTITION_BY, "name": self.app, "storage_options": self._options, **_NUMBERED}
             self._opened = self._checked(DeltaTable.create(self.address, COLUMNS, mode="ignore", **values))
         mark = CommitProperties(app_transactions=[Transaction(self.app, batch)])
         write_deltalake(self._opened, new, mode="append", schema_mode="merge", commit_properties=mark)
@@ -238,14 +234,16 @@ class EventLake:
         table = self._table()
         if table is None:
             return 0
+        self._set(table, PROPERTIES)
         # The counts and the deletion see the same version, and become visible in one commit.
-        found = pa.table(table.scan(columns=["partition"], predicate=chosen).read_all())["partition"].value_counts().to_pylist()
-        if not found:
+        found = pa.table(table.scan(columns=["partition", "offset", "batch"], predicate=chosen).read_all())
+        if not found.num_rows:
             return 0
-        marks = [Transaction(self._removed_app(row["values"]), row["counts"] + self._removed(table, row["values"])) for row in found]
-        table.delete(chosen, commit_properties=CommitProperties(app_transactions=marks))
+        counts = found["partition"].value_counts().to_pylist()
+        marks = [Transaction(self._removed_app(row["values"]), row["counts"] + self._removed(table, row["values"])) for row in counts]
+        table.delete(places_of(found), commit_properties=CommitProperties(app_transactions=marks))
         self._sync(table)
-        return sum(row["counts"] for row in found)
+        return int(found.num_rows)
 
     def _compact(self) -> dict[str, int]:
         table = self._table()
@@ -258,7 +256,20 @@ class EventLake:
 
     def _vacuum(self, keep_hours: int) -> int:
         table = self._table()
-        return 0 if table is None else len(table.vacuum(keep_hours, dry_run=False, enforce_retention_duration=False, full=True))
+        if table is None:
+            return 0
+        num = len(table.vacuum(keep_hours, dry_run=False, enforce_retention_duration=False, full=True))
+        self._set(table, {_KEPT_LOG: f"interval {keep_hours} hours"})
+        table.create_checkpoint()
+        self._sync_log(table)  # What it stands for goes next.
+        table.cleanup_metadata()
+        return num
+
+    def _set(self, table: DeltaTable, properties: Mapping[str, str]) -> None:
+        """Give the table properties that it lacks; one that was made by an earlier streamrec does."""
+        if properties.items() - table.metadata().configuration.items():
+            table.alter.set_table_properties(dict(properties))
+            self._sync(table)
 
     @property
     def _options(self) -> dict[str, str]:
@@ -284,6 +295,14 @@ class EventLake:
         files = [folder / unquote(action["add"]["path"]) for action in actions if "add" in action]
         folders = {parent for file in files for parent in file.parents if parent.is_relative_to(folder)}
         for path in (*files, *folders, entry, entry.parent, folder, folder.parent):
+            _sync_path(path)
+
+    def _sync_log(self, table: DeltaTable) -> None:
+        """Bring the newest checkpoint of the table's log to a local disk."""
+        if "://" in self.address:
+            return
+        log = Path(self.address) / "_delta_log"
+        for path in (*log.glob(f"{table.version():020d}.checkpoint*"), log / "_last_checkpoint", log):
             _sync_path(path)
 
     def _retried(self, action: str, attempt: Callable[[], R]) -> R:
@@ -330,30 +349,12 @@ class EventLake:
         return Damaged(what, do=_REMOVE if _IS_APPEND in text else _RESTORE, address=self.address)
 
 
-def lake_rows(events: pa.Table, topic: str, batch: int) -> pa.Table:
-    """Return events as rows of `COLUMNS`.
-
-    Args:
-        events: Table with the `streamrec.events.schema.EVENT` schema.
-        topic: Where they were read.
-        batch: The micro-batch that applied them.
-    """
-    dates = events["event_time"].cast(pa.timestamp("ms")).cast(pa.date32())
-    values = {"topic": pa.repeat(pa.scalar(topic), len(dates)), "batch": pa.repeat(pa.scalar(batch, pa.int64()), len(dates)), "event_date": dates}
-    return pa.table([values[name] if name in values else events[name] for name in COLUMNS.names], schema=COLUMNS)
-
-
 def lake_address(address: str) -> str:
     """Return an address as delta-rs takes it: a folder's absolute path, or a bucket's URL."""
     parts = urlsplit(address) if "://" in address else None
     if parts is not None and parts.scheme != "file":
         return address.rstrip("/")
     return str(Path(unquote(parts.path) if parts is not None else address).absolute())
-
-
-def _quoted(text: str) -> str:
-    """Return a text as an SQL literal: in standard SQL nothing but the quote itself ends it."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _sync_path(path: Path) -> None:

@@ -74,7 +74,7 @@ class Controller:
                 own += learner_components(name, worker)
         if parts.linear is not None:
             own.append(statistics_component(parts.linear))
-        own += [] if parts.lake is None else [parts.lake]
+        own += filter(None, (parts.lake, parts.other_lakes))
         return {component.name: component for component in own}
 
     def recover(self) -> bool:
@@ -174,7 +174,8 @@ class Controller:
             seconds_per_event=self.intake.seconds_per_event,
             ahead=self.intake.ahead,
         )
-        return next_plan(self.state.facts(self._has_uncommitted()), measured, self.config)
+        due_ms = [lakes.vacuum_at_ms for lakes in (self.parts.lake, self.parts.other_lakes) if lakes is not None and lakes.vacuum_at_ms is not None]
+        return next_plan(self.state.facts(self._has_uncommitted(), min(due_ms, default=None)), measured, self.config)
 
     def _has_uncommitted(self) -> bool:
         return self.parts.checkpoints is not None and self.state.batch != self._committed_batch
@@ -356,8 +357,9 @@ class Controller:
         if "linear" in self.state.pending:
             self.parts.refresher.wait("linear", self.state.pending["linear"])
         state = self.state
-        if self.parts.lake is not None:
-            self.parts.lake.commit(plan.now_ms)
+        for lakes in (self.parts.lake, self.parts.other_lakes):
+            if lakes is not None:
+                lakes.commit(plan.now_ms)
         needed = self._saver.commit(state.batch, {**state.commit_facts(), "seed": self.config.seed})
         self._committed_batch = self.state.batch
         report.committed, report.is_commit_under_way = True, self._saver.is_under_way

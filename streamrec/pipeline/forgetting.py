@@ -16,6 +16,8 @@ from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
 from streamrec.migrations import number_of, read_json
 from streamrec.pipeline.ingest import Ingest, Request
+from streamrec.pipeline.lake_writer import gone_by_ms
+from streamrec.pipeline.other_lakes import Reached
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan, version_name
 from streamrec.state import Component
@@ -31,7 +33,6 @@ EXACT = {
     "neighbours": "the user's session, which no other user's label comes from any more",
     "window": "the user's events in what transformers are trained on from now on",
     "dedupe": "the user's event ids; the tombstone drops what comes again",
-    "lake": "the user's rows; files that hold them are deleted by the vacuum",
     "items": "of what the user is known to have touched, items that nobody else holds and no catalogue describes: rows, vectors, counts, sums",
 }
 
@@ -42,9 +43,11 @@ APPROXIMATE = {
     "teachers": "versions in use were trained with the user; each begins a refresh without the user by the time that is named",
     "versions": "versions of before are removed, and can't be rolled back to, as soon as a later one is live and no kept commit needs them",
     "checkpoints": "commits of before are pruned by later ones; their files go with them",
-    "log": "records of the raw topic and dead letters stay until their topic's retention ends",
+    "log": "records of the raw topic and dead letters stay until their topic's retention ends; `streamrec dlq` shows and sends no such letter",
 }
 
+LAKE = "the user's rows in the lakes that `lakes` names; files that hold them are deleted by the vacuum, and a lake's log never names a user"
+"""Exact, where the state has a lake."""
 
 SUMS = "linear_statistics"
 """Exact or approximate, by what is known of the user's queries; see `_say_sums`."""
@@ -54,7 +57,7 @@ SUMS = "linear_statistics"
 class _Open:
     """What a deletion waits with for the end of the step: the rows that the user touched, and their generations then.
 
-    ``queries_left`` is what `LinearStatistics.take_back` returned, None without a linear teacher.
+    ``queries_left`` is what `LinearStatistics.take_back` returned, None without a linear teacher; ``others`` what lakes held that are not in use.
     """
 
     request: Request
@@ -62,6 +65,7 @@ class _Open:
     generations: NDArray[np.int32]
     removed: Mapping[str, int]
     queries_left: int | None
+    others: Reached
 
 
 class Forgetting:
@@ -94,8 +98,9 @@ class Forgetting:
             queries = self._parts.student.submit(_queries_of, *user).result()
             left = self._parts.linear.submit(LinearStatistics.take_back, queries, hash_key(*user)).result()
         removed = {name: component.delete_user(*user) for name, component in self._components.items()}
+        others = self._parts.other_lakes.delete_before(request) if self._parts.other_lakes is not None else Reached()
         self._ingest.tombstones.add(*user, request.time_ms, request.partition, request.offset)
-        self._open.append(_Open(request, rows, self._ingest.vocabulary.generation_of_rows()[rows], removed, left))
+        self._open.append(_Open(request, rows, self._ingest.vocabulary.generation_of_rows()[rows], removed, left, others))
         logger.info("deletion: removed %s", {name: num for name, num in removed.items() if num})
 
     def forget_rows(self, rows: NDArray[np.int32]) -> None:
@@ -145,6 +150,7 @@ class Forgetting:
     def _write(self, one: _Open, plan: Plan, items: Mapping[str, int], num_steps: int) -> None:
         request, config = one.request, self._parts.config
         exact, approximate = _say_sums(one.queries_left)
+        lakes, missed = self._lakes(one)
         receipt = {
             "format": number_of("receipt"),
             "event_id": request.event_id,
@@ -157,15 +163,24 @@ class Forgetting:
             "removed": {name: num for name, num in one.removed.items() if num},
             "items": dict(items),
             "corrective_steps": num_steps,
-            "exact": EXACT | exact,
+            "lakes": lakes,
+            "out_of_reach": missed,
+            "exact": EXACT | exact | ({"lake": LAKE} if lakes else {}),
             "approximate": APPROXIMATE | approximate,
             "queries_left": one.queries_left,
             "teachers_refresh_by_ms": plan.now_ms + round(config.teachers.forget_within_s * 1000),
-            "lake_files_gone_by_ms": plan.now_ms + round(2000 * config.lake.keep_for_s) if self._parts.lake is not None else None,
+            "lake_files_gone_by_ms": gone_by_ms(plan.now_ms, config) if lakes else None,
+            "topics": {"events": config.log.events_topic, "dead_letters": config.log.dead_letter_topic},
             "versions_not_before": version_name(plan.batch),
         }
         if self._parts.receipts is not None:
             self._parts.receipts.write_new(receipt_key(request.namespace, request.event_id), json.dumps(receipt, indent=1, sort_keys=True).encode())
+
+    def _lakes(self, one: _Open) -> tuple[dict[str, int], dict[str, str]]:
+        """Return (address of every lake to the rows that went, what was not touched to why and what to do)."""
+        in_use = {} if self._parts.lake is None else {self._parts.lake.lake.address: one.removed[self._parts.lake.name]}
+        held = self._parts.other_lakes.out_of_reach() if self._parts.other_lakes is not None else {}
+        return in_use | one.others.rows, held | one.others.refused
 
 
 def _say_sums(queries_left: int | None) -> tuple[dict[str, str], dict[str, str]]:

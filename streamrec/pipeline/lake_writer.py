@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 
 from streamrec.config import Config, LakeConfig
 from streamrec.errors import Damaged, StorageError
-from streamrec.log.lake import EventLake, lake_address, lake_rows
+from streamrec.log.lake import EventLake, lake_address
+from streamrec.log.lake_table import lake_rows
 from streamrec.pipeline.lake_merging import merge_apart
 from streamrec.pipeline.layout import checkpoint_url, lake_url
-from streamrec.pipeline.lineage import lineage_of
+from streamrec.pipeline.lineage import lineage_of, note_lake
+from streamrec.pipeline.plan import LONGEST_INTERVAL
 from streamrec.state import ComponentState, digest_of
 from streamrec.storage import open_storage
 
@@ -29,6 +32,7 @@ _NEW: dict[str, Any] = {
     "left_out": {"earlier": 0, "deletion": 0},  # applied, but not among the rows: before the lake was there; deletions and what they undid
     "commits": 0,  # since small files were merged
     "vacuum_at_ms": None,  # when files that are not needed any more are to go
+    "rounds": 2,  # how often they are to go before all are gone
 }
 
 
@@ -99,13 +103,16 @@ class LakeWriter:
             self._manifest["commits"] = 0
             self._has_garbage = True
         due_ms = self._manifest["vacuum_at_ms"]
-        if due_ms is not None and now_ms >= due_ms and self._tidy("vacuum", lambda: self.lake.vacuum(self._config.keep_for_s)):
-            # What became garbage less than the time to keep ago is still there; the next round takes it.
-            self._manifest["vacuum_at_ms"] = None
-            self._has_garbage = True
-        if self._has_garbage and self._manifest["vacuum_at_ms"] is None:
-            self._manifest["vacuum_at_ms"] = now_ms + round(self._config.keep_for_s * 1000)
+        is_due = due_ms is not None and now_ms >= due_ms
+        done = is_due and self._tidy("vacuum", lambda: self.lake.vacuum(self._config.keep_for_s))
+        rounds = Rounds(due_ms, self._manifest["rounds"]).after(now_ms, keep_ms(self._config), done=done, garbage=self._has_garbage)
+        self._manifest["vacuum_at_ms"], self._manifest["rounds"] = rounds.at_ms, rounds.left
         self._has_garbage = False
+
+    @property
+    def vacuum_at_ms(self) -> int | None:
+        """Return when the next commit that tidies is due."""
+        return None if self._manifest["vacuum_at_ms"] is None else int(self._manifest["vacuum_at_ms"])
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Remove the user's rows of all recorded steps and return how many went from the table; their files go with a later vacuum.
@@ -154,6 +161,7 @@ class LakeWriter:
         rows = {str(partition): there.rows + there.removed for partition, there in held.items() if there.rows or there.removed}
         left_out = {"earlier": num_applied - sum(rows.values()), "deletion": 0}
         last = min(batch, self.lake.last_batch()) if rows else 0
+        self._has_garbage |= bool(rows)  # Whoever wrote to it before may not have tidied it.
         self._manifest = {**copy.deepcopy(_NEW), "address": self._config.address, "batch": last, "rows": rows, "left_out": left_out}
 
     def _flush(self) -> None:
@@ -179,12 +187,54 @@ class LakeWriter:
         return True
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """Say when to vacuum: twice, since what became garbage less than the time to keep before the first round is taken by the second.
+
+    Attributes:
+        at_ms: The next round; None when there is nothing to do.
+        left: Rounds until everything is gone.
+    """
+
+    at_ms: int | None = None
+    left: int = 0
+
+    def after(self, now_ms: int, keep_ms: int, *, done: bool, garbage: bool) -> Rounds:
+        """Return the rounds after a commit.
+
+        Args:
+            now_ms: Its processing time.
+            keep_ms: The time to keep.
+            done: The due round took place.
+            garbage: There is more that is not needed.
+        """
+        left = self.left - done
+        at_ms = (now_ms + keep_ms if left > 0 else None) if done else self.at_ms
+        return Rounds(now_ms + keep_ms if at_ms is None else at_ms, 2) if garbage else Rounds(at_ms, left)
+
+
+def keep_ms(config: LakeConfig) -> int:
+    """Return the time to keep, in the whole hours that a vacuum knows."""
+    return -int(-config.keep_for_s // 3600) * 3_600_000
+
+
+def gone_by_ms(now_ms: int, config: Config) -> int:
+    """Return by when files are gone that are not needed from ``now_ms`` on: after two rounds, which wait for a commit each, like their plan."""
+    return now_ms + 2 * keep_ms(config.lake) + 3 * LONGEST_INTERVAL * round(1000 * config.pipeline.checkpoint_interval_s)
+
+
 def build_lake(config: Config, state_url: str) -> LakeWriter | None:
     """Wire the lake of a state; None when the configuration wants none."""
     if not config.lake.enabled:
         return None
     checkpoint = open_storage(checkpoint_url(state_url))
-    return LakeWriter(open_lake(config, state_url, lambda: lineage_of(checkpoint)), config.lake, config.log.events_topic)
+
+    def named() -> str:
+        name = lineage_of(checkpoint)
+        note_lake(open_storage(state_url), config.lake.address, name)
+        return name
+
+    return LakeWriter(open_lake(config, state_url, named), config.lake, config.log.events_topic)
 
 
 def open_lake(config: Config, state_url: str, lineage: Callable[[], str]) -> EventLake:

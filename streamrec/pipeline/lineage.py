@@ -6,6 +6,7 @@ them the stream moves, replicas take their histories from and the command line l
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from streamrec.storage import Storage, open_storage
 
 _KEY = "LINEAGE"
 _CURRENT = "CURRENT"
+NOTES = "lakes"
+"""Folder of a lineage's notes on where its events went."""
 
 R = TypeVar("R")
 
@@ -147,3 +150,22 @@ def named_lineage(storage: Storage) -> str | None:
     """Return the lineage's name, None where there is none; see `known_lineage`."""
     remedy = "restore it from a copy, or from the table's name in the lake, which is streamrec/ and this name"
     return read_small(storage, _KEY, "lineage", lambda values: str(values["lineage"]), remedy)
+
+
+def note_lake(storage: Storage, address: str, name: str) -> None:
+    """Note that events of a lineage go to an address, so that deletions find it when the configuration has another one.
+
+    Args:
+        storage: The lineage's folder.
+        address: As configured; a lake in the folder itself, "", needs no note.
+        name: The lineage's.
+    """
+    if address:
+        note = {"format": number_of("lake_note"), "address": address, "lineage": name}
+        storage.write_new(f"{NOTES}/{hashlib.sha256(address.encode()).hexdigest()}.json", json.dumps(note).encode())
+
+
+def noted_lakes(storage: Storage) -> dict[str, str]:
+    """Return the addresses, as configured, that `note_lake` noted in a lineage's folder, and the lineage's name with each."""
+    notes = [read_json("lake_note", storage.read(key)) for key in storage.list(NOTES)]
+    return {str(note["address"]): str(note["lineage"]) for note in notes}

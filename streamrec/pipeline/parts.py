@@ -15,6 +15,7 @@ from streamrec.log.base import LogWriter, TableReader
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.lake_writer import LakeWriter
 from streamrec.pipeline.lineage import Current
+from streamrec.pipeline.other_lakes import OtherLakes
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import Publisher
 from streamrec.soft_labels.scorer import Scorer
@@ -47,6 +48,7 @@ class Parts:
         checkpoints: Where state is committed.
         plans: Where plans are made durable.
         lake: Where applied events are kept.
+        other_lakes: Where they were kept once, or another lineage keeps them.
         receipts: Where deletions leave their receipts.
         seen: Rows that are no candidates in evaluation, per query; for protocols that mask a user's items.
         current: What the state's pointer says of this lineage.
@@ -67,6 +69,7 @@ class Parts:
     checkpoints: CheckpointStore | None = None
     plans: PlanStore | None = None
     lake: LakeWriter | None = None
+    other_lakes: OtherLakes | None = None
     receipts: Storage | None = None
     seen: Callable[[Examples], list[NDArray[np.int32]]] | None = None
     current: Current = field(default_factory=Current)

@@ -188,7 +188,8 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     teachers = {**state.teachers, **{name: version for name, version in measured.finished.items() if state.pending.get(name) == version}}
     waits_for_solve = "linear" in start_refresh or ("linear" in state.pending and teachers.get("linear") != state.pending["linear"])
     checkpoint = _commit_is_due(measured.since_checkpoint_s, config.pipeline.checkpoint_interval_s, waits_for_solve)
-    if num == 0 and not idle and not start_refresh and not settles and not (state.has_uncommitted and checkpoint):
+    commits = checkpoint and (state.has_uncommitted or (state.tidy_at_ms is not None and measured.now_ms >= state.tidy_at_ms))
+    if num == 0 and not idle and not start_refresh and not settles and not commits:
         return None
     batch = state.batch + 1
     return Plan(
@@ -226,3 +227,4 @@ class StreamFacts:
     candidate: str | None
     has_uncommitted: bool
     forget_since_ms: Mapping[str, int] = field(default_factory=dict)
+    tidy_at_ms: int | None = None

@@ -6,9 +6,9 @@
 4. **catch up** with the log, as a stream does, until less than a full micro-batch is left.
 5. **take over**: the old driver is fenced, the pointer moves, the new lineage publishes its version and brings it live.
 
-**Contract.** Nothing of the old lineage is changed before the take-over, and then only who may commit to it. A run that was cut off is taken
-up by the next one with the same settings: before the pointer moved the new lineage goes on from its last commit, or is begun anew where the
-settings are others; after it moved, the version is brought live. Nothing in here sleeps.
+**Contract.** Nothing of the old lineage is changed before the take-over, and then only who may commit to it; but deletions that are read here
+reach its lake. A run that was cut off is taken up by the next one with the same settings: before the pointer moved the new lineage goes on from
+its last commit, or is begun anew where the settings are others; after it moved, the version is brought live. Nothing in here sleeps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from streamrec.pipeline.bootstrap import OnStep, bootstrap, check_learned, learn
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number, registry_url
-from streamrec.pipeline.lineage import Current, current_lineage, make_current, url_of
+from streamrec.pipeline.lineage import Current, current_lineage, make_current, noted_lakes, url_of
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_lake import check_room, make_room
 from streamrec.pipeline.rebuild_record import (
@@ -132,18 +132,7 @@ class Rebuild:
         if record is not None and record.made_with == made_with(self._config) and began_at == lake and not anew:
             self._say(f"going on with {folder}, which an earlier run began")
             return record
-        lineage_url, places = url_of(self._state_url, folder), [place for place in dict.fromkeys((began_at, lake)) if place]
-        for place in places:
-            check_room(self._config, lineage_url, place)
-        if record is not None:
-            self._say(f"{folder}, which an earlier run began, is removed")
-        if began_at != lake and began_at:  # While the record stands, which alone knows of it.
-            self._say(f"its lake beside {began_at} goes too: lake.address is {lake or 'empty'} now")
-            make_room(lineage_url, began_at)
-        remove_record(storage)
-        if lake:
-            make_room(lineage_url, lake)
-        remove_lineage(storage, receipts=True)
+        _empty(self._config, self._state_url, folder, self._say)
         record = new_record(self._config, self._state_url, source, self._log)
         record.write(storage)
         self._say(f"beginning {folder} from {'the lake and the log' if record.lake_address is not None else 'the log'}")
@@ -174,6 +163,8 @@ class Rebuild:
         base, *deltas = source.components.get("tombstones", (ComponentState(),))
         controller.ingest.tombstones.restore(base, deltas)
         controller.state.topic_id = str(source.components["stream"][0].meta.get("topic_id", ""))
+        if controller.parts.other_lakes is not None:  # What the old driver has deleted, and is fenced before it tidies, goes nevertheless.
+            controller.parts.other_lakes.expect_garbage()
         controller.run(plan_of(controller, checkpoint=True))
 
     def _catch_up(self, controller: Controller) -> None:
@@ -225,6 +216,34 @@ class Rebuild:
     def _is_live(self, folder: str) -> bool:
         facts = CheckpointStore(open_storage(checkpoint_url(url_of(self._state_url, folder)))).kept_facts()
         return bool(facts and facts[0].get("versions", {}).get("live"))
+
+
+def drop_unfinished(config: Config, state_url: str, say: Callable[[str], None]) -> bool:
+    """Remove the lineage that an unfinished rebuild has begun, its lakes and all; return whether there was any. No rebuild may run."""
+    folder = lineage_folder(lineage_number(current_lineage(state_url).folder) + 1)
+    if not open_storage(url_of(state_url, folder)).list():
+        say("no rebuild is unfinished")
+        return False
+    _empty(config, state_url, folder, say)
+    return True
+
+
+def _empty(config: Config, state_url: str, folder: str, say: Callable[[str], None]) -> None:
+    """Remove everything of a lineage that never became current, its lakes at other addresses too; nothing where something foreign lies there."""
+    url = url_of(state_url, folder)
+    storage = open_storage(url)
+    record, lake = read_record(storage), lake_to(config)
+    places = sorted({lake, record.lake_to or "" if record is not None else "", *noted_lakes(storage)} - {""})
+    for place in places:
+        check_room(config, url, place)
+    if record is not None:
+        say(f"{folder}, which an earlier run began, is removed")
+    remove_record(storage)  # Nobody goes on with it; the notes know of its lakes until these are gone.
+    for place in places:
+        if place != lake:
+            say(f"its lake beside {place} goes too: lake.address is {lake or 'empty'} now")
+        make_room(url, place)
+    remove_lineage(storage, receipts=True)
 
 
 def remove_old(state_url: str, say: Callable[[str], None]) -> None:

@@ -17,7 +17,7 @@ from streamrec.pipeline.bootstrap import chunk_of
 from streamrec.pipeline.checkpoint import Checkpoint, CheckpointStore
 from streamrec.pipeline.lake_writer import open_lake
 from streamrec.pipeline.layout import checkpoint_url
-from streamrec.pipeline.lineage import known_lineage, read_small, url_of
+from streamrec.pipeline.lineage import NOTES, known_lineage, read_small, url_of
 from streamrec.storage import Storage, open_storage
 
 logger = logging.getLogger(__name__)
@@ -93,10 +93,10 @@ def remove_lineage(storage: Storage, *, receipts: bool) -> None:
 
     Args:
         storage: The folder's.
-        receipts: Remove receipts of deletions too, which only a lineage that never became current may lose.
+        receipts: Remove receipts of deletions and notes of lakes elsewhere too, which only a lineage that never became current may lose.
     """
     remove_record(storage)
-    for folder in (*_PARTS, *(("deletions",) if receipts else ())):
+    for folder in (*_PARTS, *(("deletions", NOTES) if receipts else ())):
         for key in storage.list(folder):
             storage.delete(key)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from streamrec.events.codec import EventCodec
 from streamrec.events.schema import LOG_ROW, WIRE, Kind
 from streamrec.log.base import LogWriter, Record
 from streamrec.pipeline.dead_letter_box import Letter, Place, Replayed
+from streamrec.pipeline.forgotten_letters import WHY
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,17 @@ class Resender:
         writer: Appends to both topics.
         clock: Processing time.
         repair: What to change in every letter.
+        is_forgotten: Tells letters that must not be sent, because their user has asked to be forgotten.
     """
 
-    def __init__(self, config: Config, writer: LogWriter, clock: Clock, repair: Repair) -> None:
+    def __init__(
+        self, config: Config, writer: LogWriter, clock: Clock, repair: Repair, is_forgotten: Callable[[Letter], bool] = lambda letter: False
+    ) -> None:
         self._config = config
         self._writer = writer
         self._clock = clock
         self._repair = repair
+        self._is_forgotten = is_forgotten
         self._codec = EventCodec(config.events)
 
     def send(self, letters: Sequence[tuple[Letter, int]]) -> list[Replayed | Refused]:
@@ -137,6 +142,9 @@ class Resender:
         outcomes: list[Replayed | Refused | None] = [None] * len(letters)
         values: dict[int, bytes] = {}
         for index, (letter, num_replays) in enumerate(letters):
+            if self._is_forgotten(letter):
+                outcomes[index] = Refused(letter.place, WHY)
+                continue
             try:
                 values[index] = repaired(letter, self._repair, num_replays)
             except DataError as error:

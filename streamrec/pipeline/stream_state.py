@@ -7,13 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from streamrec.pipeline.ingest import Ingested
 from streamrec.pipeline.lineage import Current
 from streamrec.pipeline.plan import Plan, StreamFacts, version_name
-from streamrec.state import ComponentState, digest_of
+from streamrec.state import ComponentState, Impersonal, digest_of
 
 BOOK_COLUMNS = ("received", "applied", "duplicate", "rejected", "late", "quarantined")
 _BY_PARTITION = ("offsets", "watermarks_ms")
@@ -26,7 +23,7 @@ EARLIER = "earlier"
 
 
 @dataclass
-class StreamState:
+class StreamState(Impersonal):
     """Hold what no other component owns; a component itself.
 
     Attributes:
@@ -65,11 +62,10 @@ class StreamState:
     forget_since_ms: dict[str, int] = field(default_factory=dict)
     evidence: dict[str, float] = field(default_factory=dict)
 
-    def facts(self, has_uncommitted: bool) -> StreamFacts:
-        """Return what planning depends on."""
-        return StreamFacts(
-            self.batch, self.offsets, self.teachers, self.pending, self.events_since, self.candidate, has_uncommitted, self.forget_since_ms
-        )
+    def facts(self, has_uncommitted: bool, tidy_at_ms: int | None = None) -> StreamFacts:
+        """Return what planning depends on; a commit at ``tidy_at_ms`` is due even if nothing comes."""
+        shared = (self.batch, self.offsets, self.teachers, self.pending, self.events_since, self.candidate)
+        return StreamFacts(*shared, has_uncommitted, self.forget_since_ms, tidy_at_ms)
 
     def account(self, ingested: Ingested, plan: Plan, labelled_by: Mapping[str, str], teachers: Iterable[str]) -> None:
         """Book what a micro-batch read and what became of it.
@@ -135,10 +131,6 @@ class StreamState:
         by_partition = {name: {str(partition): value for partition, value in getattr(self, name).items()} for name in _BY_PARTITION}
         return ComponentState({}, {**self._meta(), **by_partition})
 
-    def delta(self) -> ComponentState | None:
-        """Return None: the whole is small."""
-        return None
-
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
         fresh = StreamState()
@@ -146,14 +138,6 @@ class StreamState:
         vars(self).update(copy.deepcopy(dict(base.meta)))
         for name in _BY_PARTITION:
             setattr(self, name, {int(partition): value for partition, value in base.meta.get(name, {}).items()})
-
-    def delete_user(self, namespace: str, user_id: str) -> int:
-        """Return 0: counts carry no user."""
-        return 0
-
-    def forget_rows(self, rows: NDArray[np.int32]) -> int:
-        """Return 0: counts carry no items."""
-        return 0
 
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""

@@ -14,6 +14,7 @@ from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lake_writer import build_lake
 from streamrec.pipeline.layout import checkpoint_url, registry_url
 from streamrec.pipeline.lineage import Current, made_current
+from streamrec.pipeline.other_lakes import OtherLakes
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import PromotionBoard, Publisher
@@ -79,6 +80,7 @@ def build_local(
         plans=PlanStore(storage) if durable else None,
         receipts=storage if durable else None,
         lake=build_lake(config, state_url) if durable else None,
+        other_lakes=OtherLakes(config, state_url) if durable else None,
         current=made_current(state_url) if durable else Current(),
     )
     return Controller(parts)
@@ -139,6 +141,7 @@ def build_on_ray(
         plans=PlanStore(open_storage(state_url)),
         receipts=open_storage(state_url),
         lake=build_lake(config, state_url),
+        other_lakes=OtherLakes(config, state_url),
         current=made_current(state_url),
     )
     if progress is not None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from streamrec.features.examples import Examples
 from streamrec.soft_labels.schema import SoftLabels, TeacherScores
-from streamrec.state import ComponentState, digest_of
+from streamrec.state import ComponentState, Impersonal
 
 LENGTH_BOUNDS = (1, 3, 10)
 """Histories of 1, 2 to 3, 4 to 10 and more items have mixtures of their own."""
@@ -20,7 +20,7 @@ _FLOOR = 1e-3
 _START_TEMPERATURES = {"linear": 0.05}
 
 
-class Ensemble:
+class Ensemble(Impersonal):
     """Hold one weight per teacher and history-length bucket, and one temperature per teacher.
 
     The weights follow one EM step a batch on events that no teacher has seen: the responsibility of teacher t for a target y is
@@ -128,26 +128,10 @@ class Ensemble:
         """Return weights and temperatures."""
         return ComponentState({}, {"weights": dict(self._weights), "temperatures": dict(self._temperatures)})
 
-    def delta(self) -> ComponentState | None:
-        """Return None: the whole is small."""
-        return None
-
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
         self._weights = {name: list(values) for name, values in base.meta.get("weights", {}).items()}
         self._temperatures = dict(base.meta.get("temperatures", {}))
-
-    def delete_user(self, namespace: str, user_id: str) -> int:
-        """Return 0: weights carry no user."""
-        return 0
-
-    def forget_rows(self, rows: NDArray[np.int32]) -> int:
-        """Return 0: weights carry no items."""
-        return 0
-
-    def digest(self) -> str:
-        """Return the SHA-256 of the state, in hex."""
-        return digest_of(self.snapshot())
 
 
 def _buckets(examples: Examples) -> NDArray[np.int64]:

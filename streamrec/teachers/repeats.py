@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from streamrec.features.examples import Examples
 from streamrec.models.repeats import SHAPE, cells_of, chances, count
-from streamrec.state import ComponentState, digest_of
+from streamrec.state import ComponentState, Impersonal
 
 
-class Repeats:
+class Repeats(Impersonal):
     """Answer with the user's own past items.
 
     **Contract.** `answer` reads the sums as they are, `update` adds a batch; labels are made in that order. The answers of a query sum to at most
@@ -48,24 +48,8 @@ class Repeats:
         """Return the sums."""
         return ComponentState({"shown": self._shown.copy(), "taken": self._taken.copy()}, {"num_queries": self._num_queries, "shape": list(SHAPE)})
 
-    def delta(self) -> ComponentState | None:
-        """Return None: the whole is small."""
-        return None
-
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`. Sums over other cells than these are begun anew."""
         held = base.meta.get("shape") == list(SHAPE)
         self._shown, self._taken = (np.array(base.arrays[name]) if held else np.zeros(int(np.prod(SHAPE))) for name in ("shown", "taken"))
         self._num_queries = int(base.meta["num_queries"]) if held else 0
-
-    def delete_user(self, namespace: str, user_id: str) -> int:
-        """Return 0: the sums carry neither users nor items."""
-        return 0
-
-    def forget_rows(self, rows: NDArray[np.int32]) -> int:
-        """Return 0: the sums carry no items."""
-        return 0
-
-    def digest(self) -> str:
-        """Return the SHA-256 of the state, in hex."""
-        return digest_of(self.snapshot())

@@ -11,7 +11,8 @@ import pytest
 
 from streamrec.errors import StorageError
 from streamrec.events.schema import EVENT
-from streamrec.log.lake import EventLake, Held, lake_rows
+from streamrec.log.lake import EventLake, Held
+from streamrec.log.lake_table import lake_rows
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("moto") is None, reason="buckets need `pip install 'streamrec[dev]'`: moto stands in for one"

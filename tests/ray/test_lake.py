@@ -7,7 +7,8 @@ import pytest
 import ray.data
 
 from streamrec.events.schema import EVENT
-from streamrec.log.lake import EventLake, lake_rows
+from streamrec.log.lake import EventLake
+from streamrec.log.lake_table import lake_rows
 
 # pyarrow's, as Ray Data calls it.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -18,14 +18,15 @@ from streamrec.events.progress import Progress
 from streamrec.events.schema import EVENT
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.log.base import Record
-from streamrec.log.lake import EventLake, lake_rows
+from streamrec.log.lake import EventLake
+from streamrec.log.lake_table import lake_rows
 from streamrec.log.memory import MemoryLog
 from streamrec.migrations import FORMATS, NEEDS_REBUILD, migrated
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.commit import Commit, Head
 from streamrec.pipeline.dead_letter_box import DeadLetterBox
 from streamrec.pipeline.forgetting import read_receipt, receipt_key
-from streamrec.pipeline.lineage import current_lineage, known_lineage
+from streamrec.pipeline.lineage import current_lineage, known_lineage, noted_lakes
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_record import read_record
 from streamrec.pipeline.saving import Saver
@@ -158,6 +159,7 @@ SAMPLES: Mapping[str, Sample] = {
     "move": Sample(parsed_by(Move.from_json), {1: MOVE}),
     "decision": Sample(parsed_by(Decision.from_json), {1: DECISION}),
     "lake": Sample(read_lake, {1: {}}),
+    "lake_note": Sample(read_at("lakes/a.json", noted_lakes), {1: {"address": "s3://b/c", "lineage": "abc"}}),
     "letter": Sample(read_letter, {1: LETTER}),
     "progress": Sample(lambda values, _: Progress.from_json(json.dumps(values)), {1: PROGRESS}),
 }

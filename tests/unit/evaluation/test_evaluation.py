@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamrec.errors import ConfigError, DatasetError
 from streamrec.evaluation import baselines
-from streamrec.evaluation.baselines import Popularity
+from streamrec.evaluation.baselines import RECENT_BASKETS, Popularity
 from streamrec.evaluation.progressive import RECENT_QUERIES, Progressive
 from streamrec.evaluation.protocols import NUM_PROGRESSIVE_BLOCKS, PROTOCOLS, cut
 from streamrec.evaluation.ranking import METRICS, UNRANKED, known_queries, per_query_metrics, ranks_from_scores
@@ -218,3 +218,24 @@ def test_known_queries_have_an_older_item_in_the_history_and_only_older_targets(
     data = examples([[1], [1, 9], [9], [2]], [[9, 3], [3], [3], [9]])
     assert known_queries(data, 5).tolist() == [0]
     assert known_queries(Examples.empty(5), 5).tolist() == []
+
+
+@pytest.mark.parametrize("gone", [[], [0], [3, 7, 900], list(range(40))])
+def test_rows_leave_all_recent_baskets_at_once_and_the_empty_ones_still_count(monkeypatch: pytest.MonkeyPatch, gone: list[int]) -> None:
+    rng = np.random.default_rng(5)
+    baskets = [rng.integers(0, 40, rng.integers(1, 4)).astype(np.int32) for _ in range(RECENT_BASKETS + 20)]
+    popularity, numbers = Popularity(), np.repeat(np.arange(len(baskets)), [len(part) for part in baskets])
+    popularity.update(np.concatenate(baskets), numbers)
+    looked, isin = [], np.isin
+    monkeypatch.setattr(np, "isin", lambda *arguments: looked.append(1) or isin(*arguments))
+    popularity.forget_rows(np.asarray(gone, np.int32))
+    assert len(looked) <= 1
+    expected = [[row for row in part.tolist() if row not in gone] for part in baskets[-RECENT_BASKETS:]]
+    arrays = popularity.snapshot().arrays
+    assert arrays["basket_sizes"].tolist() == [len(part) for part in expected]
+    assert arrays["basket_rows"].tolist() == [row for part in expected for row in part]
+    again = Popularity()
+    again.restore(popularity.snapshot())
+    popularity.update(np.asarray([1, 2], np.int32), np.asarray([0, 1]))  # The oldest baskets leave, empty or not.
+    again.update(np.asarray([1, 2], np.int32), np.asarray([0, 1]))
+    assert popularity.digest() == again.digest()

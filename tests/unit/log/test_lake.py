@@ -11,7 +11,8 @@ from deltalake import DeltaTable
 
 from streamrec.errors import StorageError
 from streamrec.events.schema import EVENT
-from streamrec.log.lake import COLUMNS, EventLake, Held, lake_address, lake_rows
+from streamrec.log.lake import EventLake, Held, lake_address
+from streamrec.log.lake_table import COLUMNS, lake_rows
 
 DAY_MS = 86_400_000
 ODD_IDS = [

@@ -12,8 +12,10 @@ from deltalake import DeltaTable
 from streamrec.errors import RegistryError
 from streamrec.log.base import Record
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.dead_letter_box import DeadLetterBox, Replayed
 from streamrec.pipeline.forgetting import read_receipt
 from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.resend import Repair, Resender
 from streamrec.registry.registry import Registry
 from streamrec.state import unpack_strings
 from streamrec.storage import open_storage
@@ -93,6 +95,25 @@ def test_nothing_of_the_user_is_left_in_any_component(world: World, make_record:
     tables = controller.parts.student.target.tables  # type: ignore[attr-defined]
     generations = tables.rows("generation").numpy()[rows]
     assert np.all(generations != 0)
+
+
+def test_by_the_stated_time_no_file_below_the_lake_names_the_user(
+    make_world: Callable[..., World], mixed: list[Record], make_record: MakeRecord, tmp_path: Path, files_naming: Callable[[Path, str], list[str]]
+) -> None:
+    settings = {**SETTINGS, "lake": {"keep_for_s": 0.0, "optimize_every": 2}}
+    world = make_world([*mixed[:150], *planted(make_record, 160), *mixed[150:240]], settings, folder=tmp_path / "state")
+    world.play(world.controller())
+    world.append([make_record(PLANTED, "i1", 258)])  # Some rows wait for the next commit when the request comes.
+    lake = world.folder / "lake"
+    assert files_naming(lake, PLANTED)
+    controller = forget(world, make_record, mixed)
+    assert files_naming(lake / "_delta_log", PLANTED) == []
+    while world.clock.now_ms() <= receipt_of(world)["lake_files_gone_by_ms"]:  # Nothing comes any more.
+        controller.step()
+        world.clock.advance(1.0)
+    assert files_naming(lake, PLANTED) == []
+    assert controller.parts.lake is not None
+    assert controller.parts.lake.vacuum_at_ms is None
 
 
 def test_the_receipt_says_what_went_where_what_is_approximate_and_until_when(world: World, make_record: MakeRecord, mixed: list[Record]) -> None:
@@ -220,3 +241,19 @@ def test_an_item_that_others_were_counted_with_stays_though_nobody_holds_it_any_
     world.append([deletion(make_record, 260), *mixed[240:]])
     world.play(controller)
     assert controller.ingest.vocabulary.find("default", ALONE[0]) == row
+
+
+def test_a_letter_of_before_the_request_that_is_sent_again_has_no_effect(world: World, make_record: MakeRecord, mixed: list[Record]) -> None:
+    value = {name: cell for name, cell in json.loads(make_record(PLANTED, "i1", 200, event_id="late letter").value).items() if name != "event_type"}
+    world.append([Record(PLANTED.encode(), json.dumps(value).encode())])
+    controller = forget(world, make_record, mixed)
+    letters = [letter for letter in DeadLetterBox(world.log, world.config.log.dead_letter_topic).letters() if b"late letter" in (letter.value or b"")]
+    before = dict(controller.state.counts)
+    # By a tool that does not know who has asked: `streamrec dlq` would refuse.
+    sent = Resender(world.config, world.log, world.clock, Repair({"event_type": "click"})).send([(letter, 0) for letter in letters])
+    assert [type(outcome) for outcome in sent] == [Replayed]
+    world.play(controller)
+    assert controller.state.counts["duplicate"] - before["duplicate"] == 1
+    assert controller.state.counts["applied"] == before["applied"]
+    assert controller.ingest.histories.get("default", PLANTED).tolist() == []
+    assert receipt_of(world)["topics"] == {"events": world.config.log.events_topic, "dead_letters": world.config.log.dead_letter_topic}

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 
 from streamrec.errors import StorageError
 from streamrec.log.base import Record
@@ -196,9 +197,10 @@ def half_written_blobs(folder: Path) -> list[str]:
 
 
 def unknown_to_the_log(folder: Path) -> list[Path]:
-    """Files of a lake that no entry of its log names."""
-    known = set()
-    for entry in (folder / "_delta_log").glob("*"):
+    """Files of a lake that its log does not name, neither an entry nor the checkpoints that stand for earlier ones."""
+    log = folder / "_delta_log"
+    known = {*log.glob("*.checkpoint.parquet"), log / "_last_checkpoint", *(Path(unquote(uri)) for uri in DeltaTable(str(folder)).file_uris())}
+    for entry in log.glob("*"):
         if entry.suffix == ".json":
             known.add(entry)
             actions = [json.loads(line) for line in entry.read_text().splitlines()]

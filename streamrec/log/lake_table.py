@@ -1,0 +1,59 @@
+"""Say what the lake's table looks like, and what it is asked."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from streamrec.events.schema import EVENT
+
+COLUMNS = EVENT.append(pa.field("topic", pa.string())).append(pa.field("batch", pa.int64())).append(pa.field("event_date", pa.date32()))
+"""The table's columns: an event, its place in the log, the micro-batch that applied it, and the UTC date of its event time."""
+
+PARTITION_BY = ["namespace", "event_date"]
+
+PROPERTIES = {
+    # The log outlives files for a while, so its statistics must name no user, session or event.
+    "delta.dataSkippingStatsColumns": "event_time,partition,offset,batch",
+    # delta-rs would do so without waiting until the checkpoint that stands for old entries is on the disk; the vacuum does.
+    "delta.enableExpiredLogCleanup": "false",
+}
+"""What every table is told of its log."""
+
+RECOUNT = (
+    "select partition, count(*) filter (where batch <= {batch}) as rows, max(offset) filter (where batch <= {batch}) as highest,"
+    " count(*) filter (where batch > {batch}) as rows_ahead, min(offset) filter (where batch > {batch}) as lowest_ahead,"
+    " count(*) - count(distinct offset) as duplicates from lake group by partition"
+)
+
+EXTENT = (
+    'with batches as (select "partition", batch, min("offset") as first, max("offset") as last from lake group by "partition", batch),'
+    ' ordered as (select "partition", first, max(last) over (partition by "partition" order by batch rows between unbounded preceding'
+    " and 1 preceding) as before from batches)"
+    ' select "partition", min(first) as first, count(*) filter (where first <= before) as repeated from ordered group by "partition"'
+)
+
+
+def lake_rows(events: pa.Table, topic: str, batch: int) -> pa.Table:
+    """Return events as rows of `COLUMNS`.
+
+    Args:
+        events: Table with the `streamrec.events.schema.EVENT` schema.
+        topic: Where they were read.
+        batch: The micro-batch that applied them.
+    """
+    dates = events["event_time"].cast(pa.timestamp("ms")).cast(pa.date32())
+    values = {"topic": pa.repeat(pa.scalar(topic), len(dates)), "batch": pa.repeat(pa.scalar(batch, pa.int64()), len(dates)), "event_date": dates}
+    return pa.table([values[name] if name in values else events[name] for name in COLUMNS.names], schema=COLUMNS)
+
+
+def quoted(text: str) -> str:
+    """Return a text as an SQL literal: in standard SQL nothing but the quote itself ends it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def places_of(found: pa.Table) -> str:
+    """Return a condition that holds for these rows alone; a topic that was made anew gives an offset again, but not in the same batch."""
+    columns = [found[name].to_pylist() for name in ("batch", "partition", "offset")]
+    batches = ", ".join(map(str, sorted(set(columns[0]))))  # Files of no such batch are not opened.
+    places = ", ".join(f"'{batch}/{partition}/{offset}'" for batch, partition, offset in zip(*columns, strict=True))
+    return f"batch in ({batches}) and concat(batch, '/', \"partition\", '/', \"offset\") in ({places})"
