@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -199,13 +200,15 @@ def test_a_storage_that_refuses_is_named_and_after_it_is_back_the_same_call_succ
     assert lake.append(lake_rows(events(1), "events", 1), 1) == 1
 
 
-def test_a_table_does_not_stay_open_for_ever_and_misses_nothing(tmp_path: Path) -> None:
+def test_a_table_does_not_stay_open_for_ever_and_misses_nothing_and_its_log_is_short_for_whoever_opens_it(tmp_path: Path) -> None:
     lake, opened = lake_at(tmp_path / "lake"), []
     for batch in range(1, 2 * REOPEN_AFTER + 5):
         assert lake.append(lake_rows(events(batch, event_time=5), "t", batch), batch) == 1
         opened.append(lake._opened)
     assert list(Counter(map(id, opened)).values()) == [REOPEN_AFTER + 1, REOPEN_AFTER + 1, 2]
     assert [row["batch"] for row in stored(tmp_path / "lake")] == list(range(1, 2 * REOPEN_AFTER + 5))
+    summed_up = json.loads((tmp_path / "lake/_delta_log/_last_checkpoint").read_text())["version"]
+    assert lake.info()["version"] - summed_up < REOPEN_AFTER
 
 
 @pytest.mark.parametrize("num", [1, REOPEN_AFTER + 1])
