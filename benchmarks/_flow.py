@@ -32,9 +32,10 @@ def settings(folder: Path, broker: str, batch: int) -> Config:
     values = {"state": str(folder), "log": {"broker": broker}, "features": {"lateness_s": "10000d"}, "teachers": teachers}
     # The same micro-batches for everybody, whatever was measured before.
     pipeline = {"max_batch_events": batch, "min_batch_events": batch, "checkpoint_interval_s": 5.0}
-    # A version is some 4 KB of manifest in the driver for as long as it is kept: at their bound soon, they are no growth.
-    registry = {"keep_for_s": 30.0}
-    return parse_config({**values, "pipeline": pipeline, "registry": registry, "student": {"bootstrap_passes": 1}, "serving": {"port": 0}})
+    # In the driver a version is some 4 KB of manifest for as long as it is kept, and a file of the lake 50 KB until it is merged: at their bound
+    # soon, they are no growth.
+    bounds = {"registry": {"keep_for_s": 30.0}, "lake": {"optimize_every": 20}}
+    return parse_config({**values, **bounds, "pipeline": pipeline, "student": {"bootstrap_passes": 1}, "serving": {"port": 0}})
 
 
 def send(writer: LogWriter, topic: str, dataset: Dataset, start: int, end: int) -> None:

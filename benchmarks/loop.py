@@ -11,7 +11,8 @@ Then, not with ``--quick``: ``full`` makes ``--steps`` micro-batches of a few ev
 backlog of ``--backlog`` events, the file over and over with new ids and later times. The last line is one flat JSON object: events_per_s,
 ratio_to_pure, catch_up_min (minutes for one hour of 1,000 events a second; null for another backlog), driver_mb_per_1000_steps (a line through all
 but the first quarter, which warms up) with driver_mb_error, the standard error of a line through the means of twelve stretches, and
-share_<stage> (of the full loop's time). What a step's events add to the state of the driver is in it: 48 bytes each, until the event ids are full.
+share_<stage> (of the full loop's time). The driver's memory is what it has allocated, as in the soak; the line of what is resident is printed beside
+it. What a step's events add to the state of the driver is in it: 48 bytes each, until the event ids are full.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ import torch
 
 from benchmarks._common import arguments, facts, finish
 from benchmarks._flow import START, prepare, prepare_pure, send, settings, steps, take_teachers
-from benchmarks._processes import NUM_BLOCKS, slope
+from benchmarks._growth import thinned
+from benchmarks._processes import NUM_BLOCKS, memory_mb, slope
 from streamrec.environment import cache_folder
 from streamrec.events.datasets import Dataset, load_dataset
 from streamrec.events.demo import demo_dataset
@@ -79,11 +81,12 @@ class Backlog:
             self.position, num = self.position + rows.num_rows, num - rows.num_rows
 
 
-def rss_mb() -> float:
-    """Return this process's resident memory in MB, after what is free has been given back."""
+def now_mb() -> tuple[float, float]:
+    """Return what this process has allocated and what of it all is resident, in MB, after what is free has been given back."""
     gc.collect()
     give_back()
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return memory_mb(os.getpid())[0], resident / 1e6
 
 
 def driver_growth(controller: Controller, writer: LogWriter, topic: str, backlog: Backlog, num_steps: int) -> tuple[float, float] | None:
@@ -91,18 +94,21 @@ def driver_growth(controller: Controller, writer: LogWriter, topic: str, backlog
 
     None for too few of them.
     """
-    points: list[tuple[float, float]] = []
+    points: list[tuple[float, float, float]] = []
     for number in range(num_steps):
         backlog.send(writer, topic, FEW)
         for _ in steps(controller):
             pass
         if number % WATCH_EVERY == 0:
-            points.append((number / 1000, rss_mb()))
-    print("driver " + " ".join(f"{mb:.1f}" for _, mb in points[:: max(1, len(points) // 16)]) + " MB")
+            points.append((number / 1000, *now_mb()))
     later = points[len(points) // 4 :]
     if len(later) < NUM_BLOCKS:  # No line through so few points.
         return None
-    return slope([thousands for thousands, _ in later], [mb for _, mb in later])
+    thousands = [point[0] for point in later]
+    for name, place in (("own", 1), ("resident, the object store's pages and libraries included", 2)):
+        line, error = slope(thousands, [point[place] for point in later])
+        print(f"driver {name}: {thinned([point[place] for point in points], 16)} MB, {line:+.2f} ± {error:.2f} MB per 1,000 micro-batches")
+    return slope(thousands, [point[1] for point in later])
 
 
 def catch_up(controller: Controller, writer: LogWriter, topic: str, backlog: Backlog, num_events: int) -> float:

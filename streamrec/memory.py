@@ -2,7 +2,9 @@
 
 glibc gives threads heaps of their own, up to eight a core, and what is freed in one serves the threads of that one alone. A step's arrays are
 made by whichever thread is at it: with sixteen such heaps the loop's process held as much free memory as used memory and went on growing for
-hundreds of steps (docs/experiments.md, 2026-11-26). With another C library than glibc nothing is done about it.
+hundreds of steps (docs/experiments.md, 2026-11-26). pyarrow's own pool is worse: what a thread has freed in it only that thread can give back,
+and the system is asked to back the pool with huge pages, free ones in their midst included. So pyarrow takes its memory from those few heaps, too.
+With another C library than glibc nothing is done about it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from streamrec.clock import Clock
 NUM_HEAPS = 2
 """The main thread's and one for all others: they rarely allocate at the same moment, and small sizes come from a cache of each thread."""
 
-FOR_CHILDREN = {"MALLOC_ARENA_MAX": str(NUM_HEAPS)}
+FOR_CHILDREN = {"MALLOC_ARENA_MAX": str(NUM_HEAPS), "ARROW_DEFAULT_MEMORY_POOL": "system"}
 """Environment of processes that shall be bounded from their start: in one that has many threads already it is too late."""
 
 EVERY_S = 10.0
@@ -28,9 +30,15 @@ _M_ARENA_MAX = -8  # malloc.h
 
 
 def bound_heaps() -> bool:
-    """Let the threads of this process share `NUM_HEAPS` heaps and return whether the C library took it. Call it early: heaps that are there stay."""
+    """Let the threads of this process, and pyarrow, share `NUM_HEAPS` heaps and return whether the C library took it.
+
+    Call it early: heaps that are there stay, and what pyarrow holds by then stays in its own pool.
+    """
     mallopt = _of_glibc("mallopt")
-    return mallopt is not None and mallopt(_M_ARENA_MAX, NUM_HEAPS) == 1
+    if mallopt is None or mallopt(_M_ARENA_MAX, NUM_HEAPS) != 1:
+        return False
+    pa.set_memory_pool(pa.system_memory_pool())
+    return True
 
 
 def give_back() -> None:

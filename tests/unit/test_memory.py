@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import streamrec
 from streamrec.clock import ManualClock
 from streamrec.memory import EVERY_S, FOR_CHILDREN, NUM_HEAPS, GivesBack
@@ -56,6 +58,32 @@ give_back()
 print(full, before, resident())
 """
 
+FREE_IN_THREADS = """
+import os, threading
+from pathlib import Path
+import pyarrow as pa
+from streamrec.memory import bound_heaps, give_back
+
+def resident():
+    give_back()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+def work(done, end):
+    held = [pa.allocate_buffer(3000) for _ in range(10_000)]
+    held = held[::100]
+    done.wait()
+    end.wait()
+
+{call}
+before, done, end = resident(), threading.Barrier(5), threading.Event()
+for _ in range(4):
+    threading.Thread(target=work, args=[done, end]).start()
+done.wait()
+after = resident()
+end.set()
+print(before, after)
+"""
+
 
 def numbers(code: str, **environment: str) -> list[int]:
     root = Path(streamrec.__file__).parents[1]
@@ -77,6 +105,12 @@ def test_a_process_that_is_started_bounded_stays_so() -> None:
 def test_what_is_free_in_the_middle_of_a_heap_is_given_back() -> None:
     full, _, after = numbers(FREE_MOST)
     assert after < full - 40_000_000
+
+
+@pytest.mark.parametrize(("call", "environment"), [("bound_heaps()", {}), ("", FOR_CHILDREN)])
+def test_what_pyarrow_freed_in_threads_that_live_on_is_given_back(call: str, environment: dict[str, str]) -> None:
+    before, after = numbers(FREE_IN_THREADS.format(call=call), **environment)
+    assert after - before < 20_000_000  # Of 120 MB.
 
 
 def test_memory_is_given_back_now_and_then_and_not_after_each_piece_of_work() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import datetime
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from deltalake import DeltaTable
 
 from streamrec.errors import StorageError
 from streamrec.events.schema import EVENT
-from streamrec.log.lake import EventLake, Held, lake_address
+from streamrec.log.lake import REOPEN_AFTER, EventLake, Held, lake_address
 from streamrec.log.lake_table import COLUMNS, lake_rows
 
 DAY_MS = 86_400_000
@@ -197,6 +199,28 @@ def test_a_storage_that_refuses_is_named_and_after_it_is_back_the_same_call_succ
     assert caught.value.facts["address"] == str(address)
     address.unlink()
     assert lake.append(lake_rows(events(1), "events", 1), 1) == 1
+
+
+def test_a_table_does_not_stay_open_for_ever_and_misses_nothing_and_its_log_is_short_for_whoever_opens_it(tmp_path: Path) -> None:
+    lake, opened = lake_at(tmp_path / "lake"), []
+    for batch in range(1, 2 * REOPEN_AFTER + 5):
+        assert lake.append(lake_rows(events(batch, event_time=5), "t", batch), batch) == 1
+        opened.append(lake._opened)
+    assert list(Counter(map(id, opened)).values()) == [REOPEN_AFTER + 1, REOPEN_AFTER + 1, 2]
+    assert [row["batch"] for row in stored(tmp_path / "lake")] == list(range(1, 2 * REOPEN_AFTER + 5))
+    summed_up = json.loads((tmp_path / "lake/_delta_log/_last_checkpoint").read_text())["version"]
+    assert lake.info()["version"] - summed_up < REOPEN_AFTER
+
+
+@pytest.mark.parametrize("num", [1, REOPEN_AFTER + 1])
+def test_a_table_that_vanishes_is_not_begun_anew_in_silence(tmp_path: Path, num: int) -> None:
+    lake = lake_at(tmp_path / "lake")
+    for batch in range(1, num + 1):
+        lake.append(lake_rows(events(batch, event_time=5), "t", batch), batch)
+    (tmp_path / "lake").rename(tmp_path / "gone")
+    with pytest.raises(StorageError):
+        lake.append(lake_rows(events(num + 1, event_time=5), "t", num + 1), num + 1)
+    assert not (tmp_path / "lake").exists()
 
 
 def test_a_table_that_nobody_wrote_is_empty_and_is_not_made_by_looking(tmp_path: Path) -> None:
