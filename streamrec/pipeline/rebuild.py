@@ -133,6 +133,8 @@ class Rebuild:
             self._say(f"going on with {folder}, which an earlier run began")
             return record
         _empty(self._config, self._state_url, folder, self._say)
+        if record is not None:
+            self._say(f"{folder}, which an earlier run began, is removed")
         record = new_record(self._config, self._state_url, source, self._log)
         record.write(storage)
         self._say(f"beginning {folder} from {'the lake and the log' if record.lake_address is not None else 'the log'}")
@@ -224,6 +226,7 @@ def drop_unfinished(config: Config, state_url: str, say: Callable[[str], None]) 
     if not open_storage(url_of(state_url, folder)).list():
         say("no rebuild is unfinished")
         return False
+    say(f"removing {folder}, whose rebuild was not finished")
     _empty(config, state_url, folder, say)
     return True
 
@@ -236,8 +239,6 @@ def _empty(config: Config, state_url: str, folder: str, say: Callable[[str], Non
     places = sorted({lake, record.lake_to or "" if record is not None else "", *noted_lakes(storage)} - {""})
     for place in places:
         check_room(config, url, place)
-    if record is not None:
-        say(f"{folder}, which an earlier run began, is removed")
     remove_record(storage)  # Nobody goes on with it; the notes know of its lakes until these are gone.
     for place in places:
         if place != lake:
