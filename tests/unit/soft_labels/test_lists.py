@@ -23,7 +23,7 @@ VALUES = np.asarray([[6.0, 3.0, 1.0], [0.25, 0.0, 0.0], [0.0, 0.0, 0.0]], np.flo
 
 
 def test_a_lists_probabilities_sum_to_one_over_its_own_rows_and_what_it_lacks_has_none() -> None:
-    part = list_scores(ROWS, VALUES, asking([7, 9, 4]), 1.0, 2)
+    part = list_scores(ROWS, VALUES, asking([7, 9, 4]), 1.0, 1)
     np.testing.assert_allclose(np.exp(part.logits[0] - part.log_norm[0]), [0.6, 0.3], rtol=1e-5)
     np.testing.assert_allclose(np.exp(part.logits[1, 0] - part.log_norm[1]), 1.0, rtol=1e-5)
     assert part.target_logits[0] == pytest.approx(np.log(3.0))
