@@ -112,7 +112,7 @@ class Labelling:
             student = self._parts.student.submit(Learner.target_log_probs, observed).result()
             taken = {name: part.take(examples, sample) for name, part in scores.items()}
             # One that has no items yet, in a stream's first step, is no part of the mixture.
-            self.ensemble.observe(observed, taken, student if np.isfinite(student).any() else None)
+            self.ensemble.observe(observed, taken, student if np.isfinite(student).any() else None, self._ingest.vocabulary.num_items)
         return labels
 
     def learn(self) -> None:

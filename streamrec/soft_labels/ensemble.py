@@ -16,6 +16,9 @@ LENGTH_BOUNDS = (1, 3, 10)
 """Histories of 1, 2 to 3, 4 to 10 and more items have mixtures of their own."""
 
 STUDENT = "student"
+CHANCE = "chance"
+"""Gives every item the same probability: what it explains as well, nobody gets credit for. Without it a teacher of random lists would be paid for the
+few targets that it hits and the student does not expect."""
 MOST_OBSERVED = 512
 """Targets of a batch that weights are fitted to: a basket of many does not crowd out the batches before."""
 WINDOW = 4096
@@ -40,7 +43,7 @@ class Ensemble(Impersonal):
     over the last `WINDOW` targets, α being a belief in n equal weights. A teacher that knows nothing of a target gets no credit for it; a useless one
     fades to a floor.
 
-    The student takes part in the mixture, as it is before it learns from the events: what it explains by itself, no teacher needs to tell it.
+    Chance and the student take part in the mixture. The student as it is before it learns from the events: what it explains by itself, no teacher needs to tell it.
     So the teachers' common weight says how much their labels are worth (`share`), and teachers that add nothing lose their say.
 
     **Contract.** `observe` must get scores that were made before any teacher learned from the examples.
@@ -71,20 +74,23 @@ class Ensemble(Impersonal):
         told = np.sum([self._weights.get(name, even) for name in teachers], axis=0)
         return np.asarray(np.minimum(1.0, told / (told + np.asarray(self._weights.get(STUDENT, even))) / ENOUGH))
 
-    def observe(self, examples: Examples, scores: Mapping[str, TeacherScores], student: NDArray[np.float32] | None = None) -> None:
+    def observe(self, examples: Examples, scores: Mapping[str, TeacherScores], student: NDArray[np.float32] | None, num_items: int) -> None:
         """Fit the weights to the newest targets, these included, and move temperatures one step towards what explains these best.
 
         Args:
             examples: Q queries.
             scores: Teacher name to its answer.
             student: The student's log-probability of each target, -inf where it does not know it; None leaves it out. [T]
+            num_items: How many items there are to choose from.
         """
         if not scores or len(examples) == 0:
             return
         query = examples.query_of_target
-        names = (*scores, *((STUDENT,) if student is not None else ()))
-        likelihoods = [_probability(part.target_logits, part.log_norm[query], part.temperature) for part in scores.values()]
-        likelihood = np.stack([*likelihoods, *([np.exp(student.astype(np.float64))] if student is not None else [])], 1)
+        likelihoods = {name: _probability(part.target_logits, part.log_norm[query], part.temperature) for name, part in scores.items()}
+        if student is not None:
+            likelihoods[STUDENT] = np.exp(student.astype(np.float64))
+        likelihoods[CHANCE] = np.full(len(query), 1.0 / max(num_items, 1))
+        names, likelihood = tuple(likelihoods), np.stack(list(likelihoods.values()), 1)
         chosen = np.unique(np.linspace(0, len(query) - 1, min(len(query), MOST_OBSERVED)).astype(np.int64))
         self._observed = self._observed.followed_by(names, likelihood[chosen], _buckets(examples)[query[chosen]])
         self._fit()

@@ -45,7 +45,7 @@ def test_weights_find_the_good_teacher_and_sum_to_one_in_each_bucket() -> None:
     ensemble = Ensemble()
     for seed in range(60):
         data = some_examples(200, seed)
-        ensemble.observe(data, {"good": planted(data, 3.0), "bad": planted(data, 3.0, seed)})
+        ensemble.observe(data, {"good": planted(data, 3.0), "bad": planted(data, 3.0, seed)}, None, NUM_ITEMS)
     weights = ensemble.weights(["good", "bad"])
     np.testing.assert_allclose(np.sum(list(weights.values()), 0), 1.0)
     assert min(weights["good"][:3]) > 0.9
@@ -58,16 +58,16 @@ def test_weights_follow_the_newest_targets_within_a_window() -> None:
     for seed in range(60):
         data = some_examples(200, seed)
         right, wrong = planted(data, 3.0), planted(data, 3.0, seed)
-        ensemble.observe(data, {"was good": right, "is good": wrong} if seed < 30 else {"was good": wrong, "is good": right})
+        ensemble.observe(data, {"was good": right, "is good": wrong} if seed < 30 else {"was good": wrong, "is good": right}, None, NUM_ITEMS)
     assert min(ensemble.weights(["was good", "is good"])["is good"][:3]) > 0.9
 
 
 def test_a_basket_of_many_targets_does_not_crowd_out_the_batches_before() -> None:
     ensemble, data = Ensemble(), some_examples(MOST_OBSERVED * 3)
-    ensemble.observe(data, {"t": planted(data, 3.0)})
+    ensemble.observe(data, {"t": planted(data, 3.0)}, None, NUM_ITEMS)
     assert len(ensemble.snapshot().arrays["likelihood"]) == MOST_OBSERVED
     for _ in range(WINDOW // MOST_OBSERVED + 1):
-        ensemble.observe(data, {"t": planted(data, 3.0)})
+        ensemble.observe(data, {"t": planted(data, 3.0)}, None, NUM_ITEMS)
     assert len(ensemble.snapshot().arrays["likelihood"]) == WINDOW
 
 
@@ -76,22 +76,25 @@ def test_a_teacher_that_comes_later_begins_a_window_of_its_own_with_the_others()
     for seed in range(40):
         data = some_examples(200, seed)
         useless = {"bad": planted(data, 3.0, seed)}
-        ensemble.observe(data, useless if seed < 20 else {**useless, "new": planted(data, 3.0)})
+        ensemble.observe(data, useless if seed < 20 else {**useless, "new": planted(data, 3.0)}, None, NUM_ITEMS)
     assert min(ensemble.weights(["bad", "new"])["new"][:3]) > 0.9
 
 
 def test_temperatures_move_towards_what_predicts_and_stand_still_when_nothing_is_known() -> None:
     sharp, soft, still = Ensemble(), Ensemble(), Ensemble()
     data = some_examples(100)
-    sharp.observe(data, {"t": planted(data, 2.0)})
-    soft.observe(data, {"t": planted(data, 5.0, 3)})
+    sharp.observe(data, {"t": planted(data, 2.0)}, None, NUM_ITEMS)
+    soft.observe(data, {"t": planted(data, 5.0, 3)}, None, NUM_ITEMS)
     assert sharp.temperatures(["t"])["t"] == pytest.approx(min(PROBE_FACTORS))
     assert soft.temperatures(["t"])["t"] == pytest.approx(max(PROBE_FACTORS))
     blind = planted(data, 1.0)
     nothing = np.full(100, -np.inf, np.float32)
     for _ in range(5):
         still.observe(
-            data, {"t": TeacherScores("v", blind.rows, blind.logits, nothing, nothing, blind.target_ranks, 1.0, dict.fromkeys(PROBE_FACTORS, 0.0))}
+            data,
+            {"t": TeacherScores("v", blind.rows, blind.logits, nothing, nothing, blind.target_ranks, 1.0, dict.fromkeys(PROBE_FACTORS, 0.0))},
+            None,
+            NUM_ITEMS,
         )
     assert still.temperatures(["t"])["t"] == 1.0
 
@@ -130,8 +133,8 @@ def test_labels_count_for_little_once_the_student_explains_more_than_the_teacher
     for seed in range(40):
         data = some_examples(200, seed)
         student = np.full(200, np.log(0.3), np.float32)
-        useless.observe(data, {"t": planted(data, 4.0, seed)}, student)
-        useful.observe(data, {"t": planted(data, 6.0)}, student)
+        useless.observe(data, {"t": planted(data, 4.0, seed)}, student, NUM_ITEMS)
+        useful.observe(data, {"t": planted(data, 6.0)}, student, NUM_ITEMS)
     assert useless.share(["t"])[:3].max() < 0.5
     assert useful.share(["t"])[:3].tolist() == [1.0] * 3
     data = some_examples(20, 99)
@@ -150,12 +153,12 @@ def test_a_teacher_that_knows_nothing_of_a_query_leaves_it_unlabelled() -> None:
 def test_a_restored_ensemble_is_the_same_and_its_snapshot_stands_still() -> None:
     ensemble, again = Ensemble(), Ensemble()
     data = some_examples(50)
-    ensemble.observe(data, {"good": planted(data, 3.0), "bad": planted(data, 3.0, 1)})
+    ensemble.observe(data, {"good": planted(data, 3.0), "bad": planted(data, 3.0, 1)}, None, NUM_ITEMS)
     held = ensemble.snapshot()
     again.restore(held)
     assert again.digest() == ensemble.digest()
-    ensemble.observe(data, {"new": planted(data, 3.0)})
-    assert set(held.meta["weights"]) == {"good", "bad"}
+    ensemble.observe(data, {"new": planted(data, 3.0)}, None, NUM_ITEMS)
+    assert set(held.meta["weights"]) == {"good", "bad", "chance"}
     assert again.digest() != ensemble.digest()
 
 
