@@ -17,8 +17,8 @@ LENGTH_BOUNDS = (1, 3, 10)
 
 STUDENT = "student"
 CHANCE = "chance"
-"""Gives every item the same probability: what it explains as well, nobody gets credit for. Without it a teacher of random lists would be paid for the
-few targets that it hits and the student does not expect."""
+"""Gives every item the same probability, and teachers get credit for what they explain better. Without it a teacher of random lists would be paid for
+the few targets that it hits and the student does not expect, and one that spreads its bets evenly for all of those."""
 MOST_OBSERVED = 512
 """Targets of a batch that weights are fitted to: a basket of many does not crowd out the batches before."""
 WINDOW = 4096
@@ -28,7 +28,7 @@ ENOUGH = 0.2
 so explains something of every target, a list nothing of what it lacks: asked to explain as much as the student, good lists would count half."""
 _ITERATIONS = 10
 _PRIOR = 20.0
-"""Targets' worth of belief in equal weights: a teacher that has explained nothing keeps a small weight, and can come back."""
+"""Targets' worth of belief in the weights of before: a teacher that has explained nothing keeps a small weight, and can come back."""
 _START_TEMPERATURES = {"linear": 0.05}
 
 
@@ -38,13 +38,13 @@ class Ensemble(Impersonal):
     The weights are the mixture that best predicts the newest targets, as they were before any teacher had seen them. With w the weights and
     p_t(y) the chance that teacher t gave to target y, iterate
 
-        r_t(y) = w_t p_t(y) / Σ w p(y),    w_t ∝ Σ_y r_t(y) + α / n
+        r_t(y) = w_t p_t(y) / Σ w p(y),    w_t ∝ Σ_y r_t(y) + α w⁰_t
 
-    over the last `WINDOW` targets, α being a belief in n equal weights. A teacher that knows nothing of a target gets no credit for it; a useless one
-    fades to a floor.
+    over the last `WINDOW` targets, α being how much is believed before: of all lengths together that the n weights are equal, of one length that they
+    are those of all. A teacher that knows nothing of a target gets no credit for it; a useless one fades to a floor.
 
-    Chance and the student take part in the mixture. The student as it is before it learns from the events: what it explains by itself, no teacher needs to tell it.
-    So the teachers' common weight says how much their labels are worth (`share`), and teachers that add nothing lose their say.
+    Chance takes part in the mixture, and so does the student as it is before it learns from the events: what it explains by itself, no teacher
+    needs to tell it. So the teachers' common weight says how much their labels are worth (`share`), and teachers that add nothing lose their say.
 
     **Contract.** `observe` must get scores that were made before any teacher learned from the examples.
 
@@ -70,9 +70,9 @@ class Ensemble(Impersonal):
 
     def share(self, teachers: Iterable[str]) -> NDArray[np.float64]:
         """Return how much the labels count per length bucket: 1 when the teachers explain `ENOUGH`, 0 when they add nothing. [buckets]."""
-        even = [1.0] * (len(LENGTH_BOUNDS) + 1)
-        told = np.sum([self._weights.get(name, even) for name in teachers], axis=0)
-        return np.asarray(np.minimum(1.0, told / (told + np.asarray(self._weights.get(STUDENT, even))) / ENOUGH))
+        weights = self.weights(dict.fromkeys((*teachers, *self._observed.names)))
+        told = np.sum([weights[name] for name in teachers], axis=0)
+        return np.asarray(np.minimum(1.0, told / ENOUGH))
 
     def observe(self, examples: Examples, scores: Mapping[str, TeacherScores], student: NDArray[np.float32] | None, num_items: int) -> None:
         """Fit the weights to the newest targets, these included, and move temperatures one step towards what explains these best.
@@ -86,10 +86,12 @@ class Ensemble(Impersonal):
         if not scores or len(examples) == 0:
             return
         query = examples.query_of_target
-        likelihoods = {name: _probability(part.target_logits, part.log_norm[query], part.temperature) for name, part in scores.items()}
+        chance = 1.0 / max(num_items, 1)
+        known = {name: _probability(part.target_logits, part.log_norm[query], part.temperature) for name, part in scores.items()}
+        likelihoods = {name: np.maximum(probability - chance, 0.0) for name, probability in known.items()}
         if student is not None:
             likelihoods[STUDENT] = np.exp(student.astype(np.float64))
-        likelihoods[CHANCE] = np.full(len(query), 1.0 / max(num_items, 1))
+        likelihoods[CHANCE] = np.full(len(query), chance)
         names, likelihood = tuple(likelihoods), np.stack(list(likelihoods.values()), 1)
         chosen = np.unique(np.linspace(0, len(query) - 1, min(len(query), MOST_OBSERVED)).astype(np.int64))
         self._observed = self._observed.followed_by(names, likelihood[chosen], _buckets(examples)[query[chosen]])
@@ -101,17 +103,12 @@ class Ensemble(Impersonal):
 
     def _fit(self) -> None:
         names, likelihood, buckets = self._observed
-        weights = np.asarray(list(self.weights(names).values()))  # [teachers and student, buckets]
         explained = likelihood.sum(1) > 0
-        for bucket in range(len(LENGTH_BOUNDS) + 1):
-            held = likelihood[explained & (buckets == bucket)].astype(np.float64)
-            if not len(held):
-                continue
-            for _ in range(_ITERATIONS):
-                joint = held * weights[:, bucket]
-                credit = (joint / joint.sum(1, keepdims=True)).sum(0) + _PRIOR / len(names)
-                weights[:, bucket] = credit / credit.sum()
-        self._weights |= dict(zip(names, weights.tolist(), strict=True))
+        even = np.full(len(names), 1.0 / len(names))
+        overall = _mixture(likelihood[explained], even, even)
+        before = np.asarray(list(self.weights(names).values()))  # [names, buckets]
+        fitted = [_mixture(likelihood[explained & (buckets == bucket)], overall, before[:, bucket]) for bucket in range(len(LENGTH_BOUNDS) + 1)]
+        self._weights |= dict(zip(names, np.stack(fitted, 1).tolist(), strict=True))
 
     def mix(self, examples: Examples, scores: Mapping[str, TeacherScores], top_k: int, temperature: float) -> SoftLabels:
         """Mix the teachers' top candidates into one distribution per query.
@@ -177,6 +174,17 @@ class _Observed(NamedTuple):
         before = self if names == self.names else _Observed(names, np.zeros((0, len(names)), np.float32), np.zeros(0, np.int8))
         together = np.concatenate([before.likelihood, likelihood.astype(np.float32)]), np.concatenate([before.buckets, buckets.astype(np.int8)])
         return _Observed(names, together[0][-WINDOW:], together[1][-WINDOW:])
+
+
+def _mixture(likelihood: NDArray[np.float32], prior: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weights that explain targets best, beginning with ``weights``: likelihood [T, names], prior [names] → [names]."""
+    if not len(likelihood):
+        return prior
+    for _ in range(_ITERATIONS):
+        joint = likelihood * weights
+        credit = (joint / joint.sum(1, keepdims=True)).sum(0) + _PRIOR * prior
+        weights = credit / credit.sum()
+    return weights
 
 
 def _buckets(examples: Examples) -> NDArray[np.int64]:

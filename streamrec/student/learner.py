@@ -26,7 +26,7 @@ _MOMENTS = ("m", "v")
 FAST_RATES = {"own_bias": 10.0, "position_logits": 10.0}
 """Factors on the learning rate of parameters that have far to go: a bias on the user's own items of 2 to 4 is usual."""
 
-ANNEALED = 0.9
+ANNEALED = 0.7
 """A step of several passes, as of a bootstrap or an offline protocol, has taken so much off its learning rate by its end; a stream has no end."""
 
 

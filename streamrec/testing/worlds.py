@@ -52,12 +52,12 @@ class Tastes:
         history = np.where(kept, self._drawn(np.repeat(taste, self.length), rng).reshape(num, self.length), -1).astype(np.int32)
         targets = self._drawn((taste + self.moved) % self.num_tastes, rng)
         again = history[np.arange(num), rng.integers(0, kept.sum(1))]
-        targets = np.where(rng.random(num) < self.repeats, again, targets).astype(np.int32)
+        targets = np.where(rng.random(num) < self.repeats, again, targets)
         zeros = np.zeros(num, np.int32)
-        return Examples(history, np.arange(num + 1), targets, np.ones(num, np.float32), np.arange(num), zeros)
+        return Examples(history, np.arange(num + 1), targets.astype(np.int32), np.ones(num, np.float32), np.arange(num), zeros)
 
     def chances(self, examples: Examples) -> NDArray[np.float64]:
-        """Return the chance of each item to be the target. [Q, V]"""
+        """Return the chance of each item to be the target. [Q, V]."""
         taste = examples.history[:, 0] % self.num_tastes
         if self.repeats:  # What was repeated may be of any taste once tastes have moved; the newest item alone does not tell.
             assert not self.moved
@@ -81,7 +81,7 @@ class Tastes:
     def _drawn(self, taste: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw an item of each taste."""
         bounds = np.cumsum(self._chances, 1)
-        return np.minimum((rng.random(len(taste))[:, None] > bounds[taste]).sum(1), self.num_items - 1)
+        return np.asarray(np.minimum((rng.random(len(taste))[:, None] > bounds[taste]).sum(1), self.num_items - 1), np.int64)
 
 
 def planted(world: Tastes, examples: Examples, quality: Quality, top_k: int, temperature: float = 1.0) -> TeacherScores:
