@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -33,6 +33,8 @@ from streamrec.environment import cache_folder
 from streamrec.events.datasets import load_dataset
 from streamrec.events.demo import demo_dataset
 from streamrec.pipeline.backtest import BacktestResult, run_backtest
+from streamrec.pipeline.controller import Controller
+from streamrec.testing.spoiled import SPOILINGS, Spoiling, spoil
 
 METRICS = ("recall@20", "mrr@20", "ndcg@10", "ndcg@20")
 STUDENT, CONTROL = "student", "student_events_only"
@@ -64,9 +66,14 @@ QUICK_EVENTS = 2000
 QUICK_SETTINGS = {"teachers": {"transformer": {"first_steps": 20, "refresh_steps": 10}}}
 
 
+COUNTING = ("repeats", "transitions", "neighbours")
+
+
 def arms(config: Config) -> dict[str, dict[str, dict[str, object]]]:
-    """Return the settings of each arm: all teachers, each alone, none of them twice."""
-    return {"default": {}, **{name: {"teachers": {"enabled": [name]}} for name in config.teachers.enabled}}
+    """Return the settings of each arm: the default ones, all teachers there are, each alone; the default ones spoiled (`SPOILINGS`)."""
+    every = tuple(dict.fromkeys((*config.teachers.enabled, *COUNTING)))
+    alone: dict[str, dict[str, dict[str, object]]] = {name: {"teachers": {"enabled": [name]}} for name in every}
+    return {"default": {}, "all": {"teachers": {"enabled": every}}, **alone, **{name: {} for name in SPOILINGS}}
 
 
 def main() -> None:
@@ -124,7 +131,7 @@ def _code() -> Iterator[Path]:
 def play(name: str, arm: str, seed: int, path: Path, max_blocks: int | None, code: str, *, quick: bool) -> BacktestResult:
     """Play one unit, or what is left of it."""
     config = parse_config(_merged({"seed": seed}, SETS[name].settings, arms(Config())[arm], QUICK_SETTINGS if quick else {}))
-    key = json.dumps([name, SETS[name].protocol, max_blocks, code, config.model_dump(mode="json")], sort_keys=True)
+    key = json.dumps([name, arm if arm in SPOILINGS else "", SETS[name].protocol, max_blocks, code, config.model_dump(mode="json")], sort_keys=True)
     folder = Path("runs") / "quality" / f"{name}.{arm}.{seed}.{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     began = time.monotonic()
 
@@ -135,7 +142,13 @@ def play(name: str, arm: str, seed: int, path: Path, max_blocks: int | None, cod
     dataset = load_dataset(path)
     if quick:
         dataset = replace(dataset, events=dataset.events.slice(0, QUICK_EVENTS))
-    return run_backtest(dataset, config, SETS[name].protocol, max_blocks=max_blocks, folder=folder, on_step=say)
+
+    def prepare(controller: Controller, state_url: str) -> None:
+        if arm in SPOILINGS:
+            spoil(controller, state_url, cast("Spoiling", arm))
+
+    protocol = SETS[name].protocol
+    return run_backtest(dataset, config, protocol, max_blocks=max_blocks, folder=folder, on_step=say, prepare=prepare)
 
 
 def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -229,7 +229,7 @@ class StudentConfig(Section):
 
     dim: int = Field(default=64, ge=2, le=1024)
     scale: float = Field(default=9.0, gt=0)
-    distill_weight: float = Field(default=0.5, ge=0, le=1)
+    distill_weight: float = Field(default=0.6, ge=0, le=1)
     learning_rate: float = Field(default=4e-3, gt=0)
     batch_size: int = Field(default=256, ge=1)
     new_passes: int = Field(default=1, ge=1)

@@ -29,6 +29,7 @@ from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
 from streamrec.log.base import Record
 from streamrec.log.memory import MemoryLog
+from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.plan import Plan, PlannedRange
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.temporary import temporary_folder
@@ -84,6 +85,7 @@ def run_backtest(
     num_threads: int | None = None,
     folder: Path | None = None,
     on_step: Callable[[int, int, dict[str, dict[str, float]]], None] = lambda done, total, metrics: None,
+    prepare: Callable[[Controller, str], None] = lambda controller, state_url: None,
 ) -> BacktestResult:
     """Play a dataset block by block: each block is scored as a whole, then learned, then the teachers refresh.
 
@@ -98,6 +100,7 @@ def run_backtest(
         num_threads: Of torch meanwhile; None takes all cores.
         folder: Keep the state there after each step: the same backtest goes on from it, also after a crash, and ends the same.
         on_step: Called after each step with (steps done, steps in all, metrics of the block or nothing).
+        prepare: Called with a controller that is made, and the address of its state, before it takes a step: to exchange parts of it.
 
     Raises:
         DatasetError: The file does not fit the protocol, or leaves nothing to test.
@@ -110,24 +113,30 @@ def run_backtest(
     config = config.model_copy(update={"features": unbounded, "lake": config.lake.model_copy(update={"enabled": False})})
     steps = [*((0, part) for part in range(BASE_STEPS)), *((number, 0) for number in range(1, last + 1))]
     about = {"events": fingerprint(dataset.events), "protocol": protocol, "last": last, "config": config.model_dump(mode="json")}
+
+    def player(place: str) -> _Player:
+        made = _Player(dataset, config, blocks, place, durable=folder is not None)
+        prepare(made.controller, place)
+        return made
+
     with temporary_folder("backtest-") if folder is None else nullcontext(folder) as place, _threads_restored():
         kept = _Kept(folder / "result.json", about) if folder is not None else None
-        player = _Player(dataset, config, blocks, str(place), durable=kept is not None)
-        done, result = player.recover(), BacktestResult(protocol)
+        playing = player(str(place))
+        done, result = playing.recover(), BacktestResult(protocol)
         if kept is not None and done > kept.steps:  # It was killed after a step's state was durable and before its result was.
             shutil.rmtree(place)
             kept = _Kept(Path(place) / "result.json", about)
-            player = _Player(dataset, config, blocks, str(place), durable=True)
-            done = player.recover()
+            playing = player(str(place))
+            done = playing.recover()
         if kept is not None and done:
             result = kept.load(done)
         torch.set_num_threads(num_threads or os.cpu_count() or 1)  # The scorer has asked for one, as suits an actor beside others.
         for step, (number, part) in enumerate(steps, 1):
-            positions = blocks.of_block(number) if number else player.base_part(part)
+            positions = blocks.of_block(number) if number else playing.base_part(part)
             if step <= done:
-                player.skip(positions)
+                playing.skip(positions)
                 continue
-            report = player.play(positions, evaluate=number > 0, learn=number < last or not number)
+            report = playing.play(positions, evaluate=number > 0, learn=number < last or not number)
             metrics = {name.removeprefix("teachers."): values for name, values in report.metrics.items() if values}
             result.add(report, metrics if number else None)
             if kept is not None:

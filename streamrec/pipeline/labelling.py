@@ -103,17 +103,16 @@ class Labelling:
             report.metrics[f"teachers.{name}"] = self._progressive.add(f"teachers.{name}", values)
 
     def _mix(self, examples: Examples, scores: dict[str, TeacherScores]) -> SoftLabels:
-        """Mix the answers, and only then let the ensemble learn what the users did."""
+        """Let the ensemble see what the users did, then mix: its few weights can't leak a target, and nobody is believed without any evidence."""
         config = self._parts.config.soft_labels
-        labels = self.ensemble.mix(examples, scores, config.top_k, config.temperature)
         if scores:
             sample = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), OBSERVED_QUERIES)).astype(np.int64))
             observed = examples.take(sample)
             student = self._parts.student.submit(Learner.target_log_probs, observed).result()
             taken = {name: part.take(examples, sample) for name, part in scores.items()}
             # One that has no items yet, in a stream's first step, is no part of the mixture.
-            self.ensemble.observe(observed, taken, student if np.isfinite(student).any() else None)
-        return labels
+            self.ensemble.observe(observed, taken, student if np.isfinite(student).any() else None, self._ingest.vocabulary.num_items)
+        return self.ensemble.mix(examples, scores, config.top_k, config.temperature)
 
     def learn(self) -> None:
         """Let the counted teachers learn from what `finish` has labelled and they have not learned yet."""

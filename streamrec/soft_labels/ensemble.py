@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +16,35 @@ LENGTH_BOUNDS = (1, 3, 10)
 """Histories of 1, 2 to 3, 4 to 10 and more items have mixtures of their own."""
 
 STUDENT = "student"
-_STEP = 0.2
-_FLOOR = 1e-3
+CHANCE = "chance"
+"""Gives every item the same probability, and teachers get credit for what they explain better. Without it a teacher of random lists would be paid for
+the few targets that it hits and the student does not expect, and one that spreads its bets evenly for all of those."""
+MOST_OBSERVED = 512
+"""Targets of a batch that weights are fitted to: a basket of many does not crowd out the batches before."""
+WINDOW = 4096
+"""Newest targets that weights are fitted to."""
+ENOUGH = 0.2
+"""Labels count in full where teachers explain so much of what they and the student explain together. A student spreads its chances over all items and
+so explains something of every target, a list nothing of what it lacks: asked to explain as much as the student, good lists would count half."""
+_ITERATIONS = 10
+_PRIOR = 20.0
+"""Targets' worth of belief in the weights of before: a teacher that has explained nothing keeps a small weight, and can come back."""
 _START_TEMPERATURES = {"linear": 0.05}
 
 
 class Ensemble(Impersonal):
     """Hold one weight per teacher and history-length bucket, and one temperature per teacher.
 
-    The weights follow one EM step a batch on events that no teacher has seen: the responsibility of teacher t for a target y is
-    ``w_t p_t(y) / Σ w p(y)``. A teacher that knows nothing of a target gets no credit for it; a useless one fades to a floor.
+    The weights are the mixture that best predicts the newest targets, as they were before any teacher had seen them. With w the weights and
+    p_t(y) the chance that teacher t gave to target y, iterate
 
-    The student takes part in the mixture, as it is before it learns from the events: what it explains by itself, no teacher needs to tell it.
-    So the teachers' common weight says how much their labels are worth (`share`), and teachers that add nothing lose their say.
+        r_t(y) = w_t p_t(y) / Σ w p(y),    w_t ∝ Σ_y r_t(y) + α w⁰_t
+
+    over the last `WINDOW` targets, α being how much is believed before: of all lengths together that the n weights are equal, of one length that they
+    are those of all. A teacher that knows nothing of a target gets no credit for it; a useless one fades to a floor.
+
+    Chance takes part in the mixture, and so does the student as it is before it learns from the events: what it explains by itself, no teacher
+    needs to tell it. So the teachers' common weight says how much their labels are worth (`share`), and teachers that add nothing lose their say.
 
     **Contract.** `observe` must get scores that were made before any teacher learned from the examples.
 
@@ -39,6 +56,7 @@ class Ensemble(Impersonal):
     def __init__(self) -> None:
         self._weights: dict[str, list[float]] = {}
         self._temperatures: dict[str, float] = {}
+        self._observed = _Observed((), np.zeros((0, 0), np.float32), np.zeros(0, np.int8))
 
     def temperatures(self, teachers: Iterable[str]) -> dict[str, float]:
         """Return each teacher's temperature."""
@@ -51,41 +69,46 @@ class Ensemble(Impersonal):
         return dict(zip(names, (raw / raw.sum(0)).tolist(), strict=True)) if names else {}
 
     def share(self, teachers: Iterable[str]) -> NDArray[np.float64]:
-        """Return how much the labels count per length bucket: 1 when the teachers explain at least as much as the student. [buckets]."""
-        even = [1.0] * (len(LENGTH_BOUNDS) + 1)
-        told = np.sum([self._weights.get(name, even) for name in teachers], axis=0)
-        return np.asarray(np.minimum(1.0, 2.0 * told / (told + np.asarray(self._weights.get(STUDENT, even)))))
+        """Return how much the labels count per length bucket: 1 when the teachers explain `ENOUGH`, 0 when they add nothing. [buckets]."""
+        weights = self.weights(dict.fromkeys((*teachers, *self._observed.names)))
+        told = np.sum([weights[name] for name in teachers], axis=0)
+        return np.asarray(np.minimum(1.0, told / ENOUGH))
 
-    def observe(self, examples: Examples, scores: Mapping[str, TeacherScores], student: NDArray[np.float32] | None = None) -> None:
-        """Move weights and temperatures one step towards what explains these targets best.
+    def observe(self, examples: Examples, scores: Mapping[str, TeacherScores], student: NDArray[np.float32] | None, num_items: int) -> None:
+        """Fit the weights to the newest targets, these included, and move temperatures one step towards what explains these best.
 
         Args:
             examples: Q queries.
             scores: Teacher name to its answer.
             student: The student's log-probability of each target, -inf where it does not know it; None leaves it out. [T]
+            num_items: How many items there are to choose from.
         """
         if not scores or len(examples) == 0:
             return
         query = examples.query_of_target
-        buckets = _buckets(examples)[query]
-        names = [*scores, *([STUDENT] if student is not None else [])]
-        prior = np.asarray(list(self.weights(names).values()))  # [teachers and student, buckets]
-        likelihoods = [_probability(part.target_logits, part.log_norm[query], part.temperature) for part in scores.values()]
-        likelihood = np.stack([*likelihoods, *([np.exp(student.astype(np.float64))] if student is not None else [])])
-        joint = prior[:, buckets] * likelihood
-        total = joint.sum(0)
-        explained = total > 0
-        for bucket in range(len(LENGTH_BOUNDS) + 1):
-            chosen = explained & (buckets == bucket)
-            if chosen.any():
-                responsibility = (joint[:, chosen] / total[chosen]).mean(1)
-                step = _STEP * min(1.0, chosen.sum() / 200)
-                prior[:, bucket] = np.maximum((1 - step) * prior[:, bucket] + step * responsibility, _FLOOR)
-        self._weights |= dict(zip(names, prior.tolist(), strict=True))
+        chance = 1.0 / max(num_items, 1)
+        known = {name: _probability(part.target_logits, part.log_norm[query], part.temperature) for name, part in scores.items()}
+        likelihoods = {name: np.maximum(probability - chance, 0.0) for name, probability in known.items()}
+        if student is not None:
+            likelihoods[STUDENT] = np.exp(student.astype(np.float64))
+        likelihoods[CHANCE] = np.full(len(query), chance)
+        names, likelihood = tuple(likelihoods), np.stack(list(likelihoods.values()), 1)
+        chosen = np.unique(np.linspace(0, len(query) - 1, min(len(query), MOST_OBSERVED)).astype(np.int64))
+        self._observed = self._observed.followed_by(names, likelihood[chosen], _buckets(examples)[query[chosen]])
+        self._fit()
         for name, part in scores.items():
             # On a tie, as when no target was known, the temperature stays.
             best = max(part.probe, key=lambda factor: (part.probe[factor], factor == 1.0))
             self._temperatures[name] = float(np.clip(part.temperature * best, 1e-3, 100.0))
+
+    def _fit(self) -> None:
+        names, likelihood, buckets = self._observed
+        explained = likelihood.sum(1) > 0
+        even = np.full(len(names), 1.0 / len(names))
+        overall = _mixture(likelihood[explained], even, even)
+        before = np.asarray(list(self.weights(names).values()))  # [names, buckets]
+        fitted = [_mixture(likelihood[explained & (buckets == bucket)], overall, before[:, bucket]) for bucket in range(len(LENGTH_BOUNDS) + 1)]
+        self._weights |= dict(zip(names, np.stack(fitted, 1).tolist(), strict=True))
 
     def mix(self, examples: Examples, scores: Mapping[str, TeacherScores], top_k: int, temperature: float) -> SoftLabels:
         """Mix the teachers' top candidates into one distribution per query.
@@ -125,13 +148,43 @@ class Ensemble(Impersonal):
         return SoftLabels(rows, np.pad(probs, ((0, 0), (0, max(0, pad)))), {name: part.version for name, part in scores.items()})
 
     def snapshot(self) -> ComponentState:
-        """Return weights and temperatures."""
-        return ComponentState({}, {"weights": dict(self._weights), "temperatures": dict(self._temperatures)})
+        """Return weights, temperatures and the window."""
+        names, likelihood, buckets = self._observed
+        meta = {"weights": dict(self._weights), "temperatures": dict(self._temperatures), "observed": list(names)}
+        return ComponentState({"likelihood": likelihood, "bucket": buckets}, meta)
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
-        """Replace the state; see `streamrec.state.Component`."""
+        """Replace the state; see `streamrec.state.Component`. States of before there was a window begin with an empty one."""
         self._weights = {name: list(values) for name, values in base.meta.get("weights", {}).items()}
         self._temperatures = dict(base.meta.get("temperatures", {}))
+        names = tuple(base.meta.get("observed", ()))
+        likelihood, buckets = base.arrays.get("likelihood", np.zeros((0, len(names)))), base.arrays.get("bucket", np.zeros(0))
+        self._observed = _Observed(names, np.asarray(likelihood, np.float32), np.asarray(buckets, np.int8))
+
+
+class _Observed(NamedTuple):
+    """Hold the newest targets: what gave each of them which chance [W, names], and the length bucket of its history [W]."""
+
+    names: tuple[str, ...]
+    likelihood: NDArray[np.float32]
+    buckets: NDArray[np.int8]
+
+    def followed_by(self, names: tuple[str, ...], likelihood: NDArray[np.float64], buckets: NDArray[np.int64]) -> _Observed:
+        """Return the window after more targets; what others gave to earlier ones is not known, so another set of names begins anew."""
+        before = self if names == self.names else _Observed(names, np.zeros((0, len(names)), np.float32), np.zeros(0, np.int8))
+        together = np.concatenate([before.likelihood, likelihood.astype(np.float32)]), np.concatenate([before.buckets, buckets.astype(np.int8)])
+        return _Observed(names, together[0][-WINDOW:], together[1][-WINDOW:])
+
+
+def _mixture(likelihood: NDArray[np.float32], prior: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the weights that explain targets best, beginning with ``weights``: likelihood [T, names], prior [names] → [names]."""
+    if not len(likelihood):
+        return prior
+    for _ in range(_ITERATIONS):
+        joint = likelihood * weights
+        credit = (joint / joint.sum(1, keepdims=True)).sum(0) + _PRIOR * prior
+        weights = credit / credit.sum()
+    return weights
 
 
 def _buckets(examples: Examples) -> NDArray[np.int64]:

@@ -9,13 +9,11 @@ from numpy.typing import NDArray
 
 from streamrec.evaluation.ranking import RANK_LIMIT, UNRANKED
 from streamrec.features.examples import Examples
-from streamrec.soft_labels.schema import TeacherScores
+from streamrec.soft_labels.schema import CANDIDATES_A_LABEL, PROBE_FACTORS, TeacherScores
 from streamrec.teachers.counted import CountedTeacher
 
 COUNTED_VERSION = "counted"
 """Stands where other teachers have their version: what these know is as new as the micro-batch before."""
-_FACTORS = (0.4, 0.64, 0.8, 1.0, 1.25, 1.56, 2.5)
-"""Temperatures are tried over a wide range, because a backtest has few steps to find the right one."""
 _PROBED = 256
 """Queries that other temperatures are tried on."""
 
@@ -35,7 +33,7 @@ def score_counted(
         teachers: By name; they have not learned from the examples.
         examples: Q queries.
         temperatures: Teacher name to temperature.
-        top_k: So many rows are kept.
+        top_k: Labels that are kept of the mixture; of a list `CANDIDATES_A_LABEL` times as many are.
         seen: Rows that are no candidates when ranks are taken, per query.
     """
     asked = {name: teacher for name, teacher in teachers.items() if len(examples) and teacher.num_queries}
@@ -57,7 +55,7 @@ def list_scores(
         values: How much speaks for each; only ratios within a query count. [Q, C]
         examples: Q queries.
         temperature: Probabilities are ``values ** (1 / temperature)``, normed.
-        top_k: So many rows are kept.
+        top_k: Labels that are kept of the mixture; of a list `CANDIDATES_A_LABEL` times as many are.
         seen: Rows that are no candidates when ranks are taken, per query.
     """
     held = (rows >= 0) & (values > 0)
@@ -71,14 +69,14 @@ def list_scores(
     probed = np.arange(0, len(examples), max(1, len(examples) // _PROBED))
     known = found & np.isin(query, probed)
     place_of = np.searchsorted(probed, query[known])
-    probe = dict.fromkeys(_FACTORS, 0.0)
-    for factor in _FACTORS if known.any() else ():
+    probe = dict.fromkeys(PROBE_FACTORS, 0.0)
+    for factor in PROBE_FACTORS if known.any() else ():
         norm = _log_norm(logits[probed], temperature * factor)
         probe[factor] = float((target_logits[known] / (temperature * factor) - norm[place_of]).mean())
     return TeacherScores(
         COUNTED_VERSION,
-        rows[:, :top_k],
-        logits[:, :top_k],
+        rows[:, : CANDIDATES_A_LABEL * top_k],
+        logits[:, : CANDIDATES_A_LABEL * top_k],
         _log_norm(logits, temperature),
         target_logits,
         list_ranks(rows, examples, seen),

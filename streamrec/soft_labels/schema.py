@@ -1,4 +1,4 @@
-"""Hold teachers' scores and the soft labels mixed from them. Shapes: ``Q`` queries, ``T`` targets, ``K`` labels a query."""
+"""Hold teachers' scores and the soft labels mixed from them. Shapes: ``Q`` queries, ``T`` targets, ``K`` labels and ``C`` candidates a query."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ from numpy.typing import NDArray
 
 from streamrec.features.examples import Examples
 
+PROBE_FACTORS = (0.4, 0.64, 0.8, 1.0, 1.25, 1.56, 2.5)
+"""Temperatures are tried over a wide range, because a backtest has few steps to find the right one."""
+
+CANDIDATES_A_LABEL = 2
+"""A teacher answers with so many candidates for each label that is kept of the mixture: what is second to one may be first to all together."""
+
 
 @dataclass(frozen=True)
 class TeacherScores:
-    """Hold one teacher's answer to a batch.
+    """Hold one teacher's answer to a batch: a list of its best candidates, which all its probability lies on.
+
+    Its order of a few dozen items and its bets on the rest of the catalogue deserve very different trust, so one temperature can't be right for
+    both. What a list leaves out, other teachers and the student account for.
 
     Attributes:
         version: The teacher's version.
@@ -21,9 +30,9 @@ class TeacherScores:
         logits: Their raw logits; -inf pads. [Q, K] float32
         log_norm: log Σ exp(logit / temperature) over all candidates. [Q] float32
         target_logits: Raw logit of each target; -inf where the teacher does not know it. [T] float32
-        target_ranks: 0-based rank of each target. [T] int32
+        target_ranks: 0-based rank of each target, among all items where the teacher scores all. [T] int32
         temperature: The temperature that ``log_norm`` was taken at.
-        probe: Mean log-likelihood of the known targets at nearby temperatures, factor → value.
+        probe: Mean log-likelihood of the listed targets at nearby temperatures, factor → value.
     """
 
     version: str

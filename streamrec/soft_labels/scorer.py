@@ -13,13 +13,12 @@ from streamrec.config import TransformerConfig
 from streamrec.errors import RegistryError
 from streamrec.evaluation.ranking import ranks_from_scores
 from streamrec.features.examples import Examples
-from streamrec.soft_labels.schema import TeacherScores
+from streamrec.soft_labels.schema import CANDIDATES_A_LABEL, PROBE_FACTORS, TeacherScores
 from streamrec.state import ComponentState
 from streamrec.storage import open_storage
 from streamrec.teachers.store import TeacherStore
 from streamrec.teachers.train_loop import build_transformer
 
-PROBE_FACTORS = (0.8, 1.0, 1.25)
 _CHUNK = 1024
 _PROBED = 128
 
@@ -217,22 +216,19 @@ def mask_seen(scores: torch.Tensor, seen: list[NDArray[np.int32]]) -> torch.Tens
 def _summarise(
     scores: torch.Tensor, chunk: Examples, version: str, temperature: float, top_k: int, seen: list[NDArray[np.int32]] | None
 ) -> TeacherScores:
-    k = min(top_k, scores.shape[1])
-    logits, rows = scores.topk(k, dim=1)
+    logits, rows = scores.topk(min(CANDIDATES_A_LABEL * top_k, scores.shape[1]), dim=1)
     padded = torch.where(torch.isneginf(logits), torch.full_like(rows, -1), rows)
     query = torch.from_numpy(chunk.query_of_target)
-    target = torch.from_numpy(chunk.target_rows.astype(np.int64))
-    target_logits = scores[query, target]
-    log_norm = torch.logsumexp(scores / temperature, 1)
-    # Other temperatures are tried on some of the queries: a norm of all rows is the dearest part of a summary.
+    target_logits = scores[query, torch.from_numpy(chunk.target_rows.astype(np.int64))]
+    target_logits[target_logits < logits[query, -1]] = float("-inf")
+    # Other temperatures are tried on some of the queries.
     probed = torch.arange(0, len(chunk), max(1, len(chunk) // _PROBED))
     known = torch.isin(query, probed) & ~torch.isneginf(target_logits)
     probe = dict.fromkeys(PROBE_FACTORS, 0.0)
     for factor in PROBE_FACTORS if bool(known.any()) else ():
-        norm = log_norm.clone()
-        if factor != 1.0:
-            norm[probed] = torch.logsumexp(scores[probed] / (temperature * factor), 1)
-        probe[factor] = float((target_logits[known] / (temperature * factor) - norm[query[known]]).mean())
+        norm = torch.logsumexp(logits[query[known]] / (temperature * factor), 1)
+        probe[factor] = float((target_logits[known] / (temperature * factor) - norm).mean())
+    log_norm = torch.logsumexp(logits / temperature, 1)
     return TeacherScores(
         version, padded.numpy().astype(np.int32), logits.numpy(), log_norm.numpy(), target_logits.numpy(),
         ranks_from_scores(scores if seen is None else mask_seen(scores, seen), chunk), temperature, probe,

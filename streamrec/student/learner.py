@@ -26,6 +26,9 @@ _MOMENTS = ("m", "v")
 FAST_RATES = {"own_bias": 10.0, "position_logits": 10.0}
 """Factors on the learning rate of parameters that have far to go: a bias on the user's own items of 2 to 4 is usual."""
 
+ANNEALED = 0.7
+"""A step of several passes, as of a bootstrap or an offline protocol, has taken so much off its learning rate by its end; a stream has no end."""
+
 
 @dataclass(frozen=True)
 class StepMetrics:
@@ -98,7 +101,7 @@ class Learner:
             return StepMetrics(0, 0, 0, 0.0, 0.0)
         if labels is None:
             labels = SoftLabels(np.full((num, top_k), -1, np.int32), np.zeros((num, top_k), np.float32), {})
-        sums, trained = np.zeros(2), 0
+        sums, trained, num_trained = np.zeros(2), 0, num * new_passes * (1 + replay_passes)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for number in range(new_passes):
@@ -107,11 +110,9 @@ class Learner:
                 rows = np.concatenate([labels.rows, old_labels.rows])
                 probs = np.concatenate([labels.probs, old_labels.probs])
                 for index in shuffled(len(together), self.config.batch_size, seed * 1000 + number):
-                    parts = self._descend(
-                        Batch.of(
-                            together.take(index), SoftLabels(rows[index], probs[index], {}), self.config.history_dropout, self.config.element_dropout
-                        )
-                    )
+                    part = SoftLabels(rows[index], probs[index], {})
+                    batch = Batch.of(together.take(index), part, self.config.history_dropout, self.config.element_dropout)
+                    parts = self._descend(batch, 1.0 - ANNEALED * trained / num_trained if new_passes > 1 else 1.0)
                     sums += np.asarray([parts.hard, parts.soft]) * len(index)
                     trained += len(index)
         self.replay.add(examples, labels)
@@ -141,9 +142,9 @@ class Learner:
         self._held.pop(CURRENT, None)
         return len(starts)
 
-    def _descend(self, batch: Batch) -> LossParts:
+    def _descend(self, batch: Batch, factor: float = 1.0) -> LossParts:
         self._num_steps += 1
-        tables, share = self.tables, self.config.distill_weight
+        tables, share, learning_rate = self.tables, self.config.distill_weight, factor * self.config.learning_rate
         rows: torch.Tensor | None = None
         if tables.num_rows > self.config.full_softmax_items:
             rows, batch, sampled = localise(batch, tables.num_rows, self.config.num_negatives, tables.rows("namespace"))
@@ -160,9 +161,9 @@ class Learner:
         # Without words, or with histories of one item, a parameter has no part in the loss.
         grads = torch.autograd.grad(parts.total, inputs, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
-            tables.step(rows, grads[0], grads[1], self.config.learning_rate, self._num_steps)
+            tables.step(rows, grads[0], grads[1], learning_rate, self._num_steps)
             for name, grad in zip(names, grads[2:], strict=True):
-                rate = self.config.learning_rate * FAST_RATES.get(name, 1.0)
+                rate = learning_rate * FAST_RATES.get(name, 1.0)
                 adam_step(self._dense[name], grad, self._moments[f"{name}_m"], self._moments[f"{name}_v"], rate, self._num_steps)
         return parts
 

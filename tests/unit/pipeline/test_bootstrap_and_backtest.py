@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from streamrec.config import parse_config
@@ -16,8 +17,10 @@ from streamrec.pipeline import backtest, saving
 from streamrec.pipeline.backtest import run_backtest
 from streamrec.pipeline.bootstrap import NUM_STEPS, bootstrap, refresh
 from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import checkpoint_url
 from streamrec.storage import open_storage
+from streamrec.testing.spoiled import SPOILINGS, Spoiling, spoil
 
 World = Any
 
@@ -103,7 +106,7 @@ def test_a_log_of_nothing_useful_can_not_be_bootstrapped_from(make_world: Callab
         bootstrapped(world)
 
 
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "features": {"history_length": 8, "word_buckets": 32},
     "teachers": {"enabled": ["linear"], "linear": {"max_items": 100, "ridge": 20.0}},
     "student": {"dim": 8, "bootstrap_passes": 2},
@@ -124,6 +127,24 @@ def test_a_backtest_reports_every_model_per_block_and_is_repeatable() -> None:
     assert steps[-1][0] == steps[-1][1] == len(steps)
     for metric in METRICS:
         assert first.metrics["student"][metric] == pytest.approx(sum(block["student"][metric] for block in first.blocks) / 2)
+
+
+@pytest.mark.parametrize("spoiling", SPOILINGS)
+def test_spoiled_teachers_do_not_make_the_student_worse_than_events_alone(spoiling: Spoiling) -> None:
+    world = synthetic_dataset(num_users=60, num_items=60, num_events=3000)
+    settings = {**SMALL, "teachers": {**SMALL["teachers"], "enabled": ["linear", "repeats"]}}
+    spoiled: list[Controller] = []
+
+    def prepare(controller: Controller, state_url: str) -> None:
+        spoil(controller, state_url, spoiling)
+        spoiled.append(controller)
+
+    found = run_backtest(world, parse_config(settings), "progressive", num_threads=1, prepare=prepare)
+    differences = [block["student"]["recall@20"] - block["student_events_only"]["recall@20"] for block in found.blocks]
+    assert len(spoiled) == 1
+    assert np.mean(differences) > -2 * np.std(differences) / np.sqrt(len(differences)) - 0.005
+    if spoiling == "missing":
+        assert differences == [0.0] * len(differences)
 
 
 @pytest.mark.parametrize(("stop_at", "before_result"), [(3, False), (6, False), (6, True)])

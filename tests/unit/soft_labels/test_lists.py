@@ -23,7 +23,7 @@ VALUES = np.asarray([[6.0, 3.0, 1.0], [0.25, 0.0, 0.0], [0.0, 0.0, 0.0]], np.flo
 
 
 def test_a_lists_probabilities_sum_to_one_over_its_own_rows_and_what_it_lacks_has_none() -> None:
-    part = list_scores(ROWS, VALUES, asking([7, 9, 4]), 1.0, 2)
+    part = list_scores(ROWS, VALUES, asking([7, 9, 4]), 1.0, 1)
     np.testing.assert_allclose(np.exp(part.logits[0] - part.log_norm[0]), [0.6, 0.3], rtol=1e-5)
     np.testing.assert_allclose(np.exp(part.logits[1, 0] - part.log_norm[1]), 1.0, rtol=1e-5)
     assert part.target_logits[0] == pytest.approx(np.log(3.0))
@@ -55,7 +55,7 @@ def test_a_teacher_that_lists_nothing_of_a_query_leaves_it_to_the_others() -> No
     labels = Ensemble().mix(data, scores, 4, 1.0)
     np.testing.assert_allclose(labels.probs.sum(1), [1.0, 1.0, 0.5], rtol=1e-5)
     ensemble = Ensemble()
-    ensemble.observe(data, scores)
+    ensemble.observe(data, scores, None, 10)
     assert np.isfinite(list(ensemble.weights(scores).values())).all()
 
 
@@ -65,7 +65,7 @@ def test_a_teacher_that_misses_more_targets_has_less_say() -> None:
     often_wrong = np.where(np.arange(400)[:, None] % 4 == 0, rows, rows + 100)
     ensemble = Ensemble()
     for _ in range(30):
-        ensemble.observe(data, {"right": list_scores(rows, values, data, 1.0, 3), "wrong": list_scores(often_wrong, values, data, 1.0, 3)})
+        ensemble.observe(data, {"right": list_scores(rows, values, data, 1.0, 3), "wrong": list_scores(often_wrong, values, data, 1.0, 3)}, None, 10)
     weights = ensemble.weights(["right", "wrong"])
     assert weights["right"][2] > 2 * weights["wrong"][2]
 

@@ -10,9 +10,9 @@ from streamrec.config import LinearConfig
 from streamrec.errors import RegistryError
 from streamrec.evaluation.ranking import UNRANKED
 from streamrec.features.examples import Examples
-from streamrec.soft_labels.ensemble import LENGTH_BOUNDS, Ensemble
-from streamrec.soft_labels.schema import TeacherScores
-from streamrec.soft_labels.scorer import PROBE_FACTORS, RowFacts, Scorer, load_teacher
+from streamrec.soft_labels.ensemble import LENGTH_BOUNDS, MOST_OBSERVED, WINDOW, Ensemble
+from streamrec.soft_labels.schema import PROBE_FACTORS, TeacherScores
+from streamrec.soft_labels.scorer import RowFacts, Scorer, load_teacher
 from streamrec.state import ComponentState
 from streamrec.storage import LocalStorage
 from streamrec.teachers.store import TeacherStore
@@ -45,7 +45,7 @@ def test_weights_find_the_good_teacher_and_sum_to_one_in_each_bucket() -> None:
     ensemble = Ensemble()
     for seed in range(60):
         data = some_examples(200, seed)
-        ensemble.observe(data, {"good": planted(data, 3.0), "bad": planted(data, 3.0, seed)})
+        ensemble.observe(data, {"good": planted(data, 3.0), "bad": planted(data, 3.0, seed)}, None, NUM_ITEMS)
     weights = ensemble.weights(["good", "bad"])
     np.testing.assert_allclose(np.sum(list(weights.values()), 0), 1.0)
     assert min(weights["good"][:3]) > 0.9
@@ -53,18 +53,48 @@ def test_weights_find_the_good_teacher_and_sum_to_one_in_each_bucket() -> None:
     assert min(weights["bad"]) > 0
 
 
+def test_weights_follow_the_newest_targets_within_a_window() -> None:
+    ensemble = Ensemble()
+    for seed in range(60):
+        data = some_examples(200, seed)
+        right, wrong = planted(data, 3.0), planted(data, 3.0, seed)
+        ensemble.observe(data, {"was good": right, "is good": wrong} if seed < 30 else {"was good": wrong, "is good": right}, None, NUM_ITEMS)
+    assert min(ensemble.weights(["was good", "is good"])["is good"][:3]) > 0.9
+
+
+def test_a_basket_of_many_targets_does_not_crowd_out_the_batches_before() -> None:
+    ensemble, data = Ensemble(), some_examples(MOST_OBSERVED * 3)
+    ensemble.observe(data, {"t": planted(data, 3.0)}, None, NUM_ITEMS)
+    assert len(ensemble.snapshot().arrays["likelihood"]) == MOST_OBSERVED
+    for _ in range(WINDOW // MOST_OBSERVED + 1):
+        ensemble.observe(data, {"t": planted(data, 3.0)}, None, NUM_ITEMS)
+    assert len(ensemble.snapshot().arrays["likelihood"]) == WINDOW
+
+
+def test_a_teacher_that_comes_later_begins_a_window_of_its_own_with_the_others() -> None:
+    ensemble = Ensemble()
+    for seed in range(40):
+        data = some_examples(200, seed)
+        useless = {"bad": planted(data, 3.0, seed)}
+        ensemble.observe(data, useless if seed < 20 else {**useless, "new": planted(data, 3.0)}, None, NUM_ITEMS)
+    assert min(ensemble.weights(["bad", "new"])["new"][:3]) > 0.9
+
+
 def test_temperatures_move_towards_what_predicts_and_stand_still_when_nothing_is_known() -> None:
     sharp, soft, still = Ensemble(), Ensemble(), Ensemble()
     data = some_examples(100)
-    sharp.observe(data, {"t": planted(data, 2.0)})
-    soft.observe(data, {"t": planted(data, 5.0, 3)})
-    assert sharp.temperatures(["t"])["t"] == pytest.approx(0.8)
-    assert soft.temperatures(["t"])["t"] == pytest.approx(1.25)
+    sharp.observe(data, {"t": planted(data, 2.0)}, None, NUM_ITEMS)
+    soft.observe(data, {"t": planted(data, 5.0, 3)}, None, NUM_ITEMS)
+    assert sharp.temperatures(["t"])["t"] == pytest.approx(min(PROBE_FACTORS))
+    assert soft.temperatures(["t"])["t"] == pytest.approx(max(PROBE_FACTORS))
     blind = planted(data, 1.0)
     nothing = np.full(100, -np.inf, np.float32)
     for _ in range(5):
         still.observe(
-            data, {"t": TeacherScores("v", blind.rows, blind.logits, nothing, nothing, blind.target_ranks, 1.0, dict.fromkeys(PROBE_FACTORS, 0.0))}
+            data,
+            {"t": TeacherScores("v", blind.rows, blind.logits, nothing, nothing, blind.target_ranks, 1.0, dict.fromkeys(PROBE_FACTORS, 0.0))},
+            None,
+            NUM_ITEMS,
         )
     assert still.temperatures(["t"])["t"] == 1.0
 
@@ -103,9 +133,9 @@ def test_labels_count_for_little_once_the_student_explains_more_than_the_teacher
     for seed in range(40):
         data = some_examples(200, seed)
         student = np.full(200, np.log(0.3), np.float32)
-        useless.observe(data, {"t": planted(data, 4.0, seed)}, student)
-        useful.observe(data, {"t": planted(data, 6.0)}, student)
-    assert useless.share(["t"])[:3].max() < 0.35
+        useless.observe(data, {"t": planted(data, 4.0, seed)}, student, NUM_ITEMS)
+        useful.observe(data, {"t": planted(data, 6.0)}, student, NUM_ITEMS)
+    assert useless.share(["t"])[:3].max() < 0.5
     assert useful.share(["t"])[:3].tolist() == [1.0] * 3
     data = some_examples(20, 99)
     assert useless.mix(data, {"t": planted(data, 4.0)}, 4, 1.0).probs.sum() < 0.4 * useful.mix(data, {"t": planted(data, 4.0)}, 4, 1.0).probs.sum()
@@ -123,12 +153,12 @@ def test_a_teacher_that_knows_nothing_of_a_query_leaves_it_unlabelled() -> None:
 def test_a_restored_ensemble_is_the_same_and_its_snapshot_stands_still() -> None:
     ensemble, again = Ensemble(), Ensemble()
     data = some_examples(50)
-    ensemble.observe(data, {"good": planted(data, 3.0), "bad": planted(data, 3.0, 1)})
+    ensemble.observe(data, {"good": planted(data, 3.0), "bad": planted(data, 3.0, 1)}, None, NUM_ITEMS)
     held = ensemble.snapshot()
     again.restore(held)
     assert again.digest() == ensemble.digest()
-    ensemble.observe(data, {"new": planted(data, 3.0)})
-    assert set(held.meta["weights"]) == {"good", "bad"}
+    ensemble.observe(data, {"new": planted(data, 3.0)}, None, NUM_ITEMS)
+    assert set(held.meta["weights"]) == {"good", "bad", "chance"}
     assert again.digest() != ensemble.digest()
 
 
@@ -167,14 +197,14 @@ def test_candidates_norms_and_ranks_agree_with_the_raw_logits(store: TeacherStor
     data, names = some_examples(9), first_items(NUM_ITEMS)
     scores = Scorer(str(tmp_path), 4).score(data, {"linear": "v1"}, {"linear": 0.5}, names)["linear"]
     raw = load_teacher(store.load("linear", "v1")).scores(data.history, NUM_ITEMS)
-    np.testing.assert_allclose(scores.log_norm, torch.logsumexp(raw / 0.5, 1), rtol=1e-5)
+    np.testing.assert_allclose(scores.log_norm, torch.logsumexp(raw.topk(8, 1).values / 0.5, 1), rtol=1e-5)
     for query in range(9):
         row = int(data.target_rows[query])
         order = torch.argsort(-raw[query], stable=True).tolist()
         known = bool(torch.isfinite(raw[query]).any())
-        assert scores.rows[query].tolist() == (order[:4] if known else [-1] * 4)
+        assert scores.rows[query].tolist() == (order[:8] if known else [-1] * 8)
         assert scores.target_ranks[query] == (order.index(row) if bool(torch.isfinite(raw[query, row])) else UNRANKED)
-        assert scores.target_logits[query] == raw[query, row]
+        assert scores.target_logits[query] == (raw[query, row] if row in order[:8] else -np.inf)
     assert scores.probe.keys() == set(PROBE_FACTORS)
 
 
