@@ -17,7 +17,7 @@ from streamrec.models.student import StudentModel
 from streamrec.serving.recommender import Recommender
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import ComponentState, pack_strings
-from streamrec.student.learner import CURRENT, Learner
+from streamrec.student.learner import ANNEALED, CURRENT, Learner
 from streamrec.student.losses import Batch, full_softmax_loss, localise, sampled_softmax_loss
 
 LENGTH, WORDS, TOP = 6, 3, 5
@@ -341,6 +341,25 @@ def toy_world(num_events: int = 1400) -> list[Examples]:
         batch = HistoryEvents(names, codes, rows[index], times[index], zeros.astype(np.int8), zeros + np.float32(1), zeros)
         parts.append(histories.advance(batch))
     return parts
+
+
+@pytest.mark.parametrize(("passes", "ends_at"), [(1, 1.0), (4, 1.0 - ANNEALED)])
+def test_a_step_of_several_passes_anneals_its_learning_rate_and_one_pass_does_not(
+    passes: int, ends_at: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, rates = learner(), []
+    descend = made.tables.step
+
+    def step(rows: Any, vectors_grad: Any, bias_grad: Any, learning_rate: float, number: int) -> None:
+        rates.append(learning_rate / made.config.learning_rate)
+        descend(rows, vectors_grad, bias_grad, learning_rate, number)
+
+    monkeypatch.setattr(made.tables, "step", step)
+    made.step(some_examples(160), None, 1, passes, 0)
+    assert len(rates) == passes * 10
+    assert rates[0] == 1.0
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(ends_at, abs=1 / len(rates))
 
 
 def play(labelled: str) -> tuple[float, float]:
