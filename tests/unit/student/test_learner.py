@@ -344,9 +344,7 @@ def toy_world(num_events: int = 1400) -> list[Examples]:
 
 
 @pytest.mark.parametrize(("passes", "ends_at"), [(1, 1.0), (4, 1.0 - ANNEALED)])
-def test_a_step_of_several_passes_anneals_its_learning_rate_and_one_pass_does_not(
-    passes: int, ends_at: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_of_several_passes_anneals_its_rate_and_one_pass_does_not(passes: int, ends_at: float, monkeypatch: pytest.MonkeyPatch) -> None:
     made, rates = learner(), []
     descend = made.tables.step
 
