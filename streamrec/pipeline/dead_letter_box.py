@@ -2,7 +2,7 @@
 
 A letter that was sent again has a marker behind it in the topic, under the same key and so in the same partition. Letters are given one
 after another as the topic holds them; what stays in memory is a bit for each letter seen, a number for each one that was sent again, and
-the parts of letters that are not whole yet.
+the parts of letters that are not whole yet. A record that is not under its place's key, or of a place that `Place.parse` would not take, is foreign.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from streamrec.errors import DataError, RetentionGap, StorageError
 from streamrec.log.base import Record, TableReader
 from streamrec.log.offsets import OffsetRange
 from streamrec.migrations import migrated, number_of
+from streamrec.pipeline.dead_letters import PART_BYTES
 
 # Rows of one read follow the size of those before: a letter's part may have 700 KB, and most have 300 bytes.
 _FIRST_ROWS, _MAX_ROWS = 64, 1024
 _SMALL_READ_BYTES, _LARGE_READ_BYTES = 2 * 2**20, 16 * 2**20
 _BLOCK_BITS = 8
+# The log tells a record's size in 31 bits, so no writer of ours makes more; whoever says otherwise would have us list what is missing.
+_MAX_PARTS = 2**31 // PART_BYTES
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -182,12 +185,13 @@ class DeadLetterBox:
                     num_rows = max(num_rows // 2, 1)
                 if place is not None:
                     rows = rows.filter(pc.equal(rows["key"], str(place).encode()))
-                for offset, time_ms, value in zip(rows["offset"].to_pylist(), rows["timestamp"].to_pylist(), rows["value"], strict=True):
-                    content = _parse(value.as_py())
+                names = ("offset", "timestamp", "key")
+                for offset, time_ms, key, value in zip(*(rows[name].to_pylist() for name in names), rows["value"], strict=True):
+                    content = _parse(key, value.as_py())
                     if content is None:
                         self.num_foreign += 1
                         self.first_foreign = self.first_foreign or Place(self._topic, partition, offset)
-                    elif place is None or content.place == place:
+                    else:
                         yield content, time_ms
 
 
@@ -239,20 +243,24 @@ def _as_json(place: Place) -> dict[str, Any]:
 
 
 def _place(content: dict[str, Any]) -> Place:
-    return Place(str(content["topic"]), int(content["partition"]), int(content["offset"]))
+    return Place.parse(str(Place(str(content["topic"]), int(content["partition"]), int(content["offset"]))))
 
 
-def _parse(value: bytes | None) -> _Part | Replayed | None:
+def _parse(record_key: bytes | None, value: bytes | None) -> _Part | Replayed | None:
     """Return what a record of the topic says, or None when it is none of ours, or of a newer streamrec."""
     try:
         content = orjson.loads(value or b"")
         place = _place(content)
+        if record_key != str(place).encode():  # Whoever looks for a letter looks for its key.
+            return None
         content = migrated("letter", content, content.get("format"))
         if "replayed" in content:
             sent = content["replayed"]
             return Replayed(place, _place(sent), str(sent["event_id"]), int(sent["time_ms"]))
         key, original = (None if data is None else base64.b64decode(data) for data in (content["key_base64"], content["value_base64"]))
         number, num_parts = int(content.get("part", 0)), int(content.get("parts", 1))
-        return _Part(place, str(content["reason"]), str(content["detail"]), number, num_parts, key, original) if 0 <= number < num_parts else None
-    except (orjson.JSONDecodeError, binascii.Error, KeyError, TypeError, ValueError, AttributeError, OverflowError, StorageError):
+        if not 0 <= number < num_parts <= _MAX_PARTS:
+            return None
+        return _Part(place, str(content["reason"]), str(content["detail"]), number, num_parts, key, original)
+    except (orjson.JSONDecodeError, binascii.Error, KeyError, TypeError, ValueError, AttributeError, OverflowError, DataError, StorageError):
         return None

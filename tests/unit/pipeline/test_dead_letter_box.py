@@ -126,6 +126,37 @@ def test_a_record_that_is_no_letter_is_counted_and_stops_no_other(log: WatchedLo
     assert (box.num_foreign, str(box.first_foreign)) == (1, "dead/0/1")
 
 
+def content_of(**changes: object) -> dict[str, object]:
+    return {**orjson.loads(letters_of(2)[0].value or b""), **changes}
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        (content_of(parts=1_000_000_000), b"events/1/2"),
+        (content_of(part=3, parts=3), b"events/1/2"),
+        (content_of(part=-1), b"events/1/2"),
+        (content_of(offset=-5), b"events/1/-5"),
+        (content_of(partition=-1), b"events/-1/2"),
+        (content_of(topic="a/b"), b"a/b/1/2"),
+        (content_of(topic=""), b"/1/2"),
+        (content_of(), b"another"),
+        (content_of(), None),
+        ({**orjson.loads(Replayed(Place("events", 1, 2), Place("events", 0, 9), "e2", 77).record().value or b"")}, b"another"),
+    ],
+)
+def test_what_no_writer_of_ours_makes_is_foreign_to_whoever_lists_and_whoever_looks_for_it(
+    log: WatchedLog, content: dict[str, object], key: bytes | None
+) -> None:
+    append(log, *letters_of(1), Record(key, orjson.dumps(content)), *letters_of(3))
+    box = DeadLetterBox(log, TOPIC)
+    assert box.num_replays() == {}
+    assert [letter.place.offset for letter in box.letters()] == [1, 3]
+    assert (box.num_foreign, str(box.first_foreign)) == (1, "dead/0/1")
+    assert list(box.letters(Place("events", 1, 2))) == []
+    assert [letter.place.offset for letter in box.letters(Place("events", 1, 3))] == [3]
+
+
 def test_a_marker_lies_under_its_letters_key_so_that_it_comes_behind_it() -> None:
     marker = Replayed(Place("events", 1, 1), Place("events", 0, 9), "e1", 77).record()
     assert marker.key == letters_of(1)[0].key
