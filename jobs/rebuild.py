@@ -11,7 +11,7 @@ it was; one with other settings than the one before begins anew, as ``--anew`` d
 
 ``--remove-old`` makes nothing: it removes the checkpoints, plans, teachers and lakes of the lineages before the current one. Receipts and
 versions stay. Do so within the time in which a deletion must have reached everything: a stream deletes users in their lakes, but not in what else
-they hold. ``--drop`` removes what a rebuild that was not finished, and does not run any more, has made.
+they hold. ``--drop`` removes what a rebuild that was not finished has made; one that still runs stops at its next commit and says so.
 
 SIGTERM and Ctrl-C end it at once and remove what is temporary. The last line of the output is one JSON object. The exit status is 0, also where
 the current lineage was made with these settings, 1 after an error, 130 after a signal.

@@ -8,29 +8,33 @@
 
 **Contract.** Nothing of the old lineage is changed before the take-over, and then only who may commit to it; but deletions that are read here
 reach its lake. A run that was cut off is taken up by the next one with the same settings: before the pointer moved the new lineage goes on from
-its last commit, or is begun anew where the settings are others; after it moved, the version is brought live. Nothing in here sleeps.
+its last commit, or is begun anew where the settings are others; after it moved, the version is brought live. One whose lineage is removed
+while it runs stops at its next commit and says so. Nothing in here sleeps.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from streamrec.config import Config
-from streamrec.errors import ConfigError, OperatorError
+from streamrec.errors import ConfigError, Damaged, OperatorError, StreamrecError
 from streamrec.log.base import LogWriter, TableReader
 from streamrec.log.lake_log import LakeThenLog
 from streamrec.pipeline.bootstrap import OnStep, bootstrap, check_learned, learn, plan_of, train_first
-from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.checkpoint import CheckpointStore, has_commit
 from streamrec.pipeline.controller import Controller
-from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number, registry_url
+from streamrec.pipeline.layout import LINEAGES, checkpoint_url, lineage_folder, lineage_number, registry_url
 from streamrec.pipeline.lineage import Current, current_lineage, make_current, noted_lakes, url_of
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_lake import check_room, make_room
 from streamrec.pipeline.rebuild_record import (
     Record,
     differences,
+    has_record,
+    holds_state,
     lake_to,
     load_source,
     made_with,
@@ -42,7 +46,7 @@ from streamrec.pipeline.rebuild_record import (
 from streamrec.registry.registry import Registry
 from streamrec.registry.version import batch_of
 from streamrec.state import ComponentState
-from streamrec.storage import open_storage
+from streamrec.storage import open_storage, tidy
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +108,8 @@ class Rebuild:
 
         Raises:
             ConfigError: One has taken over with other settings, and its version is not live yet.
-            OperatorError: There is no state to rebuild, the log was made anew, or something foreign lies where the new lake is to go.
+            OperatorError: There is no state to rebuild, the log was made anew, something foreign lies where the new lake is to go, or the lineage was
+                removed while it was made.
             DataError: The lake lacks events that the log does not have any more.
             StorageError: Another rebuild has taken this one's lineage over, or moved the pointer.
         """
@@ -120,9 +125,10 @@ class Rebuild:
             return None
         folder = lineage_folder(lineage_number(current.folder) + 1)
         record = self._begin(folder, current.folder, anew=anew)
-        controller = self._learned(folder, record)
-        self._catch_up(controller)
-        self._take_over(controller, folder, current)
+        with self._told_if_removed(folder):
+            controller = self._learned(folder, record)
+            self._catch_up(controller)
+            self._take_over(controller, folder, current)
         return self._go_live(folder)
 
     def _begin(self, folder: str, source: str, *, anew: bool) -> Record:
@@ -140,6 +146,24 @@ class Rebuild:
         self._say(f"beginning {folder} from {'the lake and the log' if record.lake_address is not None else 'the log'}")
         return record
 
+    @contextmanager
+    def _told_if_removed(self, folder: str) -> Iterator[None]:
+        """Say so where what has failed is a lineage that `drop_unfinished` has removed meanwhile."""
+        storage = open_storage(url_of(self._state_url, folder))
+        try:
+            yield
+        except StreamrecError as error:
+            if has_record(storage):
+                raise
+            what = f"Rebuild: {folder} was removed while it was made"
+            do = "run python -m jobs.rebuild --drop once more: what was written since goes too; or begin it again without --drop"
+            raise OperatorError(what, do=do) from error
+
+    def _check_begun(self, folder: str) -> None:
+        if not has_record(open_storage(url_of(self._state_url, folder))):
+            what = "Rebuild: the lineage's record is gone"
+            raise OperatorError(what, got=folder, do="begin it again")
+
     def _learned(self, folder: str, record: Record) -> Controller:
         """Learn the backlog and train the first teachers."""
         lake = record.lake(self._config, self._state_url)
@@ -147,6 +171,7 @@ class Rebuild:
         controller = self._build(url_of(self._state_url, folder), reader, publishes=False)
         if not controller.recover():
             self._carry_over(controller, record)
+        self._check_begun(folder)  # It may have been removed before this one had begun to commit.
         controller.intake.ends()
         self._say("learning what the lake holds, then the log")
         controller.parts.dead_letters = None
@@ -193,6 +218,7 @@ class Rebuild:
         versions = [batch_of(name) for name in Registry(open_storage(registry_url(self._state_url))).versions()]
         last = max([controller.state.batch, int(source["batch"]), *newest, *versions])
         first = (last // NUMBERS_LEFT_OUT + 2) * NUMBERS_LEFT_OUT
+        self._check_begun(folder)
         make_current(self._state_url, Current(folder, first, int(source.get("forgot_batch", 0))), current)
 
     def _go_live(self, folder: str) -> Controller:
@@ -221,13 +247,22 @@ class Rebuild:
 
 
 def drop_unfinished(config: Config, state_url: str, say: Callable[[str], None]) -> bool:
-    """Remove the lineage that an unfinished rebuild has begun, its lakes and all; return whether there was any. No rebuild may run."""
+    """Remove the lineage that an unfinished rebuild has begun, its lakes and all; return whether there was any.
+
+    A rebuild that still runs is fenced: it stops at its next commit, and what it has written by then is removed by the next call.
+
+    Raises:
+        OperatorError: Something foreign lies where its lake is, or it has become current meanwhile.
+    """
     folder = lineage_folder(lineage_number(current_lineage(state_url).folder) + 1)
     if not open_storage(url_of(state_url, folder)).list():
+        tidy(open_storage(state_url), folder)
+        tidy(open_storage(state_url), LINEAGES)
         say("no rebuild is unfinished")
         return False
     say(f"removing {folder}, whose rebuild was not finished")
     _empty(config, state_url, folder, say)
+    tidy(open_storage(state_url), LINEAGES)
     return True
 
 
@@ -239,6 +274,7 @@ def _empty(config: Config, state_url: str, folder: str, say: Callable[[str], Non
     places = sorted({lake, record.lake_to or "" if record is not None else "", *noted_lakes(storage)} - {""})
     for place in places:
         check_room(config, url, place)
+    _fence(state_url, folder)
     remove_record(storage)  # Nobody goes on with it; the notes know of its lakes until these are gone.
     for place in places:
         if place != lake:
@@ -247,9 +283,26 @@ def _empty(config: Config, state_url: str, folder: str, say: Callable[[str], Non
     remove_lineage(storage, receipts=True)
 
 
+def _fence(state_url: str, folder: str) -> None:
+    """Refuse the commits of whoever still makes a lineage that is to be removed."""
+    checkpoint = open_storage(checkpoint_url(url_of(state_url, folder)))
+    with suppress(Damaged):  # It stops by itself.
+        if has_commit(checkpoint):
+            CheckpointStore(checkpoint).acquire(f"{folder} is removed")
+    if current_lineage(state_url).folder == folder:
+        what = f"Rebuild: {folder} has become current meanwhile, so it is not removed"
+        raise OperatorError(what, do="run python -m jobs.rebuild with its settings, so that its version goes live")
+
+
 def remove_old(state_url: str, say: Callable[[str], None]) -> None:
     """Remove the lineages before the current one, but for receipts and what lies in the shared registry; lakes elsewhere stay."""
     current = current_lineage(state_url)
+    num_removed = 0
     for number in range(1, lineage_number(current.folder)):
-        say(f"removing {lineage_folder(number) or 'the first lineage'}")
-        remove_lineage(open_storage(url_of(state_url, lineage_folder(number))), receipts=False)
+        storage = open_storage(url_of(state_url, lineage_folder(number)))
+        if holds_state(storage):
+            num_removed += 1
+            say(f"removing {lineage_folder(number) or 'the first lineage'}")
+        remove_lineage(storage, receipts=False)  # Also where one before has left empty folders.
+    if not num_removed:
+        say("nothing is there of lineages before the current one")

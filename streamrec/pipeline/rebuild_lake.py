@@ -7,7 +7,7 @@ from streamrec.errors import OperatorError, StorageError
 from streamrec.pipeline.lake_writer import open_lake
 from streamrec.pipeline.layout import checkpoint_url, lake_url
 from streamrec.pipeline.lineage import named_lineage
-from streamrec.storage import open_storage
+from streamrec.storage import open_storage, tidy
 
 _LOG = "_delta_log/"
 
@@ -53,3 +53,4 @@ def make_room(lineage_url: str, address: str) -> None:
     log = [key for key in keys if key.startswith(_LOG)]
     for key in (*(key for key in keys if not key.startswith(_LOG)), *reversed(log)):
         lake.delete(key)
+    tidy(lake)

@@ -18,7 +18,7 @@ from streamrec.pipeline.checkpoint import Checkpoint, CheckpointStore
 from streamrec.pipeline.lake_writer import open_lake
 from streamrec.pipeline.layout import checkpoint_url
 from streamrec.pipeline.lineage import NOTES, known_lineage, read_small, url_of
-from streamrec.storage import Storage, open_storage
+from streamrec.storage import Storage, open_storage, tidy
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,11 @@ def _record(values: dict[str, Any]) -> Record:
     return Record(**{**{name: value for name, value in values.items() if name != "format"}, **by_partition})
 
 
+def has_record(storage: Storage) -> bool:
+    """Return whether a lineage's folder has a record, torn or not."""
+    return storage.exists(_KEY)
+
+
 def remove_record(storage: Storage) -> None:
     """Remove a lineage's record: nobody goes on with it from here on."""
     storage.delete(_KEY)
@@ -99,6 +104,13 @@ def remove_lineage(storage: Storage, *, receipts: bool) -> None:
     for folder in (*_PARTS, *(("deletions", NOTES) if receipts else ())):
         for key in storage.list(folder):
             storage.delete(key)
+        tidy(storage, folder)
+    tidy(storage)
+
+
+def holds_state(storage: Storage) -> bool:
+    """Return whether a lineage's folder has anything that `remove_lineage` removes in any case."""
+    return has_record(storage) or any(storage.list(folder) for folder in _PARTS)
 
 
 def made_with(config: Config) -> dict[str, Any]:

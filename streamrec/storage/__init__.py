@@ -9,6 +9,6 @@ from streamrec.storage.address import open_storage
 from streamrec.storage.base import Storage, Token
 from streamrec.storage.bucket import ObjectStorage
 from streamrec.storage.content import BlobRef, Blobs
-from streamrec.storage.local import LocalStorage
+from streamrec.storage.local import LocalStorage, tidy
 
-__all__ = ["BlobRef", "Blobs", "LocalStorage", "ObjectStorage", "Storage", "Token", "open_storage"]
+__all__ = ["BlobRef", "Blobs", "LocalStorage", "ObjectStorage", "Storage", "Token", "open_storage", "tidy"]

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from streamrec.errors import StorageError
-from streamrec.storage.base import Token, checked_key, missing
+from streamrec.storage.base import Storage, Token, checked_key, missing
 
 # A file in the making that is older than this was left by a killed writer.
 _ABANDONED_AFTER_S = 3600.0
+_LOCK, _MAKING = ".lock", ".tmp"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -113,7 +114,7 @@ class LocalStorage:
 
     @contextmanager
     def _temporary(self, data: bytes) -> Iterator[Path]:
-        folder = self._root / ".tmp"
+        folder = self._root / _MAKING
         _make_folder(folder)
         path = folder / uuid.uuid4().hex
         try:
@@ -131,12 +132,30 @@ class LocalStorage:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         # An own descriptor each time: flock then also holds off the other threads of this process.
-        descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             os.close(descriptor)
+
+
+def tidy(storage: Storage, folder: str = "") -> None:
+    """Remove the locks, the files in the making and the empty folders where a local folder holds no objects; nobody should write there.
+
+    Args:
+        storage: A bucket has nothing of the kind.
+        folder: Below its address; all of it when empty. Storages that were opened below it are tidied too.
+    """
+    if not isinstance(storage, LocalStorage) or storage.list(folder):
+        return
+    top = Path(storage.address) / folder
+    with _explained("tidy", top):
+        for parent, _, names in os.walk(top, topdown=False):
+            for path in (Path(parent) / name for name in names if name == _LOCK or Path(parent).name == _MAKING):
+                path.unlink(missing_ok=True)
+            with suppress(OSError):  # Something else lies there, or somebody is faster.
+                Path(parent).rmdir()
 
 
 def _token(data: bytes) -> Token:

@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 
 from streamrec.errors import ConfigError, Damaged, StorageError
-from streamrec.storage import Blobs, LocalStorage, Storage, bucket, open_storage
+from streamrec.storage import Blobs, LocalStorage, Storage, bucket, open_storage, tidy
 from streamrec.testing.contracts.storage import StorageContract
 from streamrec.testing.storage_faults import FaultyStorage
 
@@ -179,3 +179,23 @@ def test_a_blob_that_is_gone_is_damaged_and_one_that_cannot_be_read_is_not(tmp_p
     with pytest.raises(StorageError, match="could not read") as caught:
         blobs.get(ref)
     assert not isinstance(caught.value, Damaged)
+
+
+def test_tidying_removes_empty_folders_and_locks_where_no_object_is_and_nothing_of_anybody_else(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "state")
+    for key in ("gone/a/1", "stays/1"):
+        storage.write_new(key, b"x")
+    LocalStorage(tmp_path / "state" / "gone" / "own").swap("HEAD", b"x", None)
+    (tmp_path / "state" / "gone" / "day=1").mkdir()
+    before = sorted((tmp_path / "state").rglob("*"))
+    for folder in ("gone", "", "never"):
+        tidy(storage, folder)
+    assert sorted((tmp_path / "state").rglob("*")) == before
+    storage.delete("gone/a/1")
+    LocalStorage(tmp_path / "state" / "gone" / "own").delete("HEAD")
+    tidy(storage, "gone")
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {"stays", ".lock", ".tmp"}
+    storage.delete("stays/1")
+    (tmp_path / "state" / ".hidden").write_text("somebody's")
+    tidy(storage)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == [".hidden"]

@@ -15,7 +15,7 @@ from streamrec.log.base import Record, TableReader
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.lineage import current_lineage, current_url, known_lineage
-from streamrec.pipeline.rebuild import Rebuild
+from streamrec.pipeline.rebuild import Rebuild, drop_unfinished, remove_old
 from streamrec.pipeline.rebuild_record import read_record
 from streamrec.pipeline.wiring import build_local
 from streamrec.registry.registry import Registry
@@ -43,12 +43,13 @@ def changed(world: World, **sections: dict[str, Any]) -> World:
     return world
 
 
-def rebuild(world: World, *, dies: str = "", anew: bool = False) -> list[str]:
-    """Run a rebuild, or kill it when it says a line, or at its first step; return the lines."""
+def rebuild(world: World, *, dies: str = "", anew: bool = False, during: Callable[[str], object] = lambda _: None) -> list[str]:
+    """Run a rebuild, or kill it when it says a line, or at its first step; return the lines. ``during`` gets a line before it goes on."""
     said: list[str] = []
 
     def say(line: str) -> None:
         said.append(line)
+        during(line)
         if dies and dies in line:
             raise Killed
 
@@ -157,6 +158,63 @@ def test_a_lake_that_was_half_removed_is_still_known_as_its_own(played: World, t
         place.delete(key)
     rebuild(played, anew=True)
     assert current_lineage(str(played.folder)).folder == "lineages/0002"
+
+
+PHASES = ("learning what", "catching up", "takes over from")
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("address", ["", "beside"])
+def test_a_rebuild_that_is_dropped_while_it_runs_stops_and_says_why_and_the_next_drop_leaves_nothing(
+    played: World, tmp_path: Path, phase: str, address: str
+) -> None:
+    before, place = live(played), str(tmp_path / address) if address else ""
+    changed(played, student={"dim": 12}, lake={"address": place})
+    state, dropped = str(played.folder), []
+    there = everything(tmp_path)
+
+    def drop(line: str) -> None:
+        if phase in line:
+            dropped.append(drop_unfinished(played.config, state, lambda _: None))
+
+    with pytest.raises(OperatorError, match=r"Rebuild: lineages/0002 was removed while it was made, run python -m jobs.rebuild --drop once more"):
+        rebuild(played, during=drop)
+    assert dropped == [True]
+    assert current_lineage(state).folder == ""
+    assert live(played) == before
+    drop_unfinished(played.config, state, lambda _: None)
+    assert everything(tmp_path) == there
+    rebuild(played)
+    assert live(played) > before
+
+
+def test_a_rebuild_that_is_dropped_before_it_has_begun_to_commit_does_not_take_over(played: World) -> None:
+    def drop(line: str) -> None:
+        if line.startswith("beginning"):
+            drop_unfinished(played.config, str(played.folder), lambda _: None)
+
+    with pytest.raises(OperatorError, match="was removed while it was made"):
+        rebuild(changed(played, student={"dim": 12}), during=drop)
+    assert current_lineage(str(played.folder)).folder == ""
+
+
+def everything(folder: Path) -> list[Path]:
+    """Files and folders, but for locks of what stays."""
+    return sorted(path for path in folder.rglob("*") if path.name not in {".lock", ".tmp"} or "0002" in str(path))
+
+
+def test_what_is_dropped_leaves_no_folder_behind_and_of_old_lineages_only_receipts_stay(played: World, tmp_path: Path) -> None:
+    state, there = str(played.folder), everything(tmp_path)
+    rebuild(changed(played, student={"dim": 12}), dies="catching up")
+    (tmp_path / "events-0002" / "namespace=gone" / "event_date=2026-01-01").mkdir(parents=True)
+    drop_unfinished(played.config, state, lambda _: None)
+    assert everything(tmp_path) == there
+    rebuild(played)
+    said: list[str] = []
+    for _ in range(2):
+        remove_old(state, said.append)
+    assert said == ["removing the first lineage", "nothing is there of lineages before the current one"]
+    assert {path.name for path in played.folder.iterdir()} - {".lock", ".tmp"} == {"CURRENT", "deletions", "lakes", "lineages", "registry"}
 
 
 @pytest.mark.parametrize("torn", [b"", b"{", b"[]", b"{}", b'{"format": 1, "folder": "/etc", "first_batch": 0, "forgot_batch": 0}', b"\xff\xfe"])
