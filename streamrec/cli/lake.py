@@ -24,7 +24,7 @@ def run(options: Lake) -> int:
     checkpoint = open_storage(checkpoint_url(lineage))
     lake = open_lake(config, lineage, lambda: known_lineage(checkpoint))
     if options.action == "verify":
-        report = check_lake(lake, CheckpointStore(checkpoint))
+        report = check_lake(lake, CheckpointStore(checkpoint), lineage)
         _say(report.to_json() if options.json else _sentences(report), options)
         return 1 if report.differences else 0
     if options.action == "info":

@@ -22,5 +22,8 @@ def run(options: Pin) -> int:
     else:
         what = "Registry: the version is not pinned"
         raise RegistryError(what, got=repr(options.version), allowed=", ".join(sorted(pinned)) or "none is", do="name one that is")
-    sys.stdout.writelines(f"{version}\n" for version in sorted(registry.pinned()))
+    remaining = sorted(registry.pinned())
+    sys.stdout.writelines(f"{version}\n" for version in remaining)
+    if not remaining:
+        sys.stderr.write("no version is pinned\n")
     return 0

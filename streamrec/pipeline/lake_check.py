@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from streamrec.errors import OperatorError
-from streamrec.log.lake import EventLake, Held
+from streamrec.log.lake import EventLake, Held, lake_address
 from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.layout import lake_url
+from streamrec.pipeline.lineage import noted_lakes
+from streamrec.storage import open_storage
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,13 @@ class LakeReport:
         return {"agrees": not self.differences, **asdict(self)}
 
 
-def check_lake(lake: EventLake, checkpoints: CheckpointStore) -> LakeReport:
+def check_lake(lake: EventLake, checkpoints: CheckpointStore, lineage_url: str = "") -> LakeReport:
     """Compare the table with the newest checkpoint, which is read first, so that a stream may run meanwhile.
+
+    Args:
+        lake: The table.
+        checkpoints: The state's.
+        lineage_url: The lineage's folder; where the checkpoint speaks of no lake, the tables that it knows of are named.
 
     Raises:
         OperatorError: Nothing was committed, or the state keeps no lake.
@@ -53,7 +61,10 @@ def check_lake(lake: EventLake, checkpoints: CheckpointStore) -> LakeReport:
     loaded = checkpoints.load_newest(only=("stream", "lake"))
     if loaded is None or loaded.components.get("lake", (None,))[0] is None:
         what = "Lake: the state has no checkpoint that speaks of a lake"
-        raise OperatorError(what, got=lake.address, do="name the state's configuration, and let the stream commit with `lake.enabled`")
+        before = _written_before(lineage_url) if lineage_url else []
+        where = f"; what it has written before lies at {', '.join(before)}" if before else ""
+        do = f"name the state's configuration, and let the stream commit with `lake.enabled`{where}"
+        raise OperatorError(what, got=lake.address, do=do)
     manifest, stream = (dict(loaded.components[name][0].meta) for name in ("lake", "stream"))
     offsets = {int(partition): int(offset) for partition, offset in stream["offsets"].items()}
     expected = {int(partition): int(num) for partition, num in manifest["rows"].items()}
@@ -78,6 +89,11 @@ def check_lake(lake: EventLake, checkpoints: CheckpointStore) -> LakeReport:
     if counted != report.applied:
         report.differences.append(f"the checkpoint applied {report.applied} events, its lake accounts for {counted}")
     return report
+
+
+def _written_before(lineage_url: str) -> list[str]:
+    tables = [lake_address(lake_url(lineage_url, noted)) for noted in ("", *noted_lakes(open_storage(lineage_url)))]
+    return [address for address in tables if EventLake(address, str).is_there()]
 
 
 def _compare(partition: int, part: Held, expected: int, end: int, *, is_ahead: bool) -> list[str]:

@@ -82,6 +82,8 @@ class VersionStore:
         """
         found = self._manifests.get(VersionId(version))
         if found is None:
+            if not re.fullmatch(NAME, version):
+                raise self._unknown(version)
             try:
                 found = VersionManifest.from_json(self._storage.read(self._key(version)))
             except Damaged as error:
@@ -90,11 +92,13 @@ class VersionStore:
             except StorageError as error:
                 if not error.facts.get("missing"):
                     raise
-                known = self.versions()
-                what = f"Registry: student {self._student!r} has no such version"
-                raise RegistryError(what, got=repr(version), allowed=", ".join(known[-5:]) or "none yet") from error
+                raise self._unknown(version) from error
             self._manifests[VersionId(version)] = found
         return found
+
+    def _unknown(self, version: str) -> RegistryError:
+        what = f"Registry: student {self._student!r} has no such version"
+        return RegistryError(what, got=repr(version), allowed=", ".join(self.versions()[-5:]) or "none yet")
 
     def exists(self, version: str) -> bool:
         """Tell whether the version is there, complete."""

@@ -139,4 +139,9 @@ def test_a_version_is_pinned_and_unpinned_by_name(tmp_path: Path) -> None:
     again = call("unpin", "v2", *state)
     assert (again.exit_code, again.stdout) == (1, "")
     assert "the version is not pinned, got 'v2', allowed v1, name one that is" in again.stderr
-    assert "got 'v9', allowed v1, v2" in call("pin", "v9", *state).stderr
+    for unknown in ("v9", "../../x", "a/b", "", ".v1"):
+        refused = call("pin", unknown, *state)
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert f"student 'default' has no such version, got {unknown!r}, allowed v1, v2" in refused.stderr
+    last = call("unpin", "v1", *state)
+    assert (last.exit_code, last.stdout, last.stderr) == (0, "", "no version is pinned\n")

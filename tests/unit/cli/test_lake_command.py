@@ -67,6 +67,27 @@ def test_info_optimize_and_vacuum_say_what_is_there_and_what_they_did(state: Pat
     assert call("verify").exit_code == 0
 
 
+@pytest.mark.parametrize("address", ["", "beside"])
+def test_the_table_of_a_stream_that_keeps_no_lake_any_more_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = str(tmp_path / address) if address else ""
+    log = MemoryLog()
+    log.ensure_topic(parse_config({}).log.events_topic, 1)
+    for enabled in (True, False):
+        lake = {"enabled": enabled, "address": place}
+        config = parse_config({"state": str(tmp_path / "run"), "teachers": {"enabled": []}, "student": {"control": False}, "lake": lake})
+        controller = build_local(config, log, config.state, ManualClock(NOW_MS), dead_letters=log)
+        controller.recover()
+        event = Interaction(EventId(f"e{enabled}"), UserId("u"), ItemId("i"), "click", NOW_MS - 1000)
+        log.append(config.log.events_topic, [Record(b"u", encode(event))])
+        controller.step()
+        controller.finish()
+    result = call("verify", "--set", "state=run", "--set", "lake.enabled=false")
+    assert result.exit_code == 1
+    assert "Lake: the state has no checkpoint that speaks of a lake" in result.output
+    assert f"what it has written before lies at {place or tmp_path / 'run' / 'lake'}" in result.output
+
+
 def test_a_state_that_was_never_there_is_named_and_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = call("verify", "--set", "state=nowhere")
