@@ -120,16 +120,7 @@ def run_backtest(
         return made
 
     with temporary_folder("backtest-") if folder is None else nullcontext(folder) as place, _threads_restored():
-        kept = _Kept(folder / "result.json", about) if folder is not None else None
-        playing = player(str(place))
-        done, result = playing.recover(), BacktestResult(protocol)
-        if kept is not None and done > kept.steps:  # It was killed after a step's state was durable and before its result was.
-            shutil.rmtree(place)
-            kept = _Kept(Path(place) / "result.json", about)
-            playing = player(str(place))
-            done = playing.recover()
-        if kept is not None and done:
-            result = kept.load(done)
+        playing, kept, done, result = _begun(player, Path(place), about if folder is not None else None, protocol)
         torch.set_num_threads(num_threads or os.cpu_count() or 1)  # The scorer has asked for one, as suits an actor beside others.
         for step, (number, part) in enumerate(steps, 1):
             positions = blocks.of_block(number) if number else playing.base_part(part)
@@ -148,6 +139,21 @@ def run_backtest(
         raise DatasetError(what, got=got, do="give a longer file, or one whose users come back")
     result.metrics = _mean_of_blocks(result.blocks)
     return result
+
+
+def _begun(
+    player: Callable[[str], _Player], place: Path, about: dict[str, Any] | None, protocol: str
+) -> tuple[_Player, _Kept | None, int, BacktestResult]:
+    """Return who plays, what keeps its results (None without ``about``), how many steps are done, and what they found."""
+    kept = None if about is None else _Kept(place / "result.json", about)
+    playing = player(str(place))
+    done = playing.recover()
+    if kept is not None and about is not None and done > kept.steps:  # It was killed after a step's state was durable and before its result was.
+        shutil.rmtree(place)
+        kept = _Kept(place / "result.json", about)
+        playing = player(str(place))
+        done = playing.recover()
+    return playing, kept, done, kept.load(done) if kept is not None and done else BacktestResult(protocol)
 
 
 @contextmanager
