@@ -239,7 +239,7 @@ def test_a_lost_pointer_is_damage_and_never_a_new_state(storage: LocalStorage, s
     assert storage.list() == before
 
 
-def test_a_first_writer_that_begins_between_two_looks_is_no_damage(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_first_writer_that_begins_between_two_looks_is_no_damage(storage: LocalStorage) -> None:
     class Late(LocalStorage):
         def list(self, folder: str = "") -> Sequence[str]:
             first = CheckpointStore(storage)
