@@ -30,10 +30,10 @@ from typing import Any
 _UNSET: Any = object()
 
 
-def _rebuild(cls: type[StreamrecError], message: str, facts: dict[str, Any]) -> StreamrecError:
+def _rebuild(cls: type[StreamrecError], message: str, facts: dict[str, Any], remedy: str) -> StreamrecError:
     error = cls.__new__(cls)
     Exception.__init__(error, message)
-    error.facts = facts
+    error.facts, error.remedy = facts, remedy
     return error
 
 
@@ -46,9 +46,13 @@ class StreamrecError(Exception):
         allowed: What would have been accepted.
         do: The remedy, an imperative clause.
         facts: Machine-readable details, kept as the attribute ``facts``.
+
+    Attributes:
+        remedy: What ``do`` was.
     """
 
     facts: dict[str, Any]
+    remedy: str
 
     def __init__(self, what: str, *, got: object = _UNSET, allowed: object = _UNSET, do: str = "", **facts: Any) -> None:
         parts = [what]
@@ -59,10 +63,10 @@ class StreamrecError(Exception):
         if do:
             parts.append(do)
         super().__init__(", ".join(parts))
-        self.facts = facts
+        self.facts, self.remedy = facts, do
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), str(self), self.facts)
+        return _rebuild, (type(self), str(self), self.facts, self.remedy)
 
 
 class ConfigError(StreamrecError):

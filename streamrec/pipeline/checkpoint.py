@@ -5,7 +5,8 @@
     HEAD                    who may commit, and the commits that are valid
 
 A crash at any point leaves the pointer where it was or where it was going. A second writer raises the epoch in the pointer, after which the
-first one's commits are refused.
+first one's commits are refused. Who becomes the first writer sets the pointer before anything else is there, so commits without one have lost
+it: that is damage, and never a new state.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 from streamrec.errors import Damaged, Fenced, StorageError
 from streamrec.pipeline.commit import Commit, CommitId, CommitRef, Compacted, Entry, Head, Owner
+from streamrec.pipeline.lineage import LINEAGE
 from streamrec.state import ComponentState, from_bytes, num_bytes, to_bytes
 from streamrec.storage import BlobRef, Blobs, Storage, Token
 
@@ -86,10 +88,14 @@ class CheckpointStore:
         self._owner: Owner | None = None
 
     def acquire(self, why: str = "") -> int:
-        """Become the writer: raise the epoch, so that whoever wrote before is refused, and told why. Return the epoch."""
+        """Become the writer: raise the epoch, so that whoever wrote before is refused, and told why. Return the epoch.
+
+        Raises:
+            Damaged: The pointer is torn or lost.
+        """
         owner = Owner(socket.gethostname(), os.getpid(), uuid.uuid4().hex, why)
         for _ in range(_ATTEMPTS):
-            head, token = self._read_head()
+            head, token = read_head(self._storage)
             taken = Head(head.epoch + 1, owner, head.commits) if head is not None else Head(1, owner)
             if self._storage.swap(_HEAD, taken.to_json(), token) is not None:
                 self._owner = owner
@@ -171,11 +177,11 @@ class CheckpointStore:
             only: Names of the components to load; all when None.
 
         Raises:
-            Damaged: Commits are there, and none is whole.
+            Damaged: Commits are there, and none is whole, or the pointer to them is lost.
             StorageError: The storage refused; that is no reason to fall back to an older state.
         """
         for _ in range(_ATTEMPTS):
-            head, token = self._read_head()
+            head, token = read_head(self._storage)
             if head is None or not head.commits:
                 return None
             skipped: list[str] = []
@@ -186,12 +192,12 @@ class CheckpointStore:
                     skipped.append(f"commit {ref.number}: {error}")
                     continue
                 # A writer that is busy may have pruned what this reader was about to read; then there is a newer commit.
-                if skipped and self._read_head()[1] != token:
+                if skipped and read_head(self._storage)[1] != token:
                     break
                 for sentence in skipped:
                     logger.error("fell back to commit %d, because a newer one is damaged: %s", ref.number, sentence)
                 return replace(loaded, skipped=tuple(skipped))
-            if self._read_head()[1] == token:
+            if read_head(self._storage)[1] == token:
                 what = f"Checkpoint: none of the {len(skipped)} commits at {self._storage.address} is whole"
                 raise Damaged(what, got="; ".join(skipped), do="restore the folder from a copy, or start with an empty one")
         what = "Checkpoint: commits are pruned faster than they can be read"
@@ -199,7 +205,7 @@ class CheckpointStore:
 
     def kept_facts(self) -> list[Mapping[str, Any]]:
         """Return the facts of every commit that a fallback could go to, newest first; what they need, such as plans, must stay."""
-        head, _ = self._read_head()
+        head, _ = read_head(self._storage)
         facts: list[Mapping[str, Any]] = []
         for ref in head.commits if head is not None else ():
             with suppress(Damaged):
@@ -258,7 +264,7 @@ class CheckpointStore:
                 raise Damaged(what, got=str(error), do="use an older one") from error
             if hashlib.sha256(data).hexdigest() != ref.sha256:
                 what = f"Checkpoint: commit {ref.number} does not match its digest"
-                raise Damaged(what, got=f"{len(data)} bytes", do="use an older one")
+                raise Damaged(what, got=f"{len(data)} bytes in {self._storage.address}/{_commit_key(ref.number)}", do="use an older one")
             found = self._commits[ref] = Commit.from_json(data)
         return found
 
@@ -291,7 +297,7 @@ class CheckpointStore:
             return []  # it can't be loaded, so it needs nothing
 
     def _own_head(self) -> tuple[Head, Token]:
-        head, token = self._read_head()
+        head, token = read_head(self._storage)
         if self._owner is None or head is None or token is None:
             what = "Checkpoint: this process is not the writer"
             raise StorageError(what, do="call acquire() first")
@@ -303,21 +309,40 @@ class CheckpointStore:
             raise Fenced(what, got=got, do=do, host=owner.host, pid=owner.pid, epoch=head.epoch)
         return head, token
 
-    def _read_head(self) -> tuple[Head | None, Token | None]:
-        found = self._storage.read_with_token(_HEAD)
+
+def read_head(storage: Storage) -> tuple[Head | None, Token | None]:
+    """Return the pointer of a checkpoint's folder and its token; None of both where nobody has ever become the writer.
+
+    Raises:
+        Damaged: It is torn, or lost: what only its writer could have made is there.
+        StorageError: It was written by a newer streamrec.
+    """
+    found = storage.read_with_token(_HEAD)
+    if found is None and (left := _left_without_head(storage)):
+        found = storage.read_with_token(_HEAD)  # Once more: the first writer may have begun since.
         if found is None:
-            return None, None
-        try:
-            return Head.from_json(found[0]), found[1]
-        except Damaged as error:
-            what = f"Checkpoint: the pointer is damaged, {self._storage.address}/{_HEAD}"
-            raise Damaged(what, got=repr(found[0][:80]), do="restore that file from a copy; the commits are untouched") from error
+            what = f"Checkpoint: the pointer is lost, {storage.address}/{_HEAD}"
+            do = "restore that file from a copy; to begin anew rename the state's folder, or run python -m jobs.rebuild --anew where that made it"
+            raise Damaged(what, got=f"no such file beside {left}", do=do)
+    if found is None:
+        return None, None
+    try:
+        return Head.from_json(found[0]), found[1]
+    except Damaged as error:
+        what = f"Checkpoint: the pointer is damaged, {storage.address}/{_HEAD}"
+        raise Damaged(what, got=repr(found[0][:80]), do="restore that file from a copy; the commits are untouched") from error
+
+
+def _left_without_head(storage: Storage) -> str:
+    commits = storage.list("commits")
+    name = f"the lineage's name, {LINEAGE}" if storage.exists(LINEAGE) else ""
+    return " and ".join(filter(None, (f"{len(commits)} commits up to {commits[-1]}" if commits else "", name)))
 
 
 def has_commit(storage: Storage) -> bool:
-    """Return whether the folder of a checkpoint has a commit; changes nothing, and needs no writer."""
-    found = storage.read_with_token(_HEAD)
-    return found is not None and bool(Head.from_json(found[0]).commits)
+    """Return whether the folder of a checkpoint has a commit; changes nothing, and needs no writer. Raises as `read_head`."""
+    head, _ = read_head(storage)
+    return head is not None and bool(head.commits)
 
 
 def _from(head: Head, previous: CommitId | None) -> tuple[CommitRef, ...]:

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from streamrec.config import Config
+from streamrec.errors import StreamrecError
 from streamrec.log.kafka_facts import TopicFacts
 from streamrec.pipeline.dead_letters import PART_BYTES
 from streamrec.pipeline.resources import Resources, shortage
@@ -81,6 +82,14 @@ def check_extras(state: str, *, has_obstore: bool, shares_disk: bool) -> Finding
         remedy = "make it a folder that all nodes share, or s3://bucket/prefix or gs://bucket/prefix"
         return Finding("state", Verdict.WARN, f"{state} is a folder, and Ray may run on several machines", remedy)
     return Finding("state", Verdict.OK, state)
+
+
+def check_readable(address: str, errors: Sequence[StreamrecError]) -> list[Finding]:
+    """Judge what of a state can't be read, as `streamrec.pipeline.readable` found it."""
+    check = "state can be read"
+    remedy = "restore it from a copy, or give `state` a new folder"
+    found = [failed(check, error, error.remedy or remedy) for error in errors]
+    return found or [Finding(check, Verdict.OK, address)]
 
 
 def check_topic(

@@ -18,7 +18,7 @@ from streamrec.log.lake import EventLake, lake_address
 from streamrec.log.lake_table import lake_rows
 from streamrec.pipeline.lake_merging import merge_apart
 from streamrec.pipeline.layout import checkpoint_url, lake_url
-from streamrec.pipeline.lineage import lineage_of, note_lake
+from streamrec.pipeline.lineage import lineage_of, named_lineage, note_lake
 from streamrec.pipeline.plan import LONGEST_INTERVAL
 from streamrec.state import ComponentState, digest_of
 from streamrec.storage import open_storage
@@ -224,10 +224,15 @@ def gone_by_ms(now_ms: int, config: Config) -> int:
 
 
 def build_lake(config: Config, state_url: str) -> LakeWriter | None:
-    """Wire the lake of a state; None when the configuration wants none."""
+    """Wire the lake of a state; None when the configuration wants none.
+
+    Raises:
+        Damaged: The lineage's name is torn: better now than after a step whose events can't be written.
+    """
     if not config.lake.enabled:
         return None
     checkpoint = open_storage(checkpoint_url(state_url))
+    named_lineage(checkpoint)
 
     def named() -> str:
         name = lineage_of(checkpoint)

@@ -19,7 +19,9 @@ from streamrec.pipeline.layout import lineage_folder, lineage_number, state_of
 from streamrec.pipeline.plan import version_name
 from streamrec.storage import Storage, open_storage
 
-_KEY = "LINEAGE"
+LINEAGE = "LINEAGE"
+"""The file beside the checkpoint's pointer that names the lineage."""
+
 _CURRENT = "CURRENT"
 NOTES = "lakes"
 """Folder of a lineage's notes on where its events went."""
@@ -128,7 +130,7 @@ def lineage_of(storage: Storage) -> str:
     Args:
         storage: The checkpoint's.
     """
-    storage.write_new(_KEY, json.dumps({"format": number_of("lineage"), "lineage": uuid.uuid4().hex}).encode())
+    storage.write_new(LINEAGE, json.dumps({"format": number_of("lineage"), "lineage": uuid.uuid4().hex}).encode())
     return known_lineage(storage)
 
 
@@ -149,7 +151,7 @@ def known_lineage(storage: Storage) -> str:
 def named_lineage(storage: Storage) -> str | None:
     """Return the lineage's name, None where there is none; see `known_lineage`."""
     remedy = "restore it from a copy, or from the table's name in the lake, which is streamrec/ and this name"
-    return read_small(storage, _KEY, "lineage", lambda values: str(values["lineage"]), remedy)
+    return read_small(storage, LINEAGE, "lineage", lambda values: str(values["lineage"]), remedy)
 
 
 def note_lake(storage: Storage, address: str, name: str) -> None:

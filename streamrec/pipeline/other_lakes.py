@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 
 from streamrec.config import Config
-from streamrec.errors import OperatorError
+from streamrec.errors import Damaged, OperatorError
 from streamrec.log.lake import EventLake
 from streamrec.pipeline.checkpoint import has_commit
 from streamrec.pipeline.ingest import Request
@@ -81,7 +81,7 @@ class OtherLakes(Impersonal):
     def out_of_reach(self) -> dict[str, str]:
         """Return the folders of other lineages that hold more than a lake, and what."""
         current = lineage_number(current_lineage(self._state_url).folder)
-        held = {number: url for number, url in self._lineages() if url != self._url and has_commit(open_storage(checkpoint_url(url)))}
+        held = {number: url for number, url in self._lineages() if url != self._url and _has_state(url)}
         return {url: _UNFINISHED if number > current else _BEFORE for number, url in held.items()}
 
     def commit(self, now_ms: int) -> None:
@@ -130,3 +130,11 @@ class OtherLakes(Impersonal):
         """Replace the state; see `streamrec.state.Component`."""
         self._rounds = Rounds(**base.meta)
         self._has_garbage = False
+
+
+def _has_state(url: str) -> bool:
+    """Return whether a lineage's folder holds commits, also such as have lost their pointer: while they are being removed it goes first."""
+    try:
+        return has_commit(open_storage(checkpoint_url(url)))
+    except Damaged:
+        return True

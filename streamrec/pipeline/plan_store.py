@@ -36,7 +36,7 @@ class PlanStore:
         if self._storage.write_new(key, data):
             return dict(plan)
         there = self._storage.read(key)
-        return dict(plan) if there == data else _from_bytes(there, batch)
+        return dict(plan) if there == data else self._parsed(there, batch)
 
     def read(self, batch: int) -> dict[str, Any]:
         """Return a batch's plan.
@@ -45,7 +45,21 @@ class PlanStore:
             StorageError: There is none (fact ``missing=True``), or the storage refused.
             Damaged: It is not what was written.
         """
-        return _from_bytes(self._storage.read(_key(batch)), batch)
+        return self._parsed(self._storage.read(_key(batch)), batch)
+
+    def _parsed(self, data: bytes, batch: int) -> dict[str, Any]:
+        where = f"{self._storage.address}/{_key(batch)}"
+        try:
+            values = read_json("plan", data)
+            plan: dict[str, Any] = values["plan"]
+            is_whole = values["sha256"] == hashlib.sha256(_canonical(plan).encode()).hexdigest()
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            what = f"Plan: that of batch {batch} can't be read, {where}"
+            raise Damaged(what, got=repr(data[:80]), do="restore it from a copy") from error
+        if not is_whole:
+            what = f"Plan: that of batch {batch} does not match its digest, {where}"
+            raise Damaged(what, do="restore it from a copy")
+        return plan
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
         """Return the highest batch number that has a plan, and the plan; None while there is none."""
@@ -88,17 +102,3 @@ def _canonical(plan: Mapping[str, Any]) -> str:
 def _to_bytes(plan: Mapping[str, Any]) -> bytes:
     text = _canonical(plan)
     return _canonical({"format": number_of("plan"), "sha256": hashlib.sha256(text.encode()).hexdigest(), "plan": plan}).encode()
-
-
-def _from_bytes(data: bytes, batch: int) -> dict[str, Any]:
-    try:
-        values = read_json("plan", data)
-        plan: dict[str, Any] = values["plan"]
-        is_whole = values["sha256"] == hashlib.sha256(_canonical(plan).encode()).hexdigest()
-    except (ValueError, TypeError, KeyError) as error:
-        what = f"Plan: that of batch {batch} can't be read"
-        raise Damaged(what, got=repr(data[:80]), do="restore it from a copy") from error
-    if not is_whole:
-        what = f"Plan: that of batch {batch} does not match its digest"
-        raise Damaged(what, do="restore it from a copy")
-    return plan

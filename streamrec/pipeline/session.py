@@ -19,7 +19,7 @@ from streamrec.pipeline.checkpoint import has_commit
 from streamrec.pipeline.cluster import check_resources, ray_cluster
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import checkpoint_url, registry_url, run_folder
-from streamrec.pipeline.lineage import current_url
+from streamrec.pipeline.lineage import current_url, named_lineage
 from streamrec.pipeline.reader_actor import RecycledReader
 from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
 from streamrec.registry.board import RemoteBoard
@@ -63,8 +63,15 @@ class Session:
 
 
 def has_commits(config: Config) -> bool:
-    """Return whether the state has a commit that a job could go on from; asks the storage alone and changes nothing."""
-    return has_commit(open_storage(checkpoint_url(current_url(state_address(config)))))
+    """Return whether the state has a commit that a job could go on from; asks the storage alone and changes nothing.
+
+    Raises:
+        Damaged: A pointer is torn or lost, or the name by which the lake knows the state is torn.
+    """
+    checkpoint = open_storage(checkpoint_url(current_url(state_address(config))))
+    if config.lake.enabled:
+        named_lineage(checkpoint)
+    return has_commit(checkpoint)
 
 
 def state_address(config: Config) -> str:
@@ -92,7 +99,9 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
     Raises:
         BrokerUnavailable: No broker answers within ``log.connect_limit_s``.
         ResourcesShort: The cluster can't hold the plan.
+        Damaged: As `has_commits`; nothing was started.
     """
+    has_commits(config)
     with ExitStack() as stack:
         address, handle = log_address(config, say)
         stack.callback(handle)

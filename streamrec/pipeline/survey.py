@@ -32,12 +32,14 @@ from streamrec.pipeline.examine import (
     check_extras,
     check_free_space,
     check_python,
+    check_readable,
     check_resources_of,
     check_storage,
     check_topic,
     failed,
 )
 from streamrec.pipeline.layout import run_folder
+from streamrec.pipeline.readable import unreadable
 from streamrec.pipeline.resources import Resources, needed
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.wiring import ACTOR_CPUS
@@ -156,6 +158,7 @@ def _storage(config: Config) -> Iterator[Finding]:
     finally:
         _remove_what_was_made(made)
     yield check_storage(address, trial)
+    yield from check_readable(address, list(unreadable(address)))
     if trial.ahead_s is not None:
         measured = "the storage, by the time it gave to an object that was written just now"
         yield check_clock(measured, trial.ahead_s, config.events.future_tolerance_s)

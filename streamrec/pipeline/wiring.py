@@ -112,10 +112,12 @@ def build_on_ray(
 
     Raises:
         ConfigError: The state was made with another shape; whoever moves it is left alone.
+        Damaged: The pointer or the lineage's name is torn or lost; the same.
     """
     checkpoints = CheckpointStore(open_storage(checkpoint_url(state_url)))
     for facts in checkpoints.kept_facts()[:1]:
         check_shape(shape_of(config), facts.get("shape", {}))
+    lake = build_lake(config, state_url)
     checkpoints.acquire()  # Before the actors are adopted: the driver whose calls are refused then knows why.
     epoch = secrets.randbits(62) + 1
     workers: list[RayWorker[Any]] = []
@@ -140,7 +142,7 @@ def build_on_ray(
         checkpoints=checkpoints,
         plans=PlanStore(open_storage(state_url)),
         receipts=open_storage(state_url),
-        lake=build_lake(config, state_url),
+        lake=lake,
         other_lakes=OtherLakes(config, state_url),
         current=made_current(state_url),
     )

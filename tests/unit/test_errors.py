@@ -18,6 +18,7 @@ def test_every_error_survives_pickling_with_its_message_and_facts(kind: type[Str
     assert type(again) is kind
     assert str(again) == str(error)
     assert again.facts == {"topic": "t", "offsets": {"0": 5}}
+    assert again.remedy == error.remedy != ""
 
 
 def test_a_message_says_what_was_got_what_is_allowed_and_what_to_do() -> None:

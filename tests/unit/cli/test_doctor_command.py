@@ -9,7 +9,14 @@ from typer.testing import CliRunner, Result
 
 from streamrec.cli import app
 from streamrec.log.base import LogAddress
+from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.examine import Finding, Verdict
+from streamrec.pipeline.layout import checkpoint_url, lineage_folder
+from streamrec.pipeline.lineage import Current, lineage_of, make_current
+from streamrec.pipeline.plan_store import PlanStore
+from streamrec.pipeline.rebuild_record import Record
+from streamrec.state import ComponentState
+from streamrec.storage import open_storage
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +84,55 @@ def test_the_doctor_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
 def test_the_doctor_says_which_broker_is_meant(broker: str) -> None:
     findings = [json.loads(line) for line in doctor("--broker", broker, "--json").stdout.splitlines()]
     assert "the embedded Kafka" in next(finding["found"] for finding in findings if finding["check"] == "broker")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state whose second lineage is current, and a third is being made."""
+    state = tmp_path / "there"
+    for number in (2, 3):
+        lineage = open_storage(f"{state}/{lineage_folder(number)}")
+        Record("", None, {}, {}, {}, 1, {}, "").write(lineage)
+        checkpoint = open_storage(checkpoint_url(lineage.address))
+        store = CheckpointStore(checkpoint)
+        store.acquire()
+        store.commit({"stream": ComponentState({}, {"batch": number})}, {}, None)
+        lineage_of(checkpoint)
+        PlanStore(lineage).write({"batch": number}, number)
+    make_current(str(state), Current(lineage_folder(2), 2000), Current())
+    return state
+
+
+def readable(state: Path) -> list[tuple[str, str, str]]:
+    findings = map(json.loads, doctor("--broker", "local", "--set", f"state={state}", "--json").stdout.splitlines())
+    return [(finding["verdict"], finding["found"], finding["remedy"]) for finding in findings if finding["check"] == "state can be read"]
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [
+        "CURRENT",
+        "lineages/0002/checkpoint/HEAD",
+        "lineages/0002/checkpoint/commits/00000001.json",
+        "lineages/0002/checkpoint/LINEAGE",
+        "lineages/0002/REBUILD",
+        "lineages/0002/plans/00000002.json",
+        "lineages/0003/REBUILD",
+    ],
+)
+def test_what_is_torn_of_a_state_is_told_by_file_with_its_remedy(state: Path, torn: str) -> None:
+    assert readable(state) == [("OK", str(state), "")]
+    (state / torn).write_bytes(b"{")
+    [(verdict, found, remedy)] = readable(state)
+    assert verdict == "FAIL"
+    assert str(state / torn) in found
+    assert remedy.startswith("restore")
+    assert remedy not in found
+
+
+def test_a_lost_pointer_is_told_and_the_exit_status_is_1(state: Path) -> None:
+    (state / "lineages/0002/checkpoint/HEAD").unlink()
+    result = doctor("--broker", "local", "--set", f"state={state}")
+    assert result.exit_code == 1
+    assert f"FAIL  state can be read: Checkpoint: the pointer is lost, {state}/lineages/0002/checkpoint/HEAD" in result.stdout
+    assert "→ restore that file from a copy" in result.stdout

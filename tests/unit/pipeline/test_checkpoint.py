@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from streamrec.errors import Damaged, Fenced, StorageError
-from streamrec.pipeline.checkpoint import AddedDelta, CheckpointStore
+from streamrec.pipeline.checkpoint import AddedDelta, CheckpointStore, has_commit
 from streamrec.pipeline.commit import Commit, CommitId, Head
+from streamrec.pipeline.lineage import lineage_of
 from streamrec.state import ComponentState
 from streamrec.storage import LocalStorage, Token
 from streamrec.testing.storage_faults import FaultyStorage
@@ -209,6 +211,68 @@ def test_a_damaged_pointer_is_an_error_and_not_an_empty_state(storage: LocalStor
         CheckpointStore(storage).load_newest()
     with pytest.raises(StorageError, match="the pointer was written by a newer streamrec, got format 4, allowed up to 3, upgrade"):
         Head.from_json(b'{"format": 4}')
+
+
+@pytest.mark.parametrize("left", ["commits", "LINEAGE"])
+def test_a_lost_pointer_is_damage_and_never_a_new_state(storage: LocalStorage, store: CheckpointStore, left: str) -> None:
+    store.commit({"a": _state(1)}, {}, None)
+    lineage_of(storage)
+    if left == "LINEAGE":
+        storage.delete("commits/00000001.json")
+    else:
+        storage.delete("LINEAGE")
+    storage.delete("HEAD")
+    before = storage.list()
+    reads: list[Callable[[], object]] = [
+        CheckpointStore(storage).load_newest,
+        CheckpointStore(storage).acquire,
+        CheckpointStore(storage).kept_facts,
+        store.check_owner,
+        lambda: store.commit({"a": _state(2)}, {}, CommitId(1)),
+        lambda: has_commit(storage),
+    ]
+    for read in reads:
+        with pytest.raises(Damaged, match=re.escape(f"the pointer is lost, {storage.address}/HEAD, got no such file beside")) as caught:
+            read()
+        assert left in str(caught.value)
+        assert caught.value.remedy.startswith("restore that file from a copy; to begin anew rename the state's folder")
+    assert storage.list() == before
+
+
+def test_a_first_writer_that_begins_between_two_looks_is_no_damage(storage: LocalStorage) -> None:
+    class Late(LocalStorage):
+        def list(self, folder: str = "") -> Sequence[str]:
+            first = CheckpointStore(storage)
+            first.acquire()
+            first.commit({"a": _state(1)}, {}, None)
+            return super().list(folder)
+
+    loaded = CheckpointStore(Late(storage.address)).load_newest()
+    assert loaded is not None
+    assert loaded.id == 1
+
+
+def test_a_first_run_that_was_killed_before_its_commit_was_visible_begins_again(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = CheckpointStore(storage)
+    first.acquire()
+    lineage_of(storage)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "swap", lambda *_: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            first.commit({"a": _state(1)}, {}, None)
+    assert storage.list("commits") == ["commits/00000001.json"]
+    again = CheckpointStore(storage)
+    assert again.acquire() == 2
+    assert again.load_newest() is None
+    assert again.commit({"a": _state(1)}, {}, None) == 2
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b"[]", b'{"format": 3}'])
+def test_whoever_reads_a_torn_pointer_is_told_its_file(storage: LocalStorage, torn: bytes) -> None:
+    Path(storage.address).mkdir()
+    (Path(storage.address) / "HEAD").write_bytes(torn)
+    with pytest.raises(Damaged, match=re.escape(f"the pointer is damaged, {storage.address}/HEAD, got {torn!r}, restore that file")):
+        has_commit(storage)
 
 
 def test_committing_needs_to_be_the_writer(storage: LocalStorage) -> None:

@@ -280,3 +280,9 @@ def test_a_lake_that_refuses_holds_nobody_up_and_is_named(world: World, monkeypa
     assert receipt["lakes"] == {}
     assert "could not delete" in receipt["out_of_reach"][str(world.folder / "lake")]
     assert "lake" not in receipt["exact"]
+
+
+def test_a_lineage_that_has_lost_its_pointer_holds_no_deletion_up_and_is_named(world: World) -> None:
+    rebuild(world)
+    (world.folder / "checkpoint" / "HEAD").unlink()
+    assert list(forgotten(world)["out_of_reach"]) == [str(world.folder)]

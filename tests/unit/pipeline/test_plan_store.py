@@ -70,3 +70,13 @@ def test_a_plan_with_one_changed_digit_is_damaged(storage: LocalStorage) -> None
     storage.write_new("plans/00000002.json", data.replace(b'"format":1', b'"format":2'))
     with pytest.raises(StorageError, match="written by a newer streamrec, got format 2"):
         PlanStore(storage).read(2)
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b"[]", b'{"format": 1, "plan": {}, "sha256": "ab"}'])
+def test_a_torn_plan_is_told_by_file(storage: LocalStorage, torn: bytes) -> None:
+    plans = PlanStore(storage)
+    plans.write(PLAN, 3)
+    (Path(storage.address) / "plans" / "00000003.json").write_bytes(torn)
+    for read in (lambda: plans.read(3), plans.newest, lambda: plans.write(PLAN, 3)):
+        with pytest.raises(Damaged, match=f"Plan: that of batch 3 .*, {storage.address}/plans/00000003.json.*, restore it from a copy"):
+            read()

@@ -11,12 +11,14 @@ import pytest
 from streamrec.errors import Damaged
 from streamrec.log.base import Record
 from streamrec.log.lake import EventLake
+from streamrec.pipeline.bootstrap_view import load_history_columns
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lake_check import check_lake
 from streamrec.pipeline.layout import checkpoint_url, registry_url
 from streamrec.pipeline.plan import Plan
 from streamrec.pipeline.plan_store import PlanStore
+from streamrec.pipeline.session import has_commits
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 from streamrec.testing.failpoints import Failpoint, observed
@@ -172,3 +174,35 @@ def test_a_torn_manifest_of_the_live_version_is_named_and_left_alone_until_it_is
         world.controller()
     manifest.write_bytes(whole)
     assert go_on(world) == undisturbed[0]
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b'{"format": 1}'])
+def test_a_torn_name_of_the_lineage_is_told_before_a_step_is_executed_and_only_where_there_is_a_lake(
+    make_world: Callable[..., World], mixed: list[Record], tmp_path: Path, torn: bytes
+) -> None:
+    world = make_world(mixed, FAST, folder=tmp_path)
+    controller = world.controller()
+    while not controller.state.batch or not (tmp_path / "checkpoint" / "LINEAGE").exists():
+        controller.step()
+    controller.finish()
+    path = tmp_path / "checkpoint" / "LINEAGE"
+    path.write_bytes(torn)
+    plans = PlanStore(open_storage(str(tmp_path))).batches()
+    config = world.config.model_copy(update={"state": str(tmp_path)})
+    for begin in (world.controller, lambda: has_commits(config)):
+        with pytest.raises(Damaged, match=f"can't be read, {path}, got .*, restore it from a copy"):
+            begin()
+    assert PlanStore(open_storage(str(tmp_path))).batches() == plans
+    without = config.model_copy(update={"lake": config.lake.model_copy(update={"enabled": False})})
+    assert has_commits(without)
+
+
+def test_a_lost_pointer_ends_a_controller_before_it_touches_what_is_left(world: World) -> None:
+    world.play(world.controller())
+    (world.folder / "checkpoint" / "HEAD").unlink()
+    before = sorted((world.folder / "checkpoint").rglob("*"))
+    with pytest.raises(Damaged, match="the pointer is lost"):
+        world.controller()
+    with pytest.raises(Damaged, match="the pointer is lost"):
+        load_history_columns(str(world.folder))
+    assert sorted((world.folder / "checkpoint").rglob("*")) == before

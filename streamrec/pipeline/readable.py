@@ -1,0 +1,43 @@
+"""Look whether what a job reads of a state at its start can be read: the pointers, names and records, the newest plan. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from streamrec.errors import StreamrecError
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number
+from streamrec.pipeline.lineage import current_lineage, named_lineage, url_of
+from streamrec.pipeline.plan_store import PlanStore
+from streamrec.pipeline.rebuild_record import read_record
+from streamrec.storage import open_storage
+
+
+def unreadable(state_url: str) -> Iterator[StreamrecError]:
+    """Give an error for each thing of the current lineage, and of one that is being made, that can't be read; it says what to do.
+
+    Of commits that are torn while an older one is whole nothing is said: a job falls back by itself. What the components hold is not read.
+
+    Args:
+        state_url: The state's address; nothing need be there.
+    """
+    try:
+        current = current_lineage(state_url).folder
+    except StreamrecError as error:  # Which folder the others lie in is not known then.
+        yield error
+        return
+    url = url_of(state_url, current)
+    begun = url_of(state_url, lineage_folder(lineage_number(current) + 1))
+    checkpoint = open_storage(checkpoint_url(url))
+    looks: tuple[Callable[[], object], ...] = (
+        lambda: CheckpointStore(checkpoint).load_newest(only=("stream",)),
+        lambda: named_lineage(checkpoint),
+        lambda: read_record(open_storage(url)),
+        lambda: PlanStore(open_storage(url)).newest(),
+        lambda: read_record(open_storage(begun)),
+    )
+    for look in looks:
+        try:
+            look()
+        except StreamrecError as error:
+            yield error
