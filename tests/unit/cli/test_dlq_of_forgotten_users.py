@@ -42,7 +42,7 @@ def dlq(log: LogAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STREAMREC_CONFIG", raising=False)
     tombstones = Tombstones(tombstone_key())
-    tombstones.add("default", GONE, ASKED_MS, 0, ASKED_AT)
+    tombstones.add("default", GONE, ASKED_MS, 0, ASKED_AT, until_ms=ASKED_MS + 4_000)
     store = CheckpointStore(open_storage(checkpoint_url(parse_config({}).state)))
     store.acquire()
     store.commit({"tombstones": tombstones.snapshot()}, {"batch": 1}, None)
@@ -96,6 +96,11 @@ OF_OTHERS = {
 
 
 @pytest.mark.parametrize("name", OF_OTHERS)
+def test_a_letter_of_a_time_up_to_which_the_user_had_sent_ahead_is_left_out_at_any_place(dlq: Callable[..., Result], reject: Reject) -> None:
+    reject([event(event_time=ASKED_MS + 4_000), event(event_time=ASKED_MS + 4_001)], key=GONE.encode(), start=ASKED_AT + 1)
+    assert listed(dlq) == [ASKED_AT + 2]
+
+
 def test_letters_of_others_and_of_after_the_request_are_there_as_before(dlq: Callable[..., Result], reject: Reject, name: str) -> None:
     key, value, offset = OF_OTHERS[name]
     reject([value], key=key.encode(), start=offset)
