@@ -187,14 +187,14 @@ class Ingest:
         if not is_deletion.any():
             return np.ones(events.num_rows, bool), 0
         time, partition, offset = (numpy_of(events[name]) for name in ("event_time", "partition", "offset"))
-        names = ("namespace", "user_id", "event_id", "event_time", "partition", "offset")
-        asked = take(events.select(names), np.flatnonzero(is_deletion)).to_pylist()
+        names = ["namespace", "user_id", "event_id", "event_time", "partition", "offset"]
+        asked = take(events.select(names), np.flatnonzero(is_deletion)).rename_columns({"event_time": "time_ms"}).to_pylist()
         again = np.zeros(events.num_rows, bool)
         for values, (row, mine) in zip(asked, with_same_user(events, np.flatnonzero(is_deletion).tolist()), strict=True):
             user, here = (values["namespace"], values["user_id"]), partition[mine] == partition[row]
             newest_ms = int(time[mine[here & (offset[mine] < offset[row])]].max(initial=NEVER))
             until_ms = max(newest_ms, self.dedupe.newest_ms(*user), self.histories.newest_ms(*user))
-            request = Request(*user, *(values[name] for name in names[2:]), until_ms=until_ms)
+            request = Request(**values, until_ms=until_ms)
             delete_user(request)
             self.tombstones.add(*user, request.time_ms, request.partition, request.offset, request.until_ms)
             again[mine] |= here & (offset[mine] > offset[row]) & ((mine < row) | (time[mine] <= request.until_ms))

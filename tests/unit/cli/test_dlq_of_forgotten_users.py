@@ -85,6 +85,11 @@ def test_a_letter_of_before_the_request_is_neither_listed_nor_shown_nor_sent(
     assert rows_of(CFG.events_topic).num_rows == 0
 
 
+def test_a_letter_of_a_time_up_to_which_the_user_had_sent_ahead_is_left_out_at_any_place(dlq: Callable[..., Result], reject: Reject) -> None:
+    reject([event(event_time=ASKED_MS + 4_000), event(event_time=ASKED_MS + 4_001)], key=GONE.encode(), start=ASKED_AT + 1)
+    assert listed(dlq) == [ASKED_AT + 2]
+
+
 OF_OTHERS = {
     "after the request": (GONE, event(event_time=ASKED_MS + 5_000), ASKED_AT + 1),
     "another user": ("u1", event(user_id="u1"), 7),
@@ -96,11 +101,6 @@ OF_OTHERS = {
 
 
 @pytest.mark.parametrize("name", OF_OTHERS)
-def test_a_letter_of_a_time_up_to_which_the_user_had_sent_ahead_is_left_out_at_any_place(dlq: Callable[..., Result], reject: Reject) -> None:
-    reject([event(event_time=ASKED_MS + 4_000), event(event_time=ASKED_MS + 4_001)], key=GONE.encode(), start=ASKED_AT + 1)
-    assert listed(dlq) == [ASKED_AT + 2]
-
-
 def test_letters_of_others_and_of_after_the_request_are_there_as_before(dlq: Callable[..., Result], reject: Reject, name: str) -> None:
     key, value, offset = OF_OTHERS[name]
     reject([value], key=key.encode(), start=offset)
