@@ -149,7 +149,7 @@ class Ingest:
         starts = np.flatnonzero(np.diff(partition[logged], prepend=-1))
         for rows in np.split(logged, starts[1:]) if len(starts) else ():  # A partition each.
             number = int(partition[rows[0]])
-            newest = np.maximum(np.maximum.accumulate(time[rows]), watermarks_ms.get(number, 0))
+            newest = np.maximum(np.maximum.accumulate(time[rows]), watermarks_ms.get(number, time[rows[0]]))
             late[rows] = time[rows] < newest - lateness_ms
             advanced_ms[number] = int(newest[-1])
         order = np.lexsort((offset, partition, time))
