@@ -190,6 +190,11 @@ class Dedupe:
         self._forget()
         return len(gone)
 
+    def newest_ms(self, namespace: str, user_id: str) -> int:
+        """Return the newest event time of the user's known ids, the smallest integer without any."""
+        places = self._places(self._tail, self._head)
+        return int(self._times[places][self._users[places] == hash_id(namespace, user_id)].max(initial=NEVER_MS))
+
     def forget_rows(self, rows: NDArray[np.int32]) -> int:
         """Return 0: hashes of event ids carry no items."""
         return 0

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.events.meaning import NEGATIVE, TARGET
+from streamrec.features.dedupe import NEVER_MS
 from streamrec.features.examples import Examples
 from streamrec.features.history_table import CHUNK, HistoryTable, User
 from streamrec.state import ComponentState, digest_of, merge, unpack_strings
@@ -66,6 +67,11 @@ class Histories:
     def get(self, namespace: str, user_id: str) -> NDArray[np.int32]:
         """Return the user's recent item rows, newest last; empty when unknown. [<= N] int32."""
         return self._table.get((namespace, user_id))
+
+    def newest_ms(self, namespace: str, user_id: str) -> int:
+        """Return the newest event time in the user's history, the smallest integer without any."""
+        slot = self._table.find((namespace, user_id))
+        return NEVER_MS if slot < 0 else int(self._table.read(np.asarray([slot]))[2].max(initial=NEVER_MS))
 
     def held(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Return which of the item rows any history holds. [num]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from streamrec.errors import ConfigError
+from streamrec.events.schema import Kind
 from streamrec.events.tables import numpy_of
 from streamrec.features.item_keys import ItemKeys
 from streamrec.state import ComponentState, digest_of
@@ -19,15 +20,27 @@ from streamrec.state import ComponentState, digest_of
 NEVER = np.iinfo(np.int64).min
 """The time of a user who never asked: no event is older."""
 
-_COLUMNS = {"user": np.int64, "time": np.int64, "partition": np.int32, "offset": np.int64}
+_COLUMNS = {"user": np.int64, "time": np.int64, "partition": np.int32, "offset": np.int64, "until": np.int64}
+
+_Place = tuple[int, int, int, int]
+"""Event time, partition and offset of a request, and the newest event time that lay before it in the log."""
+
+
+def with_same_user(events: pa.Table, rows: Iterable[int]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Give each of the rows with the rows of its user's events, deletions left out."""
+    users = ItemKeys.of(events["namespace"], pc.fill_null(events["user_id"], "")).index
+    is_event = numpy_of(pc.not_equal(events["kind"], Kind.DELETION.value))
+    for row in rows:
+        yield row, np.flatnonzero((users == users[row]) & is_event)
 
 
 class Tombstones:
     """Hold for each user who asked to be forgotten a keyed hash, the newest request's event time and where in the log it stands.
 
     An event of that user that comes before the request, in the stream's order of (event time, partition, offset), belongs to the life before
-    it: it is dropped and counted, for ever. What the user does afterwards begins a new life. 28 bytes a request; nothing in here can be read
-    back without the key.
+    it: it is dropped and counted, for ever. So is one up to the newest event time that lay before the request in the log, where that is no
+    older than the request: a copy of what a fast clock had sent ahead can't be told from another event of that time. What the user does
+    afterwards begins a new life. 36 bytes a request; nothing in here can be read back without the key.
 
     **Contract.** A function of what was added, in order. `delta` holds what was added since the last snapshot or delta.
 
@@ -37,8 +50,8 @@ class Tombstones:
 
     name = "tombstones"
 
-    _places: dict[int, tuple[int, int, int]]
-    _unsaved: list[tuple[int, int, int, int]]
+    _places: dict[int, _Place]
+    _unsaved: list[tuple[int, *_Place]]
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -54,20 +67,25 @@ class Tombstones:
         data = len(name).to_bytes(4, "little") + name + user_id.encode("utf-8", "surrogatepass")
         return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=self._key).digest(), "little", signed=True)
 
-    def add(self, namespace: str, user_id: str, time_ms: int, partition: int, offset: int) -> None:
-        """Remember a request: its event time and its place in the log. Of several requests the newest counts."""
-        self._put(self.hash_of(namespace, user_id), time_ms, partition, offset)
+    def add(self, namespace: str, user_id: str, time_ms: int, partition: int, offset: int, until_ms: int = NEVER) -> None:
+        """Remember a request: its event time, its place in the log, and the newest event time that lay before it there.
 
-    def _put(self, user: int, time_ms: int, partition: int, offset: int) -> None:
-        held = self._places.get(user)
-        if held is None or time_ms >= held[0]:
-            self._places[user] = (time_ms, partition, offset)
-            self._unsaved.append((user, time_ms, partition, offset))
+        Of several requests the newest counts, and the greatest ``until_ms``.
+        """
+        user = self.hash_of(namespace, user_id)
+        held = self._places.get(user, (NEVER, 0, 0, NEVER))
+        place = (time_ms, partition, offset) if time_ms >= held[0] else held[:3]
+        until_ms = max(until_ms, held[3])
+        # When the user was last seen before asking says nothing that counts, and is nobody's business.
+        self._places[user] = (*place, until_ms if until_ms >= place[0] else NEVER)
+        self._unsaved.append((user, *self._places[user]))
 
     def covers_record(self, namespace: str, user_id: str, time_ms: int, partition: int, offset: int) -> bool:
-        """Return whether a record that was never applied is of before its user's newest request: in the stream's order, or in its partition."""
+        """Return whether a record that was never applied is of before its user's newest request: as an event is, or at a place before it."""
         held = self._places.get(self.hash_of(namespace, user_id))
-        return held is not None and ((time_ms, partition, offset) < held or (partition == held[1] and offset < held[2]))
+        if held is None:
+            return False
+        return (time_ms, partition, offset) < held[:3] or time_ms <= held[3] or (partition == held[1] and offset < held[2])
 
     def covers_events(self, events: pa.Table) -> NDArray[np.bool_]:
         """Return which valid events come before the deletion of their user, whenever they are delivered. [E]."""
@@ -75,24 +93,29 @@ class Tombstones:
             return np.zeros(events.num_rows, bool)
         users = ItemKeys.of(events["namespace"], pc.fill_null(events["user_id"], ""))
         order = [numpy_of(events[name]) for name in ("event_time", "partition", "offset")]
-        return self.covers(list(zip(users.namespaces, users.ids, strict=True)), users.index, order)
+        asks = numpy_of(pc.equal(events["kind"], Kind.DELETION.value))
+        return self.covers(list(zip(users.namespaces, users.ids, strict=True)), users.index, order, asks)
 
-    def covers(self, users: Sequence[tuple[str, str]], user_of_event: NDArray[np.int64], order: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
-        """Return which events come before their user's newest request. [E].
+    def covers(
+        self, users: Sequence[tuple[str, str]], user_of_event: NDArray[np.int64], order: Sequence[NDArray[Any]], asks: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.bool_]:
+        """Return which events belong to their user's life before the newest request. [E].
 
         Args:
             users: (namespace, user id), each once. [U]
             user_of_event: Position of each event's user. [E]
             order: What a stream is ordered by: event time, partition and offset of each event. [E] each
+            asks: Which are requests: only the order counts for them, so that one is carried out whose user's events lie ahead. [E]
         """
         if not self._places:
             return np.zeros(len(user_of_event), bool)
-        never = (NEVER, 0, 0)
-        places = np.asarray([self._places.get(self.hash_of(*user), never) for user in users], np.int64).reshape(-1, 3)[user_of_event]
+        never = (NEVER, 0, 0, NEVER)
+        places = np.asarray([self._places.get(self.hash_of(*user), never) for user in users], np.int64).reshape(-1, 4)[user_of_event]
         time, partition, offset = (np.asarray(part, np.int64) for part in order)
         same_time, same_partition = time == places[:, 0], partition == places[:, 1]
         earlier = (partition < places[:, 1]) | (same_partition & (offset < places[:, 2]))
-        return np.asarray((time < places[:, 0]) | (same_time & earlier))
+        ahead = time <= places[:, 3]
+        return np.asarray((time < places[:, 0]) | (same_time & earlier) | (ahead if asks is None else ahead & ~asks))
 
     def snapshot(self) -> ComponentState:
         """Return everything, in the order of the first request."""
@@ -105,7 +128,7 @@ class Tombstones:
         self._unsaved = []
         return state
 
-    def _state(self, rows: Iterable[tuple[int, int, int, int]]) -> ComponentState:
+    def _state(self, rows: Iterable[tuple[int, *_Place]]) -> ComponentState:
         columns = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
         arrays = {name: np.asarray(column, kind) for (name, kind), column in zip(_COLUMNS.items(), columns, strict=True)}
         return ComponentState(arrays, {"check": self._check})
@@ -121,9 +144,11 @@ class Tombstones:
             if len(state.arrays.get("user", ())) and state.meta.get("check", self._check) != self._check:
                 what = "Config: STREAMREC_TOMBSTONE_KEY is not the key that this state's deletions were remembered with"
                 raise ConfigError(what, do="set the environment variable to what it was, else deleted users could come back")
-            rows = zip(*(state.arrays[name].tolist() for name in _COLUMNS), strict=True) if "user" in state.arrays else ()
-            for user, *place in rows:
-                self._places[user] = (place[0], place[1], place[2])
+            if "user" not in state.arrays:
+                continue
+            unknown = np.full(len(state.arrays["user"]), NEVER)  # States of before 2026-11-27 don't say how far ahead events lay.
+            for user, *place in zip(*(state.arrays.get(name, unknown).tolist() for name in _COLUMNS), strict=True):
+                self._places[user] = (place[0], place[1], place[2], place[3])
         self._unsaved = []
 
     def delete_user(self, namespace: str, user_id: str) -> int:

@@ -87,7 +87,7 @@ class Forgetting:
         self._open: list[_Open] = []
 
     def remove(self, request: Request) -> None:
-        """Remove a user from all components and remember the request."""
+        """Remove a user from all components and remember what the receipt needs."""
         user = (request.namespace, request.user_id)
         own = [self._ingest.histories.get(*user), self._ingest.window.rows_of(*user), self._parts.student.submit(_rows_of, *user).result()]
         rows = np.unique(np.concatenate(own)).astype(np.int32)
@@ -99,7 +99,6 @@ class Forgetting:
             left = self._parts.linear.submit(LinearStatistics.take_back, queries, hash_key(*user)).result()
         removed = {name: component.delete_user(*user) for name, component in self._components.items()}
         others = self._parts.other_lakes.delete_before(request) if self._parts.other_lakes is not None else Reached()
-        self._ingest.tombstones.add(*user, request.time_ms, request.partition, request.offset)
         self._open.append(_Open(request, rows, self._ingest.vocabulary.generation_of_rows()[rows], removed, left, others))
         logger.info("deletion: removed %s", {name: num for name, num in removed.items() if num})
 

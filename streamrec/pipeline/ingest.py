@@ -22,7 +22,7 @@ from streamrec.features.examples import Examples
 from streamrec.features.histories import Histories, HistoryEvents
 from streamrec.features.item_keys import ItemKeys
 from streamrec.features.item_text import hash_words
-from streamrec.features.tombstones import Tombstones
+from streamrec.features.tombstones import NEVER, Tombstones, with_same_user
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.state import Component
 from streamrec.teachers.window import EventWindow
@@ -38,7 +38,7 @@ class Ingested:
         kept: Applied events for the lake, `streamrec.events.schema.EVENT`: no deletions, and nothing of what their users did before them.
         counts: received, applied, duplicate, rejected, late.
         num_interactions: Applied interactions.
-        watermarks_ms: Highest event time of an interaction so far, per partition.
+        watermarks_ms: Highest event time of a valid interaction so far, per partition.
         targets: Target rows in time order [T] int32 and the basket of each [T] int64.
     """
 
@@ -53,7 +53,7 @@ class Ingested:
 
 @dataclass(frozen=True)
 class Request:
-    """Hold a deletion event: who asked, when by event time, and where in the log that stands."""
+    """Hold a deletion event: who asked, when by event time, where in the log that stands, and the newest event time that lay before it there."""
 
     namespace: str
     user_id: str
@@ -61,6 +61,12 @@ class Request:
     time_ms: int
     partition: int
     offset: int
+    until_ms: int = NEVER
+
+    @property
+    def before(self) -> tuple[int, int, int]:
+        """Return the place in the stream's order before which events are the user's old ones."""
+        return max(self.time_ms, self.until_ms + 1), self.partition, self.offset
 
 
 class Ingest:
@@ -91,31 +97,33 @@ class Ingest:
     ) -> Ingested:
         """Apply a batch.
 
-        Events are taken in the order (event time, partition, offset). A deletion removes what the user did before it, also in this batch.
+        Events are taken in the order (event time, partition, offset). A deletion removes what the user did before it, by that order or by the
+        log's, also in this batch.
 
         Args:
             rows: Log rows.
             now_ms: Processing time that event times are validated against.
-            watermarks_ms: Highest event time of an interaction in earlier batches of each partition; an interaction that is older by more than
-                the lateness is late. Partitions are compared with themselves only, because one may be read far ahead of another. What says
-                something about items, or asks for a deletion, is never late and makes nothing late: a catalogue carries another clock.
-            delete_user: Removes a user from all components and puts up the tombstone.
+            watermarks_ms: Highest event time of an interaction in earlier batches of each partition. An interaction that is older by more than
+                the lateness than one at a lower offset, of whichever batch, is late. Partitions are compared with themselves only, because one
+                may be read far ahead of another. What says something about items, or asks for a deletion, is never late and makes nothing
+                late: a catalogue carries another clock.
+            delete_user: Removes a user from all components.
             forget_rows: Removes rows from all components, whose items have left.
         """
         decoded = self._codec.decode(rows, now_ms)
-        on_time = self._in_order(decoded.valid, watermarks_ms)
+        on_time, advanced_ms = self._in_order(decoded.valid, watermarks_ms)
         keys = EventKeys.of(on_time)
         fresh = self.dedupe.fresh(keys, self._oldest_ms(watermarks_ms)) & ~self.tombstones.covers_events(on_time)
         events = only(on_time, fresh)
+        is_interaction, is_deletion = _is_kind(events, Kind.INTERACTION), _is_kind(events, Kind.DELETION)
+        stays, again = self._after_deletions(events, is_deletion, delete_user)
         counts = {
             "received": rows.num_rows,
-            "applied": events.num_rows,
-            "duplicate": on_time.num_rows - events.num_rows,
+            "applied": events.num_rows - again,
+            "duplicate": on_time.num_rows - events.num_rows + again,
             "rejected": decoded.rejected.num_rows,
             "late": decoded.valid.num_rows - on_time.num_rows,
         }
-        is_interaction, is_deletion = _is_kind(events, Kind.INTERACTION), _is_kind(events, Kind.DELETION)
-        stays = self._after_deletions(events, is_deletion, delete_user)
         self.dedupe.remember(keys.select(np.flatnonzero(fresh)[stays | is_deletion]))
         updates, interactions = only(events, _is_kind(events, Kind.ITEM_UPDATE)), only(events, stays & is_interaction)
         users = ItemKeys.of(interactions["namespace"], interactions["user_id"])
@@ -128,20 +136,25 @@ class Ingest:
         batch = self._history_events(interactions, users, user_hashes, taken.used)
         examples = self.histories.advance(batch)
         targets = _baskets(batch)
-        watermarks_ms = _advance(watermarks_ms, only(events, is_interaction))
-        return Ingested(examples, decoded.rejected, only(events, stays), counts, interactions.num_rows, watermarks_ms, targets)
+        return Ingested(examples, decoded.rejected, only(events, stays), counts, interactions.num_rows, advanced_ms, targets)
 
-    def _in_order(self, events: pa.Table, watermarks_ms: Mapping[int, int]) -> pa.Table:
-        """Return the events that are not late, by (event time, partition, offset)."""
+    def _in_order(self, events: pa.Table, watermarks_ms: Mapping[int, int]) -> tuple[pa.Table, dict[int, int]]:
+        """Return the events that are not late, by (event time, partition, offset), and the watermarks after them all."""
         partition, offset, time = (numpy_of(events[name]) for name in ("partition", "offset", "event_time"))
-        bounds = np.full(max([*watermarks_ms, int(partition.max(initial=0))]) + 1, np.iinfo(np.int64).min)
+        is_interaction = _is_kind(events, Kind.INTERACTION)
         lateness_ms = round(self._config.features.lateness_s * 1000)
-        for number, watermark_ms in watermarks_ms.items():
-            bounds[number] = watermark_ms - lateness_ms
-        late = (time < bounds[partition]) & _is_kind(events, Kind.INTERACTION)
+        late, advanced_ms = np.zeros(len(time), bool), dict(watermarks_ms)
+        logged = np.lexsort((offset, partition))
+        logged = logged[is_interaction[logged]]
+        starts = np.flatnonzero(np.diff(partition[logged], prepend=-1))
+        for rows in np.split(logged, starts[1:]) if len(starts) else ():  # A partition each.
+            number = int(partition[rows[0]])
+            newest = np.maximum(np.maximum.accumulate(time[rows]), watermarks_ms.get(number, time[rows[0]]))
+            late[rows] = time[rows] < newest - lateness_ms
+            advanced_ms[number] = int(newest[-1])
         order = np.lexsort((offset, partition, time))
         order = order[~late[order]]
-        return events if np.array_equal(order, np.arange(len(time))) else take(events, order)
+        return (events if np.array_equal(order, np.arange(len(time))) else take(events, order)), advanced_ms
 
     def _oldest_ms(self, watermarks_ms: Mapping[int, int]) -> int | None:
         """Return the event time before which ids are forgotten: one that is late in every partition, or None before the first event."""
@@ -163,17 +176,29 @@ class Ingest:
         says = numpy_of(pc.is_valid(updates["available"]))
         self.vocabulary.set_available(rows[says], numpy_of(only(updates, says)["available"]), times_ms[says])
 
-    def _after_deletions(self, events: pa.Table, is_deletion: NDArray[np.bool_], delete_user: Callable[[Request], None]) -> NDArray[np.bool_]:
-        """Delete users that asked for it and return which events remain: neither deletions nor what their users did before asking."""
+    def _after_deletions(
+        self, events: pa.Table, is_deletion: NDArray[np.bool_], delete_user: Callable[[Request], None]
+    ) -> tuple[NDArray[np.bool_], int]:
+        """Delete users that asked for it and put up their tombstones.
+
+        Returns:
+            Which events remain, neither deletions nor what these took away, and how many came again after one: duplicates, as in a later batch.
+        """
         if not is_deletion.any():
-            return np.ones(events.num_rows, bool)
-        users = list(zip(events["namespace"].to_pylist(), events["user_id"].to_pylist(), strict=True))
-        deleted_at = {users[index]: index for index in np.flatnonzero(is_deletion).tolist()}
-        names = ("namespace", "user_id", "event_id", "event_time", "partition", "offset")
-        for row in take(events.select(names), np.flatnonzero(is_deletion)).to_pylist():
-            delete_user(Request(*(row[name] for name in names)))
-        stays: NDArray[np.bool_] = np.fromiter((deleted_at.get(user, -1) < index for index, user in enumerate(users)), bool, len(users))
-        return stays & ~is_deletion
+            return np.ones(events.num_rows, bool), 0
+        time, partition, offset = (numpy_of(events[name]) for name in ("event_time", "partition", "offset"))
+        names = ["namespace", "user_id", "event_id", "event_time", "partition", "offset"]
+        asked = take(events.select(names), np.flatnonzero(is_deletion)).rename_columns({"event_time": "time_ms"}).to_pylist()
+        again = np.zeros(events.num_rows, bool)
+        for values, (row, mine) in zip(asked, with_same_user(events, np.flatnonzero(is_deletion).tolist()), strict=True):
+            user, here = (values["namespace"], values["user_id"]), partition[mine] == partition[row]
+            newest_ms = int(time[mine[here & (offset[mine] < offset[row])]].max(initial=NEVER))
+            until_ms = max(newest_ms, self.dedupe.newest_ms(*user), self.histories.newest_ms(*user))
+            request = Request(**values, until_ms=until_ms)
+            delete_user(request)
+            self.tombstones.add(*user, request.time_ms, request.partition, request.offset, request.until_ms)
+            again[mine] |= here & (offset[mine] > offset[row]) & ((mine < row) | (time[mine] <= request.until_ms))
+        return ~(self.tombstones.covers_events(events) | is_deletion), int(again.sum())
 
     def _history_events(self, interactions: pa.Table, users: ItemKeys, user_hashes: NDArray[np.int64], rows: NDArray[np.int32]) -> HistoryEvents:
         """Return the interactions whose items have rows; the others have had their effect on the vocabulary."""
@@ -191,12 +216,6 @@ class Ingest:
 
 def _is_kind(events: pa.Table, kind: Kind) -> NDArray[np.bool_]:
     return numpy_of(pc.equal(events["kind"], kind.value))
-
-
-def _advance(watermarks_ms: Mapping[int, int], events: pa.Table) -> dict[int, int]:
-    newest = events.group_by("partition").aggregate([("event_time", "max")])
-    seen = dict(zip(newest["partition"].to_pylist(), newest["event_time_max"].to_pylist(), strict=True))
-    return {number: max(watermarks_ms.get(number, 0), seen.get(number, 0)) for number in {*watermarks_ms, *seen}}
 
 
 def _baskets(events: HistoryEvents) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -45,7 +45,7 @@ class Reached:
 class OtherLakes(Impersonal):
     """Remove users from every lake that the state knows of but its lineage's own, and tidy those; a component of the state.
 
-    **Contract.** Only what comes before the request in the stream's order goes, so that a lineage that has read further keeps what the user did
+    **Contract.** Only what the tombstone covers goes, so that a lineage that has read further keeps what the user did
     afterwards; executed again, `delete_before` finds nothing. A lake that refuses holds nobody up: whoever asked is told.
 
     Args:
@@ -68,8 +68,7 @@ class OtherLakes(Impersonal):
         self.expect_garbage()  # Whatever is found: the lake in use may be another one before its own writer has tidied it.
         for address, lake in self._lakes():
             try:
-                place = (request.time_ms, request.partition, request.offset)
-                reached.rows[address] = lake.delete_user(request.namespace, request.user_id, before=place)
+                reached.rows[address] = lake.delete_user(request.namespace, request.user_id, before=request.before)
             except OperatorError as error:
                 reached.refused[address] = str(error)
         return reached

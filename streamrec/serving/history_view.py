@@ -22,8 +22,8 @@ from streamrec.config import Meaning
 from streamrec.events.codec import EventCodec
 from streamrec.events.meaning import NEGATIVE, roles_of
 from streamrec.events.schema import Kind
-from streamrec.events.tables import only
-from streamrec.features.tombstones import Tombstones
+from streamrec.events.tables import numpy_of, only
+from streamrec.features.tombstones import NEVER, Tombstones, with_same_user
 from streamrec.serving.availability import Availability
 from streamrec.state import ComponentState
 
@@ -91,6 +91,10 @@ class HistoryTable:
         """Return the user's item codes, newest last; empty when unknown. Read-only."""
         entry = self.entries.get((namespace, user_id))
         return _NO_CODES if entry is None else np.frombuffer(entry[0], np.int32)
+
+    def newest_ms(self, user: User) -> int:
+        """Return the newest event time in the user's history, the smallest integer without any."""
+        return int(np.frombuffer(self.entries.get(user, (b"", b""))[1], np.int64).max(initial=NEVER))
 
     def code_of(self, item: Item) -> int:
         """Return the item's code; a new item gets the next one."""
@@ -228,10 +232,17 @@ class HistoryView:
         gone = self.tombstones.covers_events(events)
         self.counters.repeated += int(gone.sum())
         events = only(events, ~gone)
-        names = ("namespace", "user_id", "event_time", "partition", "offset")
-        for row in events.filter(pc.equal(events["kind"], Kind.DELETION.value)).select(names).to_pylist():
-            self.tombstones.add(*(row[name] for name in names))
-        return events
+        asks = numpy_of(pc.equal(events["kind"], Kind.DELETION.value))
+        if not asks.any():
+            return events
+        time, partition, offset = (numpy_of(events[name]) for name in ("event_time", "partition", "offset"))
+        columns = {"namespace": "namespace", "user_id": "user_id", "event_time": "time_ms", "partition": "partition", "offset": "offset"}
+        asked = only(events.select(list(columns)).rename_columns(columns), asks).to_pylist()
+        for values, (row, mine) in zip(asked, with_same_user(events, np.flatnonzero(asks).tolist()), strict=True):
+            before = mine[(partition[mine] == partition[row]) & (offset[mine] < offset[row])]
+            newest_ms = self.table.newest_ms((values["namespace"], values["user_id"]))
+            self.tombstones.add(**values, until_ms=max(newest_ms, int(time[before].max(initial=NEVER))))
+        return only(events, ~self.tombstones.covers_events(events))
 
     def _apply_events(self, events: pa.Table) -> int:
         roles, _ = roles_of(events, self.meanings)

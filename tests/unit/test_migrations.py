@@ -142,6 +142,7 @@ SAMPLES: Mapping[str, Sample] = {
         {
             1: {**COMMIT, "components": {**COMPONENTS, "histories": ENTRY}},
             2: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": COMPONENTS},
+            3: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": COMPONENTS},
         },
     ),
     "current": Sample(

@@ -42,7 +42,7 @@ def dlq(log: LogAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STREAMREC_CONFIG", raising=False)
     tombstones = Tombstones(tombstone_key())
-    tombstones.add("default", GONE, ASKED_MS, 0, ASKED_AT)
+    tombstones.add("default", GONE, ASKED_MS, 0, ASKED_AT, until_ms=ASKED_MS + 4_000)
     store = CheckpointStore(open_storage(checkpoint_url(parse_config({}).state)))
     store.acquire()
     store.commit({"tombstones": tombstones.snapshot()}, {"batch": 1}, None)
@@ -83,6 +83,11 @@ def test_a_letter_of_before_the_request_is_neither_listed_nor_shown_nor_sent(
         assert "asked to be forgotten" in result.stderr
         assert GONE not in result.stdout
     assert rows_of(CFG.events_topic).num_rows == 0
+
+
+def test_a_letter_of_a_time_up_to_which_the_user_had_sent_ahead_is_left_out_at_any_place(dlq: Callable[..., Result], reject: Reject) -> None:
+    reject([event(event_time=ASKED_MS + 4_000), event(event_time=ASKED_MS + 4_001)], key=GONE.encode(), start=ASKED_AT + 1)
+    assert listed(dlq) == [ASKED_AT + 2]
 
 
 OF_OTHERS = {

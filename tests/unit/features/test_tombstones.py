@@ -47,6 +47,37 @@ def test_without_any_request_nothing_is_covered() -> None:
     assert not Tombstones(KEY).covers([], np.zeros(0, np.int64), [np.zeros(0)] * 3).size
 
 
+def test_what_had_been_sent_ahead_of_the_request_is_covered_and_what_is_newer_still_begins_a_new_life() -> None:
+    tombstones = Tombstones(KEY)
+    tombstones.add("default", "u1", 1000, 0, 7, until_ms=5000)
+    assert covered(tombstones, ("default", "u1", 5000, 0, 50), ("default", "u1", 5001, 0, 51), ("shop", "u1", 900, 0, 52)) == [True, False, False]
+    assert tombstones.covers_record("default", "u1", 5000, 1, 50)
+    assert not tombstones.covers_record("default", "u1", 5001, 1, 50)
+    tombstones.add("default", "u1", 2000, 0, 60, until_ms=500)
+    assert covered(tombstones, ("default", "u1", 5000, 0, 70)) == [True]
+    other = Tombstones(KEY)
+    other.restore(from_bytes(to_bytes(tombstones.snapshot())))
+    assert other.digest() == tombstones.digest()
+    assert covered(other, ("default", "u1", 5000, 0, 70)) == [True]
+
+
+def test_when_a_user_was_last_seen_before_asking_is_not_kept() -> None:
+    states = []
+    for until_ms in (999, 5):
+        tombstones = Tombstones(KEY)
+        tombstones.add("default", "u1", 1000, 0, 7, until_ms)
+        states.append(to_bytes(tombstones.snapshot()))
+    assert states[0] == states[1]
+
+
+def test_a_state_that_does_not_say_how_far_ahead_events_lay_is_read_with_the_requests_time() -> None:
+    state = asked().snapshot()
+    old = ComponentState({name: values for name, values in state.arrays.items() if name != "until"}, state.meta)
+    other = Tombstones(KEY)
+    other.restore(old)
+    assert other.digest() == asked().digest()
+
+
 def test_snapshot_and_deltas_give_the_same_state_through_bytes() -> None:
     tombstones = asked()
     base = tombstones.snapshot()

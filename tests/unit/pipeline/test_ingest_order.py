@@ -166,6 +166,69 @@ def test_a_deletion_takes_the_ids_before_it_and_is_not_heard_twice(repeat: int) 
     assert stream.ingest.dedupe.delete_user("default", "u1") == 1
 
 
+def deletion(number: int, time_ms: int, user: str = "u1") -> bytes:
+    return json.dumps({"kind": "deletion", "event_id": f"d{number}", "user_id": user, "event_time": time_ms}).encode()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10])
+@pytest.mark.parametrize("at_request", ["ahead", "same"])
+def test_events_that_lay_ahead_of_a_deletion_never_come_back_however_the_log_is_cut(size: int, at_request: str) -> None:
+    ahead_ms = NOW_MS + (HOUR_MS if at_request == "ahead" else 0)
+    sent = [
+        (0, event(1, ahead_ms)),
+        (0, json.dumps({"kind": "impression", "event_id": "s", "user_id": "u1", "items": ["i1"], "event_time": ahead_ms + 1}).encode()),
+        (0, deletion(1, NOW_MS)),
+        (0, event(1, ahead_ms)),
+        (0, event(4, ahead_ms + 1)),
+        (0, event(7, ahead_ms + 2)),
+    ]
+    stream = Stream(config())
+    kept = [stream.send(sent[start : start + size]).kept for start in range(0, len(sent), size)]
+    assert stream.history("default", "u1") == ["i0"]
+    assert stream.books == {"received": 6, "applied": 4, "duplicate": 2, "rejected": 0, "late": 0}
+    assert kept[-1]["event_id"].to_pylist()[-1:] == ["e7"]
+    stream.send([(0, event(1, ahead_ms))])
+    assert stream.history("default", "u1") == ["i0"]
+
+
+def test_a_deletion_is_carried_out_although_the_users_events_lie_ahead_of_it() -> None:
+    stream = Stream(config())
+    stream.send([(0, event(1, NOW_MS + HOUR_MS)), (0, deletion(1, NOW_MS))])
+    stream.send([(0, event(4, NOW_MS + HOUR_MS + 1))])
+    assert stream.send([(0, deletion(2, NOW_MS + 1000))]).counts["applied"] == 1
+    assert stream.history("default", "u1") == []
+    assert stream.send([(0, event(4, NOW_MS + HOUR_MS + 1))]).counts["duplicate"] == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(-3 * HOUR_MS, 3 * HOUR_MS)), min_size=1, max_size=30), st.integers(1, 30))
+def test_what_is_late_depends_on_the_log_and_not_on_how_it_is_cut(times: list[tuple[int, int]], size: int) -> None:
+    sent = [(partition, event(number, NOW_MS + time_ms)) for number, (partition, time_ms) in enumerate(times)]
+    whole, cut = Stream(config()), Stream(config())
+    whole.send(sent)
+    for start in range(0, len(sent), size):
+        cut.send(sent[start : start + size])
+    assert cut.books == whole.books
+    assert cut.watermarks_ms == whole.watermarks_ms
+
+
+def test_an_event_is_late_after_a_newer_one_of_the_same_batch_and_never_for_an_item_update() -> None:
+    stream = Stream(config())
+    update = json.dumps({"kind": "item_update", "event_id": "t", "item_id": "i", "title": "a", "event_time": NOW_MS + 9 * HOUR_MS}).encode()
+    old = NOW_MS - HOUR_MS - 1
+    sent = [
+        (0, event(1, old)),
+        (0, update),
+        (0, event(2, NOW_MS)),
+        (0, event(3, old)),
+        (0, deletion(1, old)),
+        (1, event(4, old)),
+        (0, event(5, NOW_MS)),
+    ]
+    assert stream.send(sent).counts == {"received": 7, "applied": 6, "duplicate": 0, "rejected": 0, "late": 1}
+    assert stream.watermarks_ms == {0: NOW_MS, 1: old}
+
+
 def test_a_batch_of_nothing_but_bad_records_and_an_empty_one_change_nothing() -> None:
     stream = Stream(config())
     stream.send([(0, event(1, NOW_MS))])

@@ -180,6 +180,25 @@ def test_who_asked_to_be_forgotten_does_not_come_back(plain: World, make_record:
     assert not len(later.ingest.histories.get("default", "gone"))
 
 
+def test_what_a_deleted_user_had_sent_ahead_comes_back_neither_in_the_stream_nor_in_a_rebuild(
+    plain: World, make_record: Callable[..., Record]
+) -> None:
+    world = plain
+    world.append([make_record("gone", "g1", 900, event_id="ahead")])
+    world.play(world.controller())
+    world.append([deletion("gone", 410)])
+    world.play(world.controller())
+    world.append([make_record("gone", "g1", 900, event_id="ahead"), make_record("gone", "g2", 901)])
+    world.play(old := world.controller())
+    made = rebuild(world).run()
+    for controller in (old, made):
+        assert controller is not None
+        assert [controller.ingest.vocabulary.key_of(row)[1] for row in controller.ingest.histories.get("default", "gone").tolist()] == ["g2"]
+        assert "ahead" not in str(
+            controller.parts.lake.lake.rows(0, 0, 10_000).to_pylist() + controller.parts.lake.lake.rows(1, 0, 10_000).to_pylist()
+        )
+
+
 def deletion(user: str, number: int) -> Record:
     event = {"kind": "deletion", "event_id": f"gone{number}", "user_id": user, "event_time": NOW_MS - 600_000 + 1000 * number}
     return Record(user.encode(), json.dumps(event).encode())

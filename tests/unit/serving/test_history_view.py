@@ -207,6 +207,16 @@ def test_ids_that_came_once_do_not_stay_in_a_replicas_memory(monkeypatch):
     assert items(view, "old") == ["c"]
 
 
+@pytest.mark.parametrize("calls", [1, 2])
+def test_events_that_lay_ahead_of_a_deletion_do_not_come_back(calls):
+    view = make_view()
+    view.tombstones = Tombstones(b"key")
+    log = [event("u", "a", 5000), deletion("u", 2000), event("u", "a", 5000), event("u", "b", 5001)]
+    for start, end in [(0, 4)] if calls == 1 else [(0, 1), (1, 4)]:
+        view.apply(rows_of(*log[start:end], start=start))
+    assert items(view, "u") == ["b"]
+
+
 def test_old_events_of_a_deleted_user_that_come_again_have_no_effect_also_after_a_restart():
     first, second = make_view(), make_view()
     for view in (first, second):
