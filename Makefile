@@ -19,6 +19,7 @@ INSTALLED := .venv/.installed
 BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/[!_]*.py)))
 PYTEST_ARGS ?=
 FUZZ_S ?= 60
+BENCH_ARGS ?= --quick
 
 export RAY_USAGE_STATS_ENABLED = 0
 # Threads of torch that spin while they wait cost ten times their work when other processes want the cores.
@@ -46,7 +47,7 @@ lint: $(INSTALLED)
 	@$(BIN)/lint-imports --no-logo
 
 bench: $(INSTALLED)
-	@for name in $(BENCHMARKS); do echo "$$name"; $(BIN)/python benchmarks/$$name.py --quick || exit 1; done
+	@for name in $(BENCHMARKS); do echo "$$name"; $(BIN)/python -m benchmarks.$$name $(BENCH_ARGS) || exit 1; done
 
 chaos: $(INSTALLED)
 	@$(BIN)/python -m streamrec.testing.chaos $(if $(KILLS),--kills "$(KILLS)") $(if $(SEED),--seed "$(SEED)") $(if $(SECONDS),--seconds "$(SECONDS)")
