@@ -196,7 +196,7 @@ def test_a_tail_and_a_writer_in_use_go_on_soon_after_the_broker_restarted_on_its
 ) -> None:
     own = start_embedded(tmp_path, lambda _: None)
     try:
-        log = LogUnderTest.at(own.address, cfg.model_copy(update={"connect_timeout_s": 1.0}))
+        log = LogUnderTest.at(own.address, cfg)
         log.admin.ensure_topic("t", 1)
         log.writer.append("t", numbered(5))
         tail: LogTail = open_tail(own.address, "t", {0: 4}, cfg)
@@ -226,10 +226,10 @@ def test_a_stream_asks_again_while_its_broker_is_away_and_goes_on_where_it_was(
     tmp_path: Path, broker: EmbeddedKafka, cfg: LogConfig, end: Callable[[EmbeddedKafka], None]
 ) -> None:
     del broker  # It says whether one can be started here.
-    quick = cfg.model_copy(update={"connect_timeout_s": 1.0})
+    patience = cfg.model_copy(update={"connect_timeout_s": 5.0})
     brokers = [start_embedded(tmp_path / "kafka", lambda _: None)]
     log = LogUnderTest.at(brokers[0].address, cfg)
-    stream = Stream(brokers[0], log, quick, tmp_path / "state")
+    stream = Stream(brokers[0], log, patience, tmp_path / "state")
     said: list[str] = []
 
     def wait(seconds: float) -> None:
