@@ -12,7 +12,7 @@ import pytest
 
 from streamrec.config import Config
 from streamrec.testing.chaos.__main__ import verdict
-from streamrec.testing.chaos.campaign import MUST_DIFFER, Campaign
+from streamrec.testing.chaos.campaign import MUST_DIFFER, Campaign, last_words
 from streamrec.testing.chaos.disturbed import Disturbed, Missed, Tally
 from streamrec.testing.chaos.kills import OTHERS, Kill, Target
 from streamrec.testing.chaos.reference import Reference
@@ -171,3 +171,9 @@ def test_a_replica_that_went_back_or_never_caught_up_is_a_difference() -> None:
     assert Replica.judge(["v1", "v2", "v1", "v3"], [], promoted, "v3") == [
         "replica: wanted versions in the order of ['v1', 'v2', 'v3'], got ['v1', 'v2', 'v1', 'v3']"
     ]
+
+
+def test_why_a_process_crashed_is_told_before_what_it_printed_after() -> None:
+    frames = "".join(f"  File module{number}.py\n" for number in range(1000))
+    assert "Fatal Python error: Segmentation fault" in last_words(f"step 1\nFatal Python error: Segmentation fault\n{frames}")
+    assert "the very end" in last_words(f"{frames}the very end")

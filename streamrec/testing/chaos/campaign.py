@@ -29,6 +29,15 @@ REMOVED = (0, 1000)
 MUST_DIFFER = ("books", "events by item", "events by user", "lake rows", "component student")
 """What the loss of one event must change in a comparison."""
 
+_CRASHES = ("Fatal Python error", "*** SIG", "Check failed")
+"""How Python and Ray begin to say why a process dies by itself; lists of a hundred modules and frames follow."""
+
+
+def last_words(output: str) -> str:
+    """Return what a process that is gone said at last: from its crash on, where it says that it crashed."""
+    begins = [place for place in map(output.find, _CRASHES) if place >= 0]
+    return f"its output ends with {output[min(begins) :][:3000] if begins else output[-1500:]!r}"
+
 
 class Campaign:
     """Disturb run after run on one rig.
@@ -74,7 +83,7 @@ class Campaign:
             wrong = [f"{name}: {text}" for name, text in differences(reference.fingerprint, got).items()]
             wrong += replica.differences(Registry(open_storage(registry_url(config.state))))
         except Missed as error:
-            wrong = [f"{error}; its output ends with {disturbed.output()[-1500:]!r}"]
+            wrong = [f"{error}; {last_words(disturbed.output())}"]
         finally:
             disturbed.close()
             replica.close()
