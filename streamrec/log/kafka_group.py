@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
-from concurrent.futures import Future
-from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streamrec.config import LogConfig
 from streamrec.log.kafka_client import checked_servers, client_settings
@@ -21,6 +19,9 @@ _CLOSE_S = 5.0
 class GroupOffsets:
     """Commit offsets to a group that has no members.
 
+    A consumer commits, one that never reads: librdkafka's client for administration aborts the whole process when a broker comes back after a request
+    about a group had timed out (``rd_kafka_enq_once_del_source_return``, librdkafka 2.16).
+
     **Contract.** `commit` neither waits nor raises: whether the one before arrived is looked at by the next, and a failure is a warning, once for
     each reason. Commits of an older state after a restart take the group back, as they took the stream back.
     """
@@ -29,42 +30,51 @@ class GroupOffsets:
         self._servers = checked_servers(servers)
         self._group = group
         self._cfg = cfg
-        self._admin: AdminClient | None = None
-        self._under_way: Future[Any] | None = None
+        self._consumer: Consumer | None = None
+        self._is_under_way = False
         self._warned = ""
 
     def commit(self, topic: str, offsets: Mapping[int, int]) -> None:
         """Send next offsets, by partition."""
-        self._look_back(0.0)
         wanted = [TopicPartition(topic, partition, offset) for partition, offset in sorted(offsets.items())]
-        if self._under_way is not None or not wanted:  # The next commit says more than this one.
+        self._look_back(0.0)
+        if self._is_under_way or not wanted:  # The next commit says more than this one.
             return
         try:
-            if self._admin is None:
-                self._admin = AdminClient(client_settings(self._servers))
-            request = [ConsumerGroupTopicPartitions(self._group, wanted)]
-            self._under_way = self._admin.alter_consumer_group_offsets(request, request_timeout=self._cfg.connect_timeout_s)[self._group]
+            if self._consumer is None:
+                self._consumer = self._connect()
+            self._consumer.commit(offsets=wanted, asynchronous=True)
         except (KafkaException, ValueError) as error:
             self._warn(str(error))
+        else:
+            self._is_under_way = True
 
     def close(self) -> None:
         """Wait a little for the last commit to arrive, and release the connection."""
-        self._look_back(_CLOSE_S)
-        self._admin = None
+        until = time.monotonic() + _CLOSE_S
+        while self._is_under_way and time.monotonic() < until:
+            self._look_back(0.05)
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.close()
+
+    def _connect(self) -> Consumer:
+        # The client gives up by itself what finds no coordinator within the session's time.
+        patience_ms = max(1, round(self._cfg.connect_timeout_s * 1000))
+        more = {"group_id": self._group, "enable_auto_commit": False, "session_timeout_ms": patience_ms}
+        return Consumer(client_settings(self._servers, **more) | {"on_commit": self._answered})
 
     def _look_back(self, timeout_s: float) -> None:
-        if self._under_way is None:
-            return
-        try:
-            for answer in self._under_way.result(timeout_s).topic_partitions:
-                if answer.error is not None:
-                    raise KafkaException(answer.error)
+        if self._is_under_way and self._consumer is not None:
+            self._consumer.poll(timeout_s)  # It has nothing to read; answers come by the way.
+
+    def _answered(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        self._is_under_way = False
+        refused = error or next((part.error for part in partitions if part.error is not None), None)
+        if refused is None:
             self._warned = ""
-        except TimeoutError:
-            return
-        except KafkaException as error:
-            self._warn(error.args[0].str())
-        self._under_way = None
+        else:
+            self._warn(refused.str())
 
     def _warn(self, reason: str) -> None:
         if reason != self._warned:

@@ -184,6 +184,30 @@ def test_a_group_that_can_not_be_told_is_a_warning_and_no_error(caplog: pytest.L
     assert "Consumer group nobody: the offsets did not arrive at 127.0.0.1:9" in message
 
 
+def test_a_group_is_told_again_after_its_broker_was_away_for_longer_than_a_commit_waits(
+    tmp_path: Path, broker: EmbeddedKafka, cfg: LogConfig
+) -> None:
+    del broker  # It says whether one can be started here.
+    own = start_embedded(tmp_path, lambda _: None)
+    group = GroupOffsets(own.address.where, "g", cfg.model_copy(update={"connect_timeout_s": 0.5}))
+    try:
+        kill(own)
+        deadline = time.monotonic() + SOON_S
+        while not group._warned and time.monotonic() < deadline:
+            group.commit("t", {0: 1})
+            Event().wait(0.05)  # As a stream's steps come one after another.
+        assert group._warned
+        own = start_embedded(tmp_path, lambda _: None)
+        LogUnderTest.at(own.address, cfg).admin.ensure_topic("t", 1)
+        while group._warned and time.monotonic() < deadline:
+            group.commit("t", {0: 2})  # The client for administration aborted the process here.
+            Event().wait(0.05)
+        assert not group._warned
+    finally:
+        group.close()
+        own.stop()
+
+
 def kill(embedded: EmbeddedKafka) -> None:
     (java,) = Path(f"/proc/{embedded._supervisor.pid}/task/{embedded._supervisor.pid}/children").read_text().split()
     os.kill(int(java), signal.SIGKILL)
