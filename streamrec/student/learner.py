@@ -148,9 +148,9 @@ class Learner:
         rows: torch.Tensor | None = None
         if tables.num_rows > self.config.full_softmax_items:
             rows, batch, sampled = localise(batch, tables.num_rows, self.config.num_negatives, tables.rows("namespace"))
-        vectors = (tables.rows("vectors") if rows is None else tables.tensors["vectors"][rows]).detach().requires_grad_()
-        bias = (tables.rows("bias") if rows is None else tables.tensors["bias"][rows]).detach().requires_grad_()
-        words = tables.rows("words") if rows is None else tables.tensors["words"][rows]
+        vectors = (tables.rows("vectors") if rows is None else tables.tensors["vectors"].index_select(0, rows)).detach().requires_grad_()
+        bias = (tables.rows("bias") if rows is None else tables.tensors["bias"].index_select(0, rows)).detach().requires_grad_()
+        words = tables.rows("words") if rows is None else tables.tensors["words"].index_select(0, rows)
         resolved = vectors + self.model.content(words)
         if rows is None:
             parts = full_softmax_loss(self.model, resolved, bias, batch, tables.rows("namespace"), share)

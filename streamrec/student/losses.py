@@ -104,10 +104,11 @@ def sampled_softmax_loss(model: StudentModel, vectors: torch.Tensor, bias: torch
     """
     query = model.encode(vectors, batch.history, batch.keep, batch.element_dropout)  # [B, D]
     index = local.own.clamp(min=0)
-    own = model.scale * torch.einsum("bd,bcd->bc", query, vectors[index]) + bias[index]  # [B, C]
-    match = (local.own[:, :, None] == batch.history[:, None, :]) & (local.own[:, :, None] >= 0)
-    own = own + (match * model.own_bias).sum(2)
-    negatives = model.score(query, vectors[local.negatives], bias[local.negatives]) + local.log_weight  # [B, M]
+    mine = vectors.index_select(0, index.flatten()).view(*index.shape, -1)  # Back and forth twice as fast as vectors[index].
+    own = model.scale * torch.einsum("bd,bcd->bc", query, mine) + bias.index_select(0, index.flatten()).view(index.shape)  # [B, C]
+    match = torch.where(local.own < 0, -2, local.own)[:, :, None] == batch.history[:, None, :]
+    own = own + (match.float() * model.own_bias).sum(2)
+    negatives = model.score(query, vectors.index_select(0, local.negatives), bias.index_select(0, local.negatives)) + local.log_weight  # [B, M]
     negatives = negatives.masked_fill(local.collides, float("-inf"))
     partition = torch.logsumexp(torch.cat([own.masked_fill(~local.counts, float("-inf")), negatives], 1), 1)
     log_probs = own - partition[:, None]
@@ -151,9 +152,9 @@ def localise(batch: Batch, num_rows: int, num_negatives: int, namespaces: torch.
     rows, column = torch.unique(torch.cat([own.flatten(), negatives, torch.tensor([-1])]), return_inverse=True)
     column = column - 1  # Row -1 sorts first, so padding stays -1.
     own, negatives = column[: own.numel()].view(own.shape), column[own.numel() : own.numel() + num_negatives]
-    member = torch.zeros(num, len(rows), dtype=torch.bool)
-    member.scatter_(1, own + 1, True)
-    collides = member[:, negatives + 1] | (batch.namespace[:, None] != namespaces[rows[negatives + 1]][None, :])
+    member = torch.zeros(len(rows), num, dtype=torch.bool)  # By row, so that what is taken of it lies side by side.
+    member[own + 1, torch.arange(num)[:, None]] = True
+    collides = member.index_select(0, negatives + 1).T | (batch.namespace[:, None] != namespaces[rows[negatives + 1]][None, :])
     ordered, order = own.sort(dim=1, stable=True)
     repeat = torch.cat([torch.zeros(num, 1, dtype=torch.bool), ordered[:, 1:] == ordered[:, :-1]], 1)
     counts = torch.zeros_like(repeat).scatter(1, order, ~repeat) & (own >= 0)
@@ -166,7 +167,7 @@ def localise(batch: Batch, num_rows: int, num_negatives: int, namespaces: torch.
 
 def _combine(log_probs: torch.Tensor, targets: torch.Tensor, batch: Batch, label_columns: torch.Tensor, share: float) -> LossParts:
     hard = multi_target_cross_entropy(log_probs, targets, batch.query, len(log_probs))  # [B]
-    if share == 0.0:
+    if share == 0.0 or not bool((batch.label_rows >= 0).any()):  # A student on events alone pays nothing for labels.
         return LossParts((batch.weight * hard).mean(), float(hard.detach().mean()), 0.0)
     # A label on a row that is no candidate would be -inf times 0.
     probs = torch.where(batch.label_rows >= 0, batch.label_probs, torch.zeros(()))

@@ -192,6 +192,16 @@ def test_labels_weigh_as_the_share_says_and_unlabelled_queries_learn_from_events
     np.testing.assert_allclose(mixed.soft, float(mixed.total.detach()) / 1.0, rtol=0.6)  # weights lie in 0.5 … 1
 
 
+@pytest.mark.parametrize("settings", [{}, {"full_softmax_items": 5, "num_negatives": 6}])
+def test_a_student_that_gets_no_labels_learns_bit_for_bit_what_one_does_that_gives_them_no_share(settings: dict[str, Any]) -> None:
+    without, shareless = learner(**settings), learner(distill_weight=0.0, **settings)
+    for seed in range(3):
+        data = some_examples(24, seed=seed)
+        without.step(data, None, seed, 2, 1)
+        shareless.step(data, None, seed, 2, 1)
+    assert without.digest() == shareless.digest()
+
+
 def test_a_step_against_the_gradient_lowers_the_loss() -> None:
     made = learner(history_dropout=0.0, element_dropout=0.0, learning_rate=1e-3, replay_capacity=0)
     data = some_examples(16)
