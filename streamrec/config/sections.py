@@ -221,12 +221,25 @@ class SoftLabelsConfig(Section):
     temperature: float = Field(default=1.0, gt=0, le=20)
 
 
+class LossesConfig(Section):
+    """Weigh further losses on soft labels, beside the cross-entropy that ``distill_weight`` weighs; 0 leaves one out.
+
+    ``kl``: divergence from the labels and from what they leave open, at ``kl_temperature``. ``listwise``: likelihood of the labels' order. Both count
+    in an example as much as its labels do. What each is worth is in docs/experiments.md.
+    """
+
+    kl: float = Field(default=0.0, ge=0, le=10)
+    kl_temperature: float = Field(default=2.0, gt=0, le=20)
+    listwise: float = Field(default=0.0, ge=0, le=10)
+
+
 class StudentConfig(Section):
     """Shape and train the student.
 
     ``corrective_steps``: after a deletion the rows that the user touched get so many mini-batches of what others did with them.
     """
 
+    losses: LossesConfig = LossesConfig()
     dim: int = Field(default=64, ge=2, le=1024)
     scale: float = Field(default=9.0, gt=0)
     distill_weight: float = Field(default=0.6, ge=0, le=1)

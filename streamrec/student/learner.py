@@ -16,7 +16,7 @@ from streamrec.models.student import StudentModel
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import ROWS, Arrays, ComponentState, digest_of, merge
 from streamrec.student.frozen import FrozenStudent
-from streamrec.student.losses import Batch, LossParts, full_softmax_loss, localise, sampled_softmax_loss, shuffled
+from streamrec.student.losses import Batch, LossParts, Weights, full_softmax_loss, localise, sampled_softmax_loss, shuffled
 from streamrec.student.replay import Replay
 from streamrec.student.tables import ItemTables, adam_step
 
@@ -144,7 +144,8 @@ class Learner:
 
     def _descend(self, batch: Batch, factor: float = 1.0) -> LossParts:
         self._num_steps += 1
-        tables, share, learning_rate = self.tables, self.config.distill_weight, factor * self.config.learning_rate
+        tables, learning_rate = self.tables, factor * self.config.learning_rate
+        weights = Weights(self.config.distill_weight, self.config.losses)
         rows: torch.Tensor | None = None
         if tables.num_rows > self.config.full_softmax_items:
             rows, batch, sampled = localise(batch, tables.num_rows, self.config.num_negatives, tables.rows("namespace"))
@@ -153,9 +154,9 @@ class Learner:
         words = tables.rows("words") if rows is None else tables.tensors["words"].index_select(0, rows)
         resolved = vectors + self.model.content(words)
         if rows is None:
-            parts = full_softmax_loss(self.model, resolved, bias, batch, tables.rows("namespace"), share)
+            parts = full_softmax_loss(self.model, resolved, bias, batch, tables.rows("namespace"), weights)
         else:
-            parts = sampled_softmax_loss(self.model, resolved, bias, batch, sampled, share)
+            parts = sampled_softmax_loss(self.model, resolved, bias, batch, sampled, weights)
         names = list(self._dense)
         inputs = [vectors, bias, *(self._dense[name] for name in names)]
         # Without words, or with histories of one item, a parameter has no part in the loss.

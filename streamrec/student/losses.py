@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from streamrec.config import LossesConfig
 from streamrec.features.examples import Examples
-from streamrec.models.losses import multi_target_cross_entropy, soft_label_cross_entropy
+from streamrec.models.losses import kl_with_tail, listwise_ranking, multi_target_cross_entropy, soft_label_cross_entropy
 from streamrec.models.student import StudentModel
 from streamrec.soft_labels.schema import SoftLabels
 
@@ -57,6 +60,18 @@ class Batch:
         )
 
 
+class Weights(NamedTuple):
+    """Say how losses are put together.
+
+    Attributes:
+        share: Weight of the cross-entropy to the labels, for labelled examples; the targets get the rest.
+        further: Weights of the other losses on labels, which come on top.
+    """
+
+    share: float
+    further: LossesConfig = LossesConfig()
+
+
 @dataclass(frozen=True)
 class LossParts:
     """Hold the loss to descend and its parts, per mini-batch means."""
@@ -67,7 +82,7 @@ class LossParts:
 
 
 def full_softmax_loss(
-    model: StudentModel, vectors: torch.Tensor, bias: torch.Tensor, batch: Batch, namespaces: torch.Tensor, share: float
+    model: StudentModel, vectors: torch.Tensor, bias: torch.Tensor, batch: Batch, namespaces: torch.Tensor, weights: Weights
 ) -> LossParts:
     """Score all V rows and combine hard and soft losses.
 
@@ -77,17 +92,19 @@ def full_softmax_loss(
         bias: [V]
         batch: The mini-batch.
         namespaces: Namespace of each row; rows of others are no candidates. [V] int32
-        share: Weight of the soft part for labelled examples.
+        weights: Of the losses.
     """
     scores = model.score(model.encode(vectors, batch.history, batch.keep, batch.element_dropout), vectors, bias)
     scores = model.add_own(scores, batch.history)
     if bool((namespaces != namespaces[0]).any()):
         scores = scores.masked_fill(batch.namespace[:, None] != namespaces[None, :], float("-inf"))
     log_probs = torch.log_softmax(scores, 1)
-    return _combine(log_probs, batch.targets, batch, batch.label_rows, share)
+    return _combine(log_probs, batch.targets, batch, batch.label_rows, weights, lambda temperature: torch.log_softmax(scores / temperature, 1))
 
 
-def sampled_softmax_loss(model: StudentModel, vectors: torch.Tensor, bias: torch.Tensor, batch: Batch, local: SampledRows, share: float) -> LossParts:
+def sampled_softmax_loss(
+    model: StudentModel, vectors: torch.Tensor, bias: torch.Tensor, batch: Batch, local: SampledRows, weights: Weights
+) -> LossParts:
     """Score each example's own rows exactly and shared uniform negatives for the rest.
 
     The partition sum is exact over targets, labels and history, plus V / M times the sum over M uniform negatives outside them.
@@ -98,7 +115,7 @@ def sampled_softmax_loss(model: StudentModel, vectors: torch.Tensor, bias: torch
         bias: [R]
         batch: The mini-batch with rows already local.
         local: Own candidates and negatives, as local columns.
-        share: Weight of the soft part for labelled examples.
+        weights: Of the losses.
 
     References: Jean et al., "On Using Very Large Target Vocabulary for NMT", ACL 2015, arXiv:1412.2007.
     """
@@ -110,12 +127,18 @@ def sampled_softmax_loss(model: StudentModel, vectors: torch.Tensor, bias: torch
     own = own + (match.float() * model.own_bias).sum(2)
     negatives = model.score(query, vectors.index_select(0, local.negatives), bias.index_select(0, local.negatives)) + local.log_weight  # [B, M]
     negatives = negatives.masked_fill(local.collides, float("-inf"))
+
+    def log_probs_at(temperature: float) -> torch.Tensor:
+        others = (negatives - local.log_weight) / temperature + local.log_weight
+        summed = torch.cat([(own / temperature).masked_fill(~local.counts, float("-inf")), others], 1)
+        return own / temperature - torch.logsumexp(summed, 1, keepdim=True)
+
     partition = torch.logsumexp(torch.cat([own.masked_fill(~local.counts, float("-inf")), negatives], 1), 1)
     log_probs = own - partition[:, None]
     place = torch.arange(len(batch.query)) - torch.searchsorted(batch.query, batch.query)
     width = local.own.shape[1] - batch.history.shape[1]
     labels = torch.arange(width - batch.label_rows.shape[1], width).expand(batch.label_rows.shape)
-    return _combine(log_probs, place, batch, labels, share)
+    return _combine(log_probs, place, batch, labels, weights, log_probs_at)
 
 
 @dataclass(frozen=True)
@@ -165,18 +188,40 @@ def localise(batch: Batch, num_rows: int, num_negatives: int, namespaces: torch.
     return rows[1:], local, SampledRows(own, counts, negatives, collides, weight)
 
 
-def _combine(log_probs: torch.Tensor, targets: torch.Tensor, batch: Batch, label_columns: torch.Tensor, share: float) -> LossParts:
+def _combine(
+    log_probs: torch.Tensor,
+    targets: torch.Tensor,
+    batch: Batch,
+    label_columns: torch.Tensor,
+    weights: Weights,
+    log_probs_at: Callable[[float], torch.Tensor],
+) -> LossParts:
+    """Put the losses of candidates' log-probabilities [B, C], and of those at other temperatures, together."""
     hard = multi_target_cross_entropy(log_probs, targets, batch.query, len(log_probs))  # [B]
-    if share == 0.0 or not bool((batch.label_rows >= 0).any()):  # A student on events alone pays nothing for labels.
+    further, share = weights.further, weights.share
+    learns = share > 0 or further.kl > 0 or further.listwise > 0
+    if not learns or not bool((batch.label_rows >= 0).any()):  # A student on events alone pays nothing for labels.
         return LossParts((batch.weight * hard).mean(), float(hard.detach().mean()), 0.0)
     # A label on a row that is no candidate would be -inf times 0.
     probs = torch.where(batch.label_rows >= 0, batch.label_probs, torch.zeros(()))
-    log_labels = torch.where(probs > 0, log_probs.gather(1, label_columns.clamp(min=0)), torch.zeros(()))
+    columns = label_columns.clamp(min=0)
+    log_labels = torch.where(probs > 0, log_probs.gather(1, columns), torch.zeros(()))
     soft = soft_label_cross_entropy(log_labels, torch.arange(probs.shape[1]).expand(probs.shape), probs)
     labelled = probs.sum(1)  # How much the labels count, example by example.
     mixed = hard * (1 - share * labelled) + share * soft
+    if further.kl > 0:
+        temperature = further.kl_temperature
+        mixed = mixed + further.kl * labelled * kl_with_tail(log_probs_at(temperature), columns, tempered(probs, temperature), temperature)
+    if further.listwise > 0:
+        mixed = mixed + further.listwise * labelled * listwise_ranking(log_probs, columns, probs > 0)
     count = float(labelled.sum())
     return LossParts((batch.weight * mixed).mean(), float(hard.detach().mean()), float(soft.detach().sum()) / count if count else 0.0)
+
+
+def tempered(probs: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Flatten labels within their list, which keeps its sum, as the mixture does: probs [B, K], 0 on padding."""
+    flat = torch.where(probs > 0, probs ** (1.0 / temperature), torch.zeros(()))
+    return flat * (probs.sum(1) / flat.sum(1).clamp(min=1e-12))[:, None]
 
 
 def shuffled(num: int, size: int, seed: int) -> list[NDArray[np.int64]]:
