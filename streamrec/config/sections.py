@@ -236,7 +236,8 @@ class LossesConfig(Section):
 class StudentConfig(Section):
     """Shape and train the student.
 
-    ``corrective_steps``: after a deletion the rows that the user touched get so many mini-batches of what others did with them.
+    ``replay_kind``: ``uniform``; ``recency`` draws half of the replay among the newest queries; ``quota`` draws no item as a target more often than
+    the average one. ``corrective_steps``: after a deletion the rows that the user touched get so many mini-batches of what others did with them.
     """
 
     losses: LossesConfig = LossesConfig()
@@ -249,6 +250,7 @@ class StudentConfig(Section):
     bootstrap_passes: int = Field(default=4, ge=1)
     replay_passes: int = Field(default=1, ge=0)
     replay_capacity: int = Field(default=100_000, ge=0)
+    replay_kind: Literal["uniform", "recency", "quota"] = "uniform"
     history_dropout: float = Field(default=0.2, ge=0, lt=1)
     element_dropout: float = Field(default=0.3, ge=0, lt=1)
     num_negatives: int = Field(default=2048, ge=1)

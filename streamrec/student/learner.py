@@ -66,7 +66,7 @@ class Learner:
             torch.manual_seed(seed)
             self.model = StudentModel(student.dim, features.history_length, features.word_buckets, student.scale)
         self.tables = ItemTables(student.dim, features.words_per_item, seed)
-        self.replay = Replay(student.replay_capacity, features.history_length, top_k)
+        self.replay = Replay(student.replay_capacity, features.history_length, top_k, kind=student.replay_kind)
         self._dense = dict(self.model.named_parameters())
         self._moments = {f"{name}_{part}": torch.zeros_like(p) for name, p in self._dense.items() for part in _MOMENTS}
         self._num_steps = 0
