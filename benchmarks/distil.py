@@ -66,7 +66,7 @@ class Popular:
         """Return rows of this shape."""
         if self.is_uniform:
             return rng.integers(0, self.num_items, shape).astype(np.int32)
-        return (np.exp(rng.random(shape) * np.log(self.num_items)).astype(np.int64) * EVERY % self.num_items).astype(np.int32)
+        return np.asarray(np.exp(rng.random(shape) * np.log(self.num_items)).astype(np.int64) * EVERY % self.num_items, np.int32)
 
 
 def examples_of(rng: np.random.Generator, items: Popular, num: int) -> Examples:
@@ -247,7 +247,10 @@ def measure_iteration(num_users: int, num_items: int, rounds: int) -> Result:
     def warm(_: int) -> None:
         products["warm"] = conjugate(gram, cross, config.ridge, start)[1]
 
-    seconds = in_turn({"cold": cold, "warm": warm, "factor": lambda _: solve_ridge(gram, cross, config.ridge)}, rounds)
+    def factor(_: int) -> None:
+        solve_ridge(gram, cross, config.ridge)
+
+    seconds = in_turn({"cold": cold, "warm": warm, "factor": factor}, rounds)
     print(f"conjugate gradients, {num_items} items: {products['cold']} products with G from nothing, {products['warm']} from the week before")
     return {
         "linear_cold_products": products["cold"],

@@ -102,7 +102,7 @@ class Replay:
         uniform = rng.integers(0, self._size, num)
         if self.kind == "recency":
             age = rng.exponential(RECENT_PART * self._size, num).astype(np.int64) % self._size
-            return np.where(rng.random(num) < RECENT_SHARE, (self._next - 1 - age) % self.capacity, uniform)
+            return np.asarray(np.where(rng.random(num) < RECENT_SHARE, (self._next - 1 - age) % self.capacity, uniform))
         if self.kind == "quota":
             _, item, count = np.unique(self._data["targets"][: self._size, 0], return_inverse=True, return_counts=True)
             bounds = np.cumsum(np.minimum(1.0, count.mean() / count)[item])
