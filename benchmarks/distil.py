@@ -196,9 +196,9 @@ def measure_refresh(num_users: int, num_items: int, rounds: int) -> Result:
         solves.append(seconds_of(lambda: solve_version(held.matrices(), config)))
     # The rebuilding has one week less than what it is compared with.
     update, solve, rebuild = statistics.median(updates[1:]), statistics.median(solves[1:]), rebuild_s * (WEEKS + 1) / WEEKS
-    print(
-        f"linear teacher, {num_items} items, {WEEKS} weeks of {num_users * 10}: rebuild {rebuild:.2f} s, one week {update:.3f} s, solve {solve:.2f} s"
-    )
+    num_queries = (WEEKS + 1) * len(week_of(0, items, num_users))
+    print(f"linear teacher, {num_items} items, {num_queries} queries: rebuild {rebuild:.2f} s, one week {update:.3f} s, solve {solve:.2f} s")
+    print(f"the solve costs as much as the statistics of {solve / rebuild * num_queries:.0f} queries: beyond these a refresh is half a fit at most")
     return {
         "linear_statistics_ratio": update / rebuild,
         "linear_refresh_ratio": (update + solve) / (rebuild + solve),
