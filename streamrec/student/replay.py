@@ -106,7 +106,7 @@ class Replay:
         if self.kind == "quota":
             _, item, count = np.unique(self._data["targets"][: self._size, 0], return_inverse=True, return_counts=True)
             bounds = np.cumsum(np.minimum(1.0, count.mean() / count)[item])
-            return np.minimum(np.searchsorted(bounds, rng.random(num) * bounds[-1], side="right"), self._size - 1)
+            return np.asarray(np.minimum(np.searchsorted(bounds, rng.random(num) * bounds[-1], side="right"), self._size - 1))
         return uniform
 
     def draw_holding(self, rows: NDArray[np.int32], num: int, seed: int) -> tuple[Examples, SoftLabels]:
