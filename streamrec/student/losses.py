@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -121,8 +121,8 @@ def sampled_softmax_loss(
     """
     query = model.encode(vectors, batch.history, batch.keep, batch.element_dropout)  # [B, D]
     index = local.own.clamp(min=0)
-    mine = vectors.index_select(0, index.flatten()).view(*index.shape, -1)  # Back and forth twice as fast as vectors[index].
-    own = model.scale * torch.einsum("bd,bcd->bc", query, mine) + bias.index_select(0, index.flatten()).view(index.shape)  # [B, C]
+    products: torch.Tensor = Products.apply(query, vectors, index)
+    own = model.scale * products + bias.index_select(0, index.flatten()).view(index.shape)  # [B, C]
     match = torch.where(local.own < 0, -2, local.own)[:, :, None] == batch.history[:, None, :]
     own = own + (match.float() * model.own_bias).sum(2)
     negatives = model.score(query, vectors.index_select(0, local.negatives), bias.index_select(0, local.negatives)) + local.log_weight  # [B, M]
@@ -139,6 +139,31 @@ def sampled_softmax_loss(
     width = local.own.shape[1] - batch.history.shape[1]
     labels = torch.arange(width - batch.label_rows.shape[1], width).expand(batch.label_rows.shape)
     return _combine(log_probs, place, batch, labels, weights, log_probs_at)
+
+
+class Products(torch.autograd.Function):
+    """Multiply each query [B, D] with rows of its own, vectors [R, D] at index [B, C] → [B, C].
+
+    The gradient is written at once in the order in which rows add it up; what autograd makes of ``vectors[index]`` is copied on the way, and takes
+    twice the time for the same bits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, vectors: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Return the products."""
+        chosen = vectors.index_select(0, index.flatten()).view(*index.shape, -1)  # [B, C, D]
+        ctx.save_for_backward(query, chosen, index)
+        ctx.num_rows = len(vectors)
+        products: torch.Tensor = torch.einsum("bd,bcd->bc", query, chosen)
+        return products
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """Return the gradients of query and vectors, for that of the products [B, C]."""
+        (grad,), (query, chosen, index) = grads, ctx.saved_tensors
+        of_chosen = grad[:, :, None] * query[:, None, :]
+        of_vectors = query.new_zeros(ctx.num_rows, query.shape[1]).index_add_(0, index.flatten(), of_chosen.view(-1, query.shape[1]))
+        return torch.bmm(grad[:, None, :], chosen)[:, 0], of_vectors, None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from streamrec.serving.recommender import Recommender
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import ComponentState, pack_strings
 from streamrec.student.learner import ANNEALED, CURRENT, Learner
-from streamrec.student.losses import Batch, Weights, full_softmax_loss, localise, sampled_softmax_loss
+from streamrec.student.losses import Batch, Products, Weights, full_softmax_loss, localise, sampled_softmax_loss
 
 LENGTH, WORDS, TOP = 6, 3, 5
 FEATURES = FeaturesConfig(history_length=LENGTH, words_per_item=WORDS, word_buckets=16)
@@ -169,6 +169,16 @@ def test_the_sampled_loss_is_the_full_one_when_the_negatives_are_all_rows_once(
     assert float(found.total.detach()) == pytest.approx(float(full.total.detach()), abs=1e-4)
     assert found.hard == pytest.approx(full.hard, abs=1e-4)
     assert found.soft == pytest.approx(full.soft, abs=1e-4)
+
+
+def test_products_with_own_rows_have_the_gradients_of_the_plain_formula_bit_for_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, vectors = (torch.randn(num, 8, generator=generator, requires_grad=True) for num in (6, 40))
+    index, weights = torch.randint(0, 40, (6, 30), generator=generator), torch.randn(6, 30, generator=generator)
+    plain, fast = torch.einsum("bd,bcd->bc", query, vectors[index]), Products.apply(query, vectors, index)
+    assert torch.equal(plain, fast)
+    for one, other in zip(*(torch.autograd.grad((found * weights).sum(), (query, vectors)) for found in (plain, fast)), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_sampled_partition_sum_is_right_in_expectation() -> None:
