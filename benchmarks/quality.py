@@ -70,6 +70,7 @@ COUNTING = ("repeats", "transitions", "neighbours")
 OPTIONS: dict[str, dict[str, dict[str, object]]] = {
     "kl": {"student": {"losses": {"kl": 0.5}}},
     "listwise": {"student": {"losses": {"listwise": 0.3}}},
+    "dynamic-temperature": {"student": {"losses": {"dynamic_temperature": True}}},
     "replay-recency": {"student": {"replay_kind": "recency"}},
     "replay-quota": {"student": {"replay_kind": "quota"}},
 }

@@ -224,6 +224,9 @@ class SoftLabelsConfig(Section):
 class LossesConfig(Section):
     """Weigh further losses on soft labels, beside the cross-entropy that ``distill_weight`` weighs; 0 leaves one out.
 
+    ``dynamic_temperature``: an example's labels are flattened the more, the surer they are (2 where one has it all), and sharpened the less sure they
+    are (0.5 where all are even), for every loss.
+
     ``kl``: divergence from the labels and from what they leave open, at ``kl_temperature``. ``listwise``: likelihood of the labels' order. Both count
     in an example as much as its labels do. What each is worth is in docs/experiments.md.
     """
@@ -231,6 +234,7 @@ class LossesConfig(Section):
     kl: float = Field(default=0.0, ge=0, le=10)
     kl_temperature: float = Field(default=2.0, gt=0, le=20)
     listwise: float = Field(default=0.0, ge=0, le=10)
+    dynamic_temperature: bool = False
 
 
 class StudentConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -229,6 +230,8 @@ def _combine(
         return LossParts((batch.weight * hard).mean(), float(hard.detach().mean()), 0.0)
     # A label on a row that is no candidate would be -inf times 0.
     probs = torch.where(batch.label_rows >= 0, batch.label_probs, torch.zeros(()))
+    if further.dynamic_temperature:
+        probs = tempered(probs, temperature_by_certainty(probs))
     columns = label_columns.clamp(min=0)
     log_labels = torch.where(probs > 0, log_probs.gather(1, columns), torch.zeros(()))
     soft = soft_label_cross_entropy(log_labels, torch.arange(probs.shape[1]).expand(probs.shape), probs)
@@ -243,10 +246,17 @@ def _combine(
     return LossParts((batch.weight * mixed).mean(), float(hard.detach().mean()), float(soft.detach().sum()) / count if count else 0.0)
 
 
-def tempered(probs: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Flatten labels within their list, which keeps its sum, as the mixture does: probs [B, K], 0 on padding."""
+def tempered(probs: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
+    """Flatten labels within their list, which keeps its sum, as the mixture does: probs [B, K], 0 on padding; temperature, one or [B, 1]."""
     flat = torch.where(probs > 0, probs ** (1.0 / temperature), torch.zeros(()))
     return flat * (probs.sum(1) / flat.sum(1).clamp(min=1e-12))[:, None]
+
+
+def temperature_by_certainty(probs: torch.Tensor) -> torch.Tensor:
+    """Return 2 for labels that one item has alone, 1/2 for even ones, and in between 2^(1 - 2 H / log K): probs [B, K] → [B, 1]."""
+    normed = probs / probs.sum(1, keepdim=True).clamp(min=1e-12)
+    doubt = -torch.xlogy(normed, normed).sum(1, keepdim=True) / max(math.log(probs.shape[1]), 1e-12)
+    return torch.exp2(1 - 2 * doubt)
 
 
 def shuffled(num: int, size: int, seed: int) -> list[NDArray[np.int64]]:

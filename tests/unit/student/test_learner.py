@@ -18,7 +18,7 @@ from streamrec.serving.recommender import Recommender
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import ComponentState, pack_strings
 from streamrec.student.learner import ANNEALED, CURRENT, Learner
-from streamrec.student.losses import Batch, Products, Weights, full_softmax_loss, localise, sampled_softmax_loss
+from streamrec.student.losses import Batch, Products, Weights, full_softmax_loss, localise, sampled_softmax_loss, temperature_by_certainty, tempered
 
 LENGTH, WORDS, TOP = 6, 3, 5
 FEATURES = FeaturesConfig(history_length=LENGTH, words_per_item=WORDS, word_buckets=16)
@@ -150,7 +150,24 @@ def test_a_new_items_row_depends_on_its_number_alone() -> None:
     np.testing.assert_array_equal(one.tables.rows("vectors"), other.tables.rows("vectors"))
 
 
-FURTHER = [LossesConfig(), LossesConfig(kl=0.7, kl_temperature=1.0), LossesConfig(kl=0.7, kl_temperature=3.0), LossesConfig(listwise=0.7)]
+def test_labels_that_are_sure_are_flattened_and_even_ones_stay_even() -> None:
+    probs = torch.tensor([[0.5, 0.0, 0.0, 0.0], [0.2, 0.2, 0.2, 0.2], [0.6, 0.2, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    temperatures = temperature_by_certainty(probs)
+    np.testing.assert_allclose(temperatures[:2, 0], [2.0, 0.5], rtol=1e-5)
+    doubt = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25)) / np.log(4)
+    assert float(temperatures[2]) == pytest.approx(2 ** (1 - 2 * doubt), rel=1e-5)
+    found = tempered(probs, temperatures)
+    np.testing.assert_allclose(found.sum(1), probs.sum(1), rtol=1e-5)
+    np.testing.assert_allclose(found[[0, 1, 3]], probs[[0, 1, 3]], rtol=1e-5)
+    assert 0.4 < float(found[2, 0]) < 0.6
+
+
+FURTHER = [
+    LossesConfig(),
+    LossesConfig(kl=0.7, kl_temperature=1.0),
+    LossesConfig(kl=0.7, kl_temperature=3.0),
+    LossesConfig(listwise=0.7, dynamic_temperature=True),
+]
 
 
 @pytest.mark.parametrize("further", FURTHER)
@@ -231,8 +248,8 @@ def test_each_further_loss_adds_its_weight_to_labelled_queries_alone(further: Lo
         batch = Batch.of(data.take(index), labels.take(index), 0.0, 0.0)
         return float(full_softmax_loss(made.model, *args, batch, made.tables.rows("namespace"), Weights(0.5, further)).total.detach())
 
-    doubled = further.model_copy(update={"kl": 2 * further.kl, "listwise": 2 * further.listwise})
-    without, once, twice = (total(which, [2, 3, 4, 5]) for which in (LossesConfig(), further, doubled))
+    weighed = [further.model_copy(update={"kl": times * further.kl, "listwise": times * further.listwise}) for times in range(3)]
+    without, once, twice = (total(which, [2, 3, 4, 5]) for which in weighed)
     assert once > without
     assert twice - once == pytest.approx(once - without, rel=1e-3)
     assert total(further, [0, 1]) == total(LossesConfig(), [0, 1])
