@@ -172,7 +172,7 @@ def aligned(loss: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Ten
     before = margin()
     for _ in range(steps):
         optimiser.zero_grad()
-        loss(points, projection, teacher).mean().backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss(points, projection, teacher).mean())
         optimiser.step()
     return before, margin()
 
