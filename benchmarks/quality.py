@@ -67,13 +67,21 @@ QUICK_SETTINGS = {"teachers": {"transformer": {"first_steps": 20, "refresh_steps
 
 
 COUNTING = ("repeats", "transitions", "neighbours")
+OPTIONS: dict[str, dict[str, dict[str, object]]] = {
+    "kl": {"student": {"losses": {"kl": 0.5}}},
+    "listwise": {"student": {"losses": {"listwise": 0.3}}},
+    "dynamic-temperature": {"student": {"losses": {"dynamic_temperature": True}}},
+    "replay-recency": {"student": {"replay_kind": "recency"}},
+    "replay-quota": {"student": {"replay_kind": "quota"}},
+}
+"""Options of the student that are off by default."""
 
 
 def arms(config: Config) -> dict[str, dict[str, dict[str, object]]]:
-    """Return the settings of each arm: the default ones, all teachers there are, each alone; the default ones spoiled (`SPOILINGS`)."""
+    """Return the settings of each arm: the default ones, all teachers there are, each alone, `OPTIONS`; the default ones spoiled (`SPOILINGS`)."""
     every = tuple(dict.fromkeys((*config.teachers.enabled, *COUNTING)))
     alone: dict[str, dict[str, dict[str, object]]] = {name: {"teachers": {"enabled": [name]}} for name in every}
-    return {"default": {}, "all": {"teachers": {"enabled": every}}, **alone, **{name: {} for name in SPOILINGS}}
+    return {"default": {}, "all": {"teachers": {"enabled": every}}, **alone, **OPTIONS, **{name: {} for name in SPOILINGS}}
 
 
 def main() -> None:

@@ -87,6 +87,9 @@ def _print_tables(result: BacktestResult, name: str) -> None:
         mean.add_row(model, *(_figure(result.metrics[model], metric) for metric in METRICS))
     console.print(per_block)
     console.print(mean)
+    for model, found in result.forgetting.items():
+        told = f"learned {found['la']:.4f}, retained {found['ra']:.4f}, harmonic mean {found['h_mean']:.4f}"
+        console.print(f"{model}: {told} ({BLOCK_METRIC} on blocks that it has learned)")
     console.print(", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items()))
 
 

@@ -221,12 +221,30 @@ class SoftLabelsConfig(Section):
     temperature: float = Field(default=1.0, gt=0, le=20)
 
 
+class LossesConfig(Section):
+    """Weigh further losses on soft labels, beside the cross-entropy that ``distill_weight`` weighs; 0 leaves one out.
+
+    ``dynamic_temperature``: an example's labels are flattened the more, the surer they are (2 where one has it all), and sharpened the less sure they
+    are (0.5 where all are even), for every loss.
+
+    ``kl``: divergence from the labels and from what they leave open, at ``kl_temperature``. ``listwise``: likelihood of the labels' order. Both count
+    in an example as much as its labels do. What each is worth is in docs/experiments.md.
+    """
+
+    kl: float = Field(default=0.0, ge=0, le=10)
+    kl_temperature: float = Field(default=2.0, gt=0, le=20)
+    listwise: float = Field(default=0.0, ge=0, le=10)
+    dynamic_temperature: bool = False
+
+
 class StudentConfig(Section):
     """Shape and train the student.
 
-    ``corrective_steps``: after a deletion the rows that the user touched get so many mini-batches of what others did with them.
+    ``replay_kind``: ``uniform``; ``recency`` draws half of the replay among the newest queries; ``quota`` draws no item as a target more often than
+    the average one. ``corrective_steps``: after a deletion the rows that the user touched get so many mini-batches of what others did with them.
     """
 
+    losses: LossesConfig = LossesConfig()
     dim: int = Field(default=64, ge=2, le=1024)
     scale: float = Field(default=9.0, gt=0)
     distill_weight: float = Field(default=0.6, ge=0, le=1)
@@ -236,6 +254,7 @@ class StudentConfig(Section):
     bootstrap_passes: int = Field(default=4, ge=1)
     replay_passes: int = Field(default=1, ge=0)
     replay_capacity: int = Field(default=100_000, ge=0)
+    replay_kind: Literal["uniform", "recency", "quota"] = "uniform"
     history_dropout: float = Field(default=0.2, ge=0, lt=1)
     element_dropout: float = Field(default=0.3, ge=0, lt=1)
     num_negatives: int = Field(default=2048, ge=1)

@@ -32,6 +32,7 @@ from streamrec.log.memory import MemoryLog
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.plan import Plan, PlannedRange
 from streamrec.pipeline.report import StepReport
+from streamrec.pipeline.retention import Retention
 from streamrec.pipeline.temporary import temporary_folder
 from streamrec.pipeline.wiring import build_local
 
@@ -49,6 +50,8 @@ class BacktestResult:
         queries: Queries of each test block.
         metrics: Model name to metric means over blocks, each block counting once.
         seconds: ``teachers`` (refresh and scoring), ``student`` (learning, the control included), ``evaluation``.
+        forgetting: The students' learning and retained accuracy (`streamrec.evaluation.forgetting`), Recall@20 on up to 1,000 queries a block; empty
+            without two blocks, and where the backtest went on from an earlier process.
     """
 
     protocol: str
@@ -56,6 +59,7 @@ class BacktestResult:
     queries: list[int] = field(default_factory=list)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("teachers", "student", "evaluation"), 0.0))
+    forgetting: dict[str, dict[str, float]] = field(default_factory=dict, compare=False)
 
     def add(self, report: StepReport, metrics: dict[str, dict[str, float]] | None) -> None:
         """Add a step; ``metrics`` are those of a test block, None for a step of the base."""
@@ -73,6 +77,7 @@ class BacktestResult:
             "blocks": len(self.blocks),
             "queries": sum(self.queries),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "forgetting": self.forgetting,
         }
 
 
@@ -130,6 +135,10 @@ def run_backtest(
             report = playing.play(positions, evaluate=number > 0, learn=number < last or not number)
             metrics = {name.removeprefix("teachers."): values for name, values in report.metrics.items() if values}
             result.add(report, metrics if number else None)
+            if 0 < number < last:
+                playing.retention.learned()
+            if step == len(steps) and done <= BASE_STEPS:
+                result.forgetting = playing.retention.at_the_end()
             if kept is not None:
                 kept.save(result, step)
             on_step(step, len(steps), metrics)
@@ -189,7 +198,8 @@ class _Kept:
     def load(self, done: int) -> BacktestResult:
         """Return the result of the first ``done`` steps; no more than `steps`."""
         held, num_blocks = self._held["result"], max(0, done - BASE_STEPS)
-        return BacktestResult(held["protocol"], held["blocks"][:num_blocks], held["queries"][:num_blocks], seconds=held["seconds"])
+        blocks, queries = held["blocks"][:num_blocks], held["queries"][:num_blocks]
+        return BacktestResult(held["protocol"], blocks, queries, seconds=held["seconds"], forgetting=held.get("forgetting", {}))
 
     def save(self, result: BacktestResult, steps: int) -> None:
         """Write the result so far in one move."""
@@ -214,6 +224,7 @@ class _Player:
         self._is_durable = durable
         self.controller = build_local(config, self._log, folder, clock, durable=durable)
         self.controller.parts.known_only = blocks.known_only
+        self.retention = Retention(self.controller.parts)
         self._seen: dict[int, NDArray[np.int32]] = {}
         if blocks.mask_seen:
             self.controller.parts.seen = self._seen_of

@@ -16,7 +16,7 @@ from streamrec.models.student import StudentModel
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import ROWS, Arrays, ComponentState, digest_of, merge
 from streamrec.student.frozen import FrozenStudent
-from streamrec.student.losses import Batch, LossParts, full_softmax_loss, localise, sampled_softmax_loss, shuffled
+from streamrec.student.losses import Batch, LossParts, Weights, full_softmax_loss, localise, sampled_softmax_loss, shuffled
 from streamrec.student.replay import Replay
 from streamrec.student.tables import ItemTables, adam_step
 
@@ -66,7 +66,7 @@ class Learner:
             torch.manual_seed(seed)
             self.model = StudentModel(student.dim, features.history_length, features.word_buckets, student.scale)
         self.tables = ItemTables(student.dim, features.words_per_item, seed)
-        self.replay = Replay(student.replay_capacity, features.history_length, top_k)
+        self.replay = Replay(student.replay_capacity, features.history_length, top_k, kind=student.replay_kind)
         self._dense = dict(self.model.named_parameters())
         self._moments = {f"{name}_{part}": torch.zeros_like(p) for name, p in self._dense.items() for part in _MOMENTS}
         self._num_steps = 0
@@ -144,18 +144,19 @@ class Learner:
 
     def _descend(self, batch: Batch, factor: float = 1.0) -> LossParts:
         self._num_steps += 1
-        tables, share, learning_rate = self.tables, self.config.distill_weight, factor * self.config.learning_rate
+        tables, learning_rate = self.tables, factor * self.config.learning_rate
+        weights = Weights(self.config.distill_weight, self.config.losses)
         rows: torch.Tensor | None = None
         if tables.num_rows > self.config.full_softmax_items:
             rows, batch, sampled = localise(batch, tables.num_rows, self.config.num_negatives, tables.rows("namespace"))
-        vectors = (tables.rows("vectors") if rows is None else tables.tensors["vectors"][rows]).detach().requires_grad_()
-        bias = (tables.rows("bias") if rows is None else tables.tensors["bias"][rows]).detach().requires_grad_()
-        words = tables.rows("words") if rows is None else tables.tensors["words"][rows]
+        vectors = (tables.rows("vectors") if rows is None else tables.tensors["vectors"].index_select(0, rows)).detach().requires_grad_()
+        bias = (tables.rows("bias") if rows is None else tables.tensors["bias"].index_select(0, rows)).detach().requires_grad_()
+        words = tables.rows("words") if rows is None else tables.tensors["words"].index_select(0, rows)
         resolved = vectors + self.model.content(words)
         if rows is None:
-            parts = full_softmax_loss(self.model, resolved, bias, batch, tables.rows("namespace"), share)
+            parts = full_softmax_loss(self.model, resolved, bias, batch, tables.rows("namespace"), weights)
         else:
-            parts = sampled_softmax_loss(self.model, resolved, bias, batch, sampled, share)
+            parts = sampled_softmax_loss(self.model, resolved, bias, batch, sampled, weights)
         names = list(self._dense)
         inputs = [vectors, bias, *(self._dense[name] for name in names)]
         # Without words, or with histories of one item, a parameter has no part in the loss.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from streamrec.config import LossesConfig
 from streamrec.features.examples import Examples
-from streamrec.models.losses import multi_target_cross_entropy, soft_label_cross_entropy
+from streamrec.models.losses import kl_with_tail, listwise_ranking, multi_target_cross_entropy, soft_label_cross_entropy
 from streamrec.models.student import StudentModel
 from streamrec.soft_labels.schema import SoftLabels
 
@@ -57,6 +61,18 @@ class Batch:
         )
 
 
+class Weights(NamedTuple):
+    """Say how losses are put together.
+
+    Attributes:
+        share: Weight of the cross-entropy to the labels, for labelled examples; the targets get the rest.
+        further: Weights of the other losses on labels, which come on top.
+    """
+
+    share: float
+    further: LossesConfig = LossesConfig()
+
+
 @dataclass(frozen=True)
 class LossParts:
     """Hold the loss to descend and its parts, per mini-batch means."""
@@ -67,7 +83,7 @@ class LossParts:
 
 
 def full_softmax_loss(
-    model: StudentModel, vectors: torch.Tensor, bias: torch.Tensor, batch: Batch, namespaces: torch.Tensor, share: float
+    model: StudentModel, vectors: torch.Tensor, bias: torch.Tensor, batch: Batch, namespaces: torch.Tensor, weights: Weights
 ) -> LossParts:
     """Score all V rows and combine hard and soft losses.
 
@@ -77,17 +93,19 @@ def full_softmax_loss(
         bias: [V]
         batch: The mini-batch.
         namespaces: Namespace of each row; rows of others are no candidates. [V] int32
-        share: Weight of the soft part for labelled examples.
+        weights: Of the losses.
     """
     scores = model.score(model.encode(vectors, batch.history, batch.keep, batch.element_dropout), vectors, bias)
     scores = model.add_own(scores, batch.history)
     if bool((namespaces != namespaces[0]).any()):
         scores = scores.masked_fill(batch.namespace[:, None] != namespaces[None, :], float("-inf"))
     log_probs = torch.log_softmax(scores, 1)
-    return _combine(log_probs, batch.targets, batch, batch.label_rows, share)
+    return _combine(log_probs, batch.targets, batch, batch.label_rows, weights, lambda temperature: torch.log_softmax(scores / temperature, 1))
 
 
-def sampled_softmax_loss(model: StudentModel, vectors: torch.Tensor, bias: torch.Tensor, batch: Batch, local: SampledRows, share: float) -> LossParts:
+def sampled_softmax_loss(
+    model: StudentModel, vectors: torch.Tensor, bias: torch.Tensor, batch: Batch, local: SampledRows, weights: Weights
+) -> LossParts:
     """Score each example's own rows exactly and shared uniform negatives for the rest.
 
     The partition sum is exact over targets, labels and history, plus V / M times the sum over M uniform negatives outside them.
@@ -98,23 +116,55 @@ def sampled_softmax_loss(model: StudentModel, vectors: torch.Tensor, bias: torch
         bias: [R]
         batch: The mini-batch with rows already local.
         local: Own candidates and negatives, as local columns.
-        share: Weight of the soft part for labelled examples.
+        weights: Of the losses.
 
     References: Jean et al., "On Using Very Large Target Vocabulary for NMT", ACL 2015, arXiv:1412.2007.
     """
     query = model.encode(vectors, batch.history, batch.keep, batch.element_dropout)  # [B, D]
     index = local.own.clamp(min=0)
-    own = model.scale * torch.einsum("bd,bcd->bc", query, vectors[index]) + bias[index]  # [B, C]
-    match = (local.own[:, :, None] == batch.history[:, None, :]) & (local.own[:, :, None] >= 0)
-    own = own + (match * model.own_bias).sum(2)
-    negatives = model.score(query, vectors[local.negatives], bias[local.negatives]) + local.log_weight  # [B, M]
+    products: torch.Tensor = Products.apply(query, vectors, index)
+    own = model.scale * products + bias.index_select(0, index.flatten()).view(index.shape)  # [B, C]
+    match = torch.where(local.own < 0, -2, local.own)[:, :, None] == batch.history[:, None, :]
+    own = own + (match.float() * model.own_bias).sum(2)
+    negatives = model.score(query, vectors.index_select(0, local.negatives), bias.index_select(0, local.negatives)) + local.log_weight  # [B, M]
     negatives = negatives.masked_fill(local.collides, float("-inf"))
+
+    def log_probs_at(temperature: float) -> torch.Tensor:
+        others = (negatives - local.log_weight) / temperature + local.log_weight
+        summed = torch.cat([(own / temperature).masked_fill(~local.counts, float("-inf")), others], 1)
+        return own / temperature - torch.logsumexp(summed, 1, keepdim=True)
+
     partition = torch.logsumexp(torch.cat([own.masked_fill(~local.counts, float("-inf")), negatives], 1), 1)
     log_probs = own - partition[:, None]
     place = torch.arange(len(batch.query)) - torch.searchsorted(batch.query, batch.query)
     width = local.own.shape[1] - batch.history.shape[1]
     labels = torch.arange(width - batch.label_rows.shape[1], width).expand(batch.label_rows.shape)
-    return _combine(log_probs, place, batch, labels, share)
+    return _combine(log_probs, place, batch, labels, weights, log_probs_at)
+
+
+class Products(torch.autograd.Function):
+    """Multiply each query [B, D] with rows of its own, vectors [R, D] at index [B, C] → [B, C].
+
+    The gradient is written at once in the order in which rows add it up; what autograd makes of ``vectors[index]`` is copied on the way, and takes
+    twice the time for the same bits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, vectors: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Return the products."""
+        chosen = vectors.index_select(0, index.flatten()).view(*index.shape, -1)  # [B, C, D]
+        ctx.save_for_backward(query, chosen, index)
+        ctx.num_rows = len(vectors)
+        products: torch.Tensor = torch.einsum("bd,bcd->bc", query, chosen)
+        return products
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """Return the gradients of query and vectors, for that of the products [B, C]."""
+        (grad,), (query, chosen, index) = grads, ctx.saved_tensors
+        of_chosen = grad[:, :, None] * query[:, None, :]
+        of_vectors = query.new_zeros(ctx.num_rows, query.shape[1]).index_add_(0, index.flatten(), of_chosen.view(-1, query.shape[1]))
+        return torch.bmm(grad[:, None, :], chosen)[:, 0], of_vectors, None
 
 
 @dataclass(frozen=True)
@@ -151,9 +201,9 @@ def localise(batch: Batch, num_rows: int, num_negatives: int, namespaces: torch.
     rows, column = torch.unique(torch.cat([own.flatten(), negatives, torch.tensor([-1])]), return_inverse=True)
     column = column - 1  # Row -1 sorts first, so padding stays -1.
     own, negatives = column[: own.numel()].view(own.shape), column[own.numel() : own.numel() + num_negatives]
-    member = torch.zeros(num, len(rows), dtype=torch.bool)
-    member.scatter_(1, own + 1, True)
-    collides = member[:, negatives + 1] | (batch.namespace[:, None] != namespaces[rows[negatives + 1]][None, :])
+    member = torch.zeros(len(rows), num, dtype=torch.bool)  # By row, so that what is taken of it lies side by side.
+    member[own + 1, torch.arange(num)[:, None]] = True
+    collides = member.index_select(0, negatives + 1).T | (batch.namespace[:, None] != namespaces[rows[negatives + 1]][None, :])
     ordered, order = own.sort(dim=1, stable=True)
     repeat = torch.cat([torch.zeros(num, 1, dtype=torch.bool), ordered[:, 1:] == ordered[:, :-1]], 1)
     counts = torch.zeros_like(repeat).scatter(1, order, ~repeat) & (own >= 0)
@@ -164,18 +214,49 @@ def localise(batch: Batch, num_rows: int, num_negatives: int, namespaces: torch.
     return rows[1:], local, SampledRows(own, counts, negatives, collides, weight)
 
 
-def _combine(log_probs: torch.Tensor, targets: torch.Tensor, batch: Batch, label_columns: torch.Tensor, share: float) -> LossParts:
+def _combine(
+    log_probs: torch.Tensor,
+    targets: torch.Tensor,
+    batch: Batch,
+    label_columns: torch.Tensor,
+    weights: Weights,
+    log_probs_at: Callable[[float], torch.Tensor],
+) -> LossParts:
+    """Put the losses of candidates' log-probabilities [B, C], and of those at other temperatures, together."""
     hard = multi_target_cross_entropy(log_probs, targets, batch.query, len(log_probs))  # [B]
-    if share == 0.0:
+    further, share = weights.further, weights.share
+    learns = share > 0 or further.kl > 0 or further.listwise > 0
+    if not learns or not bool((batch.label_rows >= 0).any()):  # A student on events alone pays nothing for labels.
         return LossParts((batch.weight * hard).mean(), float(hard.detach().mean()), 0.0)
     # A label on a row that is no candidate would be -inf times 0.
     probs = torch.where(batch.label_rows >= 0, batch.label_probs, torch.zeros(()))
-    log_labels = torch.where(probs > 0, log_probs.gather(1, label_columns.clamp(min=0)), torch.zeros(()))
+    if further.dynamic_temperature:
+        probs = tempered(probs, temperature_by_certainty(probs))
+    columns = label_columns.clamp(min=0)
+    log_labels = torch.where(probs > 0, log_probs.gather(1, columns), torch.zeros(()))
     soft = soft_label_cross_entropy(log_labels, torch.arange(probs.shape[1]).expand(probs.shape), probs)
     labelled = probs.sum(1)  # How much the labels count, example by example.
     mixed = hard * (1 - share * labelled) + share * soft
+    if further.kl > 0:
+        temperature = further.kl_temperature
+        mixed = mixed + further.kl * labelled * kl_with_tail(log_probs_at(temperature), columns, tempered(probs, temperature), temperature)
+    if further.listwise > 0:
+        mixed = mixed + further.listwise * labelled * listwise_ranking(log_probs, columns, probs > 0)
     count = float(labelled.sum())
     return LossParts((batch.weight * mixed).mean(), float(hard.detach().mean()), float(soft.detach().sum()) / count if count else 0.0)
+
+
+def tempered(probs: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
+    """Flatten labels within their list, which keeps its sum, as the mixture does: probs [B, K], 0 on padding; temperature, one or [B, 1]."""
+    flat = torch.where(probs > 0, probs ** (1.0 / temperature), torch.zeros(()))
+    return flat * (probs.sum(1) / flat.sum(1).clamp(min=1e-12))[:, None]
+
+
+def temperature_by_certainty(probs: torch.Tensor) -> torch.Tensor:
+    """Return 2 for labels that one item has alone, 1/2 for even ones, and in between 2^(1 - 2 H / log K): probs [B, K] → [B, 1]."""
+    normed = probs / probs.sum(1, keepdim=True).clamp(min=1e-12)
+    doubt = -torch.xlogy(normed, normed).sum(1, keepdim=True) / max(math.log(probs.shape[1]), 1e-12)
+    return torch.exp2(1 - 2 * doubt)
 
 
 def shuffled(num: int, size: int, seed: int) -> list[NDArray[np.int64]]:

@@ -1,9 +1,9 @@
-"""Keep the last examples with the labels made for them, and draw uniformly from them."""
+"""Keep the last examples with the labels made for them, and draw from them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,11 @@ from streamrec.state import ROWS, ComponentState, digest_of, merge
 MAX_TARGETS = 32
 """A stored basket keeps at most so many targets: a bound on memory, far above a usual basket."""
 
+RECENT_SHARE, RECENT_PART = 0.5, 0.1
+"""Mixed with recency, so much of a draw is of the newest queries: exponentially old, on average so much of what is kept."""
+
+ReplayKind = Literal["uniform", "recency", "quota"]
+
 _COLUMNS = ("history", "targets", "weight", "user", "namespace", "label_rows", "label_probs")
 
 
@@ -23,6 +28,9 @@ class Replay:
     """Hold up to ``capacity`` queries in a ring; the oldest leave first.
 
     Labels stay those made before anyone learned from the example; teachers that have seen it since would answer from memory.
+
+    Kinds of drawing: ``uniform``; ``recency``, half of it among the newest; ``quota``, where an item that more queries than the average have as their
+    first target is drawn as often as the average.
 
     **Contract.** `draw` is a function of the contents and the seed. `delta` holds the places of the ring that were written since the last
     snapshot or delta; it is None after a removal and when more was added than is kept.
@@ -33,8 +41,9 @@ class Replay:
     _size: int
     _num_unsaved: int | None
 
-    def __init__(self, capacity: int, history_length: int, top_k: int, name: str = "replay") -> None:
+    def __init__(self, capacity: int, history_length: int, top_k: int, name: str = "replay", kind: ReplayKind = "uniform") -> None:
         self.name = name
+        self.kind = kind
         self.capacity = capacity
         self._history_length = history_length
         self.top_k = top_k
@@ -86,9 +95,19 @@ class Replay:
         self._size = min(self.capacity, self._size + num)
 
     def draw(self, num: int, seed: int) -> tuple[Examples, SoftLabels]:
-        """Draw ``num`` queries with replacement, uniformly; none when the buffer is empty."""
-        places = np.random.default_rng([seed, 7]).integers(0, self._size, num) if self._size else np.zeros(0, np.int64)
-        return self._at(places)
+        """Draw ``num`` queries with replacement, as the kind says; none when the buffer is empty."""
+        return self._at(self._drawn(num, np.random.default_rng([seed, 7])) if self._size else np.zeros(0, np.int64))
+
+    def _drawn(self, num: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        uniform = rng.integers(0, self._size, num)
+        if self.kind == "recency":
+            age = rng.exponential(RECENT_PART * self._size, num).astype(np.int64) % self._size
+            return np.asarray(np.where(rng.random(num) < RECENT_SHARE, (self._next - 1 - age) % self.capacity, uniform))
+        if self.kind == "quota":
+            _, item, count = np.unique(self._data["targets"][: self._size, 0], return_inverse=True, return_counts=True)
+            bounds = np.cumsum(np.minimum(1.0, count.mean() / count)[item])
+            return np.asarray(np.minimum(np.searchsorted(bounds, rng.random(num) * bounds[-1], side="right"), self._size - 1))
+        return uniform
 
     def draw_holding(self, rows: NDArray[np.int32], num: int, seed: int) -> tuple[Examples, SoftLabels]:
         """Draw queries with replacement, uniformly from those with one of the item rows in their history or targets.

@@ -97,14 +97,14 @@ class ItemTables:
             self.changed.mark(rows.numpy())
         for name, grad in (("vectors", vectors_grad), ("bias", bias_grad)):
             parts = [self.tensors[f"{name}{suffix}"] for suffix in ("", "_m", "_v")]
-            held = [part[: self.num_rows] if rows is None else part[rows] for part in parts]
+            held = [part[: self.num_rows] if rows is None else part.index_select(0, rows) for part in parts]
             rate = learning_rate * (BIAS_RATE if name == "bias" else 1.0)
             adam_step(held[0], grad, held[1], held[2], rate, step)
             if name == "vectors":
                 held[0] /= held[0].norm(dim=1, keepdim=True).clamp(min=1e-6)
             if rows is not None:
                 for part, new in zip(parts, held, strict=True):
-                    part[rows] = new
+                    part.index_copy_(0, rows, new)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return copies of the used parts."""

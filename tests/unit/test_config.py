@@ -36,6 +36,7 @@ def another(path: tuple[str, ...], default: Any) -> Any:
         "meanings": {"poke": {"role": "context"}},
         "host": "0.0.0.0",
         "accepts": ["interaction"],
+        "replay_kind": "quota",
     }
     if path[-1] in special and not isinstance(default, bool):
         return special[path[-1]]

@@ -51,6 +51,9 @@ def test_json_is_all_that_the_output_holds_and_ends_in_the_whole_result(ratings:
     assert set(result["metrics"]) == {"student", "student_events_only", "transformer", "linear", "repeats", "ensemble"} | BASELINES
     assert all(set(values) == METRICS and all(0 <= value <= 1 for value in values.values()) for values in result["metrics"].values())
     assert set(result["seconds"]) == {"teachers", "student", "evaluation"}
+    assert {name: set(values) for name, values in result["forgetting"].items()} == {
+        name: {"la", "ra", "h_mean"} for name in ("student", "student_events_only")
+    }
     mean = np.mean([block["metrics"]["student"]["recall@20"] for block in blocks])
     assert result["metrics"]["student"]["recall@20"] == pytest.approx(mean)
 

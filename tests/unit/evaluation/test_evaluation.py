@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from streamrec.errors import ConfigError, DatasetError
 from streamrec.evaluation import baselines
 from streamrec.evaluation.baselines import RECENT_BASKETS, Popularity
+from streamrec.evaluation.forgetting import forgetting
 from streamrec.evaluation.progressive import RECENT_QUERIES, Progressive
 from streamrec.evaluation.protocols import NUM_PROGRESSIVE_BLOCKS, PROTOCOLS, cut
 from streamrec.evaluation.ranking import METRICS, UNRANKED, known_queries, per_query_metrics, ranks_from_scores
@@ -239,3 +240,11 @@ def test_rows_leave_all_recent_baskets_at_once_and_the_empty_ones_still_count(mo
     popularity.update(np.asarray([1, 2], np.int32), np.asarray([0, 1]))  # The oldest baskets leave, empty or not.
     again.update(np.asarray([1, 2], np.int32), np.asarray([0, 1]))
     assert popularity.digest() == again.digest()
+
+
+def test_forgetting_is_told_by_what_was_learned_and_what_is_left_of_it() -> None:
+    found = forgetting([0.8, 0.4], [0.2, 0.4])
+    assert found is not None
+    assert found == pytest.approx((0.6, 0.3, 2 * 0.6 * 0.3 / 0.9))
+    assert forgetting([], []) is None
+    assert forgetting([0.0], [0.0]) == (0.0, 0.0, 0.0)

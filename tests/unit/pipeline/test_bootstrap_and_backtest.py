@@ -124,6 +124,11 @@ def test_a_backtest_reports_every_model_per_block_and_is_repeatable() -> None:
     assert first.metrics.keys() >= {"student", "student_events_only", "popular", "recent_popular", "own_history", "linear"}
     assert all(set(values) == set(METRICS) for values in first.metrics.values())
     assert len(first.blocks) == 2
+    assert first.forgetting.keys() == {"student", "student_events_only"}
+    assert first.forgetting == second.forgetting
+    kept = first.forgetting["student"]
+    assert kept["la"] > first.blocks[0]["student"]["recall@20"], "what was learned is known better than it was before"
+    assert kept["ra"] == kept["la"], "the last block is not learned, so nothing has come after the first one"
     assert steps[-1][0] == steps[-1][1] == len(steps)
     for metric in METRICS:
         assert first.metrics["student"][metric] == pytest.approx(sum(block["student"][metric] for block in first.blocks) / 2)

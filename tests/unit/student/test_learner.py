@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamrec.config import FeaturesConfig, StudentConfig
+from streamrec.config import FeaturesConfig, LossesConfig, StudentConfig
 from streamrec.evaluation.baselines import Popularity
 from streamrec.evaluation.ranking import UNRANKED, per_query_metrics
 from streamrec.events.synthetic import synthetic_dataset
@@ -18,7 +18,7 @@ from streamrec.serving.recommender import Recommender
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import ComponentState, pack_strings
 from streamrec.student.learner import ANNEALED, CURRENT, Learner
-from streamrec.student.losses import Batch, full_softmax_loss, localise, sampled_softmax_loss
+from streamrec.student.losses import Batch, Products, Weights, full_softmax_loss, localise, sampled_softmax_loss, temperature_by_certainty, tempered
 
 LENGTH, WORDS, TOP = 6, 3, 5
 FEATURES = FeaturesConfig(history_length=LENGTH, words_per_item=WORDS, word_buckets=16)
@@ -150,19 +150,52 @@ def test_a_new_items_row_depends_on_its_number_alone() -> None:
     np.testing.assert_array_equal(one.tables.rows("vectors"), other.tables.rows("vectors"))
 
 
+def test_labels_that_are_sure_are_flattened_and_even_ones_stay_even() -> None:
+    probs = torch.tensor([[0.5, 0.0, 0.0, 0.0], [0.2, 0.2, 0.2, 0.2], [0.6, 0.2, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    temperatures = temperature_by_certainty(probs)
+    np.testing.assert_allclose(temperatures[:2, 0], [2.0, 0.5], rtol=1e-5)
+    doubt = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25)) / np.log(4)
+    assert float(temperatures[2]) == pytest.approx(2 ** (1 - 2 * doubt), rel=1e-5)
+    found = tempered(probs, temperatures)
+    np.testing.assert_allclose(found.sum(1), probs.sum(1), rtol=1e-5)
+    np.testing.assert_allclose(found[[0, 1, 3]], probs[[0, 1, 3]], rtol=1e-5)
+    assert 0.4 < float(found[2, 0]) < 0.6
+
+
+FURTHER = [
+    LossesConfig(),
+    LossesConfig(kl=0.7, kl_temperature=1.0),
+    LossesConfig(kl=0.7, kl_temperature=3.0),
+    LossesConfig(listwise=0.7, dynamic_temperature=True),
+]
+
+
+@pytest.mark.parametrize("further", FURTHER)
 @pytest.mark.parametrize("namespaces", [1, 2])
-def test_the_sampled_loss_is_the_full_one_when_the_negatives_are_all_rows_once(monkeypatch: pytest.MonkeyPatch, namespaces: int) -> None:
+def test_the_sampled_loss_is_the_full_one_when_the_negatives_are_all_rows_once(
+    monkeypatch: pytest.MonkeyPatch, namespaces: int, further: LossesConfig
+) -> None:
     made = shaken(learner(namespaces=namespaces))
     data = some_examples(20, namespaces=namespaces, seed=8)
     batch = Batch.of(data, some_labels(data, namespaces=namespaces), 0.0, 0.0)
     names, vectors, bias = made.tables.rows("namespace"), made.tables.rows("vectors"), made.tables.rows("bias")
-    full = full_softmax_loss(made.model, vectors, bias, batch, names, 0.5)
+    full = full_softmax_loss(made.model, vectors, bias, batch, names, Weights(0.5, further))
     monkeypatch.setattr(torch, "randint", lambda low, high, shape: torch.arange(low, high))
     rows, local, sampled = localise(batch, 30, 30, names)
-    found = sampled_softmax_loss(made.model, vectors[rows], bias[rows], local, sampled, 0.5)
+    found = sampled_softmax_loss(made.model, vectors[rows], bias[rows], local, sampled, Weights(0.5, further))
     assert float(found.total.detach()) == pytest.approx(float(full.total.detach()), abs=1e-4)
     assert found.hard == pytest.approx(full.hard, abs=1e-4)
     assert found.soft == pytest.approx(full.soft, abs=1e-4)
+
+
+def test_products_with_own_rows_have_the_gradients_of_the_plain_formula_bit_for_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, vectors = (torch.randn(num, 8, generator=generator, requires_grad=True) for num in (6, 40))
+    index, weights = torch.randint(0, 40, (6, 30), generator=generator), torch.randn(6, 30, generator=generator)
+    plain, fast = torch.einsum("bd,bcd->bc", query, vectors[index]), Products.apply(query, vectors, index)
+    assert torch.equal(plain, fast)
+    for one, other in zip(*(torch.autograd.grad((found * weights).sum(), (query, vectors)) for found in (plain, fast)), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_sampled_partition_sum_is_right_in_expectation() -> None:
@@ -174,8 +207,8 @@ def test_the_sampled_partition_sum_is_right_in_expectation() -> None:
     hard = []
     for _ in range(60):
         rows, local, sampled = localise(batch, 30, 400, names)
-        hard.append(sampled_softmax_loss(made.model, vectors[rows], bias[rows], local, sampled, 0.5).hard)
-    full = full_softmax_loss(made.model, vectors, bias, batch, names, 0.5)
+        hard.append(sampled_softmax_loss(made.model, vectors[rows], bias[rows], local, sampled, Weights(0.5)).hard)
+    full = full_softmax_loss(made.model, vectors, bias, batch, names, Weights(0.5))
     assert np.mean(hard) == pytest.approx(full.hard, abs=0.02)
 
 
@@ -184,12 +217,42 @@ def test_labels_weigh_as_the_share_says_and_unlabelled_queries_learn_from_events
     data = some_examples(2, seed=10)
     labels = SoftLabels(np.full((2, TOP), -1, np.int32), np.zeros((2, TOP), np.float32), {})
     args = (made.tables.rows("vectors"), made.tables.rows("bias"))
-    unlabelled = full_softmax_loss(made.model, *args, Batch.of(data, labels, 0.0, 0.0), made.tables.rows("namespace"), 0.7)
-    plain = full_softmax_loss(made.model, *args, Batch.of(data, labels, 0.0, 0.0), made.tables.rows("namespace"), 0.0)
+    unlabelled = full_softmax_loss(made.model, *args, Batch.of(data, labels, 0.0, 0.0), made.tables.rows("namespace"), Weights(0.7))
+    plain = full_softmax_loss(made.model, *args, Batch.of(data, labels, 0.0, 0.0), made.tables.rows("namespace"), Weights(0.0))
     assert float(unlabelled.total.detach()) == pytest.approx(float(plain.total.detach()), rel=1e-6)
     labelled = some_labels(data)
-    mixed = full_softmax_loss(made.model, *args, Batch.of(data, labelled, 0.0, 0.0), made.tables.rows("namespace"), 1.0)
+    mixed = full_softmax_loss(made.model, *args, Batch.of(data, labelled, 0.0, 0.0), made.tables.rows("namespace"), Weights(1.0))
     np.testing.assert_allclose(mixed.soft, float(mixed.total.detach()) / 1.0, rtol=0.6)  # weights lie in 0.5 … 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"full_softmax_items": 5, "num_negatives": 6}])
+def test_a_student_that_gets_no_labels_learns_bit_for_bit_what_one_does_that_gives_them_no_share(settings: dict[str, Any]) -> None:
+    without, shareless = learner(**settings), learner(distill_weight=0.0, **settings)
+    for seed in range(3):
+        data = some_examples(24, seed=seed)
+        without.step(data, None, seed, 2, 1)
+        shareless.step(data, None, seed, 2, 1)
+    assert without.digest() == shareless.digest()
+
+
+@pytest.mark.parametrize("further", FURTHER[1:])
+def test_each_further_loss_adds_its_weight_to_labelled_queries_alone(further: LossesConfig) -> None:
+    made = shaken(learner())
+    data = some_examples(6, seed=10)
+    labels = some_labels(data)
+    labels.rows[:2], labels.probs[:2] = -1, 0
+    args = (made.tables.rows("vectors"), made.tables.rows("bias"))
+
+    def total(further: LossesConfig, part: list[int]) -> float:
+        index = np.asarray(part)
+        batch = Batch.of(data.take(index), labels.take(index), 0.0, 0.0)
+        return float(full_softmax_loss(made.model, *args, batch, made.tables.rows("namespace"), Weights(0.5, further)).total.detach())
+
+    weighed = [further.model_copy(update={"kl": times * further.kl, "listwise": times * further.listwise}) for times in range(3)]
+    without, once, twice = (total(which, [2, 3, 4, 5]) for which in weighed)
+    assert once > without
+    assert twice - once == pytest.approx(once - without, rel=1e-3)
+    assert total(further, [0, 1]) == total(LossesConfig(), [0, 1])
 
 
 def test_a_step_against_the_gradient_lowers_the_loss() -> None:

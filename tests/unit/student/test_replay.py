@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
 from streamrec.soft_labels.schema import SoftLabels
-from streamrec.student.replay import MAX_TARGETS, Replay
+from streamrec.student.replay import MAX_TARGETS, Replay, ReplayKind
 
 
 def batch(users: list[int], start: int) -> tuple[Examples, SoftLabels]:
@@ -127,3 +127,36 @@ def test_more_than_the_ring_holds_is_not_a_delta() -> None:
     replay.add(*batch([1, 2], 0))
     replay.add(*batch([1, 2], 2))
     assert replay.delta() is None
+
+
+def drawn(kind: ReplayKind, parts: list[tuple[Examples, SoftLabels]], capacity: int, num: int = 4000) -> np.ndarray:
+    """Numbers of the queries that are drawn."""
+    replay = Replay(capacity, 3, 2, kind=kind)
+    for part in parts:
+        replay.add(*part)
+    examples, labels = replay.draw(num, 1)
+    assert len(examples) == len(labels.rows) == num
+    return np.asarray(examples.weight, np.int64)
+
+
+@pytest.mark.parametrize("capacity", [100, 64])
+def test_replay_mixed_with_recency_draws_half_among_the_newest_and_everything_kept(capacity: int) -> None:
+    parts = [batch([1] * 25, start) for start in range(0, 100, 25)]  # A ring of 64 has begun anew.
+    newest = {kind: (drawn(kind, parts, capacity) >= 100 - capacity // 10).mean() for kind in ("uniform", "recency")}
+    assert newest["uniform"] == pytest.approx(0.1, abs=0.02)
+    assert newest["recency"] == pytest.approx(0.05 + 0.5 * (1 - np.exp(-1)), abs=0.05)
+    assert set(drawn("recency", parts, capacity).tolist()) == set(range(100 - capacity, 100))
+
+
+def test_replay_by_quota_draws_no_item_more_often_than_the_average_one() -> None:
+    popular, rare = batch([1] * 90, 0), batch([1] * 10, 90)
+    for part, item in ((popular, 7), (rare, 8)):
+        part[0].target_rows[part[0].indptr[:-1]] = item
+    shares = {kind: (drawn(kind, [popular, rare], 200) < 90).mean() for kind in ("uniform", "quota")}
+    assert shares["uniform"] == pytest.approx(0.9, abs=0.03)
+    assert shares["quota"] == pytest.approx(50 / 60, abs=0.03)  # 90 queries count as 50, the mean of both items; 10 stay 10.
+
+
+@pytest.mark.parametrize("kind", ["uniform", "recency", "quota"])
+def test_an_empty_replay_draws_nothing_of_any_kind(kind: ReplayKind) -> None:
+    assert len(Replay(10, 3, 2, kind=kind).draw(5, 0)[0]) == 0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamrec.config import FeaturesConfig, StudentConfig
+from streamrec.config import FeaturesConfig, LossesConfig, StudentConfig
 from streamrec.evaluation.ranking import per_query_metrics
 from streamrec.features.examples import Examples
 from streamrec.features.item_text import hash_words
@@ -36,9 +36,9 @@ def found(examples: Examples, rows: Any) -> float:
     return float((rows[:, :20] == examples.target_rows[:, None]).any(1).mean())
 
 
-def played(teachers: tuple[Quality, ...], *, drift_at: int = STEPS, steps: int = STEPS) -> tuple[list[float], Ensemble]:
+def played(teachers: tuple[Quality, ...], *, drift_at: int = STEPS, steps: int = STEPS, **settings: Any) -> tuple[list[float], Ensemble]:
     """Distil as the stream does, each example judged before it is learned: the student's recall step by step, and the ensemble at the end."""
-    made, ensemble, recalls = student(WORLD), Ensemble(), []
+    made, ensemble, recalls = student(WORLD, **settings), Ensemble(), []
     for number in range(steps):
         world = WORLD if number < drift_at else WORLD.drifted()
         examples = world.draw(NUM, number)
@@ -71,6 +71,12 @@ def test_a_good_teacher_brings_the_student_to_the_best_answer_sooner() -> None:
     with_teacher, _ = played(("good",))
     assert np.mean(with_teacher[2:8]) > np.mean(alone()[2:8]) + 0.03
     assert np.mean(with_teacher[-4:]) > 0.95 * WORLD.best(WORLD.draw(NUM, 0), 20)
+
+
+@pytest.mark.parametrize("losses", [LossesConfig(kl=1.0), LossesConfig(kl=1.0, kl_temperature=1.0), LossesConfig(listwise=0.5)])
+def test_each_loss_on_labels_alone_brings_what_a_good_teacher_knows_to_the_student(losses: LossesConfig) -> None:
+    with_teacher, _ = played(("good",), steps=8, distill_weight=0.0, losses=losses)
+    assert np.mean(with_teacher[2:]) > np.mean(alone()[2:8]) + 0.03
 
 
 @pytest.mark.parametrize("quality", ["random", "inverted", "stale"])
