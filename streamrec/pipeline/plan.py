@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from streamrec.config import Config, PipelineConfig
 from streamrec.log.offsets import OffsetRange
-from streamrec.pipeline.challenge import ChallengeDecision, decide_challenge
+from streamrec.pipeline.challenge import LEAST_QUERIES, ChallengeDecision, decide_challenge
 from streamrec.registry.gate import Window
-from streamrec.teachers.policy import Reason, RefreshDecision, RefreshFacts, decide_refresh, must_forget
+from streamrec.teachers.policy import Reason, RefreshDecision, RefreshFacts, decide_refresh, latest_events, must_forget
 
 LONGEST_INTERVAL = 4
 """A commit that a refresh puts off happens after so many intervals at the latest."""
@@ -208,11 +208,16 @@ class _InUse:
 
 
 def _in_use(state: StreamFacts, measured: Measured, forgets: set[str], config: Config) -> _InUse:
-    """Let a finished version be compared with the one in use, unless there is none or it must go, and end comparisons with enough queries."""
+    """Let a finished version be compared with the one in use, unless there is none or it must go, and end comparisons that have told enough.
+
+    One ends at the latest when the next refresh is due, by few queries if need be: or a stream of few queries would keep its teachers old.
+    """
     teachers, challengers, verdicts = dict(state.teachers), dict(state.challengers), []
     num_wanted = config.teachers.challenge_queries
     for name, version in state.challengers.items():
-        verdict = decide_challenge(name, version, teachers[name], state.windows.get(name, Window(0)), num_wanted, must_forget=name in forgets)
+        is_due = state.events_since.get(name, 0) >= latest_events(name, config.teachers)
+        num, window = min(num_wanted, LEAST_QUERIES) if is_due else num_wanted, state.windows.get(name, Window(0))
+        verdict = decide_challenge(name, version, teachers[name], window, num, must_forget=name in forgets)
         if verdict is None:
             continue
         verdicts.append(verdict)

@@ -32,7 +32,13 @@ def window(new: float, old: float, num: int, spread: float = 0.5) -> Window:
 
 
 CASES = [
-    ("too few queries", window(0.9, 0.1, 99), False, None),
+    ("too few queries", window(0.9, 0.1, 31), False, None),
+    ("surely better", window(0.40, 0.20, 99), False, Outcome.TAKES_OVER),
+    ("surely not worse by a tenth", window(0.20, 0.20, 99, spread=0.08), False, Outcome.TAKES_OVER),
+    ("perhaps worse by a tenth", window(0.20, 0.20, 99, spread=0.09), False, None),
+    ("surely worse", window(0.05, 0.20, 99), False, Outcome.DROPPED),
+    ("surely worse, though by less than a tenth", window(0.19, 0.20, 99, spread=0.04), False, Outcome.DROPPED),
+    ("perhaps worse", window(0.10, 0.20, 99), False, None),
     ("better", window(0.30, 0.20, 100), False, Outcome.TAKES_OVER),
     ("equal", window(0.20, 0.20, 100), False, Outcome.TAKES_OVER),
     ("worse within noise", window(0.12, 0.20, 100), False, Outcome.TAKES_OVER),
@@ -100,6 +106,14 @@ def test_an_idle_stream_ends_a_comparison_for_a_deleted_user_and_for_nothing_els
     assert planned(COMPARED, ends={0: 10}) is None
     ended = planned(replace(COMPARED, forget_since_ms={"linear": 0}), ends={0: 10})
     assert versions(ended) == ({"linear": "v3"}, {})
+
+
+def test_a_comparison_ends_when_the_next_refresh_is_due_by_the_queries_there_are() -> None:
+    few = replace(COMPARED, windows={"linear": window(0.2, 0.2, 40)})
+    assert versions(planned(few)) == ({"linear": "v1"}, {"linear": "v3"})
+    assert versions(planned(replace(few, events_since={"linear": 8000}))) == ({"linear": "v3"}, {})
+    none = replace(few, events_since={"linear": 8000}, windows={"linear": window(0.2, 0.2, 31)})
+    assert versions(planned(none)) == ({"linear": "v1"}, {"linear": "v3"})
 
 
 def test_no_refresh_begins_while_a_version_is_compared() -> None:
