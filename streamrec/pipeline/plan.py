@@ -11,7 +11,7 @@ from streamrec.config import Config, PipelineConfig
 from streamrec.log.offsets import OffsetRange
 from streamrec.pipeline.challenge import LEAST_QUERIES, ChallengeDecision, decide_challenge
 from streamrec.registry.gate import Window
-from streamrec.teachers.policy import Reason, RefreshDecision, RefreshFacts, decide_refresh, latest_events, must_forget
+from streamrec.teachers.policy import RefreshDecision, RefreshFacts, decide_refresh, latest_events, must_forget
 
 LONGEST_INTERVAL = 4
 """A commit that a refresh puts off happens after so many intervals at the latest."""
@@ -207,7 +207,7 @@ class _InUse:
     verdicts: tuple[ChallengeDecision, ...]
 
 
-def _in_use(state: StreamFacts, measured: Measured, forgets: set[str], config: Config) -> _InUse:
+def _in_use(state: StreamFacts, measured: Measured, must_go: set[str], config: Config) -> _InUse:
     """Let a finished version be compared with the one in use, unless there is none or it must go, and end comparisons that have told enough.
 
     One ends at the latest when the next refresh is due, by few queries if need be: or a stream of few queries would keep its teachers old.
@@ -217,7 +217,7 @@ def _in_use(state: StreamFacts, measured: Measured, forgets: set[str], config: C
     for name, version in state.challengers.items():
         is_due = state.events_since.get(name, 0) >= latest_events(name, config.teachers)
         num, window = min(num_wanted, LEAST_QUERIES) if is_due else num_wanted, state.windows.get(name, Window(0))
-        verdict = decide_challenge(name, version, teachers[name], window, num, must_forget=name in forgets)
+        verdict = decide_challenge(name, version, teachers[name], window, num, must_forget=name in must_go)
         if verdict is None:
             continue
         verdicts.append(verdict)
@@ -225,8 +225,7 @@ def _in_use(state: StreamFacts, measured: Measured, forgets: set[str], config: C
         if verdict.takes_over:
             teachers[name] = version
     for name, version in _finished(state, measured).items():
-        begun_for = _facts_of(name, state).begun_for
-        if name not in teachers or not num_wanted or begun_for is Reason.FORGET or name in forgets:
+        if name not in teachers or not num_wanted or name in must_go:
             teachers[name] = version
         else:
             challengers[name] = version
@@ -243,6 +242,12 @@ def _must_forget(state: StreamFacts, now_ms: int, config: Config) -> set[str]:
     return {name for name in config.teachers.refreshed if must_forget(since_ms.get(name), now_ms, config.teachers)}
 
 
+def _must_go(state: StreamFacts, now_ms: int, config: Config) -> set[str]:
+    """Return the teachers whose version in use knows a user who is to be forgotten by now, and whose next version is made or compared."""
+    busy = [_facts_of(name, state) for name in {*state.pending, *state.challengers}]
+    return {each.teacher for each in busy if any(must_forget(since, now_ms, config.teachers) for since in (each.serves_ms, each.forget_since_ms))}
+
+
 def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | None:
     """Plan the next micro-batch, or return None when there is nothing to do."""
     ranges = next_ranges(state.offsets, measured, config)
@@ -253,8 +258,9 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     decisions = tuple(each for each in refresh_decisions(state, measured.now_ms, config).values() if each.refresh or each.is_put_off)
     start_refresh = tuple(each.teacher for each in decisions if each.refresh and (num or each.teacher in forgets))
     # A refresh that began before the deletion must come into use, or be given up, before the one after it can begin.
-    settles = any(name in finished or name in failed or name in state.challengers for name in forgets)
-    in_use = _in_use(state, measured, forgets, config)
+    must_go = _must_go(state, measured.now_ms, config)
+    settles = any(name in finished or name in failed or name in state.challengers for name in must_go)
+    in_use = _in_use(state, measured, must_go, config)
     waits_for_solve = "linear" in start_refresh or ("linear" in state.pending and not {"linear"} & {*finished, *failed})
     checkpoint = _commit_is_due(measured.since_checkpoint_s, config.pipeline.checkpoint_interval_s, waits_for_solve)
     commits = checkpoint and (state.has_uncommitted or (state.tidy_at_ms is not None and measured.now_ms >= state.tidy_at_ms))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from streamrec.evaluation.drift import NUM_CLASSES, class_counts, moved
 from streamrec.registry.gate import Window
 from streamrec.state import ComponentState, Impersonal, digest_of
-from streamrec.teachers.policy import Reason, RefreshFacts, Score
+from streamrec.teachers.policy import RefreshFacts, Score
 
 FIRST_QUERIES = 2048
 """A version's score is that of so many queries after it has come into use."""
@@ -112,12 +112,12 @@ class RefreshState(Impersonal):
             teacher,
             new_items=(items["admitted"] - held.now.num_admitted) / max(1, held.now.num_items),
             began_ms=held.now.began_ms,
-            begun_for=Reason(held.code) if held.code else None,
             first=_score(held.first, FIRST_QUERIES),
             recent=_score(held.recent, ENOUGH_QUERIES),
             drift=moved(KEPT * samples["before"] + samples["held"], samples["since"]),
             spent_s=spent_s,
             cost_s=held.cost_s,
+            serves_ms=held.held.forget_since_ms if held.held is not None else None,
             num_failed=held.num_failed,
             retry_ms=held.retry_ms,
         )

@@ -64,13 +64,13 @@ class RefreshFacts:
         num_events: Interactions since.
         new_items: Items that were admitted since, as a share of those there were.
         began_ms: When the newest refresh began, or the teacher was first heard of; None when nobody knows.
-        begun_for: Why it began; None when a person asked.
         first: Score of the version in use right after it came into use, None until enough queries have come.
         recent: Its score on the newest queries.
         drift: How far the choice of items since is from the choice before, beyond chance, 0 to 1.
         spent_s: Worker-seconds that refreshes of all teachers took in the last day.
         cost_s: Worker-seconds that the newest refresh of this one took.
         forget_since_ms: When the first user asked to be forgotten since, None if nobody has.
+        serves_ms: When the first user asked to be forgotten whom the version that is being made or compared does not know any more.
         num_failed: Refreshes that have failed in a row.
         retry_ms: After failures, when the next may begin.
     """
@@ -81,13 +81,13 @@ class RefreshFacts:
     num_events: int = 0
     new_items: float = 0.0
     began_ms: int | None = None
-    begun_for: Reason | None = None
     first: Score | None = None
     recent: Score | None = None
     drift: float = 0.0
     spent_s: float = 0.0
     cost_s: float = 0.0
     forget_since_ms: int | None = None
+    serves_ms: int | None = None
     num_failed: int = 0
     retry_ms: int = 0
 

@@ -94,18 +94,18 @@ def test_a_version_is_used_at_once_where_there_is_none_where_nothing_is_to_be_co
         (replace(MADE, teachers={}), {}),
         (MADE, {"challenge_queries": 0}),
         (replace(MADE, forget_since_ms={"linear": 0}), {}),
-        (replace(MADE, refreshes={"linear": RefreshFacts("linear", begun_for=Reason.FORGET)}), {}),
+        (replace(MADE, refreshes={"linear": RefreshFacts("linear", serves_ms=0)}), {}),
     ]
     for state, settings in at_once:
         assert versions(planned(state, settings, finished={"linear": "v3"})) == ({"linear": "v3"}, {})
-    waiting = replace(MADE, refreshes={"linear": RefreshFacts("linear", begun_for=Reason.EVENTS)})
+    waiting = replace(MADE, refreshes={"linear": RefreshFacts("linear", serves_ms=10**9 - 1)})
     assert versions(planned(waiting, finished={"linear": "v3"})) == ({"linear": "v1"}, {"linear": "v3"})
 
 
 def test_an_idle_stream_ends_a_comparison_for_a_deleted_user_and_for_nothing_else() -> None:
     assert planned(COMPARED, ends={0: 10}) is None
-    ended = planned(replace(COMPARED, forget_since_ms={"linear": 0}), ends={0: 10})
-    assert versions(ended) == ({"linear": "v3"}, {})
+    for overdue in (replace(COMPARED, forget_since_ms={"linear": 0}), replace(COMPARED, refreshes={"linear": RefreshFacts("linear", serves_ms=0)})):
+        assert versions(planned(overdue, ends={0: 10})) == ({"linear": "v3"}, {})
 
 
 def test_a_comparison_ends_when_the_next_refresh_is_due_by_the_queries_there_are() -> None:

@@ -78,7 +78,7 @@ def test_each_measured_fact_changes_the_decision_and_is_named_by_it(values: dict
 
 def test_every_fact_is_in_the_table_above() -> None:
     changed = {name for _, values, _ in CHANGED for name in values}
-    told_by_others = {"teacher", "begun_for"}
+    told_by_others = {"teacher", "serves_ms"}
     assert changed | told_by_others == {field.name for field in fields(RefreshFacts)}
 
 
