@@ -100,9 +100,7 @@ class View:
 
 def _happened(report: StepReport) -> list[str]:
     """Return the step's rarer events; versions come all the time and are counted instead."""
-    lines = [f"refresh of {teacher} {version} started" for teacher, version in report.refreshes_started.items()]
-    lines += [f"refresh of {teacher} failed, the version before stays: {reason}" for teacher, reason in report.refreshes_failed.items()]
-    lines += [f"labels of {teacher} come from {version}" for teacher, version in report.activated.items()]
+    lines = report.about_teachers()
     if report.decision is not None and report.decision.verdict.value == "reject":
         lines.append(f"{report.decision.candidate} rejected: {report.decision.reason}")
     return lines

@@ -115,8 +115,7 @@ def describe(report: StepReport, counts: Mapping[str, int] | None = None) -> str
         f"published {report.published}" if report.published else "",
         decision,
         ("commit handed over" if report.is_commit_under_way else "committed") if report.committed else "",
-        *(f"refresh of {teacher} started" for teacher in report.refreshes_started),
-        *(f"refresh of {teacher} failed: {reason}" for teacher, reason in report.refreshes_failed.items()),
+        *report.about_teachers(),
     ]
     return ", ".join(part for part in parts if part)
 

@@ -182,8 +182,16 @@ class NeighboursConfig(Section):
 class TeachersConfig(Section):
     """Choose teachers and say when they refresh.
 
-    ``enabled``: ``transformer`` and ``linear`` are refreshed after so many events; ``repeats``, ``transitions`` and ``neighbours`` learn with each
-    micro-batch. ``forget_within_s``: a teacher begins a refresh at the latest so long after a user was deleted, few new events or not.
+    ``enabled``: ``transformer`` and ``linear`` are refreshed; ``repeats``, ``transitions`` and ``neighbours`` learn with each micro-batch.
+
+    A refresh begins after ``transformer_refresh_events`` or ``linear_refresh_events`` interactions at the latest, and at the earliest after
+    ``refresh_earliest`` times as many: then where ``refresh_new_items`` (a share of the items) were admitted since, the teacher's score fell by
+    ``refresh_drop`` of what it was and by more than chance, or the choice of items moved by ``refresh_drift`` (total variation, 0 to 1). A
+    version older than ``refresh_age_s`` is refreshed once anything is new. ``budget_worker_min_per_day``: what refreshes of all teachers may take
+    in any 24 hours, in minutes times workers; 1440 is one worker all day. ``retry_after_s``: wait after a failed refresh, twice as long after
+    each further one.
+    ``challenge_queries``: so many queries at most are scored by a new version and the one in use before it may label; 0 takes it into use at once.
+    ``forget_within_s``: a teacher begins a refresh at the latest so long after a user was deleted, few new events or not, budget or not.
     """
 
     transformer: TransformerConfig = TransformerConfig()
@@ -193,6 +201,14 @@ class TeachersConfig(Section):
     enabled: tuple[Literal["transformer", "linear", "repeats", "transitions", "neighbours"], ...] = ("transformer", "linear", "repeats")
     transformer_refresh_events: int = Field(default=12_000, ge=1)
     linear_refresh_events: int = Field(default=8_000, ge=1)
+    refresh_earliest: float = Field(default=0.5, gt=0, le=1)
+    refresh_new_items: float = Field(default=0.1, ge=0)
+    refresh_drop: float = Field(default=0.1, ge=0, lt=1)
+    refresh_drift: float = Field(default=0.1, ge=0, le=1)
+    refresh_age_s: Duration = 86_400.0
+    budget_worker_min_per_day: float = Field(default=1440.0, gt=0)
+    retry_after_s: Duration = 60.0
+    challenge_queries: int = Field(default=512, ge=0)
     num_train_workers: int = Field(default=1, ge=1)
     use_gpu: bool = False
     cpus_per_worker: float = Field(default=0.5, gt=0)

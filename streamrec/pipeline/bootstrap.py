@@ -121,6 +121,7 @@ def plan_of(controller: Controller, **values: object) -> Plan:
         "new_passes": 0,
         "replay_passes": config.student.replay_passes,
         "teachers": dict(state.teachers),
+        "challengers": dict(state.challengers),
         "publish": False,
     }
     return Plan.model_validate({**usual, **values})

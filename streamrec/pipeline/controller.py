@@ -26,7 +26,7 @@ from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Measured, Plan, next_plan, take_ranges, version_name
 from streamrec.pipeline.plan_time import PlanTime
 from streamrec.pipeline.publisher import ItemFacts
-from streamrec.pipeline.refresh_requests import refresh_request
+from streamrec.pipeline.refreshing import Refreshing
 from streamrec.pipeline.report import StageTimer, StepReport
 from streamrec.pipeline.saving import Saver, shape_of
 from streamrec.pipeline.stream_state import StreamState, books
@@ -54,7 +54,8 @@ class Controller:
         self.ingest = Ingest(self.config)
         self.intake = Intake(parts.reader, self.state, self.config)
         self.progressive = Progressive()
-        self.labelling = Labelling(parts, self.ingest, self.progressive)
+        self.refreshing = Refreshing(parts, self.ingest, self.state)
+        self.labelling = Labelling(parts, self.ingest, self.progressive, self.refreshing.record)
         self.ensemble = self.labelling.ensemble
         self._forgetting = Forgetting(parts, self.ingest, self.components())
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
@@ -68,7 +69,8 @@ class Controller:
     def components(self) -> dict[str, Component]:
         """Return all state by name."""
         parts = self.parts
-        own: list[Component] = [self.state, *self.ingest.components(), self.ensemble, *self.labelling.counted.components(), self.progressive]
+        own: list[Component] = [self.state, *self.ingest.components(), self.ensemble, *self.labelling.counted.components()]
+        own += [self.progressive, self.refreshing.record]
         for name, worker in (("student", parts.student), ("control", parts.control)):
             if worker is not None:
                 own += learner_components(name, worker)
@@ -93,8 +95,7 @@ class Controller:
         for version in {self.state.live, self.state.candidate} - {None}:
             if self.parts.publisher is not None and version is not None:
                 self.parts.student.submit(Learner.hold, version, *self.parts.publisher.load(version)).result()
-        for teacher, version in self.state.pending.items():
-            self.parts.refresher.start(refresh_request(self.parts, self.ingest, teacher, version, self.state.teachers.get(teacher)))
+        self.refreshing.restart()
         return True
 
     def step(self, given: Plan | None = None) -> StepReport | None:
@@ -138,6 +139,7 @@ class Controller:
                 evaluate=False,
                 new_passes=0,
                 teachers=self.state.teachers,
+                challengers=self.state.challengers,
                 publish=False,
                 checkpoint=True,
             )
@@ -166,16 +168,20 @@ class Controller:
         last, now = self._last, self.parts.clock.monotonic_s()
         measured = Measured(
             ends=self.intake.ends(),
-            finished=self.parts.refresher.finished(),
+            finished=self.refreshing.finished(),
             now_ms=self.time.now_ms(),
             since_publish_s=now - last["publish"],
             since_checkpoint_s=now - last["checkpoint"],
             live=self.parts.publisher.live() if self.parts.publisher is not None else None,
             seconds_per_event=self.intake.seconds_per_event,
             ahead=self.intake.ahead,
+            costs_s=self.refreshing.costs_s(),
+            failed=self.refreshing.failed(),
         )
         due_ms = [lakes.vacuum_at_ms for lakes in (self.parts.lake, self.parts.other_lakes) if lakes is not None and lakes.vacuum_at_ms is not None]
-        return next_plan(self.state.facts(self._has_uncommitted(), min(due_ms, default=None)), measured, self.config)
+        refreshes = self.refreshing.facts(measured.now_ms)
+        facts = self.state.facts(self._has_uncommitted(), min(due_ms, default=None), self.refreshing.record, refreshes)
+        return next_plan(facts, measured, self.config)
 
     def _has_uncommitted(self) -> bool:
         return self.parts.checkpoints is not None and self.state.batch != self._committed_batch
@@ -191,14 +197,14 @@ class Controller:
             raise OperatorError(what, got=f"batch {plan.batch}", do="build a new controller and recover it from the last commit")
         timer, report, began_s = StageTimer(), StepReport(plan), self.parts.clock.monotonic_s()
         self.time.note(plan.now_ms)
-        report.refreshes_failed = self._drop_failed()
         with timer.stage("refresh"):
-            report.activated = self._activate(plan)
+            self.refreshing.check(plan)
         self._follow_live(plan)
         with timer.stage("read"):
             rows = self.intake.read(plan)
             self.intake.look_ahead(plan)
         num_known, self._is_torn = len(self.ingest.vocabulary), True
+        self.refreshing.apply(plan, report)
         with timer.stage("ingest"):
             forgetting = self._forgetting
             ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermarks_ms, forgetting.remove, forgetting.forget_rows)
@@ -214,6 +220,7 @@ class Controller:
         with timer.stage("label"):
             labels = self.labelling.finish(examples, judged, plan, report)
         self.ingest.popularity.update(*ingested.targets)
+        self.refreshing.note(ingested.targets[0])
         with timer.stage("learn"):
             self._learn(examples, labels, plan, report)
         self.state.account(ingested, plan, labels.versions if labels is not None else {}, self.config.teachers.refreshed)
@@ -222,23 +229,13 @@ class Controller:
         with timer.stage("publish"):
             self._publish(examples, plan, report)
         with timer.stage("refresh"):
-            self._start_refreshes(plan, report)
+            self.refreshing.start(plan, report)
         with timer.stage("checkpoint"):
             self._checkpoint(plan, report)
         self._is_torn = False
         self.intake.note(plan, self.parts.clock.monotonic_s() - began_s)
         report.books, report.items, report.seconds = self.books(), self.ingest.vocabulary.facts(), timer.seconds
         return report
-
-    def _activate(self, plan: Plan) -> dict[str, str]:
-        """Take finished refreshes into use, as the plan says, and wait for those of a stored plan; return what is new."""
-        new = {teacher: version for teacher, version in plan.teachers.items() if self.state.teachers.get(teacher) != version}
-        for teacher, version in new.items():
-            self.parts.refresher.wait(teacher, version)
-            if self.state.pending.get(teacher) == version:
-                del self.state.pending[teacher]
-        self.state.teachers = dict(plan.teachers)
-        return new
 
     def _follow_live(self, plan: Plan) -> None:
         """Take the version that an operator has made live for the live one; what was scored against another says nothing of it.
@@ -251,13 +248,6 @@ class Controller:
         logger.info("%s is live by an operator or an earlier run, not %s: candidates are compared with it", plan.live, state.live)
         self.parts.student.submit(Learner.hold, plan.live, *publisher.load(plan.live)).result()
         state.live, state.evidence = plan.live, {}
-
-    def _drop_failed(self) -> dict[str, str]:
-        failed = self.parts.refresher.failed()
-        dropped = {teacher: self.state.pending.pop(teacher, "") for teacher in failed}
-        if failed and self.parts.plans is not None:
-            self.parts.plans.check_unnamed(dropped, self.state.batch)
-        return failed
 
     def _seen(self, examples: Examples, plan: Plan) -> list[NDArray[np.int32]] | None:
         return self.parts.seen(examples) if self.parts.seen is not None and plan.evaluate else None
@@ -341,21 +331,10 @@ class Controller:
         if state.live is None:  # Nothing to compare with: the first version goes live on its probes.
             self._decide(plan, report, {version: np.zeros(0, np.float32)})
 
-    def _start_refreshes(self, plan: Plan, report: StepReport) -> None:
-        for teacher in plan.start_refresh:
-            version = version_name(plan.batch)
-            self.state.pending[teacher] = version
-            self.state.events_since[teacher] = 0
-            self.state.forget_since_ms.pop(teacher, None)
-            report.refreshes_started[teacher] = version
-            self.parts.refresher.start(refresh_request(self.parts, self.ingest, teacher, version, self.state.teachers.get(teacher)))
-
     def _checkpoint(self, plan: Plan, report: StepReport) -> None:
         if not plan.checkpoint or self.parts.checkpoints is None:
             return
-        # The linear teacher's request lives in memory only: a commit in its middle could not start it again with the same numbers.
-        if "linear" in self.state.pending:
-            self.parts.refresher.wait("linear", self.state.pending["linear"])
+        self.refreshing.wait_for_linear()
         state = self.state
         for lakes in (self.parts.lake, self.parts.other_lakes):
             if lakes is not None:

@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.ranking import per_query_metrics
 from streamrec.features.examples import Examples
+from streamrec.pipeline.challenge import METRIC
 from streamrec.pipeline.ingest import Ingest
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan
+from streamrec.pipeline.refresh_state import RefreshState
 from streamrec.pipeline.report import StepReport
 from streamrec.soft_labels.ensemble import Ensemble
 from streamrec.soft_labels.lists import list_ranks, score_counted
@@ -22,6 +24,9 @@ from streamrec.workers import Pending
 
 OBSERVED_QUERIES = 512
 """The ensemble looks at so many queries of a batch: enough for means, and the student scores them once more."""
+
+CHALLENGE_QUERIES = 512
+"""A new version is asked for so many queries of a batch at most: it costs a part of what the one in use does, and a few batches tell."""
 
 ENSEMBLE = "ensemble"
 """Name of the mixture among the teachers' metrics; its list ends after ``soft_labels.top_k`` rows."""
@@ -37,13 +42,15 @@ class Labelling:
         parts: The scorer and the student.
         ingest: Says what rows hold.
         progressive: Gets the teachers' metrics.
+        record: Gets the scores by which versions are watched and compared.
     """
 
-    def __init__(self, parts: Parts, ingest: Ingest, progressive: Progressive) -> None:
+    def __init__(self, parts: Parts, ingest: Ingest, progressive: Progressive, record: RefreshState) -> None:
         self.ensemble = Ensemble()
         self.counted = CountedTeachers(parts.config.teachers)
-        self._parts, self._ingest, self._progressive = parts, ingest, progressive
+        self._parts, self._ingest, self._progressive, self._record = parts, ingest, progressive, record
         self._answers: Pending[dict[str, TeacherScores]] | None = None
+        self._challenge: tuple[NDArray[np.int64], Pending[dict[str, TeacherScores]]] | None = None
         self._seen: list[NDArray[np.int32]] | None = None
         self._unlearned: Examples | None = None
 
@@ -53,7 +60,13 @@ class Labelling:
         rows = RowFacts(vocabulary.namespace_of_rows().copy(), vocabulary.generation_of_rows())
         teachers = plan.teachers if len(examples) else {}
         self._seen = seen
-        self._answers = self._parts.scorer.submit(Scorer.score, examples, teachers, self.ensemble.temperatures(plan.teachers), rows, seen)
+        temperatures, score = self.ensemble.temperatures(plan.teachers), Scorer.score
+        self._answers = self._parts.scorer.submit(score, examples, teachers, temperatures, rows, seen, plan.challengers)
+        self._challenge = None
+        if plan.challengers and plan.evaluate and len(examples):
+            sample = _spread(len(examples), CHALLENGE_QUERIES)
+            some, some_seen = examples.take(sample), None if seen is None else [seen[query] for query in sample]
+            self._challenge = sample, self._parts.scorer.submit(score, some, plan.challengers, {}, rows, some_seen, plan.teachers)
 
     def finish(self, examples: Examples, judged: NDArray[np.int64], plan: Plan, report: StepReport) -> SoftLabels | None:
         """Judge the teachers as they were before the step, then mix their answers into labels; None where none answered.
@@ -69,6 +82,7 @@ class Labelling:
             scores = {**versioned, **self._ask_counted(examples, self._seen)}
         if plan.evaluate:
             self._judge(examples, scores, judged, report)
+            self._compare(examples, scores)
         labels = []
         for number, lot in enumerate(lots):
             part = examples if len(lots) == 1 else examples.take(lot)
@@ -101,12 +115,25 @@ class Labelling:
         for name, found in ranks.items():
             values = {metric: per_query[judged] for metric, per_query in per_query_metrics(found, examples).items()}
             report.metrics[f"teachers.{name}"] = self._progressive.add(f"teachers.{name}", values)
+            if name in scores:
+                self._record.add_scores(name, scores[name].version, values[METRIC])
+
+    def _compare(self, examples: Examples, scores: dict[str, TeacherScores]) -> None:
+        """Note how new versions do beside the ones in use, on the same queries."""
+        if self._challenge is None:
+            return
+        sample, pending = self._challenge
+        some, self._challenge = examples.take(sample), None
+        for name, new in pending.result().items():
+            old = scores[name].take(examples, sample)
+            pairs = [per_query_metrics(each.target_ranks, some)[METRIC] for each in (new, old)]
+            self._record.add_pairs(name, new.version, *pairs)
 
     def _mix(self, examples: Examples, scores: dict[str, TeacherScores]) -> SoftLabels:
         """Let the ensemble see what the users did, then mix: its few weights can't leak a target, and nobody is believed without any evidence."""
         config = self._parts.config.soft_labels
         if scores:
-            sample = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), OBSERVED_QUERIES)).astype(np.int64))
+            sample = _spread(len(examples), OBSERVED_QUERIES)
             observed = examples.take(sample)
             student = self._parts.student.submit(Learner.target_log_probs, observed).result()
             taken = {name: part.take(examples, sample) for name, part in scores.items()}
@@ -119,3 +146,8 @@ class Labelling:
         if self._unlearned is not None:
             self.counted.update(self._unlearned)
         self._unlearned = None
+
+
+def _spread(num: int, most: int) -> NDArray[np.int64]:
+    """Return at most so many of ``num`` queries, evenly spread and in order."""
+    return np.unique(np.linspace(0, num - 1, min(num, most)).astype(np.int64))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from streamrec.config import Config, PipelineConfig
 from streamrec.log.offsets import OffsetRange
+from streamrec.pipeline.challenge import LEAST_QUERIES, ChallengeDecision, decide_challenge
+from streamrec.registry.gate import Window
+from streamrec.teachers.policy import RefreshDecision, RefreshFacts, decide_refresh, latest_events, must_forget
 
 LONGEST_INTERVAL = 4
 """A commit that a refresh puts off happens after so many intervals at the latest."""
-
-FORGET_EARLY = 0.9
-"""A refresh that must forget a user begins after this part of the time that is promised, so that a step in progress can't break the promise."""
 
 
 class PlannedRange(BaseModel):
@@ -43,7 +43,12 @@ class Plan(BaseModel):
         new_passes: Passes over the new examples; 0 does not learn.
         replay_passes: Replayed examples a pass, as a multiple of the new ones.
         teachers: Teacher name to the version whose labels are used.
+        challengers: Teacher name to a new version that is compared with the one in use on this step's queries.
+        verdicts: How comparisons have ended, by the steps before: `teachers` and `challengers` follow them.
         start_refresh: Teachers whose next version (named after this batch) starts after learning.
+        decisions: Why; and of teachers whose refresh is put off, why that is.
+        costs_s: Teacher name to the worker-seconds of the version that this plan is the first to name.
+        failed: Teacher name to the reason why the version that was being made will not be.
         publish: Publish a version after learning, unless one is still waiting for the gate.
         checkpoint: Commit at the end.
         idle: A version has waited for a while, so too few events come to judge it: it is promoted unless it is measurably worse.
@@ -63,7 +68,12 @@ class Plan(BaseModel):
     new_passes: int = 1
     replay_passes: int = 1
     teachers: dict[str, str] = {}
+    challengers: dict[str, str] = {}
+    verdicts: tuple[ChallengeDecision, ...] = ()
     start_refresh: tuple[str, ...] = ()
+    decisions: tuple[RefreshDecision, ...] = ()
+    costs_s: dict[str, float] = {}
+    failed: dict[str, str] = {}
     publish: bool = True
     checkpoint: bool = False
     idle: bool = False
@@ -72,6 +82,12 @@ class Plan(BaseModel):
     seconds_per_event: float | None = None
     lost: int = 0
     topic_id: str | None = None
+
+    @field_validator("teachers", "challengers")
+    @classmethod
+    def _in_one_order(cls, versions: dict[str, str]) -> dict[str, str]:
+        """Sort by name, as a stored plan is: the order in which teachers answer is part of the ensemble's state."""
+        return dict(sorted(versions.items()))
 
     @property
     def num_records(self) -> int:
@@ -92,6 +108,8 @@ class Measured:
         live: What is live in the registry.
         seconds_per_event: Of recent micro-batches, None while there is none.
         ahead: Ranges that are being read already; taken when they follow the state's offsets.
+        costs_s: Teacher name to the worker-seconds of its finished refresh.
+        failed: Teacher name to reason for refreshes under way that have failed.
     """
 
     ends: Mapping[int, int]
@@ -102,6 +120,8 @@ class Measured:
     live: str | None = None
     seconds_per_event: float | None = None
     ahead: tuple[PlannedRange, ...] = ()
+    costs_s: Mapping[str, float] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def version_name(batch: int) -> str:
@@ -163,17 +183,69 @@ def next_ranges(offsets: Mapping[int, int], measured: Measured, config: Config) 
     return take_ranges(config.log.events_topic, offsets, measured.ends, limit)
 
 
-def due_refreshes(state: StreamFacts, now_ms: int, config: Config) -> tuple[str, ...]:
-    """Return the teachers that have had enough new events, or must forget a user by now, and are not being refreshed."""
-    limits = {"transformer": config.teachers.transformer_refresh_events, "linear": config.teachers.linear_refresh_events}
-    due = {name for name, limit in limits.items() if state.events_since.get(name, 0) >= limit} | must_forget(state, now_ms, config)
-    return tuple(name for name in config.teachers.refreshed if name in due and name not in state.pending)
+def refresh_decisions(state: StreamFacts, now_ms: int, config: Config) -> dict[str, RefreshDecision]:
+    """Decide for each teacher that comes in versions whether its next one begins."""
+    return {name: decide_refresh(_facts_of(name, state), now_ms, config.teachers) for name in config.teachers.refreshed}
 
 
-def must_forget(state: StreamFacts, now_ms: int, config: Config) -> set[str]:
-    """Return the teachers whose time to begin a refresh without a deleted user is nearly over; that time runs whether events come or not."""
-    oldest_ms = now_ms - round(FORGET_EARLY * config.teachers.forget_within_s * 1000)
-    return {name for name, since_ms in state.forget_since_ms.items() if since_ms <= oldest_ms and name in config.teachers.refreshed}
+def _facts_of(name: str, state: StreamFacts) -> RefreshFacts:
+    return replace(
+        state.refreshes.get(name, RefreshFacts(name)),
+        version=state.teachers.get(name),
+        is_busy=name in state.pending or name in state.challengers,
+        num_events=state.events_since.get(name, 0),
+        forget_since_ms=state.forget_since_ms.get(name),
+    )
+
+
+@dataclass(frozen=True)
+class _InUse:
+    """Hold which versions the next step uses and compares, and how comparisons have ended."""
+
+    teachers: dict[str, str]
+    challengers: dict[str, str]
+    verdicts: tuple[ChallengeDecision, ...]
+
+
+def _in_use(state: StreamFacts, measured: Measured, must_go: set[str], config: Config) -> _InUse:
+    """Let a finished version be compared with the one in use, unless there is none or it must go, and end comparisons that have told enough.
+
+    One ends at the latest when the next refresh is due, by few queries if need be: or a stream of few queries would keep its teachers old.
+    """
+    teachers, challengers, verdicts = dict(state.teachers), dict(state.challengers), []
+    num_wanted = config.teachers.challenge_queries
+    for name, version in state.challengers.items():
+        is_due = state.events_since.get(name, 0) >= latest_events(name, config.teachers)
+        num, window = min(num_wanted, LEAST_QUERIES) if is_due else num_wanted, state.windows.get(name, Window(0))
+        verdict = decide_challenge(name, version, teachers[name], window, num, must_forget=name in must_go)
+        if verdict is None:
+            continue
+        verdicts.append(verdict)
+        del challengers[name]
+        if verdict.takes_over:
+            teachers[name] = version
+    for name, version in _finished(state, measured).items():
+        if name not in teachers or not num_wanted or name in must_go:
+            teachers[name] = version
+        else:
+            challengers[name] = version
+    return _InUse(teachers, challengers, tuple(verdicts))
+
+
+def _finished(state: StreamFacts, measured: Measured) -> dict[str, str]:
+    return {name: version for name, version in state.pending.items() if measured.finished.get(name) == version}
+
+
+def _must_forget(state: StreamFacts, now_ms: int, config: Config) -> set[str]:
+    """Return the teachers whose time to begin a refresh without a deleted user is nearly over."""
+    since_ms = state.forget_since_ms
+    return {name for name in config.teachers.refreshed if must_forget(since_ms.get(name), now_ms, config.teachers)}
+
+
+def _must_go(state: StreamFacts, now_ms: int, config: Config) -> set[str]:
+    """Return the teachers whose version in use knows a user who is to be forgotten by now, and whose next version is made or compared."""
+    busy = [_facts_of(name, state) for name in {*state.pending, *state.challengers}]
+    return {each.teacher for each in busy if any(must_forget(since, now_ms, config.teachers) for since in (each.serves_ms, each.forget_since_ms))}
 
 
 def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | None:
@@ -181,12 +253,15 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     ranges = next_ranges(state.offsets, measured, config)
     num = sum(part.end - part.start for part in ranges)
     idle = state.candidate is not None and measured.since_publish_s >= config.pipeline.idle_promote_s
-    forgets = must_forget(state, measured.now_ms, config)
-    start_refresh = tuple(name for name in due_refreshes(state, measured.now_ms, config) if num or name in forgets)
-    # A refresh that began before the deletion must come into use before the one after it can begin.
-    settles = any(name in state.pending and measured.finished.get(name) == state.pending[name] for name in forgets)
-    teachers = {**state.teachers, **{name: version for name, version in measured.finished.items() if state.pending.get(name) == version}}
-    waits_for_solve = "linear" in start_refresh or ("linear" in state.pending and teachers.get("linear") != state.pending["linear"])
+    forgets, finished = _must_forget(state, measured.now_ms, config), _finished(state, measured)
+    failed = {name: reason for name, reason in measured.failed.items() if name in state.pending}
+    decisions = tuple(each for each in refresh_decisions(state, measured.now_ms, config).values() if each.refresh or each.is_put_off)
+    start_refresh = tuple(each.teacher for each in decisions if each.refresh and (num or each.teacher in forgets))
+    # A refresh that began before the deletion must come into use, or be given up, before the one after it can begin.
+    must_go = _must_go(state, measured.now_ms, config)
+    settles = any(name in finished or name in failed or name in state.challengers for name in must_go)
+    in_use = _in_use(state, measured, must_go, config)
+    waits_for_solve = "linear" in start_refresh or ("linear" in state.pending and not {"linear"} & {*finished, *failed})
     checkpoint = _commit_is_due(measured.since_checkpoint_s, config.pipeline.checkpoint_interval_s, waits_for_solve)
     commits = checkpoint and (state.has_uncommitted or (state.tidy_at_ms is not None and measured.now_ms >= state.tidy_at_ms))
     if num == 0 and not idle and not start_refresh and not settles and not commits:
@@ -199,8 +274,13 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
         seed=(config.seed * 1_000_003 + batch) % 2**31,
         new_passes=config.student.new_passes,
         replay_passes=config.student.replay_passes,
-        teachers=teachers,
+        teachers=in_use.teachers,
+        challengers=in_use.challengers,
+        verdicts=in_use.verdicts,
         start_refresh=start_refresh,
+        decisions=tuple(each for each in decisions if each.is_put_off or each.teacher in start_refresh),
+        costs_s={name: measured.costs_s[name] for name in finished if name in measured.costs_s},
+        failed=failed,
         publish=num > 0 and measured.since_publish_s >= config.pipeline.publish_interval_s,
         checkpoint=checkpoint,
         idle=idle,
@@ -228,3 +308,6 @@ class StreamFacts:
     has_uncommitted: bool
     forget_since_ms: Mapping[str, int] = field(default_factory=dict)
     tidy_at_ms: int | None = None
+    challengers: Mapping[str, str] = field(default_factory=dict)
+    windows: Mapping[str, Window] = field(default_factory=dict)
+    refreshes: Mapping[str, RefreshFacts] = field(default_factory=dict)

@@ -77,7 +77,9 @@ class PlanStore:
             OperatorError: One does. It was made when that was planned, so going back to the last commit and making it again helps.
         """
         for batch in (number for number in self.batches() if number > after):
-            named = {teacher: version for teacher, version in self.read(batch)["teachers"].items() if versions.get(teacher) == version}
+            plan = self.read(batch)
+            uses = [*plan["teachers"].items(), *plan.get("challengers", {}).items()]
+            named = {teacher: version for teacher, version in uses if versions.get(teacher) == version}
             if named:
                 what = "Refresh: it failed, and a plan that an earlier run made uses its version"
                 got = ", ".join(f"{teacher} {version} in batch {batch}" for teacher, version in named.items())

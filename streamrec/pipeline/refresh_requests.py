@@ -9,7 +9,7 @@ from streamrec.teachers.linear import LinearStatistics
 from streamrec.teachers.requests import RefreshRequest
 
 
-def refresh_request(parts: Parts, ingest: Ingest, teacher: str, version: str, previous: str | None) -> RefreshRequest:
+def refresh_request(parts: Parts, ingest: Ingest, teacher: str, version: str, previous: str | None, why: str = "") -> RefreshRequest:
     """Return the request for a teacher's next version.
 
     The generation of each row goes with it: the version knows the items that rows hold now, and no others that they get later.
@@ -20,6 +20,7 @@ def refresh_request(parts: Parts, ingest: Ingest, teacher: str, version: str, pr
         teacher: Its name.
         version: Name of the version to make.
         previous: Version to start from.
+        why: Reason by name, for the version's facts.
     """
     payload, generations = ComponentState(), ingest.vocabulary.generation_of_rows()
     if teacher == "linear" and parts.linear is not None:
@@ -30,4 +31,4 @@ def refresh_request(parts: Parts, ingest: Ingest, teacher: str, version: str, pr
         sequences = ingest.window.sequences(parts.config.teachers.transformer.sequence_length)
         payload = ComponentState({"sequences": sequences, "generation": generations}, {"num_items": len(generations)})
     seed = (parts.config.seed * 1_000_003 + int(version[1:])) % 2**31
-    return RefreshRequest(teacher, version, previous, seed, len(generations), payload)
+    return RefreshRequest(teacher, version, previous, seed, len(generations), payload, why)

@@ -44,7 +44,8 @@ class StepReport:
         decision: The gate's, if one was asked.
         published: Version published by this step.
         activated: Teacher name to the version whose labels are used from this step on.
-        refreshes_started: Teacher name to version.
+        challenged: Teacher name to the new version that is compared with the one in use from this step on; the plan's ``verdicts`` say how it ends.
+        refreshes_started: Teacher name to version; the plan's ``decisions`` say why.
         refreshes_failed: Teacher name to reason.
         weights: Teacher name to weight per history-length bucket.
         committed: Whether the step ended in a commit.
@@ -61,12 +62,24 @@ class StepReport:
     decision: Decision | None = None
     published: str | None = None
     activated: dict[str, str] = field(default_factory=dict)
+    challenged: dict[str, str] = field(default_factory=dict)
     refreshes_started: dict[str, str] = field(default_factory=dict)
     refreshes_failed: dict[str, str] = field(default_factory=dict)
     weights: dict[str, list[float]] = field(default_factory=dict)
     committed: bool = False
     is_commit_under_way: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def about_teachers(self) -> list[str]:
+        """Return what became of teachers' versions, a line each, with the reason."""
+        why = {decision.teacher: decision.reason for decision in self.plan.decisions}
+        lines = [f"refresh of {teacher} {version} started: {why.get(teacher, 'asked for')}" for teacher, version in self.refreshes_started.items()]
+        lines += [f"refresh of {teacher} failed, the version before stays: {reason}" for teacher, reason in self.refreshes_failed.items()]
+        lines += [f"{each.teacher} {each.version} {each.outcome.value.replace('_', ' ')}, {each.reason}" for each in self.plan.verdicts]
+        decided = {each.teacher for each in self.plan.verdicts}
+        lines += [f"labels of {teacher} come from {version}" for teacher, version in self.activated.items() if teacher not in decided]
+        lines += [f"{teacher} {version} is compared with {self.plan.teachers[teacher]}" for teacher, version in self.challenged.items()]
+        return lines
 
     @property
     def lag(self) -> int:

@@ -58,6 +58,7 @@ def skip_lost(controller: Controller, say: Callable[[str], None]) -> StepReport 
             evaluate=False,
             new_passes=0,
             teachers=state.teachers,
+            challengers=state.challengers,
             publish=False,
             checkpoint=True,
             lost=sum(lost.values()),

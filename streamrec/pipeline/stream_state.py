@@ -10,7 +10,9 @@ from typing import Any
 from streamrec.pipeline.ingest import Ingested
 from streamrec.pipeline.lineage import Current
 from streamrec.pipeline.plan import Plan, StreamFacts, version_name
+from streamrec.pipeline.refresh_state import RefreshState
 from streamrec.state import ComponentState, Impersonal, digest_of
+from streamrec.teachers.policy import RefreshFacts
 
 BOOK_COLUMNS = ("received", "applied", "duplicate", "rejected", "late", "quarantined")
 _BY_PARTITION = ("offsets", "watermarks_ms")
@@ -33,6 +35,7 @@ class StreamState(Impersonal):
         watermarks_ms: Highest event time seen in each partition.
         teachers: Teacher name to the version whose labels are used.
         pending: Teacher name to the version being made.
+        challengers: Teacher name to the version that is compared with the one in use.
         events_since: Teacher name to interactions since its last refresh began.
         candidate: Published version that waits for the gate.
         live: Promoted version.
@@ -52,6 +55,7 @@ class StreamState(Impersonal):
     watermarks_ms: dict[int, int] = field(default_factory=dict)
     teachers: dict[str, str] = field(default_factory=dict)
     pending: dict[str, str] = field(default_factory=dict)
+    challengers: dict[str, str] = field(default_factory=dict)
     events_since: dict[str, int] = field(default_factory=dict)
     candidate: str | None = None
     live: str | None = None
@@ -62,10 +66,18 @@ class StreamState(Impersonal):
     forget_since_ms: dict[str, int] = field(default_factory=dict)
     evidence: dict[str, float] = field(default_factory=dict)
 
-    def facts(self, has_uncommitted: bool, tidy_at_ms: int | None = None) -> StreamFacts:
-        """Return what planning depends on; a commit at ``tidy_at_ms`` is due even if nothing comes."""
+    def facts(self, has_uncommitted: bool, tidy_at_ms: int | None, record: RefreshState, refreshes: Mapping[str, RefreshFacts]) -> StreamFacts:
+        """Return what planning depends on.
+
+        Args:
+            has_uncommitted: Whether steps were taken since the last commit.
+            tidy_at_ms: A commit is due then even if nothing comes.
+            record: Has the scores of versions that are compared.
+            refreshes: What is known of each teacher that comes in versions.
+        """
         shared = (self.batch, self.offsets, self.teachers, self.pending, self.events_since, self.candidate)
-        return StreamFacts(*shared, has_uncommitted, self.forget_since_ms, tidy_at_ms)
+        windows = {teacher: record.window(teacher, version) for teacher, version in self.challengers.items()}
+        return StreamFacts(*shared, has_uncommitted, self.forget_since_ms, tidy_at_ms, self.challengers, windows, refreshes)
 
     def account(self, ingested: Ingested, plan: Plan, labelled_by: Mapping[str, str], teachers: Iterable[str]) -> None:
         """Book what a micro-batch read and what became of it.

@@ -135,14 +135,14 @@ class Scorer:
     """Score batches with the teacher versions that a plan names.
 
     **Contract.** `score` gives the same answer for the same versions and examples, whoever asks and however often. Versions are loaded
-    when first asked for; only the newest asked-for version of each teacher stays in memory.
+    when first asked for; of each teacher only the version last asked for, and one that was to be kept beside it, stay in memory.
     """
 
     def __init__(self, storage_url: str, top_k: int) -> None:
         torch.set_num_threads(1)
         self._store = TeacherStore(open_storage(storage_url))
         self._top_k = top_k
-        self._loaded: dict[str, tuple[str, LoadedTeacher]] = {}
+        self._loaded: dict[str, dict[str, LoadedTeacher]] = {}
 
     def score(
         self,
@@ -151,6 +151,7 @@ class Scorer:
         temperatures: Mapping[str, float],
         rows: RowFacts,
         seen: list[NDArray[np.int32]] | None = None,
+        beside: Mapping[str, str] | None = None,
     ) -> dict[str, TeacherScores]:
         """Score all rows of each query's namespace with each teacher.
 
@@ -160,7 +161,11 @@ class Scorer:
             temperatures: Teacher name to temperature.
             rows: What rows hold now; a teacher does not know rows that held other items when it was asked for.
             seen: Rows that are no candidates when ranks are taken, per query.
+            beside: Teacher name to a version that is asked for in turn with this one, and so stays loaded.
         """
+        for name, version in teachers.items():
+            kept = {version, (beside or {}).get(name)}
+            self._loaded[name] = {held: teacher for held, teacher in self._loaded.get(name, {}).items() if held in kept}
         with torch.no_grad():
             return {
                 name: self._score_one(self._teacher(name, version), version, examples, temperatures.get(name, 1.0), rows, seen)
@@ -168,10 +173,10 @@ class Scorer:
             }
 
     def _teacher(self, name: str, version: str) -> LoadedTeacher:
-        held = self._loaded.get(name)
-        if held is None or held[0] != version:
-            held = self._loaded[name] = (version, load_teacher(self._store.load(name, version)))
-        return held[1]
+        held = self._loaded.setdefault(name, {})
+        if version not in held:
+            held[version] = load_teacher(self._store.load(name, version))
+        return held[version]
 
     def _score_one(
         self,

@@ -42,7 +42,7 @@ class RayRefresher:
         self._store = TeacherStore(self._storage)
         self._running: dict[tuple[str, str], ray.ObjectRef[None]] = {}
         self._finished: dict[str, str] = {}
-        self._failed: dict[str, str] = {}
+        self._failed: dict[tuple[str, str], str] = {}
 
     def start(self, request: RefreshRequest) -> None:
         """Begin a refresh; a version that is there or under way is not started again."""
@@ -65,8 +65,12 @@ class RayRefresher:
         self._collect()
         return dict(self._finished)
 
-    def failed(self) -> dict[str, str]:
-        """Return teacher name to reason for refreshes that failed since the last call."""
+    def cost_s(self, teacher: str, version: str) -> float:
+        """Return the worker-seconds that a complete version took."""
+        return self._store.cost_s(teacher, version)
+
+    def failed(self) -> dict[tuple[str, str], str]:
+        """Return teacher and version to reason for refreshes that failed since the last call."""
         self._collect()
         failed, self._failed = self._failed, {}
         return failed
@@ -82,7 +86,7 @@ class RayRefresher:
             ray.wait([ref])
             self._collect()
         if not self._store.exists(teacher, version):
-            reason = self._failed.get(teacher, "it was never started here")
+            reason = self._failed.get((teacher, version), "it was never started here")
             what = "Refresh: a version that the plan names is missing"
             raise OperatorError(what, got=f"{teacher} {version} ({reason})", do="see the Ray Train log and restart")
 
@@ -107,4 +111,4 @@ class RayRefresher:
                 self._note_finished(*key)
             except RayError as error:
                 logger.exception("refresh of %s %s failed; the version before stays in use", *key)
-                self._failed[key[0]] = str(error).strip().splitlines()[-1]
+                self._failed[key] = str(error).strip().splitlines()[-1]

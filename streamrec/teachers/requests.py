@@ -29,6 +29,7 @@ class RefreshRequest:
         num_items: V at the time of asking.
         payload: ``sequences`` and the ``generation`` of each row for the transformer; the statistics and the ``generation`` of each slot's row
             for the linear teacher. A ``num_items`` in its meta counts: it is that of the first time of asking.
+        why: A reason by name, `streamrec.teachers.policy.Reason`; empty when a person asked.
     """
 
     teacher: str
@@ -37,6 +38,7 @@ class RefreshRequest:
     seed: int
     num_items: int
     payload: ComponentState
+    why: str = ""
 
 
 class Refresher(Protocol):
@@ -54,8 +56,12 @@ class Refresher(Protocol):
         """Return teacher name to version for started refreshes that are complete."""
         ...
 
-    def failed(self) -> dict[str, str]:
-        """Return teacher name to reason for refreshes that failed since the last call."""
+    def failed(self) -> dict[tuple[str, str], str]:
+        """Return teacher and version to reason for refreshes that failed since the last call."""
+        ...
+
+    def cost_s(self, teacher: str, version: str) -> float:
+        """Return the worker-seconds that a complete version took."""
         ...
 
     def wait(self, teacher: str, version: str) -> None:
@@ -91,6 +97,7 @@ def carry_out(request: RefreshRequest, config: TeachersConfig, storage_url: str,
         "previous": request.previous,
         "num_items": num_items,
         "num_workers": place.world if place else 1,
+        "why": request.why,
     }
     if place is None or place.rank == 0:
         store.publish(request.teacher, request.version, state, facts)
@@ -114,9 +121,13 @@ class LocalRefresher:
         """Return the newest version made of each teacher."""
         return dict(self._finished)
 
-    def failed(self) -> dict[str, str]:
+    def failed(self) -> dict[tuple[str, str], str]:
         """Return nothing: a failure has been raised."""
         return {}
+
+    def cost_s(self, teacher: str, version: str) -> float:
+        """Return the worker-seconds that a complete version took."""
+        return TeacherStore(open_storage(self._storage_url)).cost_s(teacher, version)
 
     def prune(self, oldest: Mapping[str, str]) -> None:
         """Remove versions; see `Refresher`."""

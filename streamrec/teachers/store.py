@@ -44,6 +44,11 @@ class TeacherStore:
         facts: dict[str, Any] = self._manifest(teacher, version)["facts"]
         return facts
 
+    def cost_s(self, teacher: str, version: str) -> float:
+        """Return the worker-seconds that a version took, as its facts say; raises as `facts`."""
+        facts = self.facts(teacher, version)
+        return float(facts.get("seconds", 0.0)) * float(facts.get("num_workers", 1))
+
     def load(self, teacher: str, version: str) -> ComponentState:
         """Return a version's arrays.
 

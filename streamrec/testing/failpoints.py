@@ -263,8 +263,11 @@ class _ObservedRefresher:
     def finished(self) -> dict[str, str]:
         return self._inner.finished()
 
-    def failed(self) -> dict[str, str]:
+    def failed(self) -> dict[tuple[str, str], str]:
         return self._inner.failed()
+
+    def cost_s(self, teacher: str, version: str) -> float:
+        return self._inner.cost_s(teacher, version)
 
     def wait(self, teacher: str, version: str) -> None:
         self._inner.wait(teacher, version)

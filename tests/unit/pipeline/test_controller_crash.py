@@ -48,6 +48,8 @@ def undisturbed(make_world: Callable[..., World], mixed: list[Record], tmp_path_
     calm = make_world(mixed, folder=folder)
     controller = calm.controller()
     reports = calm.play(controller)
+    assert any(report.plan.verdicts for report in reports)
+    assert any(report.plan.challengers and report.plan.checkpoint for report in reports)
     return outcome(controller, folder), [report.plan for report in reports]
 
 
@@ -222,16 +224,16 @@ class FailingOnce:
     def __init__(self, inner: Refresher, teacher: str) -> None:
         self.inner = inner
         self.teacher = teacher
-        self.reasons: dict[str, str] = {}
+        self.reasons: dict[tuple[str, str], str] = {}
 
     def start(self, request: RefreshRequest) -> None:
         if request.teacher == self.teacher:
             self.teacher = ""
-            self.reasons[request.teacher] = "its process is gone"
+            self.reasons[request.teacher, request.version] = "its process is gone"
             return
         self.inner.start(request)
 
-    def failed(self) -> dict[str, str]:
+    def failed(self) -> dict[tuple[str, str], str]:
         reasons, self.reasons = self.reasons, {}
         return reasons
 
@@ -258,6 +260,8 @@ def test_a_refresh_that_fails_and_that_no_plan_uses_is_dropped_and_started_again
     reports = world.play(controller)
     assert [report.refreshes_failed for report in reports if report.refreshes_failed] == [{"linear": "its process is gone"}]
     assert "linear" in controller.state.teachers
+    started = [report.plan.now_ms for report in reports if "linear" in report.refreshes_started]
+    assert started[1] - started[0] >= 1000.0 * world.config.teachers.retry_after_s
 
 
 def test_serving_is_not_taken_back_in_time_by_steps_that_are_executed_again(world: World, calm: dict[str, Any]) -> None:

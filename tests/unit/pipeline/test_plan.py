@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from streamrec.config import Config, parse_config
-from streamrec.pipeline.plan import Measured, Plan, StreamFacts, due_refreshes, next_limit, next_plan, take_ranges, version_name
+from streamrec.pipeline.plan import Measured, Plan, StreamFacts, next_limit, next_plan, refresh_decisions, take_ranges, version_name
 
 CONFIG = parse_config({"pipeline": {"max_batch_events": 100, "publish_interval_s": 3.0, "checkpoint_interval_s": 10.0, "idle_promote_s": 2.0}})
 
@@ -22,6 +24,10 @@ def measured(**values: Any) -> Measured:
     usual = {"ends": {0: 10, 1: 0}, "finished": {}, "now_ms": 7, "since_publish_s": 0.0, "since_checkpoint_s": 0.0}
     usual |= {"since_events_s": 0.0} if "since_events_s" in Measured.__dataclass_fields__ else {}
     return Measured(**{**usual, **values})
+
+
+def due_refreshes(state: StreamFacts, now_ms: int, config: Config) -> tuple[str, ...]:
+    return tuple(name for name, decision in refresh_decisions(state, now_ms, config).items() if decision.refresh)
 
 
 def planned(state: StreamFacts, seen: Measured, config: Config = CONFIG) -> Plan:
@@ -98,17 +104,23 @@ def test_versions_and_commits_keep_their_intervals() -> None:
 
 
 def test_a_finished_refresh_is_used_only_when_it_is_the_one_that_was_started() -> None:
-    state = facts(teachers={"linear": "v1"}, pending={"linear": "v4"})
+    begun = facts(teachers={"linear": "v1"}, pending={"linear": "v4"})
     ends = {0: 12, 1: 5}
-    assert planned(state, measured(ends=ends, finished={"linear": "v4"})).teachers == {"linear": "v4"}
-    assert planned(state, measured(ends=ends, finished={"linear": "v3"})).teachers == {"linear": "v1"}
-    assert planned(facts(teachers={"linear": "v1"}), measured(ends=ends, finished={"linear": "v4"})).teachers == {"linear": "v1"}
+    for state in (begun, replace(begun, teachers={})):
+        used = planned(state, measured(ends=ends, finished={"linear": "v4"}))
+        assert (used.teachers, used.challengers) == (({"linear": "v1"}, {"linear": "v4"}) if state.teachers else ({"linear": "v4"}, {}))
+        early = planned(state, measured(ends=ends, finished={"linear": "v3"}))
+        assert (early.teachers, early.challengers) == (state.teachers, {})
+    assert planned(facts(teachers={"linear": "v1"}), measured(ends=ends, finished={"linear": "v4"})).challengers == {}
 
 
 def test_a_refresh_is_due_after_enough_events_unless_one_is_under_way_or_the_teacher_is_off() -> None:
     config = parse_config({"teachers": {"linear_refresh_events": 10, "transformer_refresh_events": 20}})
-    assert due_refreshes(facts(events_since={"linear": 9, "transformer": 20}), 0, config) == ("transformer",)
-    assert due_refreshes(facts(events_since={"linear": 10, "transformer": 20}, pending={"transformer": "v3"}), 0, config) == ("linear",)
+    made = {"linear": "v1", "transformer": "v1"}
+    assert due_refreshes(facts(teachers=made, events_since={"linear": 9, "transformer": 20}), 0, config) == ("transformer",)
+    busy = facts(teachers=made, events_since={"linear": 10, "transformer": 20}, pending={"transformer": "v3"})
+    assert due_refreshes(busy, 0, config) == ("linear",)
+    assert due_refreshes(replace(busy, challengers={"linear": "v3"}), 0, config) == ()
     off = parse_config({"teachers": {"enabled": []}})
     assert due_refreshes(facts(events_since={"linear": 10**9}), 0, off) == ()
 
@@ -139,6 +151,13 @@ def test_a_plan_survives_json_and_refuses_unknown_keys() -> None:
     assert Plan.model_validate(values) == plan
     with pytest.raises(ValidationError):
         Plan.model_validate({**values, "surprise": 1})
+
+
+def test_teachers_answer_in_the_same_order_whichever_came_first_into_use() -> None:
+    state = facts(teachers={"transformer": "v1"}, pending={"linear": "v4"})
+    plan = planned(state, measured(ends={0: 12, 1: 5}, finished={"linear": "v4"}))
+    stored = json.loads(json.dumps(plan.model_dump(mode="json"), sort_keys=True))
+    assert list(plan.teachers) == list(Plan.model_validate(stored).teachers) == ["linear", "transformer"]
 
 
 def test_version_names_sort_by_age() -> None:

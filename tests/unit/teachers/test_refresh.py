@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayError
 
 from streamrec.config import Config
 from streamrec.state import ComponentState
@@ -53,3 +54,27 @@ def test_asking_for_an_older_version_that_is_there_does_not_take_back_a_newer_on
     TeacherStore(open_storage(str(tmp_path))).publish("linear", "v1", ComponentState(), {})
     refresher.start(request("v1"))
     assert refresher.finished() == {"linear": "v2"}
+
+
+def test_a_failure_names_the_version_that_failed_and_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks, refresher = Tasks(monkeypatch), RayRefresher(Config().teachers, str(tmp_path))
+
+    def get(ref: str) -> None:
+        if ref == "v1":
+            what = "the worker is gone"
+            raise RayError(what)
+
+    monkeypatch.setattr(ray, "get", get)
+    for version in ("v1", "v2"):
+        refresher.start(request(version))
+        tasks.done.add(version)
+    assert refresher.failed() == {("linear", "v1"): "the worker is gone"}
+    assert refresher.failed() == {}
+    assert refresher.finished() == {"linear": "v2"}
+
+
+def test_what_a_version_took_is_its_seconds_times_its_workers(tmp_path: Path) -> None:
+    TeacherStore(open_storage(str(tmp_path))).publish("linear", "v1", ComponentState(), {"seconds": 30.0, "num_workers": 2})
+    TeacherStore(open_storage(str(tmp_path))).publish("linear", "v2", ComponentState(), {})
+    refresher = RayRefresher(Config().teachers, str(tmp_path))
+    assert [refresher.cost_s("linear", version) for version in ("v1", "v2")] == [60.0, 0.0]
