@@ -1,56 +1,39 @@
-"""Train the sequential transformer: a plain function that runs without Ray, and under DDP when it is given a wrapper."""
+"""Make a version of the sequential transformer: a plain function that runs without Ray, and on several workers when it is told its place among them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from streamrec.config import TransformerConfig
 from streamrec.errors import DataError
 from streamrec.models.transformer import SequentialTransformer
 from streamrec.state import ComponentState
+from streamrec.teachers.batches import Passes, Sequences
+from streamrec.teachers.training import Place, Training
 
 GENERATION = "generation"
 """Array of a version that says which item of each row it learned; format 1 has none, all were the first."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Say where a worker stands among the workers.
-
-    Attributes:
-        rank: This worker, 0-based.
-        world: How many there are.
-        device: Where tensors go.
-        wrap: Makes the model distributed, for example `ray.train.torch.prepare_model`.
-    """
-
-    rank: int = 0
-    world: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    wrap: Callable[[nn.Module], nn.Module] = lambda model: model
-
-
 def train_transformer(
-    window: NDArray[np.int32],
+    sequences: Sequences,
     generations: NDArray[np.int32],
     previous: ComponentState | None,
     config: TransformerConfig,
     seed: int,
     place: Place | None = None,
 ) -> tuple[ComponentState, list[float]]:
-    """Train on sequences for a fixed number of steps, so that the result is a function of the arguments alone.
+    """Train for as many passes as the configuration says, so that the result is a function of the arguments alone.
 
     Args:
-        window: Item rows, oldest first, padded with -1 on the right, at least two items a row. [U, S]
-        generations: Generation of the item of each row, -1 where it is free; rows beyond them can't be in the window. [V] int32
-        previous: The last version to start from; None starts from nothing.
-        config: Shape and training settings; ``batch_size`` is the total over all workers.
+        sequences: The window, all of its items in rows of ``generations``.
+        generations: Generation of the item of each row, -1 where it is free. [V] int32
+        previous: The last version to start from; passes are then over what came after it and as much of what it has seen. None starts from nothing.
+        config: Shape and training settings; batches are shared out to all workers.
         seed: Of initialisation, batches, dropout and negatives.
         place: Rank, device and wrapper; None runs alone on the CPU.
 
@@ -58,40 +41,36 @@ def train_transformer(
         (the new version's arrays and meta, loss of each step)
 
     Raises:
-        DataError: There are no sequences.
+        DataError: There is no item that followed others.
 
     References: see `streamrec.models.transformer`.
     """
-    if len(window) == 0:
-        what = "Teacher: no user has two interactions, so that there is no next item to learn"
-        raise DataError(what, got="no sequences", do="send more interactions, or leave the transformer out of teachers.enabled")
+    if not (sequences.begins[:, 1:] & (sequences.rows[:, 1:] >= 0)).any():
+        what = "Teacher: no user has two interactions at different times, so that there is no next item to learn"
+        got = f"{len(sequences.rows)} sequences"
+        raise DataError(what, got=got, do="send more interactions, or leave the transformer out of teachers.enabled")
     place = place or Place()
+    passes, num_steps = budget(sequences, previous, config, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = build_transformer(generations, config, previous).to(place.device)
-        forward = place.wrap(_Loss(model, config))
-        optimiser = torch.optim.AdamW(forward.parameters(), lr=config.learning_rate, weight_decay=0.0)
-        num_steps = config.refresh_steps if previous is not None else config.first_steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / 20) * (1.0 - 0.9 * step / num_steps))
-        torch.manual_seed(seed + 1 + place.rank)
-        batches = np.random.default_rng(seed)
-        losses = []
-        model.train()
-        for _ in range(num_steps):
-            # All ranks draw the same batch and each takes its share, so the number of workers does not change the data.
-            chosen = batches.integers(0, len(window), config.batch_size)[place.rank :: place.world]
-            sequence = torch.from_numpy(window[chosen][:, -config.sequence_length - 1 :].astype(np.int64)).to(place.device)
-            optimiser.zero_grad(set_to_none=True)
-            loss = forward(sequence)
-            loss.backward()
-            nn.utils.clip_grad_norm_(forward.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            losses.append(float(loss.detach()))
-    model.eval()
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
-    meta = {"kind": "transformer", "num_items": len(generations), "shape": shape_of(config)}
-    return ComponentState({**arrays, GENERATION: generations}, meta), losses
+        model = build_transformer(generations, config, previous)
+        training = Training(model, sequences, config, seed, place)
+        training.run(passes, num_steps)
+    training.write_into(model)
+    arrays = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    meta = {"kind": "transformer", "num_items": len(generations), "shape": shape_of(config), "num_seen": sequences.num_arrived}
+    return ComponentState({**arrays, GENERATION: generations}, meta), training.losses
+
+
+def budget(sequences: Sequences, previous: ComponentState | None, config: TransformerConfig, seed: int) -> tuple[Passes, int]:
+    """Return the passes and how many steps they are, no more than the configuration's most."""
+    epochs, most, num_seen = config.first_epochs, config.first_steps, -1
+    if previous is not None and previous.meta.get("shape") == shape_of(config):
+        epochs, most, num_seen = config.refresh_epochs, config.refresh_steps, int(previous.meta.get("num_seen", -1))
+    is_new = sequences.arrived >= num_seen
+    # After a deletion, say, a refresh may be asked for without anything new.
+    passes = Passes(sequences.sizes, is_new if is_new.any() else np.ones_like(is_new), config.batch_events, seed)
+    return passes, min(most, math.ceil(epochs * passes.num_batches))
 
 
 def shape_of(config: TransformerConfig) -> dict[str, int]:
@@ -123,29 +102,3 @@ def build_transformer(generations: NDArray[np.int32], config: TransformerConfig,
             state[name] = old
     model.load_state_dict(state)
     return model
-
-
-class _Loss(nn.Module):
-    """Next-item cross-entropy over a batch of sequences; a module, so that DDP sees one forward call."""
-
-    def __init__(self, model: SequentialTransformer, config: TransformerConfig) -> None:
-        super().__init__()
-        self.model = model
-        self.config = config
-
-    def forward(self, sequence: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss over all next items of sequence [B, S]."""
-        following = sequence[:, 1:]
-        real = following >= 0
-        states = self.model(sequence[:, :-1])[real]  # [M, D]
-        targets = following[real]  # [M]
-        num_items = len(self.model.bias)
-        if num_items <= self.config.full_softmax_items:
-            return nn.functional.cross_entropy(self.model.logits(states), targets)
-        # Shared uniform negatives stand for the whole catalogue: each weighs V / C in the partition sum.
-        rows = torch.randint(0, num_items, (self.config.num_negatives,), device=sequence.device)
-        negatives = self.model.logits(states, rows) + float(np.log(num_items / len(rows)))
-        negatives = negatives.masked_fill(rows[None, :] == targets[:, None], float("-inf"))
-        positive = (states * self.model.items(targets)).sum(1, keepdim=True) + self.model.bias[targets][:, None]
-        labels = torch.zeros(len(targets), dtype=torch.int64, device=sequence.device)
-        return nn.functional.cross_entropy(torch.cat([positive, negatives], 1), labels)

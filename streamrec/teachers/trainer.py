@@ -21,7 +21,7 @@ from streamrec.state import from_bytes
 from streamrec.storage import open_storage
 from streamrec.storage.local import LocalStorage
 from streamrec.teachers.requests import RefreshRequest, carry_out
-from streamrec.teachers.train_loop import Place
+from streamrec.teachers.training import Place
 
 
 def train_worker(config: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from streamrec.config import TeachersConfig, TransformerConfig
 from streamrec.errors import Damaged, DataError, RegistryError
@@ -10,13 +11,14 @@ from streamrec.models.transformer import SequentialTransformer
 from streamrec.soft_labels.scorer import TransformerTeacher
 from streamrec.state import ComponentState, digest_of
 from streamrec.storage import LocalStorage
-from streamrec.teachers import train_loop
+from streamrec.teachers.batches import Sequences
 from streamrec.teachers.requests import LocalRefresher, RefreshRequest, carry_out
 from streamrec.teachers.store import TeacherStore
-from streamrec.teachers.train_loop import Place, build_transformer, train_transformer
+from streamrec.teachers.train_loop import build_transformer, train_transformer
+from streamrec.teachers.training import Place
 
 CONFIG = TransformerConfig(
-    dim=8, num_layers=2, num_heads=2, sequence_length=6, batch_size=8, first_steps=70, refresh_steps=4, dropout=0.0, learning_rate=2e-2
+    dim=8, num_layers=2, num_heads=2, sequence_length=6, batch_events=56, first_epochs=100, first_steps=70, refresh_steps=4, dropout=0.0, learning_rate=2e-2
 )
 
 
@@ -29,12 +31,17 @@ def model(num_items: int = 10) -> SequentialTransformer:
     return made
 
 
-def cycle(num: int = 40, num_items: int = 10) -> np.ndarray:
+def sequences(rows: np.ndarray) -> Sequences:
+    """Sequences of baskets of one item, all of them new."""
+    return Sequences(rows, rows >= 0, np.zeros(len(rows), np.int64), 0)
+
+
+def cycle(num: int = 40, num_items: int = 10) -> Sequences:
     """Sequences in which the next item is the last one plus 1; some are short."""
     rng = np.random.default_rng(0)
     window = (rng.integers(0, num_items, num)[:, None] + np.arange(7)[None, :]) % num_items
     window[::4, 3:] = -1
-    return window.astype(np.int32)
+    return sequences(window.astype(np.int32))
 
 
 def fresh(num: int) -> np.ndarray:
@@ -80,15 +87,14 @@ def test_the_loss_falls_and_the_teacher_learns_the_cycle() -> None:
 def test_sequences_of_two_items_are_learned_whole() -> None:
     window = np.full((16, 7), -1, np.int32)
     window[:, 0], window[:, 1] = np.arange(16) % 2, 2 + np.arange(16) % 2
-    state, losses = train_transformer(window, fresh(4), None, CONFIG, 0)
+    state, losses = train_transformer(sequences(window), fresh(4), None, CONFIG, 0)
     assert np.isfinite(losses).all()
     assert TransformerTeacher(state).scores(np.asarray([[0], [1]], np.int32), 4).argmax(1).tolist() == [2, 3]
 
 
 def test_the_oldest_item_of_a_full_window_counts() -> None:
-    one = cycle(8)
-    other = one.copy()
-    other[:, 0] = (other[:, 0] + 5) % 10
+    one, other = cycle(8), cycle(8)
+    other.rows[:, 0] = (other.rows[:, 0] + 5) % 10
     assert digest_of(train_transformer(one, fresh(10), None, CONFIG, 0)[0]) != digest_of(train_transformer(other, fresh(10), None, CONFIG, 0)[0])
 
 
@@ -127,33 +133,16 @@ def test_another_shape_starts_from_nothing() -> None:
     assert build_transformer(fresh(10), other, state).items.weight.shape == (10, 4)
 
 
-def test_two_ranks_split_the_batches_that_one_rank_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    def batches(rank: int, world: int) -> list[list[tuple[int, ...]]]:
-        seen: list[list[tuple[int, ...]]] = []
-        original = train_loop._Loss.forward
-
-        def spy(self: train_loop._Loss, sequence: torch.Tensor) -> torch.Tensor:
-            seen.append([tuple(row) for row in sequence.tolist()])
-            return original(self, sequence)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(train_loop._Loss, "forward", spy)
-            train_transformer(cycle(), fresh(10), None, CONFIG.model_copy(update={"first_steps": 3}), 5, Place(rank, world))
-        return seen
-
-    alone, first, second = batches(0, 1), batches(0, 2), batches(1, 2)
-    for whole, one, other in zip(alone, first, second, strict=True):
-        assert len(one) == len(other) == 4
-        assert sorted(whole) == sorted(one + other)
-
-
 def test_a_window_without_sequences_is_an_error_that_says_so() -> None:
-    with pytest.raises(DataError, match="no user has two interactions"):
-        train_transformer(np.zeros((0, 7), np.int32), fresh(10), None, CONFIG, 0)
+    together = cycle(8)
+    together.begins[:, 1:] = False
+    for window in (sequences(np.zeros((0, 7), np.int32)), together):
+        with pytest.raises(DataError, match="no user has two interactions at different times"):
+            train_transformer(window, fresh(10), None, CONFIG, 0)
 
 
 def request(version: str, previous: str | None = None, **values: object) -> RefreshRequest:
-    payload = ComponentState({"sequences": cycle()}, {"num_items": 10})
+    payload = ComponentState(cycle().state().arrays, {"num_items": 10})
     return RefreshRequest(
         **({"teacher": "transformer", "version": version, "previous": previous, "seed": 1, "num_items": 10, "payload": payload} | values)
     )  # type: ignore[arg-type]
@@ -183,7 +172,8 @@ def test_a_request_repeated_when_more_items_are_known_makes_the_same_version(tmp
     assert digest_of(one.load("transformer", "v1")) == digest_of(two.load("transformer", "v1"))
 
 
-def test_only_the_first_rank_publishes(tmp_path: object) -> None:
+def test_only_the_first_rank_publishes(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "all_reduce", lambda tensor: tensor)
     carry_out(request("v1"), TEACHERS, str(tmp_path), Place(1, 2))
     assert not TeacherStore(LocalStorage(str(tmp_path))).exists("transformer", "v1")
 
