@@ -13,7 +13,7 @@ from streamrec.errors import DataError
 from streamrec.models.transformer import SequentialTransformer
 from streamrec.state import ComponentState
 from streamrec.teachers.batches import Passes, Sequences
-from streamrec.teachers.training import Place, Training
+from streamrec.teachers.training import TABLE, Place, Training
 
 GENERATION = "generation"
 """Array of a version that says which item of each row it learned; format 1 has none, all were the first."""
@@ -53,7 +53,7 @@ def train_transformer(
     passes, num_steps = budget(sequences, previous, config, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = build_transformer(generations, config, previous)
+        model = build_transformer(generations, config, previous, sequences)
         training = Training(model, sequences, config, seed, place)
         training.run(passes, num_steps)
     training.write_into(model)
@@ -78,11 +78,13 @@ def shape_of(config: TransformerConfig) -> dict[str, int]:
     return {"dim": config.dim, "num_layers": config.num_layers, "num_heads": config.num_heads, "length": config.sequence_length}
 
 
-def build_transformer(generations: NDArray[np.int32], config: TransformerConfig, previous: ComponentState | None) -> SequentialTransformer:
+def build_transformer(
+    generations: NDArray[np.int32], config: TransformerConfig, previous: ComponentState | None, sequences: Sequences | None = None
+) -> SequentialTransformer:
     """Make a model for rows of the given generations [V], with all that fits taken from the previous version.
 
-    Rows that are new or hold another item than then start as the mean of the old ones plus noise, so that they rank in the middle rather than
-    at random, and nothing of an item goes over to the next one on its row.
+    Rows that are new or hold another item than then start as the mean of the old items beside which they stand in the sequences; where there are none
+    as the mean of all old ones plus noise, so that they rank in the middle rather than at random. Nothing of an item goes over to the next one on its row.
     """
     num_items = len(generations)
     model = SequentialTransformer(num_items, config.dim, config.num_layers, config.num_heads, config.sequence_length, config.dropout)
@@ -91,14 +93,29 @@ def build_transformer(generations: NDArray[np.int32], config: TransformerConfig,
     state = model.state_dict()
     then = previous.arrays.get(GENERATION, np.zeros(len(previous.arrays["bias"]), np.int32))
     num_old = min(len(then), num_items)
-    same = torch.from_numpy(np.flatnonzero(then[:num_old] == generations[:num_old]))
+    same = np.flatnonzero(then[:num_old] == generations[:num_old])
     for name, array in previous.arrays.items():
         old = torch.from_numpy(np.array(array))
-        if name in {"items.weight", "bias"}:
-            if name == "items.weight":
-                state[name] += old.mean(0)
+        if name == "items.weight":
+            state[name] += old.mean(0)
+        if name in TABLE:
             state[name][same] = old[same]
         elif name != GENERATION:
             state[name] = old
+    if sequences is not None:
+        rows, means = _beside(sequences.rows, state["items.weight"].numpy(), np.isin(np.arange(num_items), same))
+        state["items.weight"][rows] = torch.from_numpy(means)
     model.load_state_dict(state)
     return model
+
+
+def _beside(sequences: NDArray[np.int32], vectors: NDArray[np.float32], is_old: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return new rows [n] that stand beside old ones, and the mean vector of these. [n, D]."""
+    one, other = sequences[:, 1:].ravel(), sequences[:, :-1].ravel()
+    there = (one >= 0) & (other >= 0)
+    new, old = (np.concatenate(parts)[np.concatenate([there, there])] for parts in ((one, other), (other, one)))
+    pairs = ~is_old[new] & is_old[old]
+    rows, place = np.unique(new[pairs], return_inverse=True)
+    sums = np.zeros((len(rows), vectors.shape[1]), np.float32)
+    np.add.at(sums, place, vectors[old[pairs]])
+    return rows.astype(np.int64), sums / np.bincount(place, minlength=len(rows))[:, None].astype(np.float32)

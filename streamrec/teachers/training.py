@@ -115,7 +115,7 @@ class Training:
         """Learn from this worker's share of a batch of sequences."""
         place, step = self._place, len(self._losses)
         chosen = np.resize(chosen, max(len(chosen), place.world))  # Every worker has a share.
-        rows, chance = self._candidates(chosen, step)
+        rows, chance = self.candidates(chosen, step)
         batch = batch_of(self._sequences, share_of(chosen, self._sizes, place.rank, place.world))
         num_targets = len(batch.targets) if place.world == 1 else len(batch_of(self._sequences, chosen).targets)
         states, state_of = np.unique(batch.source, return_inverse=True)
@@ -138,7 +138,7 @@ class Training:
         self.table.descend(index, gradient, learning_rate)
         self._losses.append(loss.detach())
 
-    def _candidates(self, chosen: NDArray[np.int64], step: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def candidates(self, chosen: NDArray[np.int64], step: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the rows that the step touches, ascending, and the logarithm of each one's chance to be among them; the same for all workers."""
         num_items = self.table.num_rows
         if not self._is_sampled:

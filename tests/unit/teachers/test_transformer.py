@@ -14,7 +14,7 @@ from streamrec.storage import LocalStorage
 from streamrec.teachers.batches import Sequences
 from streamrec.teachers.requests import LocalRefresher, RefreshRequest, carry_out
 from streamrec.teachers.store import TeacherStore
-from streamrec.teachers.train_loop import build_transformer, train_transformer
+from streamrec.teachers.train_loop import budget, build_transformer, train_transformer
 from streamrec.teachers.training import Place
 
 CONFIG = TransformerConfig(
@@ -125,6 +125,33 @@ def test_a_warm_start_keeps_the_rows_of_old_items_and_puts_new_ones_in_the_middl
     _, losses = train_transformer(cycle(), fresh(13), state, CONFIG, 1)
     assert len(losses) == 4
     assert losses[0] < 2.0  # far below log(13)
+
+
+def test_a_new_item_starts_as_the_mean_of_the_old_ones_beside_it() -> None:
+    state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
+    window = sequences(np.asarray([[1, 10, 2], [10, 2, 11], [12, 11, -1]], np.int32))
+    grown = build_transformer(fresh(13), CONFIG, state, window).items.weight.detach()
+    old = torch.from_numpy(state.arrays["items.weight"])
+    torch.testing.assert_close(grown[:10], old)
+    torch.testing.assert_close(grown[10], (old[1] + 2 * old[2]) / 3)
+    torch.testing.assert_close(grown[11], old[2])
+    assert (grown[12] - old.mean(0)).abs().max() < 0.15, "it stands beside a new one only"
+
+
+def test_a_refresh_passes_over_what_is_new_and_no_more_than_its_most_steps() -> None:
+    state, losses = train_transformer(cycle(), fresh(10), None, CONFIG.model_copy(update={"first_epochs": 2, "first_steps": 1000}), 0)
+    assert len(losses) == 2 * round(cycle().sizes.sum() / 56)
+    rows, begins, _, _ = cycle()
+    window = Sequences(rows, begins, np.arange(60, 100), 100)
+    seen = ComponentState(state.arrays, {**state.meta, "num_seen": 80})
+    config = CONFIG.model_copy(update={"refresh_epochs": 3, "refresh_steps": 1000})
+    passes, num_steps = budget(window, seen, config, 0)
+    assert passes.is_new.tolist() == [False] * 20 + [True] * 20
+    assert num_steps == 3 * passes.num_batches
+    assert budget(window, seen, config.model_copy(update={"refresh_steps": 4}), 0)[1] == 4
+    nothing_new = ComponentState(state.arrays, {**state.meta, "num_seen": 100})
+    assert budget(window, nothing_new, config, 0)[0].is_new.all()
+    assert train_transformer(window, fresh(10), seen, config, 0)[0].meta["num_seen"] == 100
 
 
 def test_another_shape_starts_from_nothing() -> None:
