@@ -2,11 +2,11 @@
 
     python -m benchmarks.train [--quick] [--items N]
 
-One Ray Train group of two workers with a thread each does all, in turn: in a round the first worker takes steps by itself while the other waits, then the same
-steps by a bare loop (a module, AdamW, ready-made tensors, the same loss), then both workers take steps together over the same batches, shared out, whose gradients
-they exchange (gloo). So whatever else the machine does falls on all three. The last line is one flat JSON object: ``ratio_to_bare``, a bare step's time by one of
-ours, ours including the making of its batch; ``scaling_2_workers``, examples a second of two workers by those of one; both ratios of medians; and
-``refresh_to_label_s``, which this does not measure.
+One Ray Train group of two workers with a thread each does all, in turn. In a round the first worker takes steps by itself while the other waits,
+then the same steps by a bare loop (a module, AdamW, ready-made tensors, the same loss), then both workers take steps together over the same batches,
+shared out, whose gradients they exchange (gloo). So whatever else the machine does falls on all three. The last line is one flat JSON object:
+``ratio_to_bare``, a bare step's time by one of ours, ours including the making of its batch; ``scaling_2_workers``, examples a second of two workers
+by those of one; both ratios of medians; and ``refresh_to_label_s``, which this does not measure.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Bare:
         vectors, bias, state_of = self.model.items.weight[rows], self.model.bias[rows], torch.arange(len(states))
         loss = candidate_cross_entropy(states, vectors, bias, chance, state_of, targets).mean()
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
 

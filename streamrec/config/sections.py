@@ -116,10 +116,10 @@ class FeaturesConfig(Section):
 class TransformerConfig(Section):
     """Shape and train the sequential transformer.
 
-    A first fit passes ``first_epochs`` times over the window. A refresh passes ``refresh_epochs`` times over what came since the last one and as
-    much of what came before. Neither takes more than ``first_steps`` or ``refresh_steps`` steps of about ``batch_events`` events. Up to ``full_softmax_items`` items a step
-    weighs all of them, beyond it those of its batch and ``num_negatives`` others. ``shard_items``: each of several workers keeps a share of the item rows.
-    ``checkpoint_steps``: a training that is cut off loses at most so many steps.
+    A first fit passes ``first_epochs`` times over the window. A refresh passes ``refresh_epochs`` times over what came since the last one and
+    each time over as much of what came before. Neither takes more than ``first_steps`` or ``refresh_steps`` steps of about ``batch_events`` events.
+    Up to ``full_softmax_items`` items a step weighs all of them, beyond it those of its batch and ``num_negatives`` others. ``shard_items``:
+    each of several workers keeps a share of the item rows. ``checkpoint_steps``: a training that is cut off loses at most so many steps.
     """
 
     dim: int = Field(default=64, ge=4, le=4096)

@@ -24,7 +24,7 @@ def log_inclusion(share: NDArray[np.float64], num_events: int, num_negatives: in
         [0.895, 0.578]
     """
     missed = num_events * np.log1p(-np.minimum(share, 1 - 1e-9)) + num_negatives * np.log1p(-1 / max(num_items, 2))
-    return np.log(-np.expm1(missed)).astype(np.float32)
+    return np.asarray(np.log(-np.expm1(missed)), np.float32)
 
 
 def candidate_cross_entropy(

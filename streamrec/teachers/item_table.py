@@ -97,8 +97,9 @@ class ItemTable:
         """Return all rows on the CPU; all workers call it. [V, D + 1]."""
         if not self.is_sharded:
             return self.own["values"].cpu()
-        rows = torch.arange(self.num_rows, device=self.own["values"].device)
-        return torch.cat([self.gather(part).detach().cpu() for part in rows.split(_ROWS_AT_ONCE)])
+        device, stops = self.own["values"].device, range(_ROWS_AT_ONCE, self.num_rows + _ROWS_AT_ONCE, _ROWS_AT_ONCE)
+        parts = [torch.arange(stop - _ROWS_AT_ONCE, min(stop, self.num_rows), device=device) for stop in stops]
+        return torch.cat([self.gather(part).detach().cpu() for part in parts])
 
     def restore(self, arrays: Mapping[str, NDArray[Any]], first: int, stride: int) -> None:
         """Take from a part that may have been cut otherwise what is this worker's."""

@@ -1,4 +1,4 @@
-"""Make a version of the sequential transformer: a plain function that runs without Ray, and on several workers when it is told its place among them."""
+"""Make a version of the sequential transformer: a plain function that runs without Ray, and on several workers when told its place among them."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ def build_transformer(
     """Make a model for rows of the given generations [V], with all that fits taken from the previous version.
 
     Rows that are new or hold another item than then start as the mean of the old items beside which they stand in the sequences; where there are none
-    as the mean of all old ones plus noise, so that they rank in the middle rather than at random. Nothing of an item goes over to the next one on its row.
+    as the mean of all old ones plus noise, so that they rank in the middle rather than at random. Nothing of an item goes over to the next one on
+    its row.
     """
     num_items = len(generations)
     model = SequentialTransformer(num_items, config.dim, config.num_layers, config.num_heads, config.sequence_length, config.dropout)
@@ -118,4 +119,5 @@ def _beside(sequences: NDArray[np.int32], vectors: NDArray[np.float32], is_old: 
     rows, place = np.unique(new[pairs], return_inverse=True)
     sums = np.zeros((len(rows), vectors.shape[1]), np.float32)
     np.add.at(sums, place, vectors[old[pairs]])
-    return rows.astype(np.int64), sums / np.bincount(place, minlength=len(rows))[:, None].astype(np.float32)
+    counts = np.bincount(place, minlength=len(rows)).astype(np.float32)
+    return np.asarray(rows, np.int64), np.asarray(sums / counts[:, None], np.float32)

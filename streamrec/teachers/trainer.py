@@ -12,7 +12,17 @@ from typing import Any
 
 import ray
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, get_checkpoint, get_context, report
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    get_checkpoint,
+    get_context,
+    report,
+)
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch import nn
 
@@ -22,7 +32,6 @@ from streamrec.storage import open_storage
 from streamrec.storage.local import LocalStorage
 from streamrec.teachers.requests import RefreshRequest, carry_out
 from streamrec.teachers.training import Place
-
 
 MAX_FAILURES = 3
 """A worker that dies is replaced so often; what fails more often than that fails by itself."""
@@ -76,9 +85,9 @@ def _distribute(module: nn.Module) -> nn.Module:
 def fit_transformer(request: dict[str, Any], payload_key: str, teachers: TeachersConfig, storage_url: str) -> None:
     """Fit one transformer version with Ray Train and wait for it.
 
-    The run's name is the version's, so that it is unique per refresh. A worker that dies is replaced and all go on from their newest checkpoint; so does the
-    fit of the same version after a job was killed, whatever number of workers it has then. The folder goes afterwards, because the version itself goes
-    to ``storage_url``.
+    The run's name is the version's, so that it is unique per refresh. A worker that dies is replaced and all go on from their newest checkpoint; so
+    does the fit of the same version after a job was killed, whatever number of workers it has then. The folder goes afterwards, because the version
+    itself goes to ``storage_url``.
 
     Raises:
         ray.train.TrainingFailedError: The workers failed.

@@ -193,7 +193,13 @@ class Network(Encoder):
         super().__init__(config.dim, config.num_layers, config.num_heads, config.sequence_length, config.dropout)
 
     def forward(
-        self, block: torch.Tensor, log_chance: torch.Tensor, sequence: torch.Tensor, states: torch.Tensor, state_of: torch.Tensor, targets: torch.Tensor
+        self,
+        block: torch.Tensor,
+        log_chance: torch.Tensor,
+        sequence: torch.Tensor,
+        states: torch.Tensor,
+        state_of: torch.Tensor,
+        targets: torch.Tensor,
     ) -> torch.Tensor:
         """Return the sum of the targets' losses.
 

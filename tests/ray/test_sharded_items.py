@@ -20,7 +20,8 @@ from streamrec.teachers.training import Place, Training
 
 NUM_ITEMS = 500
 CONFIG = TransformerConfig(
-    dim=16, num_layers=1, num_heads=2, sequence_length=8, batch_events=200, first_epochs=4, first_steps=25, num_negatives=40, full_softmax_items=10, checkpoint_steps=10
+    dim=16, num_layers=1, num_heads=2, sequence_length=8, batch_events=200, first_epochs=4, first_steps=25, num_negatives=40,
+    full_softmax_items=10, checkpoint_steps=10,
 )  # fmt: skip
 
 

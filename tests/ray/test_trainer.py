@@ -28,7 +28,16 @@ from streamrec.teachers.train_loop import train_transformer
 NUM_ITEMS = 12
 # Without dropout two workers' mean gradients are the mean over the whole batch.
 TRANSFORMER = TransformerConfig(
-    dim=8, num_layers=1, num_heads=1, sequence_length=6, batch_events=56, first_epochs=9, first_steps=12, dropout=0.0, learning_rate=1e-2, checkpoint_steps=4
+    dim=8,
+    num_layers=1,
+    num_heads=1,
+    sequence_length=6,
+    batch_events=56,
+    first_epochs=9,
+    first_steps=12,
+    dropout=0.0,
+    learning_rate=1e-2,
+    checkpoint_steps=4,
 )
 
 
@@ -64,7 +73,7 @@ def is_close(one: ComponentState, other: ComponentState) -> bool:
 
 
 def dying(monkeypatch: pytest.MonkeyPatch, folder: Path, deaths: int) -> Path:
-    """Let the last worker kill itself after its second checkpoint, so many times, and return where each start notes the steps that it goes on from."""
+    """Let the last worker kill itself after its second checkpoint, so many times; return where each start notes the steps that it has."""
 
     def worker(config: dict[str, Any]) -> None:
         class Dying(trainer.RayCheckpoints):

@@ -23,7 +23,9 @@ from streamrec.teachers.train_loop import build_transformer, train_transformer
 from streamrec.teachers.window import EventWindow
 
 NUM = 8
-SHAPE = TransformerConfig(dim=8, num_layers=1, num_heads=1, sequence_length=4, batch_events=40, first_epochs=20, first_steps=20, refresh_steps=3, dropout=0.0)
+SHAPE = TransformerConfig(
+    dim=8, num_layers=1, num_heads=1, sequence_length=4, batch_events=40, first_epochs=20, first_steps=20, refresh_steps=3, dropout=0.0
+)
 LINEAR = LinearConfig(max_items=6, ridge=2.0, history_decay=0.9)
 
 

@@ -18,7 +18,16 @@ from streamrec.teachers.train_loop import budget, build_transformer, train_trans
 from streamrec.teachers.training import Place
 
 CONFIG = TransformerConfig(
-    dim=8, num_layers=2, num_heads=2, sequence_length=6, batch_events=56, first_epochs=100, first_steps=70, refresh_steps=4, dropout=0.0, learning_rate=2e-2
+    dim=8,
+    num_layers=2,
+    num_heads=2,
+    sequence_length=6,
+    batch_events=56,
+    first_epochs=100,
+    first_steps=70,
+    refresh_steps=4,
+    dropout=0.0,
+    learning_rate=2e-2,
 )
 
 

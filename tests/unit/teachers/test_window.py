@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
@@ -49,7 +50,7 @@ def test_sequences_are_each_users_events_in_time_order_cut_from_the_newest(batch
     assert arrived.tolist() == [max(piece) for piece in found.tolist()], "rows are numbered by arrival"
     for piece, begun in zip(found.tolist(), begins.tolist(), strict=True):
         users = [events[row] for row in piece if row >= 0]
-        assert begun[1 : len(users)] == [one[1] != other[1] for one, other in zip(users, users[1:], strict=False)]
+        assert begun[1 : len(users)] == [one[1] != other[1] for one, other in pairwise(users)]
 
 
 @given(steps, st.integers(0, 3), st.integers(4, 25))
