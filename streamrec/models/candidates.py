@@ -46,11 +46,11 @@ def candidate_cross_entropy(
     Returns:
         [T]
     """
-    logits = torch.addmm(bias, states, vectors.T).float()  # [M, R]
-    corrected = logits - log_inclusion
-    log_norm = torch.logsumexp(corrected, 1)[state_of]  # [T]
-    target = logits[state_of, targets]
+    corrected = torch.addmm(bias - log_inclusion, states, vectors.T).float()  # [M, R]
+    log_norm = torch.logsumexp(corrected, 1).index_select(0, state_of)  # [T]
+    # Not taken out of the [M, R], through which another gradient of that size would go back.
+    target = (states.index_select(0, state_of) * vectors.index_select(0, targets)).sum(1).float() + bias[targets]
     chance = log_inclusion[targets]
-    # The target's share of the sum goes from 1 / chance down to 1.
-    log_norm = log_norm + torch.log1p(torch.expm1(chance) * torch.exp(target - chance - log_norm))
-    return log_norm - target
+    # The target's share of the sum goes from 1 / chance down to 1; rounding may have put it above the sum.
+    share = torch.exp((target - chance - log_norm).clamp(max=0))
+    return log_norm + torch.log1p(torch.expm1(chance) * share) - target

@@ -117,6 +117,13 @@ def share_of(chosen: NDArray[np.int64], sizes: NDArray[np.int64], rank: int, wor
     return ordered[rank::world]
 
 
+def num_targets_of(sequences: Sequences) -> NDArray[np.int64]:
+    """Return how many targets `batch_of` finds in each sequence. [U]."""
+    later = sequences.begins[:, 1:]
+    first = np.where(later.any(1), later.argmax(1), later.shape[1])
+    return np.asarray(np.maximum(sequences.sizes - 1 - first, 0))
+
+
 def batch_of(sequences: Sequences, chosen: NDArray[np.int64]) -> Batch:
     """Cut inputs and targets out of the chosen sequences.
 

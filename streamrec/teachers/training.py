@@ -18,7 +18,7 @@ from streamrec.config import TransformerConfig
 from streamrec.models.candidates import candidate_cross_entropy, log_inclusion
 from streamrec.models.transformer import Encoder, SequentialTransformer
 from streamrec.state import ComponentState
-from streamrec.teachers.batches import Passes, Sequences, batch_of, share_of
+from streamrec.teachers.batches import Passes, Sequences, batch_of, num_targets_of, share_of
 from streamrec.teachers.item_table import ItemTable
 
 TABLE = {"items.weight", "bias"}
@@ -87,7 +87,7 @@ class Training:
         self._loss = place.wrap(made)
         self._parameters = list(self._network.parameters())
         self._optimiser = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
-        self._sizes = sequences.sizes
+        self._sizes, self._num_targets = sequences.sizes, num_targets_of(sequences)
         used = sequences.rows[sequences.rows >= 0]
         self._share = np.bincount(used, minlength=len(rows)) / len(used)
         self._is_sampled = len(rows) > config.full_softmax_items
@@ -117,7 +117,7 @@ class Training:
         chosen = np.resize(chosen, max(len(chosen), place.world))  # Every worker has a share.
         rows, chance = self.candidates(chosen, step)
         batch = batch_of(self._sequences, share_of(chosen, self._sizes, place.rank, place.world))
-        num_targets = len(batch.targets) if place.world == 1 else len(batch_of(self._sequences, chosen).targets)
+        num_targets = int(self._num_targets[chosen].sum())
         states, state_of = np.unique(batch.source, return_inverse=True)
         places = (np.searchsorted(rows, np.maximum(batch.rows, rows[0])), states, state_of, np.searchsorted(rows, batch.targets))
         index, log_chance, *inputs = (torch.from_numpy(array).to(place.device) for array in (rows, chance, *places))
@@ -212,7 +212,7 @@ class Network(Encoder):
             targets: Place in the block of each target. [T]
         """
         vectors, bias = block[:, :-1], block[:, -1]
-        encoded = self.encode(vectors[sequence]).flatten(0, 1)[states]  # [M, D]
+        encoded = self.encode(nn.functional.embedding(sequence, vectors)).flatten(0, 1).index_select(0, states)  # [M, D]
         return candidate_cross_entropy(encoded, vectors, bias, log_chance, state_of, targets).sum()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streamrec.state import from_bytes, to_bytes
-from streamrec.teachers.batches import Passes, Sequences, batch_of, share_of
+from streamrec.teachers.batches import Passes, Sequences, batch_of, num_targets_of, share_of
 
 
 def sizes(num: int = 500) -> np.ndarray:
@@ -68,9 +68,11 @@ def test_workers_share_out_a_batch_in_parts_of_about_equally_many_events(world: 
 
 
 def test_a_basket_is_predicted_from_the_state_before_it_and_the_first_one_from_nothing() -> None:
-    rows = np.asarray([[7, 8, 1, 2, 3, -1], [4, 5, -1, -1, -1, -1]], np.int32)
-    begins = np.asarray([[1, 0, 1, 0, 1, 0], [1, 1, 0, 0, 0, 0]], bool)
-    batch = batch_of(Sequences(rows, begins, np.zeros(2, np.int64), 0), np.asarray([0, 1]))
+    rows = np.asarray([[7, 8, 1, 2, 3, -1], [4, 5, -1, -1, -1, -1], [6, 9, -1, -1, -1, -1]], np.int32)
+    begins = np.asarray([[1, 0, 1, 0, 1, 0], [1, 1, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]], bool)
+    made = Sequences(rows, begins, np.zeros(3, np.int64), 0)
+    batch = batch_of(made, np.asarray([0, 1]))
+    assert num_targets_of(made).tolist() == [3, 1, 0]
     assert batch.rows.tolist() == [[7, 8, 1, 2], [4, 5, -1, -1]]
     assert [(int(batch.rows.ravel()[source]), target) for source, target in zip(batch.source, batch.targets.tolist(), strict=True)] == [
         (8, 1),
