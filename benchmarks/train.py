@@ -87,11 +87,11 @@ def measure(options: dict[str, Any]) -> None:
         chosen = [next(batches) for _ in range(STEPS)]
         times: dict[str, float] = {}
         if rank == 0:
-            times["one"] = timed(lambda training, batch: training.step(batch, config.learning_rate), [(alone, batch) for batch in chosen])
+            times["one"] = timed(alone.step, [(batch,) for batch in chosen])
             ready = list(tensors_of(alone, sequences, chosen))
             times["bare"] = timed(bare.step, ready)
         distributed.barrier()
-        times["two"] = timed(lambda training, batch: training.step(batch, config.learning_rate), [(both, batch) for batch in chosen])
+        times["two"] = timed(both.step, [(batch,) for batch in chosen])
         distributed.barrier()
         for name, value in times.items() if number else ():  # The first round warms up.
             found[name].append(value)

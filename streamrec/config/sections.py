@@ -118,6 +118,7 @@ class TransformerConfig(Section):
 
     A first fit passes ``first_epochs`` times over the window. A refresh passes ``refresh_epochs`` times over what came since the last one and
     each time over as much of what came before. Neither takes more than ``first_steps`` or ``refresh_steps`` steps of about ``batch_events`` events.
+    ``item_learning_rate`` is that of item rows, each of which few batches touch, ``learning_rate`` that of all else.
     Up to ``full_softmax_items`` items a step weighs all of them, beyond it those of its batch and ``num_negatives`` others. ``shard_items``:
     each of several workers keeps a share of the item rows. ``checkpoint_steps``: a training that is cut off loses at most so many steps.
     """
@@ -129,10 +130,11 @@ class TransformerConfig(Section):
     sequence_length: int = Field(default=32, ge=2, le=2048)
     batch_events: int = Field(default=1024, ge=1)
     first_epochs: float = Field(default=10, gt=0)
-    refresh_epochs: float = Field(default=3, gt=0)
-    first_steps: int = Field(default=100000, ge=1)
-    refresh_steps: int = Field(default=100000, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    refresh_epochs: float = Field(default=4, gt=0)
+    first_steps: int = Field(default=5000, ge=1)
+    refresh_steps: int = Field(default=1000, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    item_learning_rate: float = Field(default=1e-2, gt=0)
     num_negatives: int = Field(default=1024, ge=1)
     full_softmax_items: int = Field(default=2048, ge=1)
     shard_items: bool = False

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-ITEM_STD = 0.02
-"""Spread of a new item's vector: small, so that what nobody has learned ranks by its bias."""
+LOGIT_SCALE = 9.0
+"""Length of a state before anything is learned. Item vectors are of length 1, so logits begin within its reach, the student's scale."""
 
 
 class Block(nn.Module):
@@ -75,6 +75,7 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList([Block(dim, num_heads, dropout) for _ in range(num_layers)])
         self.norm = nn.LayerNorm(dim)
         nn.init.normal_(self.positions.weight, std=0.02)
+        nn.init.constant_(self.norm.weight, LOGIT_SCALE / dim**0.5)
 
     def encode(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the state after each position: vectors [B, S, D], oldest first, padding on the right → [B, S, D]."""
@@ -100,7 +101,7 @@ class Encoder(nn.Module):
 
 
 class SequentialTransformer(Encoder):
-    """Encode item sequences; item vectors are both input and output embeddings.
+    """Encode item sequences; item vectors, of length 1, are both input and output embeddings.
 
     Args:
         num_items: V.
@@ -115,7 +116,9 @@ class SequentialTransformer(Encoder):
         super().__init__(dim, num_layers, num_heads, length, dropout)
         self.items = nn.Embedding(num_items, dim)
         self.bias = nn.Parameter(torch.zeros(num_items))
-        nn.init.normal_(self.items.weight, std=ITEM_STD)
+        nn.init.normal_(self.items.weight)
+        with torch.no_grad():
+            self.items.weight /= self.items.weight.norm(dim=1, keepdim=True)
 
     def forward(self, sequence: torch.Tensor) -> torch.Tensor:
         """Return the state after each position: sequence [B, S] int64, oldest first, -1 pads on the right → [B, S, D]."""

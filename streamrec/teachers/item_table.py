@@ -75,7 +75,7 @@ class ItemTable:
         return gradient
 
     def descend(self, rows: torch.Tensor, gradient: torch.Tensor, learning_rate: float) -> None:
-        """Descend on rows [R] by gradients [R, D + 1] that are the same for all workers.
+        """Descend on rows [R] by gradients [R, D + 1] that are the same for all workers, and put the vectors back on the unit sphere.
 
         **Deviation** from Adam (Kingma and Ba, 2015, arXiv:1412.6980): a row's moments stand still while no step touches it, and its steps are
         counted by themselves, so that a rare item's first step is as long as a frequent one's.
@@ -90,6 +90,7 @@ class ItemTable:
         exponent = steps[:, None].float()
         denominator = (v / (1 - _BETA2**exponent)).sqrt_().add_(_EPSILON)
         values.addcdiv_(m / (1 - _BETA1**exponent), denominator, value=-learning_rate)
+        values[:, :-1] /= values[:, :-1].norm(dim=1, keepdim=True).clamp(min=1e-6)
         for name, new in (("values", values), ("m", m), ("v", v), ("steps", steps)):
             self.own[name][rows] = new
 

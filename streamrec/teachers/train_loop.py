@@ -32,7 +32,8 @@ def train_transformer(
     Args:
         sequences: The window, all of its items in rows of ``generations``.
         generations: Generation of the item of each row, -1 where it is free. [V] int32
-        previous: The last version to start from; passes are then over what came after it and as much of what it has seen. None starts from nothing.
+        previous: The last version to start from; passes are then over what came after it and as much of what it has seen. None, or one of another
+            shape, starts from nothing.
         config: Shape and training settings; batches are shared out to all workers.
         seed: Of initialisation, batches, dropout and negatives.
         place: Rank, device and wrapper; None runs alone on the CPU.
@@ -50,6 +51,8 @@ def train_transformer(
         got = f"{len(sequences.rows)} sequences"
         raise DataError(what, got=got, do="send more interactions, or leave the transformer out of teachers.enabled")
     place = place or Place()
+    if previous is not None and not _goes_on(previous, config):
+        previous = None
     passes, num_steps = budget(sequences, previous, config, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -58,14 +61,19 @@ def train_transformer(
         training.run(passes, num_steps)
     training.write_into(model)
     arrays = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    meta = {"kind": "transformer", "num_items": len(generations), "shape": shape_of(config), "num_seen": sequences.num_arrived}
+    meta = {"kind": "transformer", "num_items": len(generations), "shape": shape_of(config), "unit_rows": True, "num_seen": sequences.num_arrived}
     return ComponentState({**arrays, GENERATION: generations}, meta), training.losses
+
+
+def _goes_on(previous: ComponentState, config: TransformerConfig) -> bool:
+    """Return whether a version can be trained further: older releases had item vectors of any length."""
+    return previous.meta.get("shape") == shape_of(config) and bool(previous.meta.get("unit_rows"))
 
 
 def budget(sequences: Sequences, previous: ComponentState | None, config: TransformerConfig, seed: int) -> tuple[Passes, int]:
     """Return the passes and how many steps they are, no more than the configuration's most."""
     epochs, most, num_seen = config.first_epochs, config.first_steps, -1
-    if previous is not None and previous.meta.get("shape") == shape_of(config):
+    if previous is not None:
         epochs, most, num_seen = config.refresh_epochs, config.refresh_steps, int(previous.meta.get("num_seen", -1))
     is_new = sequences.arrived >= num_seen
     # After a deletion, say, a refresh may be asked for without anything new.
@@ -83,9 +91,8 @@ def build_transformer(
 ) -> SequentialTransformer:
     """Make a model for rows of the given generations [V], with all that fits taken from the previous version.
 
-    Rows that are new or hold another item than then start as the mean of the old items beside which they stand in the sequences; where there are none
-    as the mean of all old ones plus noise, so that they rank in the middle rather than at random. Nothing of an item goes over to the next one on
-    its row.
+    Rows that are new or hold another item than then point where the old items do on the whole beside which they stand in the sequences; where there
+    are none, anywhere. Nothing of an item goes over to the next one on its row.
     """
     num_items = len(generations)
     model = SequentialTransformer(num_items, config.dim, config.num_layers, config.num_heads, config.sequence_length, config.dropout)
@@ -97,15 +104,13 @@ def build_transformer(
     same = np.flatnonzero(then[:num_old] == generations[:num_old])
     for name, array in previous.arrays.items():
         old = torch.from_numpy(np.array(array))
-        if name == "items.weight":
-            state[name] += old.mean(0)
         if name in TABLE:
             state[name][same] = old[same]
         elif name != GENERATION:
             state[name] = old
     if sequences is not None:
         rows, means = _beside(sequences.rows, state["items.weight"].numpy(), np.isin(np.arange(num_items), same))
-        state["items.weight"][rows] = torch.from_numpy(means)
+        state["items.weight"][rows] = torch.from_numpy(means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6))
     model.load_state_dict(state)
     return model
 

@@ -25,7 +25,7 @@ TABLE = {"items.weight", "bias"}
 """Parameters that have a row an item; all others are the network's."""
 
 _LAST_RATE = 0.05
-"""The learning rate falls to this share of itself."""
+"""Learning rates fall to this share of themselves."""
 _MOST_WARMING_STEPS = 100
 
 
@@ -106,13 +106,13 @@ class Training:
         warm = min(_MOST_WARMING_STEPS, max(1, num_steps // 10))
         for chosen in passes.batches(len(self._losses), num_steps):
             step = len(self._losses)
-            self.step(chosen, self._config.learning_rate * min(1.0, (step + 1) / warm) * (1.0 - (1.0 - _LAST_RATE) * step / num_steps))
+            self.step(chosen, min(1.0, (step + 1) / warm) * (1.0 - (1.0 - _LAST_RATE) * step / num_steps))
             done = step + 1
             if kept is not None and done < num_steps and done % self._config.checkpoint_steps == 0:
                 kept.save(self.part())
 
-    def step(self, chosen: NDArray[np.int64], learning_rate: float) -> None:
-        """Learn from this worker's share of a batch of sequences."""
+    def step(self, chosen: NDArray[np.int64], pace: float = 1.0) -> None:
+        """Learn from this worker's share of a batch of sequences, at ``pace`` times the learning rates."""
         place, step = self._place, len(self._losses)
         chosen = np.resize(chosen, max(len(chosen), place.world))  # Every worker has a share.
         rows, chance = self.candidates(chosen, step)
@@ -133,9 +133,9 @@ class Training:
         gradient = self.table.averaged(block.grad)
         _clip([gradient, *(parameter.grad for parameter in self._parameters if parameter.grad is not None)])
         for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = pace * self._config.learning_rate
         self._optimiser.step()
-        self.table.descend(index, gradient, learning_rate)
+        self.table.descend(index, gradient, pace * self._config.item_learning_rate)
         self._losses.append(loss.detach())
 
     def candidates(self, chosen: NDArray[np.int64], step: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

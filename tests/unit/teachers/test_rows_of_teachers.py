@@ -51,7 +51,7 @@ def test_a_warm_start_takes_nothing_over_to_the_next_item_on_a_row() -> None:
     same = [0, 1, 2, 5, 6, 7]
     torch.testing.assert_close(model.items.weight[same].detach(), old[same])
     for row in (3, 4, 8):
-        assert (model.items.weight[row].detach() - old.mean(0)).abs().max() < 0.15
+        assert float((model.items.weight[row].detach() @ old.T).max()) < 0.999
         assert model.bias[row] == 0
 
 

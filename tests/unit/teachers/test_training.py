@@ -74,7 +74,7 @@ def test_a_step_touches_the_rows_of_its_batch_and_its_negatives_and_no_others() 
     held = window().rows[chosen]
     assert set(held[held >= 0].tolist()) <= set(rows.tolist())
     assert len(rows) < NUM_ITEMS
-    made.step(chosen, 1e-2)
+    made.step(chosen)
     others = np.setdiff1d(np.arange(NUM_ITEMS), rows)
     for name, tensor in made.table.own.items():
         assert torch.equal(tensor[others], before[name][others])
@@ -90,7 +90,7 @@ def test_the_gradients_of_two_workers_are_together_that_of_one(full_softmax_item
         made = training(config, Place(rank, world))
         monkeypatch.setattr(made.table, "averaged", lambda gradient: gradient)
         monkeypatch.setattr(made.table, "descend", lambda rows, gradient, rate, key=(rank, world): seen.__setitem__(key, {"rows": gradient.clone()}))
-        made.step(np.arange(17), 1e-3)
+        made.step(np.arange(17))
         seen[rank, world] |= {name: parameter.grad.clone() for name, parameter in made._network.named_parameters()}
     for name, whole in seen[0, 1].items():
         torch.testing.assert_close((seen[0, 2][name] + seen[1, 2][name]) / 2, whole, atol=1e-6, rtol=1e-4, msg=name)
@@ -100,7 +100,7 @@ def test_a_batch_of_fewer_sequences_than_workers_leaves_none_without_a_share(mon
     for rank in range(3):
         made = training(place=Place(rank, 3))
         monkeypatch.setattr(made.table, "averaged", lambda gradient: gradient)
-        made.step(np.asarray([1]), 1e-3)
+        made.step(np.asarray([1]))
         assert np.isfinite(made.losses).all()
 
 
@@ -118,7 +118,7 @@ def test_on_a_cpu_nothing_is_compiled_and_nothing_is_short(monkeypatch: pytest.M
         return result
 
     monkeypatch.setattr(Network, "encode", spied)
-    training().step(np.arange(5), 1e-3)
+    training().step(np.arange(5))
     assert kinds == {torch.float32}
 
 

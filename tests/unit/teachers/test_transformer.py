@@ -28,6 +28,7 @@ CONFIG = TransformerConfig(
     refresh_steps=4,
     dropout=0.0,
     learning_rate=2e-2,
+    item_learning_rate=2e-2,
 )
 
 
@@ -124,27 +125,28 @@ def test_the_sampled_loss_falls_too() -> None:
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) * 0.7
 
 
-def test_a_warm_start_keeps_the_rows_of_old_items_and_puts_new_ones_in_the_middle() -> None:
+def test_a_warm_start_keeps_the_rows_of_old_items_and_gives_new_ones_a_vector_of_their_length() -> None:
     state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
     grown = build_transformer(fresh(13), CONFIG, state)
     old = torch.from_numpy(state.arrays["items.weight"])
     torch.testing.assert_close(grown.items.weight[:10].detach(), old)
     torch.testing.assert_close(grown.positions.weight.detach(), torch.from_numpy(state.arrays["positions.weight"]))
-    assert (grown.items.weight[10:].detach() - old.mean(0)).abs().max() < 0.15
+    torch.testing.assert_close(grown.items.weight.detach().norm(dim=1), torch.ones(13))
     _, losses = train_transformer(cycle(), fresh(13), state, CONFIG, 1)
     assert len(losses) == 4
     assert losses[0] < 2.0  # far below log(13)
 
 
-def test_a_new_item_starts_as_the_mean_of_the_old_ones_beside_it() -> None:
+def test_a_new_item_points_where_the_old_ones_beside_it_point() -> None:
     state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
     window = sequences(np.asarray([[1, 10, 2], [10, 2, 11], [12, 11, -1]], np.int32))
     grown = build_transformer(fresh(13), CONFIG, state, window).items.weight.detach()
     old = torch.from_numpy(state.arrays["items.weight"])
     torch.testing.assert_close(grown[:10], old)
-    torch.testing.assert_close(grown[10], (old[1] + 2 * old[2]) / 3)
+    beside = old[1] + 2 * old[2]
+    torch.testing.assert_close(grown[10], beside / beside.norm())
     torch.testing.assert_close(grown[11], old[2])
-    assert (grown[12] - old.mean(0)).abs().max() < 0.15, "it stands beside a new one only"
+    assert float((grown[12] @ grown[:12].T).max()) < 0.999, "it stands beside a new one only"
 
 
 def test_a_refresh_passes_over_what_is_new_and_no_more_than_its_most_steps() -> None:
@@ -167,6 +169,17 @@ def test_another_shape_starts_from_nothing() -> None:
     state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
     other = CONFIG.model_copy(update={"dim": 4})
     assert build_transformer(fresh(10), other, state).items.weight.shape == (10, 4)
+    again = [train_transformer(cycle(), fresh(10), before, other, 0)[0] for before in (None, state)]
+    assert digest_of(again[0]) == digest_of(again[1])
+
+
+def test_a_version_whose_vectors_have_any_length_is_scored_as_it_is_and_not_trained_further() -> None:
+    state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
+    arrays = {**state.arrays, "items.weight": state.arrays["items.weight"] * 2}
+    old = ComponentState(arrays, {name: value for name, value in state.meta.items() if name != "unit_rows"})
+    np.testing.assert_array_equal(build_transformer(fresh(10), CONFIG, old).items.weight.detach().numpy(), arrays["items.weight"])
+    again = [train_transformer(cycle(), fresh(10), before, CONFIG, 0)[0] for before in (None, old)]
+    assert digest_of(again[0]) == digest_of(again[1])
 
 
 def test_a_window_without_sequences_is_an_error_that_says_so() -> None:
