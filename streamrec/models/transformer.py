@@ -74,7 +74,12 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList([Block(dim, num_heads, dropout) for _ in range(num_layers)])
         self.norm = nn.LayerNorm(dim)
-        nn.init.normal_(self.positions.weight, std=0.02)
+        for module in self.modules():
+            # Small, so that a state begins near its last item and blocks move it from there.
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
         nn.init.constant_(self.norm.weight, LOGIT_SCALE / dim**0.5)
 
     def encode(self, vectors: torch.Tensor) -> torch.Tensor:
