@@ -69,7 +69,13 @@ def alone(config: TransformerConfig) -> ComponentState:
 
 def is_close(one: ComponentState, other: ComponentState) -> bool:
     assert one.arrays.keys() == other.arrays.keys()
-    return all(np.allclose(one.arrays[name], array, atol=2e-4) for name, array in other.arrays.items())
+    return all(np.allclose(_felt(name, one), _felt(name, other), atol=2e-4) for name in other.arrays)
+
+
+def _felt(name: str, state: ComponentState) -> np.ndarray:
+    """Return an array without the keys' bias: attention does not feel it, so its gradient is rounding alone, of which Adam makes whole steps."""
+    array = state.arrays[name]
+    return np.delete(array, slice(len(array) // 3, 2 * len(array) // 3)) if name.endswith("qkv.bias") else array
 
 
 def dying(monkeypatch: pytest.MonkeyPatch, folder: Path, deaths: int) -> Path:
