@@ -129,14 +129,14 @@ class TransformerConfig(Section):
     dropout: float = Field(default=0.2, ge=0, lt=1)
     sequence_length: int = Field(default=32, ge=2, le=2048)
     batch_events: int = Field(default=1024, ge=1)
-    first_epochs: float = Field(default=10, gt=0)
+    first_epochs: float = Field(default=12, gt=0)
     refresh_epochs: float = Field(default=4, gt=0)
     first_steps: int = Field(default=5000, ge=1)
     refresh_steps: int = Field(default=1000, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
     item_learning_rate: float = Field(default=1e-2, gt=0)
-    num_negatives: int = Field(default=1024, ge=1)
-    full_softmax_items: int = Field(default=2048, ge=1)
+    num_negatives: int = Field(default=2048, ge=1)
+    full_softmax_items: int = Field(default=4096, ge=1)
     shard_items: bool = False
     checkpoint_steps: int = Field(default=500, ge=1)
 

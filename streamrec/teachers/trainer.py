@@ -66,9 +66,11 @@ def train_worker(config: dict[str, Any]) -> None:
     """
     torch.set_num_threads(1)
     give_way()
-    payload = from_bytes(open_storage(config["storage_url"]).read(config["payload_key"]))
+    storage = open_storage(config["storage_url"])
+    payload = from_bytes(storage.read(config["payload_key"]))
+    checkpoints = RayCheckpoints() if isinstance(storage, LocalStorage) else None  # Else the run's folder is one machine's.
     context = get_context()
-    place = Place(context.get_world_rank(), context.get_world_size(), get_device(), _distribute, RayCheckpoints())
+    place = Place(context.get_world_rank(), context.get_world_size(), get_device(), _distribute, checkpoints)
     carry_out(RefreshRequest(**config["request"], payload=payload), TeachersConfig.model_validate(config["teachers"]), config["storage_url"], place)
 
 
