@@ -42,7 +42,8 @@ STEPS = 6
 def main() -> None:
     """Run the benchmark."""
     options = arguments(__doc__ or "", items=20_000)
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    usual = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ.update({name: value for name, value in usual.items() if name not in os.environ})
     rounds = 6 if options.quick else 30
     with tempfile.TemporaryDirectory(prefix="sr-bench-", dir="/tmp") as folder:
         ray.init(
