@@ -114,19 +114,31 @@ class FeaturesConfig(Section):
 
 
 class TransformerConfig(Section):
-    """Shape and train the sequential transformer."""
+    """Shape and train the sequential transformer.
+
+    A first fit passes ``first_epochs`` times over the window. A refresh passes ``refresh_epochs`` times over what came since the last one and
+    each time over as much of what came before. Neither takes more than ``first_steps`` or ``refresh_steps`` steps of about ``batch_events`` events.
+    ``item_learning_rate`` is that of item rows, each of which few batches touch, ``learning_rate`` that of all else.
+    Up to ``full_softmax_items`` items a step weighs all of them, beyond it those of its batch and ``num_negatives`` others. ``shard_items``:
+    each of several workers keeps a share of the item rows. ``checkpoint_steps``: a training that is cut off loses at most so many steps.
+    """
 
     dim: int = Field(default=64, ge=4, le=4096)
     num_layers: int = Field(default=2, ge=1, le=64)
     num_heads: int = Field(default=2, ge=1, le=64)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     sequence_length: int = Field(default=32, ge=2, le=2048)
-    batch_size: int = Field(default=32, ge=1)
-    first_steps: int = Field(default=300, ge=1)
-    refresh_steps: int = Field(default=150, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    num_negatives: int = Field(default=1024, ge=1)
-    full_softmax_items: int = Field(default=2048, ge=1)
+    batch_events: int = Field(default=1024, ge=1)
+    first_epochs: float = Field(default=12, gt=0)
+    refresh_epochs: float = Field(default=4, gt=0)
+    first_steps: int = Field(default=5000, ge=1)
+    refresh_steps: int = Field(default=1000, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    item_learning_rate: float = Field(default=1e-2, gt=0)
+    num_negatives: int = Field(default=2048, ge=1)
+    full_softmax_items: int = Field(default=4096, ge=1)
+    shard_items: bool = False
+    checkpoint_steps: int = Field(default=500, ge=1)
 
     @field_validator("num_heads")
     @classmethod
@@ -224,8 +236,9 @@ class TeachersConfig(Section):
     @classmethod
     def _all_have_work(cls, value: int, info: ValidationInfo) -> int:
         transformer = info.data.get("transformer")
-        if transformer is not None and value > transformer.batch_size:
-            msg = f"at most transformer.batch_size = {transformer.batch_size}, which is shared out to the workers"
+        if transformer is not None and value * transformer.sequence_length > transformer.batch_events:
+            most = max(1, transformer.batch_events // transformer.sequence_length)
+            msg = f"at most {most}, transformer.batch_events / sequence_length: each worker gets sequences of every batch"
             raise ValueError(msg)
         return value
 

@@ -1,7 +1,7 @@
 """Define the sequential teacher: a causal pre-norm transformer over item rows.
 
 References: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv:1808.09781.
-**Deviation**: pre-norm blocks, and a softmax over items (full, or shared uniform negatives) instead of one negative a step, after Klenitskiy
+**Deviation**: pre-norm blocks, and a softmax over items (`streamrec.models.candidates`) instead of one negative a step, after Klenitskiy
 and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023, arXiv:2309.07602.
 """
 
@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+
+LOGIT_SCALE = 9.0
+"""Length of a state before anything is learned. Item vectors are of length 1, so logits begin within its reach, the student's scale."""
 
 
 class Block(nn.Module):
@@ -53,8 +56,57 @@ class Block(nn.Module):
         return result
 
 
-class SequentialTransformer(nn.Module):
-    """Encode item sequences; item vectors are both input and output embeddings.
+class Encoder(nn.Module):
+    """Encode sequences of item vectors that are looked up elsewhere: what of the transformer does not grow with the items.
+
+    Args:
+        dim: D.
+        num_layers: Blocks.
+        num_heads: Heads; must divide D.
+        length: S, the longest sequence.
+        dropout: Rate on embeddings and inside blocks.
+    """
+
+    def __init__(self, dim: int, num_layers: int, num_heads: int, length: int, dropout: float) -> None:
+        super().__init__()
+        self.length = length
+        self.positions = nn.Embedding(length, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList([Block(dim, num_heads, dropout) for _ in range(num_layers)])
+        self.norm = nn.LayerNorm(dim)
+        for module in self.modules():
+            # Small, so that a state begins near its last item and blocks move it from there.
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        nn.init.constant_(self.norm.weight, LOGIT_SCALE / dim**0.5)
+
+    def encode(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the state after each position: vectors [B, S, D], oldest first, padding on the right → [B, S, D]."""
+        x = self._placed(vectors)
+        for block in self.blocks:
+            x = block(x)
+        result: torch.Tensor = self.norm(x)
+        return result
+
+    def encode_at(self, vectors: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Return what `encode` gives at one place of each sequence, for less: vectors [B, S, D], places [B] → [B, D]. Without dropout."""
+        x = self._placed(vectors)
+        *first, last = self.blocks
+        assert isinstance(last, Block)
+        for block in first:
+            x = block(x)
+        result: torch.Tensor = self.norm(last.at(x, places))
+        return result
+
+    def _placed(self, vectors: torch.Tensor) -> torch.Tensor:
+        placed: torch.Tensor = self.dropout(vectors + self.positions(torch.arange(vectors.shape[1], device=vectors.device)))
+        return placed
+
+
+class SequentialTransformer(Encoder):
+    """Encode item sequences; item vectors, of length 1, are both input and output embeddings.
 
     Args:
         num_items: V.
@@ -66,35 +118,20 @@ class SequentialTransformer(nn.Module):
     """
 
     def __init__(self, num_items: int, dim: int, num_layers: int, num_heads: int, length: int, dropout: float) -> None:
-        super().__init__()
-        self.length = length
+        super().__init__(dim, num_layers, num_heads, length, dropout)
         self.items = nn.Embedding(num_items, dim)
-        self.positions = nn.Embedding(length, dim)
         self.bias = nn.Parameter(torch.zeros(num_items))
-        self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList([Block(dim, num_heads, dropout) for _ in range(num_layers)])
-        self.norm = nn.LayerNorm(dim)
-        nn.init.normal_(self.items.weight, std=0.02)
-        nn.init.normal_(self.positions.weight, std=0.02)
+        nn.init.normal_(self.items.weight)
+        with torch.no_grad():
+            self.items.weight /= self.items.weight.norm(dim=1, keepdim=True)
 
     def forward(self, sequence: torch.Tensor) -> torch.Tensor:
         """Return the state after each position: sequence [B, S] int64, oldest first, -1 pads on the right → [B, S, D]."""
-        x = self.items(sequence.clamp(min=0)) + self.positions(torch.arange(sequence.shape[1], device=sequence.device))
-        x = self.dropout(x)
-        for block in self.blocks:
-            x = block(x)
-        result: torch.Tensor = self.norm(x)
-        return result
+        return self.encode(self.items(sequence.clamp(min=0)))
 
     def states_at(self, sequence: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Return what `forward` gives at one place of each sequence, for less: sequence [B, S], places [B] → [B, D]. Without dropout."""
-        x = self.items(sequence.clamp(min=0)) + self.positions(torch.arange(sequence.shape[1], device=sequence.device))
-        *first, last = self.blocks
-        assert isinstance(last, Block)
-        for block in first:
-            x = block(x)
-        result: torch.Tensor = self.norm(last.at(x, places))
-        return result
+        return self.encode_at(self.items(sequence.clamp(min=0)), places)
 
     def logits(self, states: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         """Score items: states [M, D], rows [C] (None for all V) → [M, C]."""

@@ -29,6 +29,7 @@ def refresh_request(parts: Parts, ingest: Ingest, teacher: str, version: str, pr
     elif teacher == "transformer":
         # The number of items travels with the sequences: both are kept, and a restart later in the stream must train the same version.
         sequences = ingest.window.sequences(parts.config.teachers.transformer.sequence_length)
-        payload = ComponentState({"sequences": sequences, "generation": generations}, {"num_items": len(generations)})
+        held = sequences.state()
+        payload = ComponentState({**held.arrays, "generation": generations}, {**held.meta, "num_items": len(generations)})
     seed = (parts.config.seed * 1_000_003 + int(version[1:])) % 2**31
     return RefreshRequest(teacher, version, previous, seed, len(generations), payload, why)

@@ -12,9 +12,11 @@ import numpy as np
 from streamrec.config import TeachersConfig
 from streamrec.state import ComponentState
 from streamrec.storage import open_storage
+from streamrec.teachers.batches import Sequences
 from streamrec.teachers.linear import solve_version
 from streamrec.teachers.store import TeacherStore
-from streamrec.teachers.train_loop import Place, train_transformer
+from streamrec.teachers.train_loop import train_transformer
+from streamrec.teachers.training import Place
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class RefreshRequest:
         previous: Version to start from, or None.
         seed: Of training.
         num_items: V at the time of asking.
-        payload: ``sequences`` and the ``generation`` of each row for the transformer; the statistics and the ``generation`` of each slot's row
+        payload: `Sequences.state` and the ``generation`` of each row for the transformer; the statistics and the ``generation`` of each slot's row
             for the linear teacher. A ``num_items`` in its meta counts: it is that of the first time of asking.
         why: A reason by name, `streamrec.teachers.policy.Reason`; empty when a person asked.
     """
@@ -88,10 +90,10 @@ def carry_out(request: RefreshRequest, config: TeachersConfig, storage_url: str,
         state = solve_version(request.payload, config.linear)
     else:
         previous = store.load(request.teacher, request.previous) if request.previous else None
-        sequences = request.payload.arrays["sequences"]
+        sequences = Sequences.of_state(request.payload)
         generations = request.payload.arrays.get("generation", np.zeros(num_items, np.int32))
         state, losses = train_transformer(sequences, generations, previous, config.transformer, request.seed, place)
-        facts |= {"loss_first": losses[0], "loss_last": losses[-1], "num_steps": len(losses), "num_sequences": len(sequences)}
+        facts |= {"loss_first": losses[0], "loss_last": losses[-1], "num_steps": len(losses), "num_sequences": len(sequences.rows)}
     facts |= {
         "seconds": time.monotonic() - began,
         "previous": request.previous,

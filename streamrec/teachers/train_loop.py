@@ -1,56 +1,40 @@
-"""Train the sequential transformer: a plain function that runs without Ray, and under DDP when it is given a wrapper."""
+"""Make a version of the sequential transformer: a plain function that runs without Ray, and on several workers when told its place among them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import math
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from streamrec.config import TransformerConfig
 from streamrec.errors import DataError
 from streamrec.models.transformer import SequentialTransformer
 from streamrec.state import ComponentState
+from streamrec.teachers.batches import Passes, Sequences
+from streamrec.teachers.training import TABLE, Place, Training
 
 GENERATION = "generation"
 """Array of a version that says which item of each row it learned; format 1 has none, all were the first."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Say where a worker stands among the workers.
-
-    Attributes:
-        rank: This worker, 0-based.
-        world: How many there are.
-        device: Where tensors go.
-        wrap: Makes the model distributed, for example `ray.train.torch.prepare_model`.
-    """
-
-    rank: int = 0
-    world: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    wrap: Callable[[nn.Module], nn.Module] = lambda model: model
-
-
 def train_transformer(
-    window: NDArray[np.int32],
+    sequences: Sequences,
     generations: NDArray[np.int32],
     previous: ComponentState | None,
     config: TransformerConfig,
     seed: int,
     place: Place | None = None,
 ) -> tuple[ComponentState, list[float]]:
-    """Train on sequences for a fixed number of steps, so that the result is a function of the arguments alone.
+    """Train for as many passes as the configuration says, so that the result is a function of the arguments alone.
 
     Args:
-        window: Item rows, oldest first, padded with -1 on the right, at least two items a row. [U, S]
-        generations: Generation of the item of each row, -1 where it is free; rows beyond them can't be in the window. [V] int32
-        previous: The last version to start from; None starts from nothing.
-        config: Shape and training settings; ``batch_size`` is the total over all workers.
+        sequences: The window, all of its items in rows of ``generations``.
+        generations: Generation of the item of each row, -1 where it is free. [V] int32
+        previous: The last version to start from; passes are then over what came after it and as much of what it has seen. None, or one of another
+            shape, starts from nothing.
+        config: Shape and training settings; batches are shared out to all workers.
         seed: Of initialisation, batches, dropout and negatives.
         place: Rank, device and wrapper; None runs alone on the CPU.
 
@@ -58,40 +42,43 @@ def train_transformer(
         (the new version's arrays and meta, loss of each step)
 
     Raises:
-        DataError: There are no sequences.
+        DataError: There is no item that followed others.
 
     References: see `streamrec.models.transformer`.
     """
-    if len(window) == 0:
-        what = "Teacher: no user has two interactions, so that there is no next item to learn"
-        raise DataError(what, got="no sequences", do="send more interactions, or leave the transformer out of teachers.enabled")
+    if not (sequences.begins[:, 1:] & (sequences.rows[:, 1:] >= 0)).any():
+        what = "Teacher: no user has two interactions at different times, so that there is no next item to learn"
+        got = f"{len(sequences.rows)} sequences"
+        raise DataError(what, got=got, do="send more interactions, or leave the transformer out of teachers.enabled")
     place = place or Place()
+    if previous is not None and not _goes_on(previous, config):
+        previous = None
+    passes, num_steps = budget(sequences, previous, config, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = build_transformer(generations, config, previous).to(place.device)
-        forward = place.wrap(_Loss(model, config))
-        optimiser = torch.optim.AdamW(forward.parameters(), lr=config.learning_rate, weight_decay=0.0)
-        num_steps = config.refresh_steps if previous is not None else config.first_steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / 20) * (1.0 - 0.9 * step / num_steps))
-        torch.manual_seed(seed + 1 + place.rank)
-        batches = np.random.default_rng(seed)
-        losses = []
-        model.train()
-        for _ in range(num_steps):
-            # All ranks draw the same batch and each takes its share, so the number of workers does not change the data.
-            chosen = batches.integers(0, len(window), config.batch_size)[place.rank :: place.world]
-            sequence = torch.from_numpy(window[chosen][:, -config.sequence_length - 1 :].astype(np.int64)).to(place.device)
-            optimiser.zero_grad(set_to_none=True)
-            loss = forward(sequence)
-            loss.backward()
-            nn.utils.clip_grad_norm_(forward.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            losses.append(float(loss.detach()))
-    model.eval()
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
-    meta = {"kind": "transformer", "num_items": len(generations), "shape": shape_of(config)}
-    return ComponentState({**arrays, GENERATION: generations}, meta), losses
+        model = build_transformer(generations, config, previous, sequences)
+        training = Training(model, sequences, config, seed, place)
+        training.run(passes, num_steps)
+    training.write_into(model)
+    arrays = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+    meta = {"kind": "transformer", "num_items": len(generations), "shape": shape_of(config), "unit_rows": True, "num_seen": sequences.num_arrived}
+    return ComponentState({**arrays, GENERATION: generations}, meta), training.losses
+
+
+def _goes_on(previous: ComponentState, config: TransformerConfig) -> bool:
+    """Return whether a version can be trained further: older releases had item vectors of any length."""
+    return previous.meta.get("shape") == shape_of(config) and bool(previous.meta.get("unit_rows"))
+
+
+def budget(sequences: Sequences, previous: ComponentState | None, config: TransformerConfig, seed: int) -> tuple[Passes, int]:
+    """Return the passes and how many steps they are, no more than the configuration's most."""
+    epochs, most, num_seen = config.first_epochs, config.first_steps, -1
+    if previous is not None:
+        epochs, most, num_seen = config.refresh_epochs, config.refresh_steps, int(previous.meta.get("num_seen", -1))
+    is_new = sequences.arrived >= num_seen
+    # After a deletion, say, a refresh may be asked for without anything new.
+    passes = Passes(sequences.sizes, is_new if is_new.any() else np.ones_like(is_new), config.batch_events, seed)
+    return passes, min(most, math.ceil(epochs * passes.num_batches))
 
 
 def shape_of(config: TransformerConfig) -> dict[str, int]:
@@ -99,11 +86,13 @@ def shape_of(config: TransformerConfig) -> dict[str, int]:
     return {"dim": config.dim, "num_layers": config.num_layers, "num_heads": config.num_heads, "length": config.sequence_length}
 
 
-def build_transformer(generations: NDArray[np.int32], config: TransformerConfig, previous: ComponentState | None) -> SequentialTransformer:
+def build_transformer(
+    generations: NDArray[np.int32], config: TransformerConfig, previous: ComponentState | None, sequences: Sequences | None = None
+) -> SequentialTransformer:
     """Make a model for rows of the given generations [V], with all that fits taken from the previous version.
 
-    Rows that are new or hold another item than then start as the mean of the old ones plus noise, so that they rank in the middle rather than
-    at random, and nothing of an item goes over to the next one on its row.
+    Rows that are new or hold another item than then point where the old items do on the whole beside which they stand in the sequences; where there
+    are none, anywhere. Nothing of an item goes over to the next one on its row.
     """
     num_items = len(generations)
     model = SequentialTransformer(num_items, config.dim, config.num_layers, config.num_heads, config.sequence_length, config.dropout)
@@ -112,40 +101,28 @@ def build_transformer(generations: NDArray[np.int32], config: TransformerConfig,
     state = model.state_dict()
     then = previous.arrays.get(GENERATION, np.zeros(len(previous.arrays["bias"]), np.int32))
     num_old = min(len(then), num_items)
-    same = torch.from_numpy(np.flatnonzero(then[:num_old] == generations[:num_old]))
+    same = np.flatnonzero(then[:num_old] == generations[:num_old])
     for name, array in previous.arrays.items():
         old = torch.from_numpy(np.array(array))
-        if name in {"items.weight", "bias"}:
-            if name == "items.weight":
-                state[name] += old.mean(0)
+        if name in TABLE:
             state[name][same] = old[same]
         elif name != GENERATION:
             state[name] = old
+    if sequences is not None:
+        rows, means = _beside(sequences.rows, state["items.weight"].numpy(), np.isin(np.arange(num_items), same))
+        state["items.weight"][rows] = torch.from_numpy(means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6))
     model.load_state_dict(state)
     return model
 
 
-class _Loss(nn.Module):
-    """Next-item cross-entropy over a batch of sequences; a module, so that DDP sees one forward call."""
-
-    def __init__(self, model: SequentialTransformer, config: TransformerConfig) -> None:
-        super().__init__()
-        self.model = model
-        self.config = config
-
-    def forward(self, sequence: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss over all next items of sequence [B, S]."""
-        following = sequence[:, 1:]
-        real = following >= 0
-        states = self.model(sequence[:, :-1])[real]  # [M, D]
-        targets = following[real]  # [M]
-        num_items = len(self.model.bias)
-        if num_items <= self.config.full_softmax_items:
-            return nn.functional.cross_entropy(self.model.logits(states), targets)
-        # Shared uniform negatives stand for the whole catalogue: each weighs V / C in the partition sum.
-        rows = torch.randint(0, num_items, (self.config.num_negatives,), device=sequence.device)
-        negatives = self.model.logits(states, rows) + float(np.log(num_items / len(rows)))
-        negatives = negatives.masked_fill(rows[None, :] == targets[:, None], float("-inf"))
-        positive = (states * self.model.items(targets)).sum(1, keepdim=True) + self.model.bias[targets][:, None]
-        labels = torch.zeros(len(targets), dtype=torch.int64, device=sequence.device)
-        return nn.functional.cross_entropy(torch.cat([positive, negatives], 1), labels)
+def _beside(sequences: NDArray[np.int32], vectors: NDArray[np.float32], is_old: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return new rows [n] that stand beside old ones, and the mean vector of these. [n, D]."""
+    one, other = sequences[:, 1:].ravel(), sequences[:, :-1].ravel()
+    there = (one >= 0) & (other >= 0)
+    new, old = (np.concatenate(parts)[np.concatenate([there, there])] for parts in ((one, other), (other, one)))
+    pairs = ~is_old[new] & is_old[old]
+    rows, place = np.unique(new[pairs], return_inverse=True)
+    sums = np.zeros((len(rows), vectors.shape[1]), np.float32)
+    np.add.at(sums, place, vectors[old[pairs]])
+    counts = np.bincount(place, minlength=len(rows)).astype(np.float32)
+    return np.asarray(rows, np.int64), np.asarray(sums / counts[:, None], np.float32)

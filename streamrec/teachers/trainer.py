@@ -12,16 +12,50 @@ from typing import Any
 
 import ray
 import torch
-from ray.train import RunConfig, ScalingConfig, get_context
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    get_checkpoint,
+    get_context,
+    report,
+)
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch import nn
 
 from streamrec.config import TeachersConfig
-from streamrec.state import from_bytes
+from streamrec.state import ComponentState, from_bytes, to_bytes
 from streamrec.storage import open_storage
 from streamrec.storage.local import LocalStorage
 from streamrec.teachers.requests import RefreshRequest, carry_out
-from streamrec.teachers.train_loop import Place
+from streamrec.teachers.training import Place
+
+MAX_FAILURES = 3
+"""A worker that dies is replaced so often; what fails more often than that fails by itself."""
+
+
+class RayCheckpoints:
+    """Keep a training's state in the run's folder; Ray Train gives it to the workers that replace the dead ones."""
+
+    def load(self) -> list[ComponentState]:
+        """Return the parts of the newest checkpoint that is whole."""
+        checkpoint = get_checkpoint()
+        if checkpoint is None:
+            return []
+        with checkpoint.as_directory() as folder:
+            return [from_bytes(path.read_bytes()) for path in sorted(Path(folder).glob("part-*.safetensors"))]
+
+    def save(self, part: ComponentState | None) -> None:
+        """Report the state; Ray puts all workers' files into one folder, and waits for all workers."""
+        if part is None:
+            report({})
+            return
+        with tempfile.TemporaryDirectory(prefix="streamrec-part-") as folder:
+            Path(folder, f"part-{get_context().get_world_rank():05d}.safetensors").write_bytes(to_bytes(part))
+            report({}, checkpoint=Checkpoint.from_directory(folder))
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -32,9 +66,11 @@ def train_worker(config: dict[str, Any]) -> None:
     """
     torch.set_num_threads(1)
     give_way()
-    payload = from_bytes(open_storage(config["storage_url"]).read(config["payload_key"]))
+    storage = open_storage(config["storage_url"])
+    payload = from_bytes(storage.read(config["payload_key"]))
+    checkpoints = RayCheckpoints() if isinstance(storage, LocalStorage) else None  # Else the run's folder is one machine's.
     context = get_context()
-    place = Place(context.get_world_rank(), context.get_world_size(), get_device(), _distribute)
+    place = Place(context.get_world_rank(), context.get_world_size(), get_device(), _distribute, checkpoints)
     carry_out(RefreshRequest(**config["request"], payload=payload), TeachersConfig.model_validate(config["teachers"]), config["storage_url"], place)
 
 
@@ -51,12 +87,14 @@ def _distribute(module: nn.Module) -> nn.Module:
 def fit_transformer(request: dict[str, Any], payload_key: str, teachers: TeachersConfig, storage_url: str) -> None:
     """Fit one transformer version with Ray Train and wait for it.
 
-    The run's name is the version's, so that it is unique per refresh; its folder goes afterwards, because the version itself goes to
-    ``storage_url``.
+    The run's name is the version's, so that it is unique per refresh. A worker that dies is replaced and all go on from their newest checkpoint; so
+    does the fit of the same version after a job was killed, whatever number of workers it has then. The folder goes afterwards, because the version
+    itself goes to ``storage_url``.
 
     Raises:
         ray.train.TrainingFailedError: The workers failed.
     """
+    name = f"{request['teacher']}-{request['version']}"
     with _run_folder(f"{request['teacher']}/{request['version']}", storage_url) as folder:
         trainer = TorchTrainer(
             train_worker,
@@ -71,22 +109,36 @@ def fit_transformer(request: dict[str, Any], payload_key: str, teachers: Teacher
                 use_gpu=teachers.use_gpu,
                 resources_per_worker={"CPU": teachers.cpus_per_worker} | ({"GPU": 1} if teachers.use_gpu else {}),
             ),
-            run_config=RunConfig(name=f"{request['teacher']}-{request['version']}", storage_path=str(folder.resolve())),
+            run_config=RunConfig(
+                name=name,
+                storage_path=str(folder.resolve()),
+                checkpoint_config=CheckpointConfig(num_to_keep=1),
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            ),
         )
-        trainer.fit()
+        was_begun = (folder / name).exists()
+        try:
+            trainer.fit()
+        except TrainingFailedError:
+            if not was_begun:
+                raise
+            shutil.rmtree(folder / name)  # A killed job may have left a torn record there.
+            trainer.fit()
 
 
 @contextmanager
 def _run_folder(version: str, storage_url: str) -> Iterator[Path]:
-    """Give Ray Train a folder: where the state is files, beside the version, so that a killed job leaves nothing outside its state."""
+    """Give Ray Train a folder: where the state is files, beside the version, so that a killed job leaves nothing outside its state.
+
+    What a killed job's fit of this version left there is gone on with.
+    """
     storage = open_storage(storage_url)
     if not isinstance(storage, LocalStorage):
         with tempfile.TemporaryDirectory(prefix="streamrec-train-") as temporary:
             yield Path(temporary)
         return
     folder = Path(storage.address) / "teachers" / version / "run"
-    shutil.rmtree(folder, ignore_errors=True)  # What a killed job left; Ray Train would go on with it.
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         yield folder
     finally:

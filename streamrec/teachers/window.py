@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from streamrec.features.dedupe import hash_key
 from streamrec.state import ROWS, ComponentState, digest_of, merge
+from streamrec.teachers.batches import Sequences
 
 _TYPES = {"user": np.int64, "row": np.int32, "time": np.int64}
 
@@ -19,11 +20,15 @@ class EventWindow:
 
     **Contract.** `sequences` is a function of the contents alone. `delta` holds the places of the ring that were written since the last
     snapshot or delta; it is None after a removal and when more was added than is kept.
+
+    Attributes:
+        num_added: How many events were ever added.
     """
 
     name = "window"
 
     _data: dict[str, NDArray[Any]]
+    num_added: int
     _next: int
     _size: int
     _num_unsaved: int | None
@@ -39,6 +44,7 @@ class EventWindow:
         """Append events in order: user hash [E], item row [E], event time in ms UTC [E]."""
         if self._num_unsaved is not None:
             self._num_unsaved += len(row)
+        self.num_added += len(row)
         part: dict[str, NDArray[Any]] = {"user": user[-self.capacity :], "row": row[-self.capacity :], "time": time[-self.capacity :]}
         places = (self._next + np.arange(len(part["row"]))) % self.capacity
         for name, values in part.items():
@@ -46,18 +52,14 @@ class EventWindow:
         self._next = int((self._next + len(places)) % self.capacity)
         self._size = min(self.capacity, self._size + len(places))
 
-    def sequences(self, length: int) -> NDArray[np.int32]:
-        """Cut each user's events, in time order, into pieces of at most ``length`` + 1 that overlap by one.
-
-        Returns:
-            Item rows, oldest first, padded with -1 on the right; pieces of one event are left out. [U, length + 1] int32
-        """
+    def sequences(self, length: int) -> Sequences:
+        """Cut each user's events, in time order, into pieces of at most ``length`` + 1 that overlap by one; pieces of one event are left out."""
         if self._size == 0:
-            return np.zeros((0, length + 1), np.int32)
+            return Sequences(np.zeros((0, length + 1), np.int32), np.zeros((0, length + 1), np.bool_), np.zeros(0, np.int64), self.num_added)
         user, row, time = (self._data[name][: self._size] for name in ("user", "row", "time"))
         arrival = (np.arange(self._size) - self._next) % self._size
         order = np.lexsort((arrival, time, user))
-        user, row = user[order], row[order]
+        user, row, time, arrival = user[order], row[order], time[order], arrival[order]
         first = np.concatenate([[True], user[1:] != user[:-1]])
         starts = np.flatnonzero(first)
         ends = np.append(starts[1:], len(user))
@@ -67,7 +69,10 @@ class EventWindow:
         stop = np.repeat(ends, pieces) - number * length
         begin = np.maximum(stop - length - 1, np.repeat(starts, pieces))
         index = begin[:, None] + np.arange(length + 1)[None, :]
-        return np.where(index < stop[:, None], row[np.minimum(index, len(row) - 1)], -1).astype(np.int32)
+        begins = first | (np.diff(time, prepend=time[0]) != 0)
+        index, is_there = np.minimum(index, len(row) - 1), index < stop[:, None]
+        arrived = np.where(is_there, arrival[index], 0).max(1, initial=0) + self.num_added - self._size
+        return Sequences(np.where(is_there, row[index], -1).astype(np.int32), begins[index] & is_there, arrived, self.num_added)
 
     def rows_of(self, namespace: str, user_id: str) -> NDArray[np.int32]:
         """Return the item rows of the user's events, as often as they are there."""
@@ -83,7 +88,10 @@ class EventWindow:
         return self._state()
 
     def _state(self) -> ComponentState:
-        return ComponentState({name: self._data[name][: self._size].copy() for name in _TYPES}, {"next": self._next, "size": self._size})
+        return ComponentState({name: self._data[name][: self._size].copy() for name in _TYPES}, self._meta())
+
+    def _meta(self) -> dict[str, int]:
+        return {"next": self._next, "size": self._size, "added": self.num_added}
 
     def delta(self) -> ComponentState | None:
         """Return the places written since the last snapshot or delta."""
@@ -93,13 +101,14 @@ class EventWindow:
         self._num_unsaved = 0
         places = np.sort((self._next - 1 - np.arange(num)) % self.capacity)
         arrays = {f"{name}@values": self._data[name][places] for name in _TYPES}
-        return ComponentState({ROWS: places, **arrays}, {"next": self._next, "size": self._size})
+        return ComponentState({ROWS: places, **arrays}, self._meta())
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
         state = merge(base, deltas)
         self._data = {name: np.zeros(self.capacity, kind) for name, kind in _TYPES.items()}
         self._next, self._size = int(state.meta.get("next", 0)), int(state.meta.get("size", 0))
+        self.num_added = int(state.meta.get("added", self._size))
         for name, values in state.arrays.items():
             self._data[name][: self._size] = values
         self._num_unsaved = 0
@@ -117,7 +126,8 @@ class EventWindow:
         kept = order[~gone[order]]
         removed = self._size - len(kept)
         if removed:
-            state = ComponentState({name: self._data[name][kept] for name in _TYPES}, {"next": len(kept) % self.capacity, "size": len(kept)})
+            meta = {"next": len(kept) % self.capacity, "size": len(kept), "added": self.num_added}
+            state = ComponentState({name: self._data[name][kept] for name in _TYPES}, meta)
             self.restore(state)
             self._num_unsaved = None  # A delta can't say what went.
         return removed

@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {
     "features": {"history_length": 8, "words_per_item": 3, "word_buckets": 32, "dedupe_horizon": 4000, "lateness_s": 3600.0},
     "teachers": {
         "enabled": ["linear", "transformer", "repeats", "transitions", "neighbours"],
-        "transformer": {"dim": 8, "num_layers": 1, "num_heads": 1, "sequence_length": 8, "batch_size": 8, "first_steps": 3, "refresh_steps": 2},
+        "transformer": {"dim": 8, "num_layers": 1, "num_heads": 1, "sequence_length": 8, "batch_events": 64, "first_steps": 3, "refresh_steps": 2},
         "linear": {"max_items": 64, "ridge": 10.0},
         "transitions": {"max_partners": 8},
         "neighbours": {"max_sessions": 24, "session_length": 6, "sessions_per_item": 5, "num_neighbours": 8},

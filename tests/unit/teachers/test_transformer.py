@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from streamrec.config import TeachersConfig, TransformerConfig
 from streamrec.errors import Damaged, DataError, RegistryError
@@ -10,13 +11,24 @@ from streamrec.models.transformer import SequentialTransformer
 from streamrec.soft_labels.scorer import TransformerTeacher
 from streamrec.state import ComponentState, digest_of
 from streamrec.storage import LocalStorage
-from streamrec.teachers import train_loop
+from streamrec.teachers.batches import Sequences
 from streamrec.teachers.requests import LocalRefresher, RefreshRequest, carry_out
 from streamrec.teachers.store import TeacherStore
-from streamrec.teachers.train_loop import Place, build_transformer, train_transformer
+from streamrec.teachers.train_loop import budget, build_transformer, train_transformer
+from streamrec.teachers.training import Place
 
 CONFIG = TransformerConfig(
-    dim=8, num_layers=2, num_heads=2, sequence_length=6, batch_size=8, first_steps=70, refresh_steps=4, dropout=0.0, learning_rate=2e-2
+    dim=8,
+    num_layers=2,
+    num_heads=2,
+    sequence_length=6,
+    batch_events=56,
+    first_epochs=100,
+    first_steps=70,
+    refresh_steps=4,
+    dropout=0.0,
+    learning_rate=2e-2,
+    item_learning_rate=2e-2,
 )
 
 
@@ -29,12 +41,17 @@ def model(num_items: int = 10) -> SequentialTransformer:
     return made
 
 
-def cycle(num: int = 40, num_items: int = 10) -> np.ndarray:
+def sequences(rows: np.ndarray) -> Sequences:
+    """Sequences of baskets of one item, all of them new."""
+    return Sequences(rows, rows >= 0, np.zeros(len(rows), np.int64), 0)
+
+
+def cycle(num: int = 40, num_items: int = 10) -> Sequences:
     """Sequences in which the next item is the last one plus 1; some are short."""
     rng = np.random.default_rng(0)
     window = (rng.integers(0, num_items, num)[:, None] + np.arange(7)[None, :]) % num_items
     window[::4, 3:] = -1
-    return window.astype(np.int32)
+    return sequences(window.astype(np.int32))
 
 
 def fresh(num: int) -> np.ndarray:
@@ -80,15 +97,14 @@ def test_the_loss_falls_and_the_teacher_learns_the_cycle() -> None:
 def test_sequences_of_two_items_are_learned_whole() -> None:
     window = np.full((16, 7), -1, np.int32)
     window[:, 0], window[:, 1] = np.arange(16) % 2, 2 + np.arange(16) % 2
-    state, losses = train_transformer(window, fresh(4), None, CONFIG, 0)
+    state, losses = train_transformer(sequences(window), fresh(4), None, CONFIG, 0)
     assert np.isfinite(losses).all()
     assert TransformerTeacher(state).scores(np.asarray([[0], [1]], np.int32), 4).argmax(1).tolist() == [2, 3]
 
 
 def test_the_oldest_item_of_a_full_window_counts() -> None:
-    one = cycle(8)
-    other = one.copy()
-    other[:, 0] = (other[:, 0] + 5) % 10
+    one, other = cycle(8), cycle(8)
+    other.rows[:, 0] = (other.rows[:, 0] + 5) % 10
     assert digest_of(train_transformer(one, fresh(10), None, CONFIG, 0)[0]) != digest_of(train_transformer(other, fresh(10), None, CONFIG, 0)[0])
 
 
@@ -109,51 +125,73 @@ def test_the_sampled_loss_falls_too() -> None:
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) * 0.7
 
 
-def test_a_warm_start_keeps_the_rows_of_old_items_and_puts_new_ones_in_the_middle() -> None:
+def test_a_warm_start_keeps_the_rows_of_old_items_and_gives_new_ones_a_vector_of_their_length() -> None:
     state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
     grown = build_transformer(fresh(13), CONFIG, state)
     old = torch.from_numpy(state.arrays["items.weight"])
     torch.testing.assert_close(grown.items.weight[:10].detach(), old)
     torch.testing.assert_close(grown.positions.weight.detach(), torch.from_numpy(state.arrays["positions.weight"]))
-    assert (grown.items.weight[10:].detach() - old.mean(0)).abs().max() < 0.15
+    torch.testing.assert_close(grown.items.weight.detach().norm(dim=1), torch.ones(13))
     _, losses = train_transformer(cycle(), fresh(13), state, CONFIG, 1)
     assert len(losses) == 4
     assert losses[0] < 2.0  # far below log(13)
+
+
+def test_a_new_item_points_where_the_old_ones_beside_it_point() -> None:
+    state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
+    window = sequences(np.asarray([[1, 10, 2], [10, 2, 11], [12, 11, -1]], np.int32))
+    grown = build_transformer(fresh(13), CONFIG, state, window).items.weight.detach()
+    old = torch.from_numpy(state.arrays["items.weight"])
+    torch.testing.assert_close(grown[:10], old)
+    beside = old[1] + 2 * old[2]
+    torch.testing.assert_close(grown[10], beside / beside.norm())
+    torch.testing.assert_close(grown[11], old[2])
+    assert float((grown[12] @ grown[:12].T).max()) < 0.999, "it stands beside a new one only"
+
+
+def test_a_refresh_passes_over_what_is_new_and_no_more_than_its_most_steps() -> None:
+    state, losses = train_transformer(cycle(), fresh(10), None, CONFIG.model_copy(update={"first_epochs": 2, "first_steps": 1000}), 0)
+    assert len(losses) == 2 * round(cycle().sizes.sum() / 56)
+    rows, begins, _, _ = cycle()
+    window = Sequences(rows, begins, np.arange(60, 100), 100)
+    seen = ComponentState(state.arrays, {**state.meta, "num_seen": 80})
+    config = CONFIG.model_copy(update={"refresh_epochs": 3, "refresh_steps": 1000})
+    passes, num_steps = budget(window, seen, config, 0)
+    assert passes.is_new.tolist() == [False] * 20 + [True] * 20
+    assert num_steps == 3 * passes.num_batches
+    assert budget(window, seen, config.model_copy(update={"refresh_steps": 4}), 0)[1] == 4
+    nothing_new = ComponentState(state.arrays, {**state.meta, "num_seen": 100})
+    assert budget(window, nothing_new, config, 0)[0].is_new.all()
+    assert train_transformer(window, fresh(10), seen, config, 0)[0].meta["num_seen"] == 100
 
 
 def test_another_shape_starts_from_nothing() -> None:
     state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
     other = CONFIG.model_copy(update={"dim": 4})
     assert build_transformer(fresh(10), other, state).items.weight.shape == (10, 4)
+    again = [train_transformer(cycle(), fresh(10), before, other, 0)[0] for before in (None, state)]
+    assert digest_of(again[0]) == digest_of(again[1])
 
 
-def test_two_ranks_split_the_batches_that_one_rank_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    def batches(rank: int, world: int) -> list[list[tuple[int, ...]]]:
-        seen: list[list[tuple[int, ...]]] = []
-        original = train_loop._Loss.forward
-
-        def spy(self: train_loop._Loss, sequence: torch.Tensor) -> torch.Tensor:
-            seen.append([tuple(row) for row in sequence.tolist()])
-            return original(self, sequence)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(train_loop._Loss, "forward", spy)
-            train_transformer(cycle(), fresh(10), None, CONFIG.model_copy(update={"first_steps": 3}), 5, Place(rank, world))
-        return seen
-
-    alone, first, second = batches(0, 1), batches(0, 2), batches(1, 2)
-    for whole, one, other in zip(alone, first, second, strict=True):
-        assert len(one) == len(other) == 4
-        assert sorted(whole) == sorted(one + other)
+def test_a_version_whose_vectors_have_any_length_is_scored_as_it_is_and_not_trained_further() -> None:
+    state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
+    arrays = {**state.arrays, "items.weight": state.arrays["items.weight"] * 2}
+    old = ComponentState(arrays, {name: value for name, value in state.meta.items() if name != "unit_rows"})
+    np.testing.assert_array_equal(build_transformer(fresh(10), CONFIG, old).items.weight.detach().numpy(), arrays["items.weight"])
+    again = [train_transformer(cycle(), fresh(10), before, CONFIG, 0)[0] for before in (None, old)]
+    assert digest_of(again[0]) == digest_of(again[1])
 
 
 def test_a_window_without_sequences_is_an_error_that_says_so() -> None:
-    with pytest.raises(DataError, match="no user has two interactions"):
-        train_transformer(np.zeros((0, 7), np.int32), fresh(10), None, CONFIG, 0)
+    together = cycle(8)
+    together.begins[:, 1:] = False
+    for window in (sequences(np.zeros((0, 7), np.int32)), together):
+        with pytest.raises(DataError, match="no user has two interactions at different times"):
+            train_transformer(window, fresh(10), None, CONFIG, 0)
 
 
 def request(version: str, previous: str | None = None, **values: object) -> RefreshRequest:
-    payload = ComponentState({"sequences": cycle()}, {"num_items": 10})
+    payload = ComponentState(cycle().state().arrays, {"num_items": 10})
     return RefreshRequest(
         **({"teacher": "transformer", "version": version, "previous": previous, "seed": 1, "num_items": 10, "payload": payload} | values)
     )  # type: ignore[arg-type]
@@ -183,7 +221,8 @@ def test_a_request_repeated_when_more_items_are_known_makes_the_same_version(tmp
     assert digest_of(one.load("transformer", "v1")) == digest_of(two.load("transformer", "v1"))
 
 
-def test_only_the_first_rank_publishes(tmp_path: object) -> None:
+def test_only_the_first_rank_publishes(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "all_reduce", lambda tensor: tensor)
     carry_out(request("v1"), TEACHERS, str(tmp_path), Place(1, 2))
     assert not TeacherStore(LocalStorage(str(tmp_path))).exists("transformer", "v1")
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given
@@ -41,10 +42,15 @@ def test_sequences_are_each_users_events_in_time_order_cut_from_the_newest(batch
     for batch in batches:
         fill(window, batch, len(events))
         events += [(user, time, len(events) + place) for place, (user, time) in enumerate(batch)]
-    found = window.sequences(length)
+    found, begins, arrived, num_arrived = window.sequences(length)
     assert found.shape[1] == length + 1
     assert sorted([row for row in piece if row >= 0] for piece in found.tolist()) == naive_sequences(events[-capacity:], length)
     assert all(-1 not in piece[: sum(row >= 0 for row in piece)] for piece in found.tolist())
+    assert num_arrived == len(events)
+    assert arrived.tolist() == [max(piece) for piece in found.tolist()], "rows are numbered by arrival"
+    for piece, begun in zip(found.tolist(), begins.tolist(), strict=True):
+        users = [events[row] for row in piece if row >= 0]
+        assert begun[1 : len(users)] == [one[1] != other[1] for one, other in pairwise(users)]
 
 
 @given(steps, st.integers(0, 3), st.integers(4, 25))
@@ -63,11 +69,12 @@ def test_a_snapshot_with_deltas_is_the_same_window_also_after_a_deletion(batches
             deltas.append(delta)
     again.restore(base, deltas)
     assert again.digest() == window.digest()
-    np.testing.assert_array_equal(again.sequences(3), window.sequences(3))
+    for one, other in zip(again.sequences(3), window.sequences(3), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_an_empty_window_has_no_sequences() -> None:
-    assert EventWindow(5).sequences(3).shape == (0, 4)
+    assert EventWindow(5).sequences(3).rows.shape == (0, 4)
     again = EventWindow(5)
     again.restore(ComponentState())
     assert len(again) == 0
