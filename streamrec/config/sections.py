@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from streamrec.config.teacher_names import COUNTED, check_names
+
 LEAST_BATCH_EVENTS = 1024
 """What a micro-batch takes at least by default: below it, few events cost nearly as much as many."""
 
@@ -182,17 +184,20 @@ class NeighboursConfig(Section):
 class TeachersConfig(Section):
     """Choose teachers and say when they refresh.
 
-    ``enabled``: ``transformer`` and ``linear`` are refreshed after so many events; ``repeats``, ``transitions`` and ``neighbours`` learn with each
-    micro-batch. ``forget_within_s``: a teacher begins a refresh at the latest so long after a user was deleted, few new events or not.
+    ``enabled``: ``repeats``, ``transitions`` and ``neighbours`` learn with each micro-batch; ``transformer``, ``linear`` and what installed packages
+    bring (entry points of ``streamrec.teachers``) are refreshed after so many events. ``plugins``: settings of a package's teacher, by its
+    name. ``forget_within_s``: a teacher begins a refresh at the latest so long after a user was deleted, few new events or not.
     """
 
     transformer: TransformerConfig = TransformerConfig()
     linear: LinearConfig = LinearConfig()
     transitions: TransitionsConfig = TransitionsConfig()
     neighbours: NeighboursConfig = NeighboursConfig()
-    enabled: tuple[Literal["transformer", "linear", "repeats", "transitions", "neighbours"], ...] = ("transformer", "linear", "repeats")
+    plugins: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    enabled: tuple[str, ...] = ("transformer", "linear", "repeats")
     transformer_refresh_events: int = Field(default=12_000, ge=1)
     linear_refresh_events: int = Field(default=8_000, ge=1)
+    plugin_refresh_events: int = Field(default=12_000, ge=1)
     num_train_workers: int = Field(default=1, ge=1)
     use_gpu: bool = False
     cpus_per_worker: float = Field(default=0.5, gt=0)
@@ -202,7 +207,13 @@ class TeachersConfig(Section):
     @property
     def refreshed(self) -> tuple[str, ...]:
         """Names of the enabled teachers that come in versions."""
-        return tuple(name for name in self.enabled if name in {"transformer", "linear"})
+        return tuple(name for name in self.enabled if name not in COUNTED)
+
+    @field_validator("enabled")
+    @classmethod
+    def _are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_names(value)
+        return value
 
     @field_validator("num_train_workers")
     @classmethod

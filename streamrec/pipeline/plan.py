@@ -165,9 +165,11 @@ def next_ranges(offsets: Mapping[int, int], measured: Measured, config: Config) 
 
 def due_refreshes(state: StreamFacts, now_ms: int, config: Config) -> tuple[str, ...]:
     """Return the teachers that have had enough new events, or must forget a user by now, and are not being refreshed."""
-    limits = {"transformer": config.teachers.transformer_refresh_events, "linear": config.teachers.linear_refresh_events}
+    teachers = config.teachers
+    limits = dict.fromkeys(teachers.refreshed, teachers.plugin_refresh_events)
+    limits |= {"transformer": teachers.transformer_refresh_events, "linear": teachers.linear_refresh_events}
     due = {name for name, limit in limits.items() if state.events_since.get(name, 0) >= limit} | must_forget(state, now_ms, config)
-    return tuple(name for name in config.teachers.refreshed if name in due and name not in state.pending)
+    return tuple(name for name in teachers.refreshed if name in due and name not in state.pending)
 
 
 def must_forget(state: StreamFacts, now_ms: int, config: Config) -> set[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from streamrec.pipeline.ingest import Ingest
 from streamrec.pipeline.parts import Parts
 from streamrec.state import ComponentState
+from streamrec.teachers.kinds import kind_of
 from streamrec.teachers.linear import LinearStatistics
+from streamrec.teachers.protocol import Material
 from streamrec.teachers.requests import RefreshRequest
 
 
@@ -21,13 +23,14 @@ def refresh_request(parts: Parts, ingest: Ingest, teacher: str, version: str, pr
         version: Name of the version to make.
         previous: Version to start from.
     """
-    payload, generations = ComponentState(), ingest.vocabulary.generation_of_rows()
-    if teacher == "linear" and parts.linear is not None:
-        held = parts.linear.submit(LinearStatistics.matrices).result()
-        payload = ComponentState({**held.arrays, "generation": generations[held.arrays["rows"]]}, held.meta)
-    elif teacher == "transformer":
-        # The number of items travels with the sequences: both are kept, and a restart later in the stream must train the same version.
-        sequences = ingest.window.sequences(parts.config.teachers.transformer.sequence_length)
-        payload = ComponentState({"sequences": sequences, "generation": generations}, {"num_items": len(generations)})
+    linear, vocabulary = parts.linear, ingest.vocabulary
+
+    def statistics() -> ComponentState:
+        assert linear is not None
+        return linear.submit(LinearStatistics.matrices).result()
+
+    generations = vocabulary.generation_of_rows()
+    material = Material(ingest.window, generations, vocabulary.namespace_of_rows().copy(), None if linear is None else statistics)
+    payload = kind_of(teacher).request(material, parts.config.teachers)
     seed = (parts.config.seed * 1_000_003 + int(version[1:])) % 2**31
     return RefreshRequest(teacher, version, previous, seed, len(generations), payload)

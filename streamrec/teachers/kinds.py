@@ -1,0 +1,41 @@
+"""Name the kinds of teachers that come in versions: a new one is a file of its own and an entry here, or a package that brings it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from streamrec.config.teacher_names import plugins
+from streamrec.errors import RegistryError
+from streamrec.state import ComponentState
+from streamrec.teachers.linear import LINEAR
+from streamrec.teachers.plugins import plugin_kind
+from streamrec.teachers.protocol import Kind, LoadedTeacher
+from streamrec.teachers.transformer import TRANSFORMER
+
+KINDS: Mapping[str, Kind] = {"transformer": TRANSFORMER, "linear": LINEAR}
+"""Those that come with streamrec, by name."""
+
+
+def kind_of(name: str) -> Kind:
+    """Return the kind that goes by a name, ours or an installed package's.
+
+    Raises:
+        RegistryError: There is none.
+    """
+    if name in KINDS:
+        return KINDS[name]
+    found = plugins()
+    if name not in found:
+        what = "Teacher: unknown kind"
+        do = "install the package that brings it, or use the release that wrote the version"
+        raise RegistryError(what, got=repr(name), allowed=", ".join((*KINDS, *sorted(found))), do=do)
+    return plugin_kind(name, found[name].load)
+
+
+def load_teacher(state: ComponentState) -> LoadedTeacher:
+    """Make a scorer of a stored version.
+
+    Raises:
+        RegistryError: The version is of a kind that nobody here knows.
+    """
+    return kind_of(str(state.meta.get("kind"))).load(state)
