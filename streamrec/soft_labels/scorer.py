@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from streamrec.evaluation.ranking import ranks_from_scores
 from streamrec.features.examples import Examples
 from streamrec.soft_labels.schema import CANDIDATES_A_LABEL, PROBE_FACTORS, TeacherScores
+from streamrec.state import ComponentState
 from streamrec.storage import open_storage
 from streamrec.teachers.kinds import load_teacher
 from streamrec.teachers.protocol import LoadedTeacher
@@ -47,8 +48,9 @@ class Scorer:
     when first asked for; only the newest asked-for version of each teacher stays in memory.
     """
 
-    def __init__(self, storage_url: str, top_k: int) -> None:
+    def __init__(self, storage_url: str, top_k: int, load: Callable[[ComponentState], LoadedTeacher] = load_teacher) -> None:
         torch.set_num_threads(1)
+        self._load = load
         self._store = TeacherStore(open_storage(storage_url))
         self._top_k = top_k
         self._loaded: dict[str, tuple[str, LoadedTeacher]] = {}
@@ -79,7 +81,7 @@ class Scorer:
     def _teacher(self, name: str, version: str) -> LoadedTeacher:
         held = self._loaded.get(name)
         if held is None or held[0] != version:
-            held = self._loaded[name] = (version, load_teacher(self._store.load(name, version)))
+            held = self._loaded[name] = (version, self._load(self._store.load(name, version)))
         return held[1]
 
     def _score_one(

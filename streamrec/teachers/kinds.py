@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from importlib.metadata import EntryPoint
 
 from streamrec.config.teacher_names import plugins
-from streamrec.errors import RegistryError
+from streamrec.errors import OperatorError, RegistryError
 from streamrec.state import ComponentState
 from streamrec.teachers.linear import LINEAR
 from streamrec.teachers.plugins import plugin_kind
-from streamrec.teachers.protocol import Kind, LoadedTeacher
+from streamrec.teachers.protocol import Kind, LoadedTeacher, TeacherClass
 from streamrec.teachers.transformer import TRANSFORMER
 
 KINDS: Mapping[str, Kind] = {"transformer": TRANSFORMER, "linear": LINEAR}
@@ -29,7 +31,16 @@ def kind_of(name: str) -> Kind:
         what = "Teacher: unknown kind"
         do = "install the package that brings it, or use the release that wrote the version"
         raise RegistryError(what, got=repr(name), allowed=", ".join((*KINDS, *sorted(found))), do=do)
-    return plugin_kind(name, found[name].load)
+    return plugin_kind(name, partial(_import, found[name]))
+
+
+def _import(point: EntryPoint) -> TeacherClass:
+    try:
+        found: TeacherClass = point.load()
+    except (ImportError, AttributeError) as error:
+        what = f"Teacher: a plug-in can't be imported ({error})"
+        raise OperatorError(what, got=repr(point.name), allowed=point.value, do="install its package with what it needs, on every node") from error
+    return found
 
 
 def load_teacher(state: ComponentState) -> LoadedTeacher:

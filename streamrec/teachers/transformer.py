@@ -32,6 +32,8 @@ class TransformerTeacher:
             last, sizes = self._last_states(histories)
             rows = None if is_whole else torch.from_numpy(candidates[:num].astype(np.int64))
             result[:, :num] = self._model.logits(last, rows).numpy()
+        free = np.flatnonzero(self.generations[candidates[:num]] < 0)
+        result[:, free] = -np.inf
         result[sizes == 0] = -np.inf
         return result
 

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import pytest
+
+from streamrec.testing.contracts.teacher import TeacherContract
+
+
+class TestTransformer(TeacherContract):
+    @pytest.fixture
+    def teacher(self) -> str:
+        return "transformer"
+
+
+class TestLinear(TeacherContract):
+    @pytest.fixture
+    def teacher(self) -> str:
+        return "linear"
