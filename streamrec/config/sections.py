@@ -181,22 +181,37 @@ class NeighboursConfig(Section):
     age_fade: float = Field(default=60_000.0, gt=0)
 
 
+class TextConfig(Section):
+    """Say what reads the items' texts, and bound what is learned from them.
+
+    ``model``: ``words`` hashes words; a folder, or the name of an installed package that carries one, is a language model (extra ``text``).
+    ``max_tokens``: a longer text is cut. ``history_decay``: of each place further back. ``max_examples``: a refresh learns from so many next items.
+    """
+
+    model: str = Field(default="words", min_length=1)
+    max_tokens: int = Field(default=48, ge=4, le=8192)
+    history_decay: float = Field(default=0.9, gt=0, le=1)
+    max_examples: int = Field(default=50_000, ge=100)
+
+
 class TeachersConfig(Section):
     """Choose teachers and say when they refresh.
 
-    ``enabled``: ``repeats``, ``transitions`` and ``neighbours`` learn with each micro-batch; ``transformer``, ``linear`` and what installed packages
-    bring (entry points of ``streamrec.teachers``) are refreshed after so many events. ``plugins``: settings of a package's teacher, by its
+    ``enabled``: ``repeats``, ``transitions`` and ``neighbours`` learn with each micro-batch; ``transformer``, ``linear``, ``text`` and what installed
+    packages bring (entry points of ``streamrec.teachers``) are refreshed after so many events. ``plugins``: settings of a package's teacher, by its
     name. ``forget_within_s``: a teacher begins a refresh at the latest so long after a user was deleted, few new events or not.
     """
 
     transformer: TransformerConfig = TransformerConfig()
     linear: LinearConfig = LinearConfig()
+    text: TextConfig = TextConfig()
     transitions: TransitionsConfig = TransitionsConfig()
     neighbours: NeighboursConfig = NeighboursConfig()
     plugins: dict[str, dict[str, Any]] = Field(default_factory=dict)
     enabled: tuple[str, ...] = ("transformer", "linear", "repeats")
     transformer_refresh_events: int = Field(default=12_000, ge=1)
     linear_refresh_events: int = Field(default=8_000, ge=1)
+    text_refresh_events: int = Field(default=12_000, ge=1)
     plugin_refresh_events: int = Field(default=12_000, ge=1)
     num_train_workers: int = Field(default=1, ge=1)
     use_gpu: bool = False
@@ -208,6 +223,11 @@ class TeachersConfig(Section):
     def refreshed(self) -> tuple[str, ...]:
         """Names of the enabled teachers that come in versions."""
         return tuple(name for name in self.enabled if name not in COUNTED)
+
+    @property
+    def reads_content(self) -> bool:
+        """Whether an enabled teacher may read what items say of themselves."""
+        return not {"transformer", "linear"}.issuperset(self.refreshed)
 
     @field_validator("enabled")
     @classmethod

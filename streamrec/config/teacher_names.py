@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 GROUP = "streamrec.teachers"
 """The entry point group by which a package brings a teacher."""
 
-VERSIONED = ("transformer", "linear")
+VERSIONED = ("transformer", "linear", "text")
 """Refreshed after so many events; `streamrec.teachers.kinds` says how."""
 
 COUNTED = ("repeats", "transitions", "neighbours")

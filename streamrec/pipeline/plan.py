@@ -167,8 +167,8 @@ def due_refreshes(state: StreamFacts, now_ms: int, config: Config) -> tuple[str,
     """Return the teachers that have had enough new events, or must forget a user by now, and are not being refreshed."""
     teachers = config.teachers
     limits = dict.fromkeys(teachers.refreshed, teachers.plugin_refresh_events)
-    limits |= {"transformer": teachers.transformer_refresh_events, "linear": teachers.linear_refresh_events}
-    due = {name for name, limit in limits.items() if state.events_since.get(name, 0) >= limit} | must_forget(state, now_ms, config)
+    ours = {"transformer": teachers.transformer_refresh_events, "linear": teachers.linear_refresh_events, "text": teachers.text_refresh_events}
+    due = {name for name, limit in (limits | ours).items() if state.events_since.get(name, 0) >= limit} | must_forget(state, now_ms, config)
     return tuple(name for name in teachers.refreshed if name in due and name not in state.pending)
 
 

@@ -30,7 +30,13 @@ def refresh_request(parts: Parts, ingest: Ingest, teacher: str, version: str, pr
         return linear.submit(LinearStatistics.matrices).result()
 
     generations = vocabulary.generation_of_rows()
-    material = Material(ingest.window, generations, vocabulary.namespace_of_rows().copy(), None if linear is None else statistics)
+    material = Material(
+        window=ingest.window,
+        generations=generations,
+        namespaces=vocabulary.namespace_of_rows().copy(),
+        statistics=None if linear is None else statistics,
+        content=None if ingest.content is None else ingest.content.of_rows,
+    )
     payload = kind_of(teacher).request(material, parts.config.teachers)
     seed = (parts.config.seed * 1_000_003 + int(version[1:])) % 2**31
     return RefreshRequest(teacher, version, previous, seed, len(generations), payload)

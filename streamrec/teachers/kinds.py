@@ -12,9 +12,10 @@ from streamrec.state import ComponentState
 from streamrec.teachers.linear import LINEAR
 from streamrec.teachers.plugins import plugin_kind
 from streamrec.teachers.protocol import Kind, LoadedTeacher, TeacherClass
+from streamrec.teachers.text import TEXT
 from streamrec.teachers.transformer import TRANSFORMER
 
-KINDS: Mapping[str, Kind] = {"transformer": TRANSFORMER, "linear": LINEAR}
+KINDS: Mapping[str, Kind] = {"transformer": TRANSFORMER, "linear": LINEAR, "text": TEXT}
 """Those that come with streamrec, by name."""
 
 

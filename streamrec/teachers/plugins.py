@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from streamrec.config import TeachersConfig
 from streamrec.errors import OperatorError, StreamrecError
 from streamrec.state import ComponentState
-from streamrec.teachers.protocol import Kind, Scoring, TeacherClass, Window, window_request
+from streamrec.teachers.protocol import Kind, Scoring, TeacherClass, Window, content_request
 from streamrec.teachers.train_loop import GENERATION, Place
 
 _PROBED = 8
@@ -86,7 +86,7 @@ def plugin_kind(name: str, load: Callable[[], TeacherClass]) -> Kind:
     def loaded(state: ComponentState) -> PluginTeacher:
         return PluginTeacher(name, load()(state), np.asarray(state.arrays[GENERATION]))
 
-    return Kind(window_request, refresh, loaded)
+    return Kind(content_request, refresh, loaded)
 
 
 def _probe(name: str, teacher: PluginTeacher, window: Window) -> None:

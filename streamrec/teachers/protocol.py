@@ -5,7 +5,7 @@ Shapes: ``Q`` queries, ``N`` history length, ``V`` item rows, ``C`` candidates, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.config import TeachersConfig
-from streamrec.state import ComponentState
+from streamrec.errors import ConfigError
+from streamrec.features.item_content import VECTORS
+from streamrec.state import ComponentState, unpack_strings
 from streamrec.teachers.train_loop import GENERATION, Place
 from streamrec.teachers.window import EventWindow
 
@@ -60,6 +62,8 @@ class Window:
         sequences: Each user's newest items, oldest first, padded with -1 on the right, at least two items a sequence. [U, S] int32
         generations: Generation of each row's item, -1 where the row is free. [V] int32
         namespaces: Namespace code of each row, -1 where it is free. [V] int32
+        texts: Title and categories of each row's item, "" where nothing was said. [V]
+        vectors: Modality to the vectors that item updates gave, zeros where none did. [V, D] each, float32
         seed: Of everything random.
         settings: What ``teachers.plugins`` has under the teacher's name.
     """
@@ -67,6 +71,8 @@ class Window:
     sequences: NDArray[np.int32]
     generations: NDArray[np.int32]
     namespaces: NDArray[np.int32]
+    texts: Sequence[str] = ()
+    vectors: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     seed: int = 0
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -84,9 +90,11 @@ class Window:
 
     @staticmethod
     def of(payload: ComponentState, seed: int, settings: Mapping[str, Any]) -> Window:
-        """Return the window that `window_request` put into a payload."""
+        """Return the window that `content_request` put into a payload."""
         arrays = payload.arrays
-        return Window(arrays["sequences"], arrays[GENERATION], arrays["namespace"], seed, settings)
+        texts = unpack_strings(arrays["text_bytes"], arrays["text_offsets"])
+        vectors = {name.removeprefix(VECTORS): arrays[name] for name in sorted(arrays) if name.startswith(VECTORS)}
+        return Window(arrays["sequences"], arrays[GENERATION], arrays["namespace"], texts, vectors, seed, settings)
 
 
 class TeacherClass(Protocol):
@@ -118,12 +126,14 @@ class Material:
         generations: As in `Window`.
         namespaces: As in `Window`.
         statistics: Copies the linear teacher's sums; None without one.
+        content: Copies what is known of the first rows, as `streamrec.features.item_content.ItemContent.of_rows`; None where it is not kept.
     """
 
     window: EventWindow
     generations: NDArray[np.int32]
     namespaces: NDArray[np.int32]
     statistics: Callable[[], ComponentState] | None = None
+    content: Callable[[int], dict[str, NDArray[Any]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,3 +162,16 @@ def window_request(material: Material, config: TeachersConfig) -> ComponentState
     sequences = material.window.sequences(config.transformer.sequence_length)
     arrays = {"sequences": sequences, GENERATION: material.generations, "namespace": material.namespaces}
     return ComponentState(arrays, {"num_items": len(material.generations)})
+
+
+def content_request(material: Material, config: TeachersConfig) -> ComponentState:
+    """Return `window_request` with what items say of themselves.
+
+    Raises:
+        ConfigError: That is not kept.
+    """
+    if material.content is None:
+        what = "Teacher: nothing is kept of what items say"
+        raise ConfigError(what, got="a refresh that reads it", do="have the teacher among teachers.enabled when the stream starts")
+    window = window_request(material, config)
+    return ComponentState({**window.arrays, **material.content(len(material.generations))}, window.meta)

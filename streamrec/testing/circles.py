@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from streamrec.config import TeachersConfig
 from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
+from streamrec.features.item_content import ItemContent
 from streamrec.soft_labels.scorer import RowFacts
 from streamrec.teachers.linear import LinearStatistics
 from streamrec.teachers.protocol import Material
@@ -22,6 +23,7 @@ OTHERS = (8, 9, 10, 11)
 """Rows of the second namespace."""
 FREE = 12
 """A row that holds no item."""
+_COLOURS = ("amber", "blue", "copper", "dun", "ecru", "fawn", "green", "hazel")
 _STEPS = 20
 _LENGTH = 6
 
@@ -66,7 +68,12 @@ class Circles:
         if self.reused is not None:
             for component in (window, statistics):
                 component.forget_rows(np.asarray([self.reused], np.int32))
-        return Material(window, self.facts().generations, self.facts().namespaces, statistics.matrices)
+        facts = self.facts()
+        content = ItemContent(lambda: facts.generations)
+        rows = np.flatnonzero(facts.generations >= 0).astype(np.int32)
+        titles = [f"{_COLOURS[row % CIRCLE]} {'second' if facts.generations[row] else 'first'}" for row in rows.tolist()]
+        content.say(rows, titles, np.ones(len(rows), np.int64))
+        return Material(window, facts.generations, facts.namespaces, statistics.matrices, content.of_rows)
 
     def _key(self, user: int) -> tuple[str, str]:
         return ("b" if user % 3 == 2 else "a"), f"u{user}"

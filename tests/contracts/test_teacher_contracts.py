@@ -15,3 +15,9 @@ class TestLinear(TeacherContract):
     @pytest.fixture
     def teacher(self) -> str:
         return "linear"
+
+
+class TestText(TeacherContract):
+    @pytest.fixture
+    def teacher(self) -> str:
+        return "text"
