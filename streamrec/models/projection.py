@@ -69,7 +69,8 @@ def fit(features: F32, is_known: NDArray[np.bool_], sequences: NDArray[np.int32]
     num_held_out = len(sequences) // 10
     learned, judged = _queries(features, is_known, sequences[num_held_out:], decay), _queries(features, is_known, sequences[:num_held_out], decay)
     counts = np.bincount(sequences[sequences >= 0], minlength=len(features)).astype(np.float32)
-    popularity = np.log(counts + 0.5).astype(np.float32)
+    # One that is new is not known to be disliked: it begins with half of an average item's chance.
+    popularity = np.log(counts + max(1.0, counts.sum() / max(1, int(is_known.sum())))).astype(np.float32)
     likeness = np.eye(features.shape[1], dtype=np.float32)
     if len(learned.targets) < _LEAST or not len(judged.targets):
         return Projection(likeness, np.zeros(len(features), np.float32), 1.0)
