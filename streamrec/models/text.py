@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,9 +62,6 @@ class LanguageModel:
         folder: With ``config.json``, a tokenizer and ``model.safetensors``, as ``save_pretrained`` writes them.
         max_tokens: A longer text is cut.
 
-    Raises:
-        ConfigError: The extra ``text`` is not installed.
-
     References: Reimers and Gurevych, "Sentence-BERT", EMNLP 2019, arXiv:1908.10084.
     """
 
@@ -95,12 +91,7 @@ class LanguageModel:
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
-            os.environ["HF_HUB_OFFLINE"] = "1"
-            try:
-                transformers = importlib.import_module("transformers")
-            except ImportError as error:
-                what = "Teacher: a language model needs the extra 'text'"
-                raise ConfigError(what, got=str(self._folder), do="run `pip install 'streamrec[text]'`, on every node") from error
+            transformers = importlib.import_module("transformers")
             transformers.utils.logging.disable_progress_bar()
             options = {"local_files_only": True, "trust_remote_code": False}
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(self._folder), **options)
@@ -113,11 +104,14 @@ def open_encoder(model: str, max_tokens: int) -> Encoder:
     """Return the encoder of a name: ``words``, a folder, or an installed package that carries a model.
 
     Raises:
-        ConfigError: There is no such model here.
+        ConfigError: There is no such model here, or nothing that reads it.
     """
     if model == WORDS:
         return WordEncoder()
     folder = _folder_of(model)
+    if folder is not None and importlib.util.find_spec("transformers") is None:
+        what = "Teacher: a language model needs the extra 'text'"
+        raise ConfigError(what, got=model, do="run `pip install 'streamrec[text]'`, on every node")
     if folder is None:
         what = "Config: teachers.text.model is not here"
         do = "save the model into a folder, or install the package that carries it, on every node; nothing is downloaded"

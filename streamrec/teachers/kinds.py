@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import EntryPoint
 
+from streamrec.config import TeachersConfig
 from streamrec.config.teacher_names import plugins
 from streamrec.errors import OperatorError, RegistryError
 from streamrec.state import ComponentState
@@ -42,6 +43,17 @@ def _import(point: EntryPoint) -> TeacherClass:
         what = f"Teacher: a plug-in can't be imported ({error})"
         raise OperatorError(what, got=repr(point.name), allowed=point.value, do="install its package with what it needs, on every node") from error
     return found
+
+
+def check_teachers(config: TeachersConfig) -> None:
+    """Look whether refreshes of the enabled teachers can be made here.
+
+    Raises:
+        ConfigError: A model is not here, or what reads it.
+        OperatorError: A package's teacher can't be imported.
+    """
+    for name in config.refreshed:
+        kind_of(name).check(config)
 
 
 def load_teacher(state: ComponentState) -> LoadedTeacher:

@@ -86,7 +86,10 @@ def plugin_kind(name: str, load: Callable[[], TeacherClass]) -> Kind:
     def loaded(state: ComponentState) -> PluginTeacher:
         return PluginTeacher(name, load()(state), np.asarray(state.arrays[GENERATION]))
 
-    return Kind(content_request, refresh, loaded)
+    def check(config: TeachersConfig) -> None:
+        load()
+
+    return Kind(content_request, refresh, loaded, check)
 
 
 def _probe(name: str, teacher: PluginTeacher, window: Window) -> None:

@@ -136,6 +136,10 @@ class Material:
     content: Callable[[int], dict[str, NDArray[Any]]] | None = None
 
 
+def _nothing(config: TeachersConfig) -> None:
+    """Find nothing wrong."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """Say how teachers of one kind come to a version and answer with it.
@@ -145,6 +149,7 @@ class Kind:
         refresh: Makes (a version, facts about it) from that, the previous version or None, the settings, a seed, and a place among Ray Train's
             workers or None. A function of these.
         load: Makes a version ready to score.
+        check: Raises what would keep every refresh from being made here, as far as that can be told at once.
         keeps_request: What a refresh is made from goes to storage before it begins; else a crash loses it, so a commit waits for the refresh.
         on_ray_train: The refresh is a fit of Ray Train.
     """
@@ -152,6 +157,7 @@ class Kind:
     request: Callable[[Material, TeachersConfig], ComponentState]
     refresh: Callable[[ComponentState, ComponentState | None, TeachersConfig, int, Place | None], tuple[ComponentState, dict[str, object]]]
     load: Callable[[ComponentState], LoadedTeacher]
+    check: Callable[[TeachersConfig], None] = _nothing
     keeps_request: bool = True
     on_ray_train: bool = False
 

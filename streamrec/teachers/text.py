@@ -109,4 +109,8 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float16]:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9), np.float16)
 
 
-TEXT = Kind(content_request, _refresh, TextTeacher)
+def _check(config: TeachersConfig) -> None:
+    open_encoder(config.text.model, config.text.max_tokens)
+
+
+TEXT = Kind(content_request, _refresh, TextTeacher, _check)

@@ -61,10 +61,10 @@ class Circles:
                 continue
             rows = self._walk(user)
             window.add(np.full(len(rows), self._hash(user)), rows, np.arange(len(rows)) * 100 + user)
-            statistics.update(self._examples(user))
+            statistics.update(self.examples(user))
         if self.deleted is not None:
             window.delete_user(*self._key(self.deleted))
-            statistics.take_back(self._examples(self.deleted), self._hash(self.deleted))
+            statistics.take_back(self.examples(self.deleted), self._hash(self.deleted))
         if self.reused is not None:
             for component in (window, statistics):
                 component.forget_rows(np.asarray([self.reused], np.int32))
@@ -85,7 +85,7 @@ class Circles:
         steps = user + np.arange(_STEPS)
         return (np.asarray(OTHERS)[steps % len(OTHERS)] if user % 3 == 2 else steps % CIRCLE).astype(np.int32)
 
-    def _examples(self, user: int) -> Examples:
+    def examples(self, user: int) -> Examples:
         """Return the user's queries, as a stream cuts them."""
         rows, num = self._walk(user), _STEPS - 1
         back = np.arange(1, num + 1)[:, None] - 1 - np.arange(_LENGTH)[None, :]

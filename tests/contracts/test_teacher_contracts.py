@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from streamrec.testing.contracts.counted import CountedContract
 from streamrec.testing.contracts.teacher import TeacherContract
 
 
@@ -21,3 +22,21 @@ class TestText(TeacherContract):
     @pytest.fixture
     def teacher(self) -> str:
         return "text"
+
+
+class TestRepeats(CountedContract):
+    @pytest.fixture
+    def teacher(self) -> str:
+        return "repeats"
+
+
+class TestTransitions(CountedContract):
+    @pytest.fixture
+    def teacher(self) -> str:
+        return "transitions"
+
+
+class TestNeighbours(CountedContract):
+    @pytest.fixture
+    def teacher(self) -> str:
+        return "neighbours"

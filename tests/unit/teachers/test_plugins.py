@@ -152,4 +152,4 @@ def test_a_package_that_does_not_import_is_told_by_its_name(monkeypatch: pytest.
     point = EntryPoint("lost", "no_such_module_anywhere:Teacher", teacher_names.GROUP)
     monkeypatch.setattr("streamrec.teachers.kinds.plugins", lambda: {"lost": point})
     with pytest.raises(OperatorError, match=r"can't be imported .*no_such_module_anywhere.*got 'lost'"):
-        kind_of("lost").load(ComponentState({"generation": np.zeros(1, np.int32)}))
+        kind_of("lost").check(TeachersConfig())

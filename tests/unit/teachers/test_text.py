@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import sys
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from streamrec.config import TeachersConfig
+from streamrec.config import TeachersConfig, TextConfig
 from streamrec.errors import ConfigError
 from streamrec.models.projection import decayed, fit
 from streamrec.models.text import WordEncoder, open_encoder
 from streamrec.state import ComponentState
 from streamrec.teachers import text
+from streamrec.teachers.kinds import check_teachers
 from streamrec.teachers.protocol import Material, content_request
 from streamrec.teachers.text import TEXT, TextTeacher
 from streamrec.testing.circles import Circles
@@ -149,23 +150,30 @@ def test_words_are_a_model_that_needs_nothing_and_another_that_is_not_here_is_to
             open_encoder(name, 8)
 
 
-def test_a_model_is_found_in_a_folder_and_in_a_package_that_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that carries a model, and stands for the extra."""
     folder = tmp_path / "some_model" / "weights"
     folder.mkdir(parents=True)
     (folder.parent / "__init__.py").write_text("raise RuntimeError('imported')")
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"1")
     monkeypatch.syspath_prepend(str(tmp_path))
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: find("json" if name == "transformers" else name))
+    return folder
+
+
+def test_a_model_is_found_in_a_folder_and_in_a_package_that_is_not_imported(model: Path) -> None:
     encoder = open_encoder("some-model", 8)
-    assert encoder.fingerprint == open_encoder(str(folder), 8).fingerprint != open_encoder(str(folder), 9).fingerprint
-    (folder / "model.safetensors").write_bytes(b"2")
+    assert encoder.fingerprint == open_encoder(str(model), 8).fingerprint != open_encoder(str(model), 9).fingerprint
+    (model / "model.safetensors").write_bytes(b"2")
     assert open_encoder("some-model", 8).fingerprint != encoder.fingerprint
 
 
-def test_a_language_model_without_the_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"1")
-    encoder = open_encoder(str(tmp_path), 8)
-    monkeypatch.setitem(sys.modules, "transformers", None)
+def test_a_language_model_without_the_extra_says_what_to_install_before_anything_starts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TeachersConfig(enabled=("text",), text=TextConfig(model=str(model)))
+    check_teachers(config)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs the extra 'text'.*streamrec\[text\]"):
-        encoder.encode(["a"])
+        check_teachers(config)
