@@ -66,19 +66,21 @@ def encode_rows(texts: Sequence[str], encoder: Encoder, previous: ComponentState
     A vector that the previous version has of an equal text is taken over, whichever row it was of.
     """
     hashes = np.asarray([_hash(text) for text in texts], np.uint64)
-    held: dict[int, NDArray[np.float16]] = {}
+    codes, first, place = np.unique(hashes, return_index=True, return_inverse=True)
+    row_then, width = np.full(len(codes), -1), 0
     if previous is not None and previous.meta.get("encoder") == encoder.fingerprint:
+        theirs, rows = np.unique(previous.arrays["text_hash"], return_index=True)
+        index = np.minimum(np.searchsorted(theirs, codes), len(theirs) - 1)
+        row_then = np.where(theirs[index] == codes, rows[index], -1) if len(theirs) else row_then
         width = int(previous.meta["text_dims"])
-        held = dict(zip(previous.arrays["text_hash"].tolist(), previous.arrays["vectors"][:, :width], strict=True))
-    new = {code: text for code, text in zip(hashes.tolist(), texts, strict=True) if code and code not in held}
-    if new:
-        held |= dict(zip(new, encoder.encode(list(new.values())).astype(np.float16), strict=True))
-    known = np.flatnonzero(hashes)
-    width = len(held[int(hashes[known[0]])]) if len(known) else 0
-    vectors = np.zeros((len(texts), width), np.float16)
-    for row in known.tolist():
-        vectors[row] = held[int(hashes[row])]
-    return vectors, hashes, len(new)
+    new = np.flatnonzero((row_then < 0) & (codes != 0))
+    encoded = encoder.encode([texts[row] for row in first[new].tolist()]) if len(new) else np.zeros((0, width), np.float32)
+    table = np.zeros((len(codes), encoded.shape[1]), np.float16)
+    table[new] = encoded
+    held = np.flatnonzero((row_then >= 0) & (codes != 0))
+    if previous is not None and len(held):
+        table[held] = previous.arrays["vectors"][row_then[held], : table.shape[1]]
+    return table[place], hashes, len(new)
 
 
 def _hash(text: str) -> int:
