@@ -45,6 +45,7 @@ from streamrec.events.synthetic import ArrivingWorld
 from streamrec.log.base import LogAddress, LogWriter, Record
 from streamrec.log.connect import open_writer
 from streamrec.log.memory import MemoryLog
+from streamrec.memory import bound_heaps
 from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.driver import Driver
@@ -195,6 +196,7 @@ def main() -> None:
     """Run the benchmark."""
     options = arguments(__doc__ or "", seconds=600, rate=2000, replicas=1)
     logging.getLogger("streamrec").setLevel(logging.ERROR)
+    bound_heaps()  # As a streaming job does, before there are threads: heaps that are there stay.
     seconds, size = QUICK_S if options.quick else options.seconds, Size(options.rate)
     now_ms, warm_s = SystemClock().now_ms(), seconds / 4
     with ExitStack() as stack:

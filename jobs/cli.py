@@ -15,6 +15,7 @@ from rich.console import Console
 from streamrec.cli.replay import INTERRUPTED
 from streamrec.config import Config, load_config, parse_overrides
 from streamrec.errors import StreamrecError
+from streamrec.memory import bound_heaps
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lineage import current_lineage
 from streamrec.pipeline.session import state_address
@@ -78,6 +79,7 @@ def waiter(stop: threading.Event) -> Callable[[float], None]:
 
 def run(job: Callable[[], int]) -> int:
     """Run a job; one of our errors is one paragraph and exit status 1, a signal that ends it is a line and `INTERRUPTED`."""
+    bound_heaps()  # Before a broker's client or a thread pool has threads: the heaps that they have by then stay.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
         return job()

@@ -97,6 +97,11 @@ def test_threads_share_few_heaps_once_they_are_bounded() -> None:
     assert after <= max(before, NUM_HEAPS)
 
 
+def test_a_job_bounds_its_heaps_before_it_has_threads() -> None:
+    _, before, after = numbers("import jobs.cli\n" + COUNT_HEAPS.format(call="jobs.cli.run(lambda: 1)"), MALLOC_ARENA_MAX="")
+    assert after <= max(before, NUM_HEAPS)
+
+
 def test_a_process_that_is_started_bounded_stays_so() -> None:
     unbounded, bounded = (numbers(COUNT_HEAPS.format(call="False"), **environment)[2] for environment in ({"MALLOC_ARENA_MAX": ""}, FOR_CHILDREN))
     assert bounded <= NUM_HEAPS < unbounded
