@@ -5,29 +5,23 @@ Out goes a `Config` of one section per stage, or an error that names the key, wh
 """
 
 from streamrec.config.loading import load_config, parse_config, parse_overrides
+from streamrec.config.section import Duration, Section, parse_duration_s
 from streamrec.config.sections import (
     DEFAULT_MEANINGS,
     Config,
-    Duration,
     EventsConfig,
     FeaturesConfig,
     LakeConfig,
-    LinearConfig,
     LogConfig,
     LossesConfig,
     Meaning,
-    NeighboursConfig,
     PipelineConfig,
     RegistryConfig,
-    Section,
     ServingConfig,
     SoftLabelsConfig,
     StudentConfig,
-    TeachersConfig,
-    TransformerConfig,
-    TransitionsConfig,
-    parse_duration_s,
 )
+from streamrec.config.teachers import LinearConfig, NeighboursConfig, TeachersConfig, TextConfig, TransformerConfig, TransitionsConfig
 
 __all__ = [
     "DEFAULT_MEANINGS",
@@ -48,6 +42,7 @@ __all__ = [
     "SoftLabelsConfig",
     "StudentConfig",
     "TeachersConfig",
+    "TextConfig",
     "TransformerConfig",
     "TransitionsConfig",
     "load_config",

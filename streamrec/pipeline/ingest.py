@@ -20,6 +20,7 @@ from streamrec.events.tables import numpy_of, only, take
 from streamrec.features.dedupe import Dedupe, EventKeys, hash_key
 from streamrec.features.examples import Examples
 from streamrec.features.histories import Histories, HistoryEvents
+from streamrec.features.item_content import ItemContent
 from streamrec.features.item_keys import ItemKeys
 from streamrec.features.item_text import hash_words
 from streamrec.features.tombstones import NEVER, Tombstones, with_same_user
@@ -82,10 +83,13 @@ class Ingest:
         self.histories = Histories(features.history_length, features.max_users)
         self.popularity = Popularity()
         self.window = EventWindow(config.teachers.window_events)
+        # Kept only for who reads it: titles take more memory than the words that are hashed out of them.
+        self.content = ItemContent(self.vocabulary.generation_of_rows) if config.teachers.reads_content else None
 
     def components(self) -> list[Component]:
         """Return the state that events go into."""
-        return [self.tombstones, self.dedupe, self.vocabulary, self.histories, self.popularity, self.window]
+        own: list[Component] = [self.tombstones, self.dedupe, self.vocabulary, self.histories, self.popularity, self.window]
+        return own if self.content is None else [*own, self.content]
 
     def apply(
         self,
@@ -173,6 +177,10 @@ class Ingest:
         titles, categories = told["title"].to_pylist(), told["categories"].to_pylist()
         texts = [" ".join([title or "", *(names or [])]) for title, names in zip(titles, categories, strict=True)]
         self.vocabulary.describe(rows[says], hash_words(texts, features.words_per_item, features.word_buckets), times_ms[says])
+        if self.content is not None:
+            self.content.say(rows[says], texts, times_ms[says])
+            shows = numpy_of(pc.is_valid(updates["vectors"]))
+            self.content.show(rows[shows], [dict(cell) for cell in only(updates, shows)["vectors"].to_pylist()], times_ms[shows])
         says = numpy_of(pc.is_valid(updates["available"]))
         self.vocabulary.set_available(rows[says], numpy_of(only(updates, says)["available"]), times_ms[says])
 

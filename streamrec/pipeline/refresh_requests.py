@@ -5,7 +5,9 @@ from __future__ import annotations
 from streamrec.pipeline.ingest import Ingest
 from streamrec.pipeline.parts import Parts
 from streamrec.state import ComponentState
+from streamrec.teachers.kinds import kind_of
 from streamrec.teachers.linear import LinearStatistics
+from streamrec.teachers.protocol import Material
 from streamrec.teachers.requests import RefreshRequest
 
 
@@ -22,14 +24,20 @@ def refresh_request(parts: Parts, ingest: Ingest, teacher: str, version: str, pr
         previous: Version to start from.
         why: Reason by name, for the version's facts.
     """
-    payload, generations = ComponentState(), ingest.vocabulary.generation_of_rows()
-    if teacher == "linear" and parts.linear is not None:
-        held = parts.linear.submit(LinearStatistics.matrices).result()
-        payload = ComponentState({**held.arrays, "generation": generations[held.arrays["rows"]]}, held.meta)
-    elif teacher == "transformer":
-        # The number of items travels with the sequences: both are kept, and a restart later in the stream must train the same version.
-        sequences = ingest.window.sequences(parts.config.teachers.transformer.sequence_length)
-        held = sequences.state()
-        payload = ComponentState({**held.arrays, "generation": generations}, {**held.meta, "num_items": len(generations)})
+    linear, vocabulary = parts.linear, ingest.vocabulary
+
+    def statistics() -> ComponentState:
+        assert linear is not None
+        return linear.submit(LinearStatistics.matrices).result()
+
+    generations = vocabulary.generation_of_rows()
+    material = Material(
+        window=ingest.window,
+        generations=generations,
+        namespaces=vocabulary.namespace_of_rows().copy(),
+        statistics=None if linear is None else statistics,
+        content=None if ingest.content is None else ingest.content.of_rows,
+    )
+    payload = kind_of(teacher).request(material, parts.config.teachers)
     seed = (parts.config.seed * 1_000_003 + int(version[1:])) % 2**31
     return RefreshRequest(teacher, version, previous, seed, len(generations), payload, why)

@@ -46,6 +46,7 @@ from streamrec.pipeline.wiring import ACTOR_CPUS
 from streamrec.storage import open_storage
 from streamrec.storage.bucket import HAS_OBSTORE
 from streamrec.storage.trial import try_out
+from streamrec.teachers.kinds import check_teachers
 
 PATIENCE_S = 3.0
 """How long an address may take to answer: a check-up of a broker that is away still ends within seconds."""
@@ -63,7 +64,16 @@ def survey(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:
     yield check_extras(config.state, has_obstore=HAS_OBSTORE, shares_disk=ray_address() is None)
     yield from _log(config, broker, downtime_s)
     yield from _storage(config)
+    yield _teachers(config)
     yield from _ray(config)
+
+
+def _teachers(config: Config) -> Finding:
+    try:
+        check_teachers(config.teachers)
+    except StreamrecError as error:
+        return failed("teachers", error, error.remedy or "correct teachers.enabled")
+    return Finding("teachers", Verdict.OK, ", ".join(config.teachers.enabled) or "none: the student learns from events alone")
 
 
 def _log(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ from streamrec.soft_labels.scorer import Scorer
 from streamrec.storage import open_storage
 from streamrec.student.actor import host
 from streamrec.student.learner import Learner
+from streamrec.teachers.kinds import check_teachers
 from streamrec.teachers.linear import LinearStatistics
 from streamrec.teachers.refresh import RayRefresher
 from streamrec.teachers.requests import LocalRefresher
@@ -64,6 +65,7 @@ def build_local(
         durable: False keeps no plans, checkpoints, versions and lake.
         board: Gets promoted versions.
     """
+    check_teachers(config.teachers)
     storage = open_storage(state_url)
     parts = Parts(
         config=config,
@@ -111,9 +113,11 @@ def build_on_ray(
         progress: Is told the topic and the next offsets after each commit.
 
     Raises:
-        ConfigError: The state was made with another shape; whoever moves it is left alone.
+        ConfigError: The state was made with another shape; whoever moves it is left alone. Or a teacher's model is not here.
+        OperatorError: A package's teacher can't be imported.
         Damaged: The pointer or the lineage's name is torn or lost; the same.
     """
+    check_teachers(config.teachers)
     checkpoints = CheckpointStore(open_storage(checkpoint_url(state_url)))
     for facts in checkpoints.kept_facts()[:1]:
         check_shape(shape_of(config), facts.get("shape", {}))

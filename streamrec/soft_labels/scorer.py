@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamrec.config import TransformerConfig
-from streamrec.errors import RegistryError
 from streamrec.evaluation.ranking import ranks_from_scores
 from streamrec.features.examples import Examples
 from streamrec.soft_labels.schema import CANDIDATES_A_LABEL, PROBE_FACTORS, TeacherScores
 from streamrec.state import ComponentState
 from streamrec.storage import open_storage
+from streamrec.teachers.kinds import load_teacher
+from streamrec.teachers.protocol import LoadedTeacher
 from streamrec.teachers.store import TeacherStore
-from streamrec.teachers.train_loop import build_transformer
 
 _CHUNK = 1024
 _PROBED = 128
-
-
-class LoadedTeacher(Protocol):
-    """A teacher version ready to score.
-
-    Attributes:
-        generations: Generation of the item that it learned on each row, -1 on rows that it does not know. [rows] int32
-    """
-
-    generations: NDArray[np.int32]
-
-    def scores(self, history: NDArray[np.int32], num_rows: int) -> torch.Tensor:
-        """Return raw logits of all rows, -inf where unknown: history [Q, N], newest first → [Q, num_rows]."""
-        ...
 
 
 class RowFacts(NamedTuple):
@@ -56,81 +41,6 @@ class RowFacts(NamedTuple):
         return known
 
 
-class TransformerTeacher:
-    """Score with the sequential transformer's state after the newest item."""
-
-    def __init__(self, state: ComponentState) -> None:
-        shape = state.meta["shape"]
-        self._length = int(shape["length"])
-        self._num_items = int(state.meta["num_items"])
-        self.generations = np.asarray(state.arrays.get("generation", np.zeros(self._num_items, np.int32)))
-        config = TransformerConfig(dim=shape["dim"], num_layers=shape["num_layers"], num_heads=shape["num_heads"], sequence_length=shape["length"])
-        self._model = build_transformer(self.generations, config, state).eval()
-
-    def scores(self, history: NDArray[np.int32], num_rows: int) -> torch.Tensor:
-        """Return raw logits; see `LoadedTeacher`. A history of nothing but newer items gives -inf everywhere."""
-        known = np.where(history < self._num_items, history, -1)
-        order = np.argsort(known < 0, axis=1, kind="stable")  # Known items to the front, still newest first.
-        compact = np.take_along_axis(known, order, 1)[:, : self._length]
-        sizes = (compact >= 0).sum(1)
-        position = np.arange(compact.shape[1])[None, :]
-        oldest_first = np.take_along_axis(compact, np.where(position < sizes[:, None], sizes[:, None] - 1 - position, position), 1)
-        last = self._last_states(torch.from_numpy(oldest_first.astype(np.int64)), sizes)
-        result = torch.full((len(history), num_rows), float("-inf"))
-        result[:, : self._num_items] = self._model.logits(last)
-        result[torch.from_numpy(sizes == 0)] = float("-inf")
-        return result
-
-    def _last_states(self, sequences: torch.Tensor, sizes: NDArray[np.int64]) -> torch.Tensor:
-        """Return the state after each sequence's last item; sequences of like length go together, so that little padding is computed."""
-        last = torch.zeros(len(sequences), self._model.items.weight.shape[1])
-        order = np.argsort(sizes, kind="stable")
-        for index in np.array_split(order, max(1, len(order) // 128)):
-            if len(index):
-                chosen, ends = torch.from_numpy(index), torch.from_numpy(np.maximum(sizes[index] - 1, 0))
-                last[chosen] = self._model.states_at(sequences[chosen, : int(ends.max()) + 1], ends)
-        return last
-
-
-class LinearTeacher:
-    """Score with the closed-form item-item weights."""
-
-    def __init__(self, state: ComponentState) -> None:
-        self._weights = torch.tensor(np.array(state.arrays["weights"]))
-        self._rows = torch.tensor(state.arrays["rows"].astype(np.int64))
-        self._decay = float(state.meta["decay"])
-        self._slot = np.full(int(state.arrays["rows"].max(initial=-1)) + 1, -1, np.int64)
-        self._slot[state.arrays["rows"]] = np.arange(len(self._rows))
-        self.generations = np.full(len(self._slot), -1, np.int32)
-        self.generations[state.arrays["rows"]] = state.arrays.get("generation", 0)
-
-    def scores(self, history: NDArray[np.int32], num_rows: int) -> torch.Tensor:
-        """Return raw logits; see `LoadedTeacher`."""
-        known = (history >= 0) & (history < len(self._slot))
-        slots = torch.from_numpy(np.where(known, self._slot[np.where(known, history, 0)], -1))
-        result = torch.full((len(history), num_rows), float("-inf"))
-        inside = slots >= 0
-        decay = self._decay ** torch.arange(slots.shape[1], dtype=torch.float32) * inside
-        # The history's few rows of the weights, summed: the same as the decayed history times the weights.
-        result[:, self._rows] = torch.nn.functional.embedding_bag(slots.clamp(min=0), self._weights, per_sample_weights=decay, mode="sum")
-        result[(slots < 0).all(1)] = float("-inf")
-        return result
-
-
-def load_teacher(state: ComponentState) -> LoadedTeacher:
-    """Make a scorer of a stored version.
-
-    Raises:
-        RegistryError: The version is of a kind that this release does not know.
-    """
-    kinds: dict[str, Callable[[ComponentState], LoadedTeacher]] = {"transformer": TransformerTeacher, "linear": LinearTeacher}
-    kind = str(state.meta.get("kind"))
-    if kind not in kinds:
-        what = "Teacher: unknown kind"
-        raise RegistryError(what, got=repr(kind), allowed=", ".join(kinds), do="use the release that wrote the version")
-    return kinds[kind](state)
-
-
 class Scorer:
     """Score batches with the teacher versions that a plan names.
 
@@ -138,8 +48,9 @@ class Scorer:
     when first asked for; of each teacher only the version last asked for, and one that was to be kept beside it, stay in memory.
     """
 
-    def __init__(self, storage_url: str, top_k: int) -> None:
+    def __init__(self, storage_url: str, top_k: int, load: Callable[[ComponentState], LoadedTeacher] = load_teacher) -> None:
         torch.set_num_threads(1)
+        self._load = load
         self._store = TeacherStore(open_storage(storage_url))
         self._top_k = top_k
         self._loaded: dict[str, dict[str, LoadedTeacher]] = {}
@@ -175,7 +86,7 @@ class Scorer:
     def _teacher(self, name: str, version: str) -> LoadedTeacher:
         held = self._loaded.setdefault(name, {})
         if version not in held:
-            held[version] = load_teacher(self._store.load(name, version))
+            held[version] = self._load(self._store.load(name, version))
         return held[version]
 
     def _score_one(
@@ -194,7 +105,7 @@ class Scorer:
             index = np.arange(start, min(start + _CHUNK, len(examples)))
             chunk = examples.take(index)
             history = np.where(chunk.history >= 0, np.where(known[np.maximum(chunk.history, 0)], chunk.history, -1), -1).astype(np.int32)
-            scores = teacher.scores(history, len(namespaces))
+            scores = torch.from_numpy(teacher.score(history, np.arange(len(namespaces), dtype=np.int32)))
             mask_namespaces(scores, chunk.namespace, namespaces)
             parts.append(_summarise(scores, chunk, version, temperature, self._top_k, None if seen is None else [seen[i] for i in index]))
         probe = {factor: float(np.mean([part.probe[factor] for part in parts])) for factor in PROBE_FACTORS}

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from streamrec.state import Arrays, ChangedRows
 from streamrec.student.buffers import Buffers
 
-BIAS_RATE = 5.0
-"""Item biases carry popularity, whose logarithm spans several units, while vectors move on the unit sphere."""
+BIAS_RATE = 0.1
+"""Item biases follow popularity slowly: fast ones learn the training set's by heart and cost sessions a point of recall (docs/experiments.md)."""
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 

@@ -37,6 +37,14 @@ class CountedTeacher(Protocol):
         ...
 
 
+MAKERS: Mapping[str, Callable[[TeachersConfig], Repeats | Transitions | Neighbours]] = {
+    "repeats": lambda config: Repeats(),
+    "transitions": lambda config: Transitions(config.transitions),
+    "neighbours": lambda config: Neighbours(config.neighbours),
+}
+"""All of them, by name."""
+
+
 class CountedTeachers:
     """Hold the enabled ones, by name in the configuration's order.
 
@@ -45,13 +53,7 @@ class CountedTeachers:
     """
 
     def __init__(self, config: TeachersConfig) -> None:
-        makers: dict[str, Callable[[], Repeats | Transitions | Neighbours]] = {
-            "repeats": Repeats,
-            "transitions": lambda: Transitions(config.transitions),
-            "neighbours": lambda: Neighbours(config.neighbours),
-        }
-        names: tuple[str, ...] = config.enabled
-        made = {name: makers[name]() for name in names if name in makers}
+        made = {name: MAKERS[name](config) for name in config.enabled if name in MAKERS}
         self.teachers: Mapping[str, CountedTeacher] = dict(made)
         self._components: list[Component] = []
         for teacher in made.values():

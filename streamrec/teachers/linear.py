@@ -9,10 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from streamrec.config import LinearConfig
+from streamrec.config import LinearConfig, TeachersConfig
+from streamrec.errors import ConfigError
 from streamrec.features.examples import Examples
 from streamrec.models.linear import Runs, add_cross, add_gram, solve_ridge
 from streamrec.state import ComponentState, digest_of
+from streamrec.teachers.protocol import Kind, Material
+from streamrec.teachers.train_loop import GENERATION
+from streamrec.teachers.training import Place
 
 CHUNK_ENTRIES = 2**21
 """Entries of C that an update adds at a time; bounds its memory."""
@@ -235,5 +239,57 @@ def solve_version(matrices: ComponentState, config: LinearConfig) -> ComponentSt
     gram, cross = (torch.tensor(matrices.arrays[name]) for name in ("gram", "cross"))
     weights = solve_ridge(gram, cross, config.ridge)
     rows = matrices.arrays["rows"]
-    arrays = {"weights": weights.numpy(), "rows": rows, "generation": matrices.arrays.get("generation", np.zeros(len(rows), np.int32))}
+    arrays = {"weights": weights.numpy(), "rows": rows, GENERATION: matrices.arrays.get(GENERATION, np.zeros(len(rows), np.int32))}
     return ComponentState(arrays, {"kind": "linear", "decay": config.history_decay, "num_queries": matrices.meta["num_queries"]})
+
+
+class LinearTeacher:
+    """Score with the closed-form item-item weights; see `streamrec.teachers.protocol.LoadedTeacher`."""
+
+    def __init__(self, state: ComponentState) -> None:
+        self._weights = torch.tensor(np.array(state.arrays["weights"]))
+        self._rows = np.asarray(state.arrays["rows"], np.int64)
+        self._decay = float(state.meta["decay"])
+        self._slot = np.full(int(self._rows.max(initial=-1)) + 1, -1, np.int64)
+        self._slot[self._rows] = np.arange(len(self._rows))
+        self.generations = np.full(len(self._slot), -1, np.int32)
+        self.generations[self._rows] = state.arrays.get(GENERATION, 0)
+
+    def score(self, histories: NDArray[np.int32], candidates: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return the decayed history times the weights."""
+        result = np.full((len(histories), len(candidates)), -np.inf, np.float32)
+        known = (histories >= 0) & (histories < len(self._slot))
+        slots = torch.from_numpy(np.where(known, self._slot[np.where(known, histories, 0)], -1) if len(self._slot) else np.full(known.shape, -1))
+        inside = slots >= 0
+        if not len(self._rows):
+            return result
+        decay = self._decay ** torch.arange(slots.shape[1], dtype=torch.float32) * inside
+        # The history's few rows of the weights, summed: the same as the decayed history times the weights.
+        scores = torch.nn.functional.embedding_bag(slots.clamp(min=0), self._weights, per_sample_weights=decay, mode="sum").numpy()
+        place = np.searchsorted(candidates, self._rows)
+        asked = place < len(candidates)
+        asked[asked] = candidates[place[asked]] == self._rows[asked]
+        result[:, place[asked]] = scores if asked.all() else scores[:, asked]
+        result[~inside.any(1).numpy()] = -np.inf
+        return result
+
+    def represent(self, histories: NDArray[np.int32]) -> None:
+        """Return None: it has no vectors."""
+
+
+def _request(material: Material, config: TeachersConfig) -> ComponentState:
+    if material.statistics is None:
+        what = "Teacher: there are no statistics to solve"
+        raise ConfigError(what, got="a refresh of linear", do="have linear among teachers.enabled when the stream starts")
+    held = material.statistics()
+    return ComponentState({**held.arrays, GENERATION: material.generations[held.arrays["rows"]]}, held.meta)
+
+
+def _refresh(
+    payload: ComponentState, previous: ComponentState | None, config: TeachersConfig, seed: int, place: Place | None
+) -> tuple[ComponentState, dict[str, object]]:
+    return solve_version(payload, config.linear), {}
+
+
+LINEAR = Kind(_request, _refresh, LinearTeacher, keeps_request=False)
+"""Its request is as large as its statistics, and lives in memory only."""

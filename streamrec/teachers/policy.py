@@ -157,7 +157,8 @@ def decide_refresh(facts: RefreshFacts, now_ms: int, config: TeachersConfig) -> 
 
 def latest_events(teacher: str, config: TeachersConfig) -> int:
     """Return after how many interactions a refresh of a teacher begins at the latest."""
-    return {"linear": config.linear_refresh_events}.get(teacher, config.transformer_refresh_events)
+    ours = {"transformer": config.transformer_refresh_events, "linear": config.linear_refresh_events, "text": config.text_refresh_events}
+    return ours.get(teacher, config.plugin_refresh_events)
 
 
 def must_forget(since_ms: int | None, now_ms: int, config: TeachersConfig) -> bool:

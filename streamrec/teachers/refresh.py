@@ -1,10 +1,10 @@
-"""Carry out refreshes on Ray: the transformer by a Ray Train fit, the linear teacher by one task that solves."""
+"""Carry out refreshes on Ray: by a Ray Train fit where a teacher's kind asks for one, else by one task."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
@@ -13,8 +13,9 @@ from ray.exceptions import RayError
 
 from streamrec.config import TeachersConfig
 from streamrec.errors import OperatorError
-from streamrec.state import to_bytes
+from streamrec.state import ComponentState, from_bytes, to_bytes
 from streamrec.storage import open_storage
+from streamrec.teachers.kinds import kind_of
 from streamrec.teachers.requests import RefreshRequest, carry_out
 from streamrec.teachers.store import TeacherStore
 from streamrec.teachers.trainer import fit_transformer_task, give_way
@@ -23,16 +24,18 @@ logger = logging.getLogger(__name__)
 
 
 @ray.remote(num_cpus=0, max_retries=0, max_calls=1)  # A process that has given way can't take it back.
-def _carry_out_task(request: RefreshRequest, config: TeachersConfig, storage_url: str) -> None:
+def _carry_out_task(request: RefreshRequest, config: TeachersConfig, storage_url: str, payload_key: str | None) -> None:
     torch.set_num_threads(1)
     give_way()
+    if payload_key is not None:
+        request = replace(request, payload=from_bytes(open_storage(storage_url).read(payload_key)))
     carry_out(request, config, storage_url)
 
 
 class RayRefresher:
     """Start refreshes as Ray tasks and watch for their versions; see `streamrec.teachers.requests.Refresher`.
 
-    The transformer's window goes to storage first: after a crash the same refresh starts again from the same bytes.
+    What a refresh is made from goes to storage first, where its kind says so: after a crash the same refresh starts again from the same bytes.
     """
 
     def __init__(self, config: TeachersConfig, storage_url: str) -> None:
@@ -52,13 +55,17 @@ class RayRefresher:
         if self._store.exists(*key):
             self._note_finished(*key)
             return
-        if request.teacher == "linear":
-            self._running[key] = _carry_out_task.remote(request, self._config, self._storage_url)
+        kind = kind_of(request.teacher)
+        if not kind.keeps_request:
+            self._running[key] = _carry_out_task.remote(request, self._config, self._storage_url, None)
             return
         payload_key = f"teachers/{request.teacher}/{request.version}/window.safetensors"
         self._storage.write_new(payload_key, to_bytes(request.payload))
-        facts: dict[str, Any] = {name: value for name, value in asdict(request).items() if name != "payload"}
-        self._running[key] = fit_transformer_task.remote(facts, payload_key, self._config, self._storage_url)
+        if kind.on_ray_train:
+            facts: dict[str, Any] = {name: value for name, value in asdict(request).items() if name != "payload"}
+            self._running[key] = fit_transformer_task.remote(facts, payload_key, self._config, self._storage_url)
+        else:
+            self._running[key] = _carry_out_task.remote(replace(request, payload=ComponentState()), self._config, self._storage_url, payload_key)
 
     def finished(self) -> dict[str, str]:
         """Return the newest complete version of each teacher started here."""

@@ -7,15 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from streamrec.config import TeachersConfig
 from streamrec.state import ComponentState
 from streamrec.storage import open_storage
-from streamrec.teachers.batches import Sequences
-from streamrec.teachers.linear import solve_version
+from streamrec.teachers.kinds import kind_of
+from streamrec.teachers.protocol import Kind
 from streamrec.teachers.store import TeacherStore
-from streamrec.teachers.train_loop import train_transformer
 from streamrec.teachers.training import Place
 
 
@@ -29,8 +26,8 @@ class RefreshRequest:
         previous: Version to start from, or None.
         seed: Of training.
         num_items: V at the time of asking.
-        payload: `Sequences.state` and the ``generation`` of each row for the transformer; the statistics and the ``generation`` of each slot's row
-            for the linear teacher. A ``num_items`` in its meta counts: it is that of the first time of asking.
+        payload: What `streamrec.teachers.protocol.Kind.request` put together. A ``num_items`` in its meta counts: it is that of the first time of
+            asking.
         why: A reason by name, `streamrec.teachers.policy.Reason`; empty when a person asked.
     """
 
@@ -75,29 +72,31 @@ class Refresher(Protocol):
         ...
 
 
-def carry_out(request: RefreshRequest, config: TeachersConfig, storage_url: str, place: Place | None = None) -> dict[str, object]:
+def carry_out(
+    request: RefreshRequest, config: TeachersConfig, storage_url: str, place: Place | None = None, kind: Kind | None = None
+) -> dict[str, object]:
     """Make the version and publish it (rank 0 only), unless it is there; return its facts.
 
     The same request gives the same version: a function of the request and the previous version alone.
+
+    Args:
+        request: What to make.
+        config: Settings of all teachers.
+        storage_url: Where versions are.
+        place: Where this worker stands among Ray Train's; None works alone.
+        kind: None takes what goes by the teacher's name.
     """
     store = TeacherStore(open_storage(storage_url))
     if store.exists(request.teacher, request.version):
         return store.facts(request.teacher, request.version)
     began = time.monotonic()
-    facts: dict[str, object] = {}
-    num_items = int(request.payload.meta.get("num_items", request.num_items))
-    if request.teacher == "linear":
-        state = solve_version(request.payload, config.linear)
-    else:
-        previous = store.load(request.teacher, request.previous) if request.previous else None
-        sequences = Sequences.of_state(request.payload)
-        generations = request.payload.arrays.get("generation", np.zeros(num_items, np.int32))
-        state, losses = train_transformer(sequences, generations, previous, config.transformer, request.seed, place)
-        facts |= {"loss_first": losses[0], "loss_last": losses[-1], "num_steps": len(losses), "num_sequences": len(sequences.rows)}
+    payload = ComponentState(request.payload.arrays, {"num_items": request.num_items, **request.payload.meta})
+    previous = store.load(request.teacher, request.previous) if request.previous else None
+    state, facts = (kind or kind_of(request.teacher)).refresh(payload, previous, config, request.seed, place)
     facts |= {
         "seconds": time.monotonic() - began,
         "previous": request.previous,
-        "num_items": num_items,
+        "num_items": int(payload.meta["num_items"]),
         "num_workers": place.world if place else 1,
         "why": request.why,
     }

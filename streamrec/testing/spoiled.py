@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from streamrec.features.examples import Examples
 from streamrec.pipeline.controller import Controller
-from streamrec.soft_labels.scorer import LoadedTeacher, Scorer
+from streamrec.soft_labels.scorer import Scorer
 from streamrec.teachers.counted import CountedTeacher
+from streamrec.teachers.protocol import LoadedTeacher
 from streamrec.workers import LocalWorker
 
 Spoiling = Literal["random", "inverted", "stale", "missing"]
@@ -23,16 +23,20 @@ class SpoiledTeacher:
 
     def __init__(self, teacher: LoadedTeacher, spoiling: Spoiling, seed: int) -> None:
         self._teacher, self._spoiling = teacher, spoiling
-        self._generator = torch.Generator().manual_seed(seed)
+        self._rng = np.random.default_rng(seed)
         self.generations = teacher.generations
 
-    def scores(self, history: NDArray[np.int32], num_rows: int) -> torch.Tensor:
-        """Return spoiled logits where the teacher has any, -inf elsewhere. [Q, num_rows]."""
-        found = self._teacher.scores(history, num_rows)
+    def score(self, histories: NDArray[np.int32], candidates: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return spoiled logits where the teacher has any, -inf elsewhere."""
+        found = self._teacher.score(histories, candidates)
         if self._spoiling == "missing":
-            return torch.full_like(found, float("-inf"))
-        other = -found if self._spoiling == "inverted" else torch.randn(found.shape, generator=self._generator)
-        return torch.where(torch.isneginf(found), found, other)
+            return np.full_like(found, -np.inf)
+        other = -found if self._spoiling == "inverted" else self._rng.standard_normal(found.shape, np.float32)
+        return np.where(np.isneginf(found), found, other)
+
+    def represent(self, histories: NDArray[np.int32]) -> NDArray[np.float32] | None:
+        """Return what the teacher returns."""
+        return self._teacher.represent(histories)
 
 
 class SpoiledScorer(Scorer):

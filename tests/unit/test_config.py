@@ -33,6 +33,7 @@ def another(path: tuple[str, ...], default: Any) -> Any:
     special: dict[str, Any] = {
         "namespace": "shop",
         "enabled": ["linear"],
+        "plugins": {"ours": {"depth": 3}},
         "meanings": {"poke": {"role": "context"}},
         "host": "0.0.0.0",
         "accepts": ["interaction"],

@@ -136,3 +136,10 @@ def test_a_lost_pointer_is_told_and_the_exit_status_is_1(state: Path) -> None:
     assert result.exit_code == 1
     assert f"FAIL  state can be read: Checkpoint: the pointer is lost, {state}/lineages/0002/checkpoint/HEAD" in result.stdout
     assert "→ restore that file from a copy" in result.stdout
+
+
+def test_a_teacher_whose_model_is_not_here_fails_before_anything_starts() -> None:
+    settings = ["--set", 'teachers.enabled=["text"]', "--set", "teachers.text.model=no-such-model"]
+    result = doctor("--broker", "local", *settings)
+    assert result.exit_code == 1
+    assert "FAIL  teachers: Config: teachers.text.model is not here, got 'no-such-model'" in result.stdout.replace("\n", " ").replace("        ", " ")

@@ -12,9 +12,10 @@ from streamrec.evaluation.ranking import UNRANKED
 from streamrec.features.examples import Examples
 from streamrec.soft_labels.ensemble import LENGTH_BOUNDS, MOST_OBSERVED, WINDOW, Ensemble
 from streamrec.soft_labels.schema import PROBE_FACTORS, TeacherScores
-from streamrec.soft_labels.scorer import RowFacts, Scorer, load_teacher
+from streamrec.soft_labels.scorer import RowFacts, Scorer
 from streamrec.state import ComponentState
 from streamrec.storage import LocalStorage
+from streamrec.teachers.kinds import load_teacher
 from streamrec.teachers.store import TeacherStore
 
 NUM_ITEMS = 12
@@ -196,7 +197,7 @@ def test_each_version_scores_with_its_own_weights_whoever_asks(store: TeacherSto
 def test_candidates_norms_and_ranks_agree_with_the_raw_logits(store: TeacherStore, tmp_path: Any) -> None:
     data, names = some_examples(9), first_items(NUM_ITEMS)
     scores = Scorer(str(tmp_path), 4).score(data, {"linear": "v1"}, {"linear": 0.5}, names)["linear"]
-    raw = load_teacher(store.load("linear", "v1")).scores(data.history, NUM_ITEMS)
+    raw = torch.from_numpy(load_teacher(store.load("linear", "v1")).score(data.history, np.arange(NUM_ITEMS, dtype=np.int32)))
     np.testing.assert_allclose(scores.log_norm, torch.logsumexp(raw.topk(8, 1).values / 0.5, 1), rtol=1e-5)
     for query in range(9):
         row = int(data.target_rows[query])

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from streamrec.config import LinearConfig
 from streamrec.features.examples import Examples
 from streamrec.models.linear import Runs, add_cross, add_gram
-from streamrec.soft_labels.scorer import LinearTeacher
 from streamrec.state import ComponentState
-from streamrec.teachers.linear import LinearStatistics, solve_version
+from streamrec.teachers.linear import LinearStatistics, LinearTeacher, solve_version
 
 NUM_ITEMS, LENGTH, PLANTED = 12, 4, 7 * 2**40 + 5
 CONFIG = LinearConfig(max_items=64, ridge=2.0, history_decay=0.9)
@@ -80,7 +79,7 @@ def test_a_version_is_the_direct_ridge_solution_and_scores_with_it() -> None:
     x, y = design(examples)
     expected = np.linalg.solve(x.T @ x + 2.0 * np.eye(NUM_ITEMS), x.T @ y)
     np.testing.assert_allclose(by_row(version, "weights"), expected, atol=1e-4)
-    scores = LinearTeacher(version).scores(examples.history, NUM_ITEMS + 2).numpy()
+    scores = LinearTeacher(version).score(examples.history, np.arange(NUM_ITEMS + 2, dtype=np.int32))
     np.testing.assert_allclose(scores[:, :NUM_ITEMS], x @ expected, atol=1e-3)
     assert np.isneginf(scores[:, NUM_ITEMS:]).all()
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ import ray
 from ray.exceptions import RayError
 
 from streamrec.config import Config
-from streamrec.state import ComponentState
+from streamrec.state import ComponentState, digest_of, from_bytes
 from streamrec.storage import open_storage
 from streamrec.teachers import refresh
+from streamrec.teachers.protocol import content_request
 from streamrec.teachers.refresh import RayRefresher
-from streamrec.teachers.requests import RefreshRequest
+from streamrec.teachers.requests import RefreshRequest, carry_out
 from streamrec.teachers.store import TeacherStore
+from streamrec.testing.circles import Circles
 
 
 class Tasks:
@@ -21,16 +24,18 @@ class Tasks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: set[str] = set()
+        self.asked: list[tuple[Any, ...]] = []
         monkeypatch.setattr(refresh, "_carry_out_task", self)
         monkeypatch.setattr(ray, "wait", lambda refs, **_: ([ref for ref in refs if ref in self.done], []))
         monkeypatch.setattr(ray, "get", lambda ref: None)
 
-    def remote(self, request: RefreshRequest, *_: Any) -> str:
+    def remote(self, request: RefreshRequest, *others: Any) -> str:
+        self.asked.append((request, *others))
         return request.version
 
 
-def request(version: str) -> RefreshRequest:
-    return RefreshRequest("linear", version, None, 0, 0, ComponentState())
+def request(version: str, teacher: str = "linear", payload: ComponentState | None = None) -> RefreshRequest:
+    return RefreshRequest(teacher, version, None, 0, 0, payload or ComponentState())
 
 
 @pytest.mark.parametrize("order", [["v1", "v2"], ["v2", "v1"]])
@@ -78,3 +83,15 @@ def test_what_a_version_took_is_its_seconds_times_its_workers(tmp_path: Path) ->
     TeacherStore(open_storage(str(tmp_path))).publish("linear", "v2", ComponentState(), {})
     refresher = RayRefresher(Config().teachers, str(tmp_path))
     assert [refresher.cost_s("linear", version) for version in ("v1", "v2")] == [60.0, 0.0]
+
+
+def test_what_a_refresh_is_made_from_is_stored_before_it_begins_and_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks, config = Tasks(monkeypatch), Config().teachers
+    first = content_request(Circles().material(config), config)
+    for payload in (first, content_request(Circles(num_users=2).material(config), config)):  # The second one comes after a restart.
+        RayRefresher(config, str(tmp_path)).start(request("v1", "text", payload))
+    sent, _, url, key = tasks.asked[1]
+    assert sent.payload.arrays == {}
+    held = from_bytes(open_storage(url).read(key))
+    assert digest_of(held) == digest_of(first)
+    assert carry_out(replace(sent, payload=held), config, url)["num_known"] == 12

@@ -13,10 +13,11 @@ from streamrec.config import LinearConfig, TransformerConfig
 from streamrec.errors import RegistryError
 from streamrec.features.examples import Examples
 from streamrec.migrations import number_of
-from streamrec.soft_labels.scorer import RowFacts, Scorer, load_teacher
+from streamrec.soft_labels.scorer import RowFacts, Scorer
 from streamrec.state import ComponentState, from_bytes, to_bytes
 from streamrec.storage.local import LocalStorage
 from streamrec.teachers.batches import Sequences
+from streamrec.teachers.kinds import load_teacher
 from streamrec.teachers.linear import LinearStatistics, solve_version
 from streamrec.teachers.store import TeacherStore
 from streamrec.teachers.train_loop import build_transformer, train_transformer

@@ -8,7 +8,6 @@ from torch import distributed
 from streamrec.config import TeachersConfig, TransformerConfig
 from streamrec.errors import Damaged, DataError, RegistryError
 from streamrec.models.transformer import SequentialTransformer
-from streamrec.soft_labels.scorer import TransformerTeacher
 from streamrec.state import ComponentState, digest_of
 from streamrec.storage import LocalStorage
 from streamrec.teachers.batches import Sequences
@@ -16,6 +15,7 @@ from streamrec.teachers.requests import LocalRefresher, RefreshRequest, carry_ou
 from streamrec.teachers.store import TeacherStore
 from streamrec.teachers.train_loop import budget, build_transformer, train_transformer
 from streamrec.teachers.training import Place
+from streamrec.teachers.transformer import TransformerTeacher
 
 CONFIG = TransformerConfig(
     dim=8,
@@ -90,7 +90,7 @@ def test_the_loss_falls_and_the_teacher_learns_the_cycle() -> None:
     state, losses = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
     assert len(losses) == 70
     assert losses[-1] < losses[0] / 2
-    scores = TransformerTeacher(state).scores(np.asarray([[4, 3, -1, -1], [8, 7, 6, 5]], np.int32), 10)
+    scores = TransformerTeacher(state).score(np.asarray([[4, 3, -1, -1], [8, 7, 6, 5]], np.int32), np.arange(10, dtype=np.int32))
     assert scores.argmax(1).tolist() == [5, 9]
 
 
@@ -99,7 +99,7 @@ def test_sequences_of_two_items_are_learned_whole() -> None:
     window[:, 0], window[:, 1] = np.arange(16) % 2, 2 + np.arange(16) % 2
     state, losses = train_transformer(sequences(window), fresh(4), None, CONFIG, 0)
     assert np.isfinite(losses).all()
-    assert TransformerTeacher(state).scores(np.asarray([[0], [1]], np.int32), 4).argmax(1).tolist() == [2, 3]
+    assert TransformerTeacher(state).score(np.asarray([[0], [1]], np.int32), np.arange(4, dtype=np.int32)).argmax(1).tolist() == [2, 3]
 
 
 def test_the_oldest_item_of_a_full_window_counts() -> None:

@@ -1,0 +1,38 @@
+"""Say what all sections of the configuration share: they are frozen, unknown keys are refused, and durations are written with units."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def parse_duration_s(value: object) -> float:
+    """Return seconds from ``"10s"``, ``"250ms"``, ``"5m"``, ``"24h"``, ``"7d"`` or a number of seconds.
+
+    Raises:
+        ValueError: Anything else.
+
+    Example:
+        >>> parse_duration_s("5m")
+        300.0
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", value) if isinstance(value, str) else None
+    if match is None:
+        msg = f"got {value!r}, allowed a number with a unit such as '10s', '5m', '24h'"
+        raise ValueError(msg)
+    return float(match.group(1)) * _UNITS_S[match.group(2)]
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration_s), Field(ge=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
