@@ -14,7 +14,7 @@ from streamrec.config import TeachersConfig, parse_config, teacher_names
 from streamrec.errors import ConfigError, OperatorError, RegistryError
 from streamrec.events.synthetic import synthetic_dataset
 from streamrec.pipeline.backtest import run_backtest
-from streamrec.pipeline.plan import StreamFacts, due_refreshes
+from streamrec.pipeline.plan import StreamFacts, refresh_decisions
 from streamrec.state import ComponentState
 from streamrec.teachers.counted import MAKERS
 from streamrec.teachers.kinds import KINDS, kind_of, load_teacher
@@ -54,7 +54,7 @@ def test_a_packages_teacher_takes_part_in_a_backtest_by_its_name() -> None:
 def test_a_packages_teacher_is_due_after_its_own_number_of_events() -> None:
     config = parse_config({"teachers": {"enabled": ["cooccurrence", "linear"], "plugin_refresh_events": 50, "linear_refresh_events": 70}})
     state = StreamFacts(1, {}, {}, {}, {"cooccurrence": 60, "linear": 60}, None, False)
-    assert due_refreshes(state, 0, config) == ("cooccurrence",)
+    assert {name: decision.refresh for name, decision in refresh_decisions(state, 0, config).items()} == {"cooccurrence": True, "linear": False}
 
 
 def test_a_name_that_nobody_brings_is_refused_with_those_that_are_there(request: pytest.FixtureRequest) -> None:
