@@ -52,7 +52,7 @@ def test_a_packages_teacher_takes_part_in_a_backtest_by_its_name() -> None:
 
 @pytest.mark.usefixtures("_installed")
 def test_a_packages_teacher_is_due_after_its_own_number_of_events() -> None:
-    config = parse_config({"teachers": {"enabled": ["cooccurrence", "linear"], "plugin_refresh_events": 50, "linear_refresh_events": 70}})
+    config = parse_config({"teachers": {"enabled": ["cooccurrence", "linear"], "plugin_refresh_events": 50, "linear_refresh_events": 200}})
     state = StreamFacts(1, {}, {}, {}, {"cooccurrence": 60, "linear": 60}, None, False)
     assert {name: decision.refresh for name, decision in refresh_decisions(state, 0, config).items()} == {"cooccurrence": True, "linear": False}
 
