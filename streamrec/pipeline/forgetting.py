@@ -41,7 +41,7 @@ APPROXIMATE = {
     "popularity": "counts keep what the user did longer ago than the window and the history reach",
     "repeats, transitions": "sums over all users keep the user's share",
     "teachers": "versions in use were trained with the user; each begins a refresh without the user by the time that is named",
-    "versions": "versions of before are removed, and can't be rolled back to, as soon as a later one is live and no kept commit needs them",
+    "versions": "nothing goes back to versions of before from now on; they are removed as soon as none older is in use",
     "checkpoints": "commits of before are pruned by later ones; their files go with them",
     "log": "records of the raw topic and dead letters stay until their topic's retention ends; `streamrec dlq` shows and sends no such letter",
 }
@@ -172,6 +172,8 @@ class Forgetting:
             "topics": {"events": config.log.events_topic, "dead_letters": config.log.dead_letter_topic},
             "versions_not_before": version_name(plan.batch),
         }
+        if self._parts.publisher is not None:
+            self._parts.publisher.forget_before(version_name(plan.batch), request.event_id)
         if self._parts.receipts is not None:
             self._parts.receipts.write_new(receipt_key(request.namespace, request.event_id), json.dumps(receipt, indent=1, sort_keys=True).encode())
 
