@@ -370,5 +370,5 @@ class Controller:
             self.parts.plans.prune(needed)
         if self.parts.publisher is not None:
             needed_versions = self._saver.oldest_kept("versions").values()
-            self.parts.publisher.prune(plan.now_ms, state.versions_not_before(), {*needed_versions, state.live, state.candidate})
+            self.parts.publisher.prune(plan.now_ms, state.versions_not_before(needed_versions), {*needed_versions, state.live, state.candidate})
         self.parts.refresher.prune(self._saver.oldest_kept("teachers"))

@@ -114,9 +114,13 @@ class StreamState(Impersonal):
         live = {} if self.live is None else {"live": self.live}
         return {"offsets": self.offsets, "counts": self.counts, "teachers": self.teachers, "versions": live}
 
-    def versions_not_before(self) -> str | None:
-        """Return the oldest version that has learned from nobody who was deleted since; None while nobody was."""
-        return version_name(self.forgot_batch) if self.forgot_batch else None
+    def versions_not_before(self, needed: Iterable[str]) -> str | None:
+        """Return the oldest version that has learned from nobody who was deleted since; None while nobody was, or no kept commit has a version.
+
+        Args:
+            needed: Versions that a kept commit was made with.
+        """
+        return version_name(self.forgot_batch) if self.forgot_batch and any(needed) else None
 
     def _meta(self) -> dict[str, Any]:
         return {key: copy.deepcopy(value) for key, value in vars(self).items() if key != "name"}
