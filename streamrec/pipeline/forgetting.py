@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
 from streamrec.log.lake_deletion import Deleted
-from streamrec.migrations import number_of, read_json
+from streamrec.migrations import number_of
 from streamrec.pipeline.ingest import Ingest, Request
 from streamrec.pipeline.lake_writer import LakeWriter, gone_by_ms
+from streamrec.pipeline.lineage import read_small
 from streamrec.pipeline.other_lakes import Reached
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan, version_name
@@ -214,11 +215,13 @@ def receipt_key(namespace: str, event_id: str) -> str:
 
 
 def read_receipt(storage: Storage, namespace: str, event_id: str) -> dict[str, Any] | None:
-    """Return a deletion's receipt; None while it has not been carried out."""
-    key = receipt_key(namespace, event_id)
-    if not storage.exists(key):
-        return None
-    return read_json("receipt", storage.read(key))
+    """Return a deletion's receipt; None while it has not been carried out.
+
+    Raises:
+        Damaged: It is torn.
+    """
+    remedy = "restore it from a copy; without one ask once more with `streamrec delete-user`, whose receipt says what is left and until when"
+    return read_small(storage, receipt_key(namespace, event_id), "receipt", dict, remedy)
 
 
 def _rows_of(learner: Learner, namespace: str, user_id: str) -> NDArray[np.int32]:
