@@ -10,7 +10,7 @@ from streamrec.clock import Clock, SystemClock
 from streamrec.config import RegistryConfig
 from streamrec.errors import Damaged, RegistryError
 from streamrec.registry.alias import Alias, Move
-from streamrec.registry.forgotten import Deletions
+from streamrec.registry.forgotten import Deletions, Forgotten
 from streamrec.registry.gate import Decision
 from streamrec.registry.store import VersionStore
 from streamrec.registry.version import ModelVersion, VersionFacts, VersionId, VersionManifest
@@ -135,7 +135,7 @@ class Registry:
         Raises:
             RegistryError: There is none to go back to.
         """
-        forgotten, refused = self._deletions.newest(), list[str]()
+        forgotten, refused = self.forgotten(), list[str]()
 
         def is_allowed(version: str) -> bool:
             is_there = self._store.exists(version)
@@ -161,7 +161,7 @@ class Registry:
         self._deletions.note(version, event_id, self._clock.now_ms())
 
     def _check_allowed(self, version: str) -> None:
-        forgotten = self._deletions.newest()
+        forgotten = self.forgotten()
         if forgotten is not None and version < forgotten.version:
             raise forgotten.refusal(version, self.versions(), self.live())
 
@@ -176,6 +176,14 @@ class Registry:
     def complete(self) -> None:
         """Let the alias follow the history's last move, whose mover may have died before it did so."""
         self._alias.complete()
+
+    def alias_damage(self) -> Damaged | None:
+        """Return an error that names the alias' file if it is torn, also where the history holds the same facts; the next prune writes it anew."""
+        return self._alias.damage()
+
+    def forgotten(self) -> Forgotten | None:
+        """Return the newest deletion that `forget_before` noted."""
+        return self._deletions.newest()
 
     def record_decision(self, decision: Decision) -> Decision:
         """Store a decision once for its candidate and batch.
@@ -225,6 +233,7 @@ class Registry:
             held: Versions that the stream compares with.
         """
         not_before = min([not_before, *held]) if not_before is not None and held else None
+        self._alias.mend()
         # Listed first: a blob of a version that is published from here on is not in it.
         blobs = self._store.blobs()
         manifests = self._readable_manifests()
