@@ -116,7 +116,7 @@ class Registry:
             RegistryError: There is no such version, or it was made before a deletion.
         """
         self._store.manifest(version)
-        if decision is None and version != self.live():
+        if decision is None:
             self._check_allowed(version)
         move = self._alias.promote(version, reason, decision, self._clock.now_ms())
         if not self._store.exists(version):  # Undone, whatever was live before.
