@@ -90,6 +90,7 @@ FORMATS: Mapping[str, Format] = {
     "teacher": Format("Teacher: the version", 2, {1: _same}),  # A version without generations: all rows held their first item.
     "version": Format("Registry: the version", 2, {1: _same}),  # As of teachers.
     "move": Format("Registry: a record of the alias"),
+    "forgotten": Format("Registry: the record of deletions"),
     "decision": Format("Registry: a decision"),
     "lake": Format("Lake: the table"),
     "lake_note": Format("Lake: the note of an address"),

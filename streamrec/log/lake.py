@@ -6,10 +6,8 @@ by namespace and event date (UTC).
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,15 +21,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
+from numpy.typing import NDArray
 
-from streamrec.errors import Damaged, StorageError
+from streamrec.errors import StorageError
 from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
-from streamrec.log.lake_table import COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, RECOUNT, places_of, quoted
+from streamrec.log.lake_deletion import DELETED_BY, Deleted, Place, owners, rows_of
+from streamrec.log.lake_files import damaged_file, sync_commit, sync_log, torn_entry
+from streamrec.log.lake_table import COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, RECOUNT, places_of
 from streamrec.migrations import migrated, number_of
 
 # A commit that loses against another process reads what that one wrote and tries again.
 _ATTEMPTS = 5
+
+ROWS_AT_ONCE = 20_000
+"""Rows that one commit deletes at most: its predicate names each by some 20 bytes, in the log too."""
 
 REOPEN_AFTER = 20
 """An open table keeps what each commit brings, 0.1 MB a commit. Opened anew, which takes some 10 ms, it keeps its files alone."""
@@ -43,10 +47,6 @@ _NUMBERED: dict[str, Any] = {"configuration": {_FORMAT: str(number_of("lake")), 
 # delta-rs draws the causes of some errors as a tree, the reason in its last line.
 _DECORATION = re.compile(r"\x1b\[\d*m|↳")
 _BACKTRACE = re.compile(r"\d+: ")
-
-_IS_APPEND = '"operation":"WRITE"'
-_REMOVE = "remove that file and start again: its rows are appended again, and if the checkpoint counts on them the next append says so"
-_RESTORE = "restore that file from a copy; without one remove it, start again, and repeat the deletions of users since the checkpoint before"
 
 R = TypeVar("R")
 
@@ -117,26 +117,27 @@ class EventLake:
         with self._explained("look for"):
             return bool(DeltaTable.is_deltatable(self.address, self._options))
 
-    def delete_user(self, namespace: str, user_id: str, before_batch: int | None = None, before: tuple[int, int, int] | None = None) -> int:
-        """Remove a user's rows as one commit and return how many went.
+    def delete_user(self, namespace: str, user_id: str, before_batch: int | None = None, before: Place | None = None) -> int:
+        """Remove a user's rows and return how many went; see `delete_users`."""
+        return self.delete_users([Deleted(namespace, user_id, before)], before_batch)[0]
+
+    def delete_users(self, users: Sequence[Deleted], before_batch: int | None = None) -> list[int]:
+        """Remove rows of users, by one scan and one commit for each 20,000 rows that go, and return how many went of each.
 
         Readers that hold an older version finish undisturbed: the old files go with the first `vacuum` whose time to keep has passed. The
-        table's log says which rows went by their place, and never names the user.
+        table's log says which rows went by their place, and never names a user.
 
         Args:
-            namespace: The user's.
-            user_id: Any text.
-            before_batch: Only rows of earlier batches; a step that is executed again must not remove what the user did after it.
-            before: Only rows before this place in the stream's order: event time, partition, offset. For a table whose batches are not one's own.
+            users: What of whom; a row that two of them name counts for the first.
+            before_batch: Only rows of earlier batches; a step that is executed again must not remove what a user did after it.
         """
-        chosen = f"namespace = {quoted(namespace)} and user_id = {quoted(user_id)}"
-        if before_batch is not None:
-            chosen += f" and batch < {int(before_batch)}"
-        if before is not None:
-            time_ms, partition, offset = map(int, before)
-            earlier = f'event_time = {time_ms} and "partition" < {partition} or "partition" = {partition} and "offset" < {offset}'
-            chosen += f" and (event_time < {time_ms} or {earlier})"
-        return self._retried("delete from", lambda: self._delete(chosen))
+        counts = np.zeros(len(users), np.int64)
+        while users:
+            went = self._retried("delete from", lambda: self._delete(users, before_batch))
+            counts += went
+            if went.sum() < ROWS_AT_ONCE:
+                break
+        return [int(num) for num in counts]
 
     def held(self, batch: int, partitions: Mapping[int, int]) -> dict[int, Held]:
         """Recount the table: per partition that has rows or is asked for, what it holds up to ``batch`` and beyond it."""
@@ -209,7 +210,7 @@ class EventLake:
                 self._opened.update_incremental()
             elif self._opened is not None or DeltaTable.is_deltatable(self.address, self._options):  # One that was open must still be there.
                 self._opened, self._num_updates = None, 0
-                if (torn := self._torn("it is cut off")) is not None:  # An empty entry would be taken for a commit of nothing.
+                if (torn := torn_entry(self.address, "it is cut off")) is not None:  # An empty entry would be taken for a commit of nothing.
                     raise torn
                 self._opened = self._checked(DeltaTable(self.address, storage_options=self._options))
         return self._opened
@@ -233,23 +234,26 @@ class EventLake:
             self._opened = self._checked(DeltaTable.create(self.address, COLUMNS, mode="ignore", **values))
         mark = CommitProperties(app_transactions=[Transaction(self.app, batch)])
         write_deltalake(self._opened, new, mode="append", schema_mode="merge", commit_properties=mark)
-        self._sync(self._opened)
+        sync_commit(self.address, self._opened.version())
         return int(new.num_rows)
 
-    def _delete(self, chosen: str) -> int:
-        table = self._table()
+    def _delete(self, users: Sequence[Deleted], before_batch: int | None) -> NDArray[np.int64]:
+        none, table = np.zeros(len(users), np.int64), self._table()
         if table is None:
-            return 0
+            return none
         self._set(table, PROPERTIES)
         # The counts and the deletion see the same version, and become visible in one commit.
-        found = pa.table(table.scan(columns=["partition", "offset", "batch"], predicate=chosen).read_all())
-        if not found.num_rows:
-            return 0
+        found = pa.table(table.scan(columns=DELETED_BY, predicate=rows_of(users, before_batch)).read_all())
+        whose = owners(found, users)
+        chosen = np.flatnonzero(whose >= 0)[:ROWS_AT_ONCE]
+        if not len(chosen):
+            return none
+        found = found.select(["partition", "offset", "batch"]).take(pa.array(chosen))
         counts = found["partition"].value_counts().to_pylist()
         marks = [Transaction(self._removed_app(row["values"]), row["counts"] + self._removed(table, row["values"])) for row in counts]
         table.delete(places_of(found), commit_properties=CommitProperties(app_transactions=marks))
-        self._sync(table)
-        return int(found.num_rows)
+        sync_commit(self.address, table.version())
+        return np.bincount(whose[chosen], minlength=len(users))
 
     def _compact(self) -> dict[str, int]:
         table = self._table()
@@ -257,7 +261,7 @@ class EventLake:
             return {"files_before": 0, "files_after": 0}
         before = table.get_add_actions().num_rows
         table.optimize.compact(target_size=self.target_bytes)
-        self._sync(table)
+        sync_commit(self.address, table.version())
         return {"files_before": before, "files_after": table.get_add_actions().num_rows}
 
     def _vacuum(self, keep_hours: int) -> int:
@@ -267,7 +271,7 @@ class EventLake:
         num = len(table.vacuum(keep_hours, dry_run=False, enforce_retention_duration=False, full=True))
         self._set(table, {_KEPT_LOG: f"interval {keep_hours} hours"})
         table.create_checkpoint()
-        self._sync_log(table)  # What it stands for goes next.
+        sync_log(self.address, table.version())  # What it stands for goes next.
         table.cleanup_metadata()
         return num
 
@@ -275,7 +279,7 @@ class EventLake:
         """Give the table properties that it lacks; one that was made by an earlier streamrec does."""
         if properties.items() - table.metadata().configuration.items():
             table.alter.set_table_properties(dict(properties))
-            self._sync(table)
+            sync_commit(self.address, table.version())
 
     @property
     def _options(self) -> dict[str, str]:
@@ -290,26 +294,6 @@ class EventLake:
 
     def _removed(self, table: DeltaTable, partition: int) -> int:
         return table.transaction_version(self._removed_app(partition)) or 0
-
-    def _sync(self, table: DeltaTable) -> None:
-        """Bring the newest commit to a local disk: delta-rs leaves that to the operating system."""
-        if "://" in self.address:
-            return
-        folder = Path(self.address)
-        entry = folder / "_delta_log" / f"{table.version():020d}.json"
-        actions = [json.loads(line) for line in entry.read_text().splitlines()]
-        files = [folder / unquote(action["add"]["path"]) for action in actions if "add" in action]
-        folders = {parent for file in files for parent in file.parents if parent.is_relative_to(folder)}
-        for path in (*files, *folders, entry, entry.parent, folder, folder.parent):
-            _sync_path(path)
-
-    def _sync_log(self, table: DeltaTable) -> None:
-        """Bring the newest checkpoint of the table's log to a local disk."""
-        if "://" in self.address:
-            return
-        log = Path(self.address) / "_delta_log"
-        for path in (*log.glob(f"{table.version():020d}.checkpoint*"), log / "_last_checkpoint", log):
-            _sync_path(path)
 
     def _retried(self, action: str, attempt: Callable[[], R]) -> R:
         """Commit, and look again and repeat when another process committed what this one had not seen."""
@@ -329,30 +313,22 @@ class EventLake:
             yield
         except CommitFailedError:
             raise
-        except (DeltaError, OSError, ValueError) as error:
-            self._opened = None
-            raise self._refused(action, error) from error
+        except Exception as error:
+            # delta-rs raises the bare class for what a reader of its rows meets.
+            if not isinstance(error, (DeltaError, OSError, ValueError)) and type(error) is not Exception:
+                raise
+            opened, self._opened = self._opened, None
+            raise self._refused(action, error, opened) from error
 
-    def _refused(self, action: str, error: Exception) -> StorageError:
+    def _refused(self, action: str, error: Exception, opened: DeltaTable | None = None) -> StorageError:
         lines = (_DECORATION.sub("", line).strip() for line in str(error).splitlines())
         told = takewhile(lambda line: not _BACKTRACE.match(line), (line for line in lines if line))
-        reason = ": ".join(told)[:300] or type(error).__name__
-        if (torn := self._torn(reason)) is not None:
-            return torn
+        reason = ": ".join(told)[:500] or type(error).__name__
+        damaged = torn_entry(self.address, reason) or damaged_file(self.address, opened, reason)
+        if damaged is not None:
+            return damaged
         what = f"Lake: could not {action} the table at {self.address} ({reason})"
         return StorageError(what, do="free space there or restore access, then start again", address=self.address)
-
-    def _torn(self, reason: str) -> Damaged | None:
-        """Return an error if the newest entry of a local table's log is cut off, as a crash of the machine may leave it."""
-        entries = [] if "://" in self.address else sorted((Path(self.address) / "_delta_log").glob("*.json"))
-        text = entries[-1].read_text(errors="replace") if entries else ""
-        try:
-            if not entries or [json.loads(line) for line in text.splitlines()]:
-                return None
-        except ValueError:
-            pass  # It ends in the middle of an action.
-        what = f"Lake: the newest entry of the table's log is torn, {entries[-1]} ({reason})"
-        return Damaged(what, do=_REMOVE if _IS_APPEND in text else _RESTORE, address=self.address)
 
 
 def lake_address(address: str) -> str:
@@ -361,11 +337,3 @@ def lake_address(address: str) -> str:
     if parts is not None and parts.scheme != "file":
         return address.rstrip("/")
     return str(Path(unquote(parts.path) if parts is not None else address).absolute())
-
-
-def _sync_path(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -56,7 +56,8 @@ class Finding:
 
 def failed(check: str, error: Exception, remedy: str, where: str = "") -> Finding:
     """Return the finding for an error, which may end with the remedy already."""
-    reason = " ".join(str(error).split()).removesuffix(f", {remedy}") or type(error).__name__
+    own = error.remedy if isinstance(error, StreamrecError) and error.remedy else remedy
+    reason = " ".join(str(error).split()).removesuffix(f", {own}") or type(error).__name__
     return Finding(check, Verdict.FAIL, f"{where}: {reason}" if where else reason, remedy)
 
 
@@ -90,6 +91,12 @@ def check_readable(address: str, errors: Sequence[StreamrecError]) -> list[Findi
     remedy = "restore it from a copy, or give `state` a new folder"
     found = [failed(check, error, error.remedy or remedy) for error in errors]
     return found or [Finding(check, Verdict.OK, address)]
+
+
+def check_alias(damage: StreamrecError | None) -> list[Finding]:
+    """Judge a torn alias whose facts the history holds."""
+    remedy = "let the stream commit, or roll back or promote: that writes it anew from the history, which holds the same facts"
+    return [] if damage is None else [Finding("state can be read", Verdict.WARN, str(damage).removesuffix(f", {damage.remedy}"), remedy)]
 
 
 def check_topic(
@@ -210,6 +217,21 @@ def check_storage(address: str, trial: Trial) -> Finding:
         remedy = "use a POSIX file system with rename and flock, or a store with conditional puts: a checkpoint's pointer is not safe here"
         return Finding("storage", Verdict.FAIL, f"{address} breaks a promise: {'; '.join(trial.broken)}", remedy)
     return Finding("storage", Verdict.OK, f"{address} writes, refuses and moves atomically ({trial.wall_s * 1000:.0f} ms for all of it)")
+
+
+def check_lake(address: str, last_batch: int | None, counted_on: int) -> Finding:
+    """Judge the event lake.
+
+    Args:
+        address: The table's.
+        last_batch: Its last batch; None where there is no table.
+        counted_on: The last batch whose rows the checkpoint counts on; 0 while it counts on none.
+    """
+    if (last_batch or 0) < counted_on:
+        held = "there is no table" if last_batch is None else f"its rows end at batch {last_batch}"
+        found = f"{address}: {held}, the checkpoint counts on those up to batch {counted_on}"
+        return Finding("lake", Verdict.FAIL, found, "restore it from a copy, or give `lake.address` a new folder")
+    return Finding("lake", Verdict.OK, f"{address}: {'not there yet' if last_batch is None else f'rows up to batch {last_batch}'}")
 
 
 def check_free_space(folder: str, free_bytes: int) -> Finding:

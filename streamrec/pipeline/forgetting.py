@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
-from streamrec.migrations import number_of, read_json
+from streamrec.log.lake_deletion import Deleted
+from streamrec.migrations import number_of
 from streamrec.pipeline.ingest import Ingest, Request
-from streamrec.pipeline.lake_writer import gone_by_ms
+from streamrec.pipeline.lake_writer import LakeWriter, gone_by_ms
+from streamrec.pipeline.lineage import read_small
 from streamrec.pipeline.other_lakes import Reached
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan, version_name
@@ -41,7 +43,7 @@ APPROXIMATE = {
     "popularity": "counts keep what the user did longer ago than the window and the history reach",
     "repeats, transitions": "sums over all users keep the user's share",
     "teachers": "versions in use were trained with the user; each begins a refresh without the user by the time that is named",
-    "versions": "versions of before are removed, and can't be rolled back to, as soon as a later one is live and no kept commit needs them",
+    "versions": "nothing goes back to versions of before from now on; they are removed as soon as none older is in use",
     "checkpoints": "commits of before are pruned by later ones; their files go with them",
     "log": "records of the raw topic and dead letters stay until their topic's retention ends; `streamrec dlq` shows and sends no such letter",
 }
@@ -57,7 +59,7 @@ SUMS = "linear_statistics"
 class _Open:
     """What a deletion waits with for the end of the step: the rows that the user touched, and their generations then.
 
-    ``queries_left`` is what `LinearStatistics.take_back` returned, None without a linear teacher; ``others`` what lakes held that are not in use.
+    ``queries_left`` is what `LinearStatistics.take_back` returned, None without a linear teacher.
     """
 
     request: Request
@@ -65,14 +67,14 @@ class _Open:
     generations: NDArray[np.int32]
     removed: Mapping[str, int]
     queries_left: int | None
-    others: Reached
 
 
 class Forgetting:
     """Remove users from all components, and what only they had touched.
 
-    **Contract.** `remove` acts before anything later in the log is applied, `correct` after the step has learned; both are functions of the
-    state and the plan. A receipt is written once: a step that is executed again after a crash finds it there.
+    **Contract.** `remove` acts before anything later in the log is applied, `correct` after the step has learned, and then on the lakes, which
+    hold the step's rows by then; both are functions of the state and the plan. A receipt is written once: a step that is executed again
+    after a crash finds it there.
 
     Args:
         parts: Students and their workers; ``receipts`` is where receipts go, under ``deletions/``.
@@ -97,9 +99,8 @@ class Forgetting:
         if self._parts.linear is not None:
             queries = self._parts.student.submit(_queries_of, *user).result()
             left = self._parts.linear.submit(LinearStatistics.take_back, queries, hash_key(*user)).result()
-        removed = {name: component.delete_user(*user) for name, component in self._components.items()}
-        others = self._parts.other_lakes.delete_before(request) if self._parts.other_lakes is not None else Reached()
-        self._open.append(_Open(request, rows, self._ingest.vocabulary.generation_of_rows()[rows], removed, left, others))
+        removed = {name: component.delete_user(*user) for name, component in self._components.items() if name != LakeWriter.name}
+        self._open.append(_Open(request, rows, self._ingest.vocabulary.generation_of_rows()[rows], removed, left))
         logger.info("deletion: removed %s", {name: num for name, num in removed.items() if num})
 
     def forget_rows(self, rows: NDArray[np.int32]) -> None:
@@ -112,6 +113,7 @@ class Forgetting:
     def correct(self, plan: Plan) -> int:
         """Let the models forget what the step's users have taught them, write the receipts, and return how many there were."""
         done, self._open = self._open, []
+        reached = self._reach_lakes([one.request for one in done], plan.batch) if done else []
         for number, one in enumerate(done):
             # Another deletion of this step may have released a row, and a full vocabulary given it to another item.
             same = self._ingest.vocabulary.generation_of_rows()[one.rows] == one.generations
@@ -125,7 +127,8 @@ class Forgetting:
                 self._tell_items()
             shared = np.setdiff1d(rows, alone)
             num_steps = self._correct(shared, (plan.seed * 31 + number) % 2**31) if len(shared) else 0
-            self._write(one, plan, {"released": int((~known).sum()), "begun_anew": int(known.sum()), "shared": len(shared)}, num_steps)
+            items = {"released": int((~known).sum()), "begun_anew": int(known.sum()), "shared": len(shared)}
+            self._write(one, plan, items, num_steps, reached[number])
         return len(done)
 
     def _held_by_others(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -146,10 +149,12 @@ class Forgetting:
         asked = [worker.submit(Learner.correct, rows, seed, self._parts.config.student.corrective_steps) for worker in workers]
         return max(pending.result() for pending in asked)
 
-    def _write(self, one: _Open, plan: Plan, items: Mapping[str, int], num_steps: int) -> None:
+    def _write(self, one: _Open, plan: Plan, items: Mapping[str, int], num_steps: int, reached: Reached) -> None:
         request, config = one.request, self._parts.config
         exact, approximate = _say_sums(one.queries_left)
-        lakes, missed = self._lakes(one)
+        lakes, missed, removed = reached.rows, reached.refused, dict(one.removed)
+        if self._parts.lake is not None:
+            removed[self._parts.lake.name] = lakes[self._parts.lake.lake.address]
         receipt = {
             "format": number_of("receipt"),
             "event_id": request.event_id,
@@ -159,7 +164,7 @@ class Forgetting:
             "place": {"topic": config.log.events_topic, "partition": request.partition, "offset": request.offset},
             "batch": plan.batch,
             "at_ms": plan.now_ms,
-            "removed": {name: num for name, num in one.removed.items() if num},
+            "removed": {name: num for name, num in removed.items() if num},
             "items": dict(items),
             "corrective_steps": num_steps,
             "lakes": lakes,
@@ -172,14 +177,22 @@ class Forgetting:
             "topics": {"events": config.log.events_topic, "dead_letters": config.log.dead_letter_topic},
             "versions_not_before": version_name(plan.batch),
         }
+        if self._parts.publisher is not None:
+            self._parts.publisher.forget_before(version_name(plan.batch), request.event_id)
         if self._parts.receipts is not None:
             self._parts.receipts.write_new(receipt_key(request.namespace, request.event_id), json.dumps(receipt, indent=1, sort_keys=True).encode())
 
-    def _lakes(self, one: _Open) -> tuple[dict[str, int], dict[str, str]]:
-        """Return (address of every lake to the rows that went, what was not touched to why and what to do)."""
-        in_use = {} if self._parts.lake is None else {self._parts.lake.lake.address: one.removed[self._parts.lake.name]}
-        held = self._parts.other_lakes.out_of_reach() if self._parts.other_lakes is not None else {}
-        return in_use | one.others.rows, held | one.others.refused
+    def _reach_lakes(self, requests: Sequence[Request], batch: int) -> list[Reached]:
+        """Remove a step's users from all lakes, each in one go; return address to rows, and what was not touched to why and what to do, of each."""
+        reached = [Reached() for _ in requests]
+        if self._parts.lake is not None:
+            asked = [Deleted(request.namespace, request.user_id) for request in requests]
+            address = self._parts.lake.lake.address
+            reached = [Reached({address: num}) for num in self._parts.lake.delete_users(asked, batch)]
+        if self._parts.other_lakes is None:
+            return reached
+        others, held = self._parts.other_lakes.delete_before(requests), self._parts.other_lakes.out_of_reach()
+        return [Reached(one.rows | other.rows, held | other.refused) for one, other in zip(reached, others, strict=True)]
 
 
 def _say_sums(queries_left: int | None) -> tuple[dict[str, str], dict[str, str]]:
@@ -202,11 +215,13 @@ def receipt_key(namespace: str, event_id: str) -> str:
 
 
 def read_receipt(storage: Storage, namespace: str, event_id: str) -> dict[str, Any] | None:
-    """Return a deletion's receipt; None while it has not been carried out."""
-    key = receipt_key(namespace, event_id)
-    if not storage.exists(key):
-        return None
-    return read_json("receipt", storage.read(key))
+    """Return a deletion's receipt; None while it has not been carried out.
+
+    Raises:
+        Damaged: It is torn.
+    """
+    remedy = "restore it from a copy; without one ask once more with `streamrec delete-user`, whose receipt says what is left and until when"
+    return read_small(storage, receipt_key(namespace, event_id), "receipt", dict, remedy)
 
 
 def _rows_of(learner: Learner, namespace: str, user_id: str) -> NDArray[np.int32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from streamrec.config import Config, LakeConfig
 from streamrec.errors import Damaged, StorageError
 from streamrec.log.lake import EventLake, lake_address
+from streamrec.log.lake_deletion import Deleted
 from streamrec.log.lake_table import lake_rows
 from streamrec.pipeline.lake_merging import merge_apart
 from streamrec.pipeline.layout import checkpoint_url, lake_url
@@ -58,7 +59,6 @@ class LakeWriter:
         self._manifest = copy.deepcopy(_NEW)
         self._is_checked = False
         self._waiting: list[pa.Table] = []
-        self._deleted: list[tuple[str, str]] = []
         self._clear()
 
     def record(self, batch: int, kept: pa.Table, num_applied: int, num_earlier: int) -> None:
@@ -72,9 +72,6 @@ class LakeWriter:
         """
         if self._manifest["address"] != self._config.address:
             self._begin(batch - 1, num_earlier)
-            for namespace, user_id in self._deleted:
-                self.lake.delete_user(namespace, user_id, batch)
-            self._deleted = []
         self._manifest["left_out"]["deletion"] += num_applied - kept.num_rows
         if not kept.num_rows:
             return
@@ -115,17 +112,18 @@ class LakeWriter:
         return None if self._manifest["vacuum_at_ms"] is None else int(self._manifest["vacuum_at_ms"])
 
     def delete_user(self, namespace: str, user_id: str) -> int:
-        """Remove the user's rows of all recorded steps and return how many went from the table; their files go with a later vacuum.
+        """Remove the user's rows of all recorded steps; see `delete_users`."""
+        return self.delete_users([Deleted(namespace, user_id)], max(self._last, self._manifest["batch"]) + 1)[0]
+
+    def delete_users(self, users: Sequence[Deleted], batch: int) -> list[int]:
+        """Remove users' rows of the steps before ``batch`` and return how many of each went from the table; their files go with a later vacuum.
 
         What waits is appended first: so the table alone knows what was removed, also when the step is executed again.
         """
         self._has_garbage = True
-        if self._manifest["address"] != self._config.address:  # `record` finds out which rows of the table are of earlier steps.
-            self._deleted.append((namespace, user_id))
-            return 0
         self._flush()
-        last: int = self._manifest["batch"]
-        return self.lake.delete_user(namespace, user_id, last + 1) if last else 0
+        is_begun = self._manifest["address"] == self._config.address
+        return self.lake.delete_users(users, batch) if is_begun and self._manifest["batch"] else [0] * len(users)
 
     def forget_rows(self, rows: NDArray[np.int32]) -> int:
         """Return 0: the table names items by their ids."""
@@ -150,8 +148,7 @@ class LakeWriter:
         return digest_of(self.snapshot())
 
     def _clear(self) -> None:
-        self._waiting, self._deleted = [], []
-        self._waiting_bytes = 0
+        self._waiting, self._waiting_bytes = [], 0
         self._last = 0
         self._has_garbage = False
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 from streamrec.config import Config
 from streamrec.errors import Damaged, OperatorError
 from streamrec.log.lake import EventLake
+from streamrec.log.lake_deletion import Deleted
 from streamrec.pipeline.checkpoint import has_commit
 from streamrec.pipeline.ingest import Request
 from streamrec.pipeline.lake_writer import Rounds, keep_ms, open_lake
@@ -62,15 +63,18 @@ class OtherLakes(Impersonal):
         self._has_garbage = False
         self._rounds = Rounds()
 
-    def delete_before(self, request: Request) -> Reached:
-        """Remove a user's rows."""
-        reached = Reached()
+    def delete_before(self, requests: Sequence[Request]) -> list[Reached]:
+        """Remove the rows of those who ask, from each lake in one go, and return what became of each."""
+        reached = [Reached() for _ in requests]
         self.expect_garbage()  # Whatever is found: the lake in use may be another one before its own writer has tidied it.
+        asked = [Deleted(request.namespace, request.user_id, request.before) for request in requests]
         for address, lake in self._lakes():
             try:
-                reached.rows[address] = lake.delete_user(request.namespace, request.user_id, before=request.before)
+                for one, num in zip(reached, lake.delete_users(asked), strict=True):
+                    one.rows[address] = num
             except OperatorError as error:
-                reached.refused[address] = str(error)
+                for one in reached:
+                    one.refused[address] = str(error)
         return reached
 
     def expect_garbage(self) -> None:

@@ -93,8 +93,14 @@ class Publisher:
         _, arrays, meta = self._held(version)
         return arrays, meta
 
+    def forget_before(self, version: str, event_id: str) -> None:
+        """Let nobody go back to a version older than this one; see `Registry.forget_before`."""
+        self._registry.forget_before(version, event_id)
+
     def prune(self, now_ms: int, not_before: str | None = None, held: Collection[str | None] = ()) -> None:
-        """Remove versions that the keep policy gives up; see `Registry.prune`."""
+        """Remove versions that the keep policy gives up, and refuse to go back behind a deletion; see `Registry.prune`."""
+        if not_before is not None:  # Noted at the deletion, unless that was in a rebuild, which publishes nothing, or by an earlier streamrec.
+            self._registry.forget_before(not_before)
         self._registry.prune(now_ms, self._config.registry, not_before, [version for version in held if version is not None])
 
     def _held(self, version: str) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""Look whether what a job reads of a state at its start can be read: the pointers, names and records, the newest plan. Changes nothing."""
+"""Look whether what jobs and servers read of a state at their start can be read: pointers, names, records, the newest plan, what is live.
+
+Changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ from collections.abc import Callable, Iterator
 
 from streamrec.errors import StreamrecError
 from streamrec.pipeline.checkpoint import CheckpointStore
-from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number
+from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number, registry_url
 from streamrec.pipeline.lineage import current_lineage, named_lineage, url_of
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_record import read_record
+from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 
 
@@ -28,16 +32,24 @@ def unreadable(state_url: str) -> Iterator[StreamrecError]:
         return
     url = url_of(state_url, current)
     begun = url_of(state_url, lineage_folder(lineage_number(current) + 1))
-    checkpoint = open_storage(checkpoint_url(url))
+    checkpoint, registry = open_storage(checkpoint_url(url)), Registry(open_storage(registry_url(state_url)))
     looks: tuple[Callable[[], object], ...] = (
         lambda: CheckpointStore(checkpoint).load_newest(only=("stream",)),
         lambda: named_lineage(checkpoint),
         lambda: read_record(open_storage(url)),
         lambda: PlanStore(open_storage(url)).newest(),
         lambda: read_record(open_storage(begun)),
+        lambda: _live(registry),
+        registry.forgotten,
     )
     for look in looks:
         try:
             look()
         except StreamrecError as error:
             yield error
+
+
+def _live(registry: Registry) -> None:
+    version = registry.live()
+    if version is not None:
+        registry.manifest(version)

@@ -127,13 +127,12 @@ class StreamState(Impersonal):
         return {"offsets": self.offsets, "counts": self.counts, "teachers": self.teachers, "versions": live}
 
     def versions_not_before(self, needed: Iterable[str]) -> str | None:
-        """Return the oldest version that may stay since users were deleted; None while an older one is in use.
+        """Return the oldest version that has learned from nobody who was deleted since; None while nobody was, or no kept commit has a version.
 
         Args:
             needed: Versions that a kept commit was made with.
         """
-        bound = version_name(self.forgot_batch)
-        return bound if self.forgot_batch and min(needed, default="") >= bound else None
+        return version_name(self.forgot_batch) if self.forgot_batch and any(needed) else None
 
     def _meta(self) -> dict[str, Any]:
         return {key: copy.deepcopy(value) for key, value in vars(self).items() if key != "name"}

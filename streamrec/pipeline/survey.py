@@ -17,20 +17,23 @@ from ray.exceptions import RayError
 from streamrec.clock import SystemClock
 from streamrec.config import Config, LogConfig
 from streamrec.environment import cache_folder, ray_address
-from streamrec.errors import BrokerError, EmbeddedBrokerError, StreamrecError
+from streamrec.errors import BrokerError, ConfigError, EmbeddedBrokerError, StreamrecError
 from streamrec.log.base import LogAddress, TableReader
 from streamrec.log.connect import open_table_reader
 from streamrec.log.kafka_facts import TopicFacts, kafka_facts
 from streamrec.log.kafka_install import find_java, jars_folder
 from streamrec.log.offsets import OffsetRange
+from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.cluster import LOCAL_CPUS, cluster_resources, ray_cluster
 from streamrec.pipeline.examine import (
     Finding,
     Verdict,
+    check_alias,
     check_clock,
     check_embedded,
     check_extras,
     check_free_space,
+    check_lake,
     check_python,
     check_readable,
     check_resources_of,
@@ -38,12 +41,15 @@ from streamrec.pipeline.examine import (
     check_topic,
     failed,
 )
-from streamrec.pipeline.layout import run_folder
+from streamrec.pipeline.lake_writer import open_lake
+from streamrec.pipeline.layout import checkpoint_url, registry_url, run_folder
+from streamrec.pipeline.lineage import current_url, known_lineage
 from streamrec.pipeline.readable import unreadable
 from streamrec.pipeline.resources import Resources, needed
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.wiring import ACTOR_CPUS
-from streamrec.storage import open_storage
+from streamrec.registry.registry import Registry
+from streamrec.storage import Storage, open_storage
 from streamrec.storage.bucket import HAS_OBSTORE
 from streamrec.storage.trial import try_out
 from streamrec.teachers.kinds import check_teachers
@@ -64,7 +70,11 @@ def survey(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:
     yield check_extras(config.state, has_obstore=HAS_OBSTORE, shares_disk=ray_address() is None)
     yield from _log(config, broker, downtime_s)
     yield from _storage(config)
+<<<<<<< HEAD
     yield _teachers(config)
+=======
+    yield from _lake(config)
+>>>>>>> mlake
     yield from _ray(config)
 
 
@@ -168,12 +178,58 @@ def _storage(config: Config) -> Iterator[Finding]:
     finally:
         _remove_what_was_made(made)
     yield check_storage(address, trial)
-    yield from check_readable(address, list(unreadable(address)))
+    errors = list(unreadable(address))
+    yield from check_readable(address, errors)
+    with suppress(StreamrecError):  # Said already.
+        damage = Registry(open_storage(registry_url(address))).alias_damage()
+        yield from check_alias(None if str(damage) in map(str, errors) else damage)
     if trial.ahead_s is not None:
         measured = "the storage, by the time it gave to an object that was written just now"
         yield check_clock(measured, trial.ahead_s, config.events.future_tolerance_s)
     if free is not None:
         yield check_free_space(address, free)
+
+
+def _lake(config: Config) -> Iterator[Finding]:
+    if not config.lake.enabled:
+        return
+    remedy = "set `lake.address` to a folder, s3://bucket/prefix or gs://bucket/prefix that this process may read, write and delete in"
+    try:
+        _try_out_lake(config.lake.address)
+        lineage = current_url(state_address(config))
+        checkpoint = open_storage(checkpoint_url(lineage))
+        lake = open_lake(config, lineage, lambda: known_lineage(checkpoint))
+        last = lake.last_batch() if lake.is_there() else None
+        yield check_lake(lake.address, last, _counted_on(checkpoint, config.lake.address))
+    except StreamrecError as error:
+        # What belongs to the config names `state`, whose address is opened the same way.
+        yield failed("lake", error, remedy if isinstance(error, ConfigError) else error.remedy or remedy, config.lake.address)
+
+
+def _try_out_lake(address: str) -> None:
+    """Write and delete in a lake's place; that below the state is as writable as the state."""
+    if not address or (address.startswith(("s3://", "gs://")) and not HAS_OBSTORE):
+        return
+    storage = open_storage(address)
+    folder = Path(storage.address)
+    made = [] if "://" in storage.address else [one for one in (folder, *folder.parents) if not one.exists()]
+    has_lock = (folder / ".lock").exists()
+    try:
+        try_out(storage)
+    finally:
+        _remove_what_was_made(made)
+        if not has_lock and folder.is_dir():
+            (folder / ".lock").unlink(missing_ok=True)
+
+
+def _counted_on(checkpoint: Storage, address: str) -> int:
+    """Return the last batch whose rows the newest commit counts on at an address; what can't be read is another finding."""
+    with suppress(StreamrecError):
+        loaded = CheckpointStore(checkpoint).load_newest(only=("lake",))
+        base = None if loaded is None else loaded.components.get("lake", (None,))[0]
+        if base is not None and base.meta.get("address") == address:
+            return int(base.meta["batch"])
+    return 0
 
 
 def _remove_what_was_made(folders: list[Path]) -> None:

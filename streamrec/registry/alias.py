@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -13,6 +14,8 @@ from streamrec.errors import Damaged, RegistryError, StorageError
 from streamrec.migrations import number_of, read_json
 from streamrec.registry.gate import Decision
 from streamrec.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 # Each attempt that loses had another mover win, so this many in a row means that something moves the alias without end.
 _ATTEMPTS = 100
@@ -53,8 +56,12 @@ class Move(BaseModel):
         return json.dumps({"format": number_of("move"), **self.model_dump(mode="json")}, sort_keys=True, indent=1).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Move:
+    def from_json(cls, data: bytes, where: str = "") -> Move:
         """Parse what `to_json` wrote.
+
+        Args:
+            data: The bytes.
+            where: The file that holds them, for the error.
 
         Raises:
             Damaged: It is not a move.
@@ -65,7 +72,7 @@ class Move(BaseModel):
             values.pop("format")
             return cls.model_validate(values)
         except ValueError as error:
-            what = "Registry: a record of the alias can't be read"
+            what = f"Registry: a record of the alias can't be read{f', {where}' if where else ''}"
             raise Damaged(what, got=repr(data[:80]), do="restore it from a copy") from error
 
 
@@ -74,7 +81,8 @@ class Alias:
 
     **Contract.** A move first takes its number in the history, which decides between concurrent movers; then the alias follows. A mover that
     died between the two is completed by the next one. The alias only ever goes to higher numbers, and says by itself what is live and where a
-    rollback goes: the history behind it may be pruned.
+    rollback goes: the history behind it may be pruned. A torn alias is read from the history's last move, which holds the same facts, and written
+    anew by the next move or `mend`.
 
     Args:
         storage: Where to keep them.
@@ -88,13 +96,27 @@ class Alias:
     def current(self) -> Move | None:
         """Return the move that made the live version live: one read."""
         found = self._storage.read_with_token(self._key)
-        return Move.from_json(found[0]) if found is not None else None
+        if found is None:
+            return None
+        error = self._damage(found[0])
+        return Move.from_json(found[0]) if error is None else self._from_history(error)
+
+    def damage(self) -> Damaged | None:
+        """Return an error that names the alias if it is torn; `current` may nevertheless know what it said."""
+        found = self._storage.read_with_token(self._key)
+        return None if found is None else self._damage(found[0])
+
+    def mend(self) -> None:
+        """Write a torn alias anew."""
+        if (error := self.damage()) is not None:
+            logger.warning("%s: written anew from the history", error)
+            self._follow(self._from_history(error))
 
     def newest(self) -> Move | None:
         """Return the history's last move, also when the alias did not follow yet."""
         move = self.current()
-        while self._storage.exists(key := self._history_key(move.number + 1 if move is not None else 1)):
-            move = Move.from_json(self._storage.read(key))
+        while self._storage.exists(self._history_key(move.number + 1 if move is not None else 1)):
+            move = self._stored(move.number + 1 if move is not None else 1)
         return move
 
     def history(self, last: int | None) -> list[Move]:
@@ -172,7 +194,7 @@ class Alias:
     def _follow(self, move: Move) -> Move:
         for _ in range(_ATTEMPTS):
             found = self._storage.read_with_token(self._key)
-            if found is not None and Move.from_json(found[0]).number >= move.number:
+            if found is not None and self._damage(found[0]) is None and Move.from_json(found[0]).number >= move.number:
                 return move
             if self._storage.swap(self._key, move.to_json(), found[1] if found is not None else None) is not None:
                 return move
@@ -193,6 +215,20 @@ class Alias:
             if move is not None:
                 yield move
 
+    def _damage(self, data: bytes) -> Damaged | None:
+        try:
+            Move.from_json(data, f"{self._storage.address}/{self._key}")
+        except Damaged as error:
+            return error
+        return None
+
+    def _from_history(self, error: Damaged) -> Move:
+        """Return the last move that the history holds; raise what is torn where that is none, or torn, too."""
+        numbers = self._numbers()
+        if not numbers:
+            raise error
+        return self._stored(numbers[-1])
+
     def _numbers(self) -> list[int]:
         keys = self._storage.list(f"{self._student}/history")
         return sorted(int(key.rpartition("/")[2].removesuffix(".json")) for key in keys)
@@ -200,11 +236,15 @@ class Alias:
     def _recorded(self, number: int) -> Move | None:
         """Return a move; None when somebody has pruned it since it was listed."""
         try:
-            return Move.from_json(self._storage.read(self._history_key(number)))
+            return self._stored(number)
         except StorageError as error:
             if not error.facts.get("missing"):
                 raise
             return None
+
+    def _stored(self, number: int) -> Move:
+        key = self._history_key(number)
+        return Move.from_json(self._storage.read(key), f"{self._storage.address}/{key}")
 
     @property
     def _key(self) -> str:

@@ -10,6 +10,7 @@ from streamrec.clock import Clock, SystemClock
 from streamrec.config import RegistryConfig
 from streamrec.errors import Damaged, RegistryError
 from streamrec.registry.alias import Alias, Move
+from streamrec.registry.forgotten import Deletions, Forgotten
 from streamrec.registry.gate import Decision
 from streamrec.registry.store import VersionStore
 from streamrec.registry.version import ModelVersion, VersionFacts, VersionId, VersionManifest
@@ -31,7 +32,7 @@ class Registry:
 
     **Contract.** `publish` is immutable, visible only when complete and safe to call twice. `promote` and `rollback` move the alias atomically
     and append to a history that is never rewritten; its oldest entries go by policy. One process publishes and prunes; any number may move,
-    pin and read.
+    pin and read. No move but a gate's, and no pin, goes to a version from before a deletion that `forget_before` noted.
 
     Args:
         storage: Where to keep everything, under the student's name.
@@ -44,6 +45,7 @@ class Registry:
         self._storage = storage
         self._student = student
         self._alias = Alias(storage, student)
+        self._deletions = Deletions(storage, student)
         self._clock = clock or SystemClock()
 
     @property
@@ -104,19 +106,27 @@ class Registry:
     def promote(self, version: str, reason: str, decision: Decision | None = None) -> Move:
         """Make a version live; nothing happens when it is.
 
+        Args:
+            version: The one.
+            reason: Why, a sentence.
+            decision: The gate's, which only goes to newer versions: one that was published right before a deletion still goes live, and the live
+                one before it, which knows the user as well, leaves.
+
         Raises:
-            RegistryError: There is no such version.
+            RegistryError: There is no such version, or it was made before a deletion.
         """
         self._store.manifest(version)
+        if decision is None:
+            self._check_allowed(version)
         move = self._alias.promote(version, reason, decision, self._clock.now_ms())
-        if not self._store.exists(version):
-            self.rollback(f"{version} was pruned while it was promoted", live=version)
+        if not self._store.exists(version):  # Undone, whatever was live before.
+            self._alias.rollback(f"{version} was pruned while it was promoted", version, self._store.exists, self._clock.now_ms())
             what = "Registry: the version was pruned while it was promoted"
             raise RegistryError(what, got=repr(version), do="promote a newer one")
         return move
 
     def rollback(self, reason: str, live: str | None = None) -> Move:
-        """Make the version live again that was live before.
+        """Make the version live again that was live before, and was not made before a deletion.
 
         Args:
             reason: Why, a sentence.
@@ -125,7 +135,35 @@ class Registry:
         Raises:
             RegistryError: There is none to go back to.
         """
-        return self._alias.rollback(reason, live, self._store.exists, self._clock.now_ms())
+        forgotten, refused = self.forgotten(), list[str]()
+
+        def is_allowed(version: str) -> bool:
+            is_there = self._store.exists(version)
+            if is_there and forgotten is not None and version < forgotten.version:
+                refused.append(version)
+                return False
+            return is_there
+
+        try:
+            return self._alias.rollback(reason, live, is_allowed, self._clock.now_ms())
+        except RegistryError as error:
+            if forgotten is None or not refused:
+                raise
+            raise forgotten.refusal(refused[0], self.versions(), self.live()) from error
+
+    def forget_before(self, version: str, event_id: str = "") -> None:
+        """Refuse from now on to go back to versions older than this one, which have learned from a user who is deleted.
+
+        Args:
+            version: The first one that has not; a later call with an older one changes nothing.
+            event_id: Of the deletion, for whoever is refused.
+        """
+        self._deletions.note(version, event_id, self._clock.now_ms())
+
+    def _check_allowed(self, version: str) -> None:
+        forgotten = self.forgotten()
+        if forgotten is not None and version < forgotten.version:
+            raise forgotten.refusal(version, self.versions(), self.live())
 
     def history(self, last: int | None = None) -> list[Move]:
         """Return the moves, oldest first; only the newest ``last`` when given."""
@@ -138,6 +176,14 @@ class Registry:
     def complete(self) -> None:
         """Let the alias follow the history's last move, whose mover may have died before it did so."""
         self._alias.complete()
+
+    def alias_damage(self) -> Damaged | None:
+        """Return an error that names the alias' file if it is torn, also where the history holds the same facts; the next prune writes it anew."""
+        return self._alias.damage()
+
+    def forgotten(self) -> Forgotten | None:
+        """Return the newest deletion that `forget_before` noted."""
+        return self._deletions.newest()
 
     def record_decision(self, decision: Decision) -> Decision:
         """Store a decision once for its candidate and batch.
@@ -157,9 +203,10 @@ class Registry:
         """Keep a version whatever the policy says.
 
         Raises:
-            RegistryError: There is no such version.
+            RegistryError: There is no such version, or it was made before a deletion.
         """
         self._store.manifest(version)
+        self._check_allowed(version)
         self._storage.write_new(f"{self._student}/pins/{version}", b"")
 
     def unpin(self, version: str) -> None:
@@ -181,10 +228,12 @@ class Registry:
         Args:
             now_ms: Processing time, UTC.
             cfg: The policy.
-            not_before: Versions older than this one go whatever the policy says, and nothing rolls back to them, because they have learned from a
-                user who is deleted; only the live one, pinned ones and what these follow stay.
+            not_before: Versions older than this one, and than all that are held, go whatever the policy says, and nothing rolls back to them,
+                because they have learned from a user who is deleted; only the live one, pinned ones and what these follow stay.
             held: Versions that the stream compares with.
         """
+        not_before = min([not_before, *held]) if not_before is not None and held else None
+        self._alias.mend()
         # Listed first: a blob of a version that is published from here on is not in it.
         blobs = self._store.blobs()
         manifests = self._readable_manifests()

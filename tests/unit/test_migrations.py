@@ -31,6 +31,7 @@ from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_record import read_record
 from streamrec.pipeline.saving import Saver
 from streamrec.registry.alias import Move
+from streamrec.registry.forgotten import Deletions
 from streamrec.registry.gate import Decision
 from streamrec.registry.version import VersionManifest
 from streamrec.state import ComponentState, pack_strings, to_bytes
@@ -158,6 +159,9 @@ SAMPLES: Mapping[str, Sample] = {
     "teacher": Sample(read_teacher, {1: {"teacher": "linear", "facts": {"loss": 1.0}}, 2: {"teacher": "linear", "facts": {"loss": 1.0}}}),
     "version": Sample(parsed_by(VersionManifest.from_json), {1: VERSION, 2: VERSION}),
     "move": Sample(parsed_by(Move.from_json), {1: MOVE}),
+    "forgotten": Sample(
+        read_at("default/forgotten", lambda storage: Deletions(storage, "default").newest()), {1: {"version": "v1", "event_id": "e"}}
+    ),
     "decision": Sample(parsed_by(Decision.from_json), {1: DECISION}),
     "lake": Sample(read_lake, {1: {}}),
     "lake_note": Sample(read_at("lakes/a.json", noted_lakes), {1: {"address": "s3://b/c", "lineage": "abc"}}),

@@ -4,17 +4,23 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner, Result
 
 from streamrec.cli import app
+from streamrec.events.schema import EVENT
 from streamrec.log.base import LogAddress
+from streamrec.log.lake import EventLake
+from streamrec.log.lake_table import lake_rows
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.examine import Finding, Verdict
-from streamrec.pipeline.layout import checkpoint_url, lineage_folder
+from streamrec.pipeline.layout import checkpoint_url, lineage_folder, registry_url
 from streamrec.pipeline.lineage import Current, lineage_of, make_current
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_record import Record
+from streamrec.registry.registry import Registry
 from streamrec.state import ComponentState
 from streamrec.storage import open_storage
 
@@ -138,8 +144,78 @@ def test_a_lost_pointer_is_told_and_the_exit_status_is_1(state: Path) -> None:
     assert "→ restore that file from a copy" in result.stdout
 
 
+<<<<<<< HEAD
 def test_a_teacher_whose_model_is_not_here_fails_before_anything_starts() -> None:
     settings = ["--set", 'teachers.enabled=["text"]', "--set", "teachers.text.model=no-such-model"]
     result = doctor("--broker", "local", *settings)
     assert result.exit_code == 1
     assert "FAIL  teachers: Config: teachers.text.model is not here, got 'no-such-model'" in result.stdout.replace("\n", " ").replace("        ", " ")
+=======
+def found(check: str, *arguments: str) -> list[tuple[str, str, str]]:
+    findings = map(json.loads, doctor("--broker", "local", "--json", *arguments).stdout.splitlines())
+    return [(finding["verdict"], finding["found"], finding["remedy"]) for finding in findings if finding["check"] == check]
+
+
+@pytest.mark.parametrize("address", ["ftp://x/y", "file/lake"])
+def test_a_lake_that_can_not_be_written_fails_with_its_address(tmp_path: Path, address: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    ((verdict, what, remedy),) = found("lake", "--set", f"lake.address={address}")
+    assert verdict == "FAIL"
+    assert address in what
+    assert remedy
+
+
+def test_a_lake_whose_table_is_gone_torn_or_older_than_the_checkpoint_fails(tmp_path: Path) -> None:
+    state, lake = tmp_path / "there", tmp_path / "events"
+    settings = ("--set", f"state={state}", "--set", f"lake.address={lake}")
+    assert found("lake", *settings) == [("OK", f"{lake}: not there yet", "")]
+    assert not lake.exists()
+    checkpoint = open_storage(checkpoint_url(str(state)))
+    store = CheckpointStore(checkpoint)
+    store.acquire()
+    name = lineage_of(checkpoint)
+    held = {"stream": ComponentState({}, {"batch": 2}), "lake": ComponentState({}, {"address": str(lake), "batch": 2})}
+    store.commit(held, {}, None)
+    event = {"kind": "interaction", "namespace": "n", "user_id": "u", "event_time": 5, "partition": 0, "offset": 7}
+    rows = [lake_rows(pa.Table.from_pylist([event], schema=EVENT), "t", batch) for batch in (1, 2)]
+    table = EventLake(str(lake), lambda: name)
+    table.append(rows[0], 1)
+    ((verdict, what, remedy),) = found("lake", *settings)
+    assert (verdict, what) == ("FAIL", f"{lake}: its rows end at batch 1, the checkpoint counts on those up to batch 2")
+    assert "restore it from a copy" in remedy
+    table.append(rows[1], 2)
+    assert found("lake", *settings) == [("OK", f"{lake}: rows up to batch 2", "")]
+    assert not (lake / ".lock").exists()
+    entry = max((lake / "_delta_log").glob("*.json"))
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[:20])
+    ((verdict, what, _),) = found("lake", *settings)
+    assert (verdict, str(entry) in what) == ("FAIL", True)
+    entry.write_bytes(whole)
+    (lake / "_delta_log").rename(lake / "away")
+    ((verdict, what, _),) = found("lake", *settings)
+    assert (verdict, what) == ("FAIL", f"{lake}: there is no table, the checkpoint counts on those up to batch 2")
+
+
+def test_a_torn_manifest_of_the_live_version_and_a_torn_alias_are_named(state: Path) -> None:
+    registry = Registry(open_storage(registry_url(str(state))))
+    registry.publish("v2", {"w": np.zeros(3, np.float32)}, {})
+    registry.promote("v2", "first")
+    assert [verdict for verdict, *_ in readable(state)] == ["OK"]
+    alias, manifest = (Path(registry_url(str(state))) / "default" / name for name in ("alias/live", "versions/v2/manifest.json"))
+    whole = alias.read_bytes()
+    alias.write_bytes(b"")
+    ok, (verdict, what, remedy) = readable(state)
+    assert (ok[0], verdict) == ("OK", "WARN")
+    assert str(alias) in what
+    assert "from the history" in remedy
+    alias.write_bytes(whole)
+    manifest.write_bytes(b"{")
+    ((verdict, what, remedy),) = readable(state)
+    assert (verdict, str(manifest) in what) == ("FAIL", True)
+    assert remedy == "restore that file from a copy"
+    (Path(registry_url(str(state))) / "default" / "history" / "00000001.json").unlink()
+    alias.write_bytes(b"")
+    ((verdict, what, _),) = readable(state)
+    assert (verdict, str(alias) in what) == ("FAIL", True)
+>>>>>>> mlake

@@ -58,6 +58,19 @@ def test_a_lake_that_differs_ends_with_status_1_and_says_where(state: Path) -> N
     assert json.loads(call("verify", "--json").output)["agrees"] is False
 
 
+@pytest.mark.parametrize("keep", [0.0, 0.5, None])
+def test_a_file_that_is_torn_or_gone_is_named_with_status_1(state: Path, keep: float | None) -> None:
+    path = next((state / "lake").glob("namespace=*/**/*.parquet"))
+    data = path.read_bytes()
+    path.unlink() if keep is None else path.write_bytes(data[: int(len(data) * keep)])
+    for arguments in (("verify",), ("verify", "--json")):
+        result = call(*arguments)
+        assert result.exit_code == 1
+        assert isinstance(result.exception, SystemExit)  # No traceback.
+        assert f"a file of the table's rows can't be read, {path}" in result.stderr
+        assert "restore that file from a copy" in result.stderr
+
+
 def test_info_optimize_and_vacuum_say_what_is_there_and_what_they_did(state: Path) -> None:
     info = json.loads(call("info", "--json").output)
     assert (info["address"], info["rows"], info["files"], info["last_batch"]) == (f"{state}/lake", 40, 2, 3)

@@ -37,3 +37,12 @@ def test_a_deletion_that_was_not_carried_out_yet_has_none_and_the_error_says_wha
     assert status == 1
     assert "'d2'" in err
     assert "reached the event" in err
+
+
+def test_a_torn_receipt_is_named_with_what_to_do(tmp_path: Path) -> None:
+    key = receipt_key("default", "d1")
+    LocalStorage(tmp_path).write_new(key, b'{"event_id": "d1", "remo')
+    status, out, err = run(tmp_path, "d1")
+    assert (status, out) == (1, "")
+    assert f"Receipt: one can't be read, {tmp_path}/{key}" in err
+    assert "restore it from a copy; without one ask once more with `streamrec delete-user`" in err

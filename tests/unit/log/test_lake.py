@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from streamrec.errors import StorageError
+from streamrec.errors import Damaged, StorageError
 from streamrec.events.schema import EVENT
 from streamrec.log.lake import REOPEN_AFTER, EventLake, Held, lake_address
+from streamrec.log.lake_deletion import Deleted
 from streamrec.log.lake_table import COLUMNS, lake_rows
 
 DAY_MS = 86_400_000
@@ -129,6 +132,57 @@ def test_a_deletion_removes_exactly_the_rows_of_the_user_whatever_the_id(tmp_pat
     assert left == [("default", user) for user in ODD_IDS if user != name] + [(name, name)]
     assert lake.delete_user("default", name) == 0
     assert lake.delete_user(name, name) == 1
+
+
+def test_users_who_leave_together_take_one_scan_and_one_commit_and_each_only_its_own_rows(tmp_path: Path) -> None:
+    lake = lake_at(tmp_path)
+    rows = [events(number, user_id=f"u{number % 7}", namespace=f"n{number % 2}", event_time=number) for number in range(42)]
+    lake.append(lake_rows(pa.concat_tables(rows), "events", 1), 1)
+    version = DeltaTable(tmp_path).version()
+    asked = [Deleted("n0", "u1"), Deleted("n1", "u2"), Deleted("n0", "nobody"), Deleted("n0", "u4", (11, 5, 0)), Deleted("n0", "u1")]
+    assert lake.delete_users(asked) == [3, 3, 0, 1, 0]
+    assert DeltaTable(tmp_path).version() == version + 1
+    left = Counter((row["namespace"], row["user_id"]) for row in stored(tmp_path))
+    everybody = Counter({(f"n{space}", f"u{user}"): 3 for space in (0, 1) for user in range(7)})
+    assert left == everybody - Counter({("n0", "u1"): 3, ("n1", "u2"): 3, ("n0", "u4"): 1})
+    assert lake.held(1, {})[0].removed == 7
+    assert lake.delete_users([]) == []
+
+
+def test_a_user_of_many_rows_takes_several_commits_and_is_counted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamrec.log.lake.ROWS_AT_ONCE", 4)
+    lake = lake_at(tmp_path)
+    lake.append(lake_rows(events(*range(10)), "events", 1), 1)
+    assert lake.delete_users([Deleted("default", "u2"), Deleted("default", "u1")]) == [0, 10]
+    assert lake.held(1, {0: 0}) == {0: Held(removed=10)}
+
+
+SPOILT = {"halved": lambda data: data[: len(data) // 2], "zeroed": lambda data: bytes(len(data)), "empty": lambda data: b"", "gone": None}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_file_of_rows_that_is_damaged_or_gone_is_named_by_every_reader_and_the_others_are_not(tmp_path: Path, how: str) -> None:
+    lake = lake_at(tmp_path)
+    for number in (1, 2, 3):
+        lake.append(lake_rows(events(number, user_id=f"u{number}"), "events", number), number)
+    path = sorted(tmp_path.glob("namespace=*/**/*.parquet"))[1]
+    whole, spoil = path.read_bytes(), SPOILT[how]
+    path.unlink() if spoil is None else path.write_bytes(spoil(whole))
+    calls: list[Callable[[EventLake], object]] = [
+        lambda one: one.delete_user("default", "u2"),
+        lambda one: one.held(3, {}),
+        lambda one: one.rows(0, 0, 9),
+        EventLake.extent,
+        EventLake.optimize,
+    ]
+    for call in calls:
+        if call is EventLake.optimize:
+            lake.append(lake_rows(events(4, event_time=2 * DAY_MS + 6), "events", 4), 4)  # Something to merge the file with.
+        with pytest.raises(Damaged, match=re.escape(str(path))) as caught:
+            call(lake_at(tmp_path))
+        assert caught.value.remedy.startswith("restore that file from a copy; without one give `lake.address` a new folder")
+    path.write_bytes(whole)
+    assert lake_at(tmp_path).delete_user("default", "u2") == 1
 
 
 def test_a_deletion_leaves_what_later_batches_brought_and_says_how_many_rows_went_for_ever(tmp_path: Path) -> None:

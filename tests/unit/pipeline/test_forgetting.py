@@ -195,6 +195,31 @@ def test_nothing_rolls_back_to_a_version_that_has_learned_from_the_user(world: W
             break
 
 
+def test_an_idle_stream_refuses_to_bring_a_version_of_before_the_deletion_back(world: World, make_record: MakeRecord) -> None:
+    registry = Registry(open_storage(registry_url(str(world.folder))))
+    world.append([deletion(make_record, 260)])
+    world.play(world.controller())  # Nothing comes any more: what a kept commit needs is not pruned.
+    bound, live = receipt_of(world)["versions_not_before"], live_of(world)
+    old = next(version for version in registry.versions() if version < bound and version != live)
+    for call in (registry.pin, lambda version: registry.promote(version, "fewer orders")):
+        with pytest.raises(RegistryError, match=rf"{old} was made before the deletion 'forget-{PLANTED}' .*allowed {bound} or later"):
+            call(old)
+    with pytest.raises(RegistryError):
+        registry.rollback("fewer orders")
+    assert live_of(world) == live
+
+
+def test_a_deletion_that_a_rebuild_has_carried_out_is_noted_by_the_next_commit(world: World, make_record: MakeRecord) -> None:
+    registry = Registry(open_storage(registry_url(str(world.folder))))
+    controller = world.controller()
+    controller.state.forgot_batch = controller.state.batch  # As `StreamState.go_on_as` leaves it.
+    world.append([make_record("u1", "i1", 300)])
+    world.play(controller)
+    old = next(version for version in registry.versions() if version not in {live_of(world), registry.versions()[-1]})
+    with pytest.raises(RegistryError, match=f"{old} was made before a deletion"):
+        registry.promote(old, "fewer orders")
+
+
 def test_a_deletion_survives_a_crash_bit_for_bit_and_its_receipt_is_written_once(
     make_world: Callable[..., World], mixed: list[Record], make_record: MakeRecord, tmp_path: Path
 ) -> None:

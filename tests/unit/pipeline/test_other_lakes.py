@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from streamrec.config import parse_config
-from streamrec.errors import StorageError
+from streamrec.errors import Damaged, StorageError
 from streamrec.log.base import Record, TableReader
 from streamrec.log.lake import EventLake
 from streamrec.pipeline.bootstrap import bootstrap
@@ -271,15 +272,74 @@ def test_what_the_user_did_after_the_request_stays_in_a_lake_that_has_read_furth
 def test_a_lake_that_refuses_holds_nobody_up_and_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world = changed(world, lake={"enabled": False})
 
-    def refuse(self: EventLake, *args: Any, **options: Any) -> int:
+    def refuse(self: EventLake, *args: Any, **options: Any) -> list[int]:
         what = "Lake: could not delete from the table"
         raise StorageError(what)
 
-    monkeypatch.setattr(EventLake, "delete_user", refuse)
+    monkeypatch.setattr(EventLake, "delete_users", refuse)
     receipt = forgotten(world)
     assert receipt["lakes"] == {}
     assert "could not delete" in receipt["out_of_reach"][str(world.folder / "lake")]
     assert "lake" not in receipt["exact"]
+
+
+def torn(lake: Path) -> Path:
+    """Halve a file of rows."""
+    path = max(lake.glob("namespace=*/**/*.parquet"), key=lambda file: file.stat().st_size)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def test_a_lake_out_of_use_with_a_torn_file_holds_nobody_up_and_the_receipt_names_the_file(world: World) -> None:
+    file = torn(world.folder / "lake")
+    receipt = forgotten(changed(world, lake={"enabled": False}))
+    assert receipt["lakes"] == {}
+    assert str(file) in receipt["out_of_reach"][str(world.folder / "lake")]
+    assert "lake" not in receipt["exact"]
+
+
+def test_a_torn_file_of_the_lake_in_use_stops_a_deletion_until_it_is_back_or_the_lake_begins_elsewhere(world: World, tmp_path: Path) -> None:
+    whole = {path: path.read_bytes() for path in (world.folder / "lake").glob("namespace=*/**/*.parquet")}
+    file = torn(world.folder / "lake")
+    world.append([deletion()])
+    for _ in range(2):
+        with pytest.raises(Damaged, match=f"{file}.* restore that file from a copy; without one give `lake.address` a new folder"):
+            world.play(current(world))
+    elsewhere = changed(world, lake={"address": str(tmp_path / "new")})
+    kept = tmp_path / "kept"
+    shutil.copytree(world.folder, kept)
+    elsewhere.play(controller := current(elsewhere))
+    receipt = read_receipt(open_storage(str(world.folder)), "default", "forget260")
+    assert receipt is not None
+    assert receipt["lakes"] == {str(tmp_path / "new"): 0}
+    assert str(file) in receipt["out_of_reach"][str(world.folder / "lake")]
+    assert check_lake(controller.parts.lake.lake, CheckpointStore(open_storage(checkpoint_url(str(world.folder))))).differences == []
+    shutil.rmtree(world.folder)
+    kept.rename(world.folder)
+    file.write_bytes(whole[file])
+    world.play(current(world))
+    assert GONE not in users_in(world.folder / "lake")
+
+
+def test_users_who_leave_in_one_step_reach_each_lake_in_one_commit(world: World, tmp_path: Path) -> None:
+    old = world.folder / "lake"
+    world = changed(world, lake={"address": str(tmp_path / "second")})
+    world.append(
+        [
+            Record(b"u1", json.dumps({"event_id": f"n{n}", "user_id": GONE, "item_id": "i1", "event_type": "click", "event_time": NOW_MS}).encode())
+            for n in (1, 2)
+        ]
+    )
+    world.play(current(world))
+    version = DeltaTable(str(old)).version()
+    users = sorted(users_in(old) - {GONE, None})[:6]
+    requests = [{"kind": "deletion", "event_id": f"gone{user}", "user_id": user, "event_time": NOW_MS - 1000} for user in users]
+    world.append([Record(b"k", json.dumps(request).encode()) for request in requests])
+    receipt = forgotten(world)
+    assert receipt["removed"]["lake"] == receipt["lakes"][str(tmp_path / "second")] == 2
+    assert not users_in(old) & {GONE}
+    assert [entry["operation"] for entry in DeltaTable(str(tmp_path / "second")).history()].count("DELETE") == 1
+    assert DeltaTable(str(old)).version() == version + 1
 
 
 def test_a_lineage_that_has_lost_its_pointer_holds_no_deletion_up_and_is_named(world: World) -> None:

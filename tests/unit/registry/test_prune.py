@@ -187,6 +187,14 @@ def test_decisions_stay_on_the_newest_versions_and_on_those_that_are_there(world
     assert registry.decisions("v3") == []
 
 
+def test_what_learned_from_a_deleted_user_goes_up_to_what_is_in_use(world: World) -> None:
+    world.publish(*(f"v{number}" for number in range(1, 7)))
+    keep_all = RegistryConfig(keep_last=50)
+    assert world.registry.prune(LATE, keep_all, "v5").versions == ()  # Nothing is in use: who knows what will be.
+    assert world.registry.prune(LATE, keep_all, "v5", ["v3", "v6"]).versions == ("v1", "v2")
+    assert world.registry.prune(LATE, keep_all, "v5", ["v6"]).versions == ("v3", "v4")
+
+
 def test_a_long_history_costs_a_bounded_number_of_requests(tmp_path: Path) -> None:
     class Counting(FaultyStorage):
         """Counts what is read."""

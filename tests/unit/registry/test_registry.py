@@ -237,3 +237,76 @@ def test_a_version_of_few_changed_rows_is_stored_as_a_delta_and_loads_the_same(s
     assert Registry(storage).publish("v2", changed, META) == manifest
     whole = registry.publish("v3", _arrays(3, num_rows=2000), META, VersionFacts(parent="v2"), as_delta=True)
     assert whole.deltas == ()
+
+
+def test_nobody_goes_back_behind_a_deletion_but_a_waiting_candidate_still_goes_live(registry: Registry) -> None:
+    _publish(registry, *(f"v{number}" for number in range(1, 6)))
+    registry.promote("v1", "first")
+    registry.promote("v2", "second")
+    registry.forget_before("v4", "d1")
+    registry.forget_before("v3", "d0")  # Executed again after a crash.
+    for call in (registry.pin, lambda version: registry.promote(version, "why"), lambda _: registry.rollback("why")):
+        with pytest.raises(RegistryError, match=r"v1 was made before the deletion 'd1' .*allowed v4 or later, such as v4, v5, name one of these"):
+            call("v1")
+    assert registry.live() == "v2"
+    registry.promote("v3", "not worse", Gate(RegistryConfig()).decide(Health("v3"), Health("v2"), Window.from_scores(2, [1.0] * 40, [0.5] * 40)))
+    registry.promote("v4", "fifth")
+    registry.promote("v5", "sixth")
+    assert registry.rollback("worse").version == "v4"
+    with pytest.raises(RegistryError, match="v3 was made before the deletion 'd1'"):
+        registry.rollback("worse still")
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b"{}"])
+def test_a_torn_record_of_deletions_refuses_every_way_back_until_it_is_written_anew(storage: LocalStorage, registry: Registry, torn: bytes) -> None:
+    _publish(registry, "v1", "v2")
+    for version in ("v1", "v2"):
+        registry.promote(version, "better")
+    registry.forget_before("v2", "d1")
+    (Path(storage.address) / "default" / "forgotten").write_bytes(torn)
+    with pytest.raises(Damaged, match=f"{storage.address}/default/forgotten"):
+        registry.rollback("worse")
+    Registry(storage).forget_before("v2", "d1")
+    with pytest.raises(RegistryError, match="v1 was made before the deletion 'd1'"):
+        registry.rollback("worse")
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", bytes(300), b"{}"])
+def test_a_torn_alias_is_read_from_its_history_and_written_anew_by_the_next_prune_or_move(
+    storage: LocalStorage, registry: Registry, torn: bytes
+) -> None:
+    _publish(registry, "v1", "v2", "v3")
+    registry.promote("v1", "first")
+    move = registry.promote("v2", "second")
+    path = Path(storage.address) / "default" / "alias" / "live"
+    whole = path.read_bytes()
+    path.write_bytes(torn)
+    fresh = Registry(storage)
+    assert (fresh.alias(), fresh.history()[-1]) == (move, move)
+    assert path.read_bytes() == torn
+    damage = fresh.alias_damage()
+    assert damage is not None
+    assert str(path) in str(damage)
+    fresh.prune(0, RegistryConfig())
+    assert path.read_bytes() == whole
+    assert fresh.alias_damage() is None
+    path.write_bytes(torn)
+    assert fresh.rollback("worse").version == "v1"
+    assert Registry(storage).live() == "v1"
+    assert fresh.alias_damage() is None
+
+
+def test_a_torn_alias_without_a_whole_last_move_is_an_error_that_names_the_torn_file(storage: LocalStorage, registry: Registry) -> None:
+    _publish(registry, "v1", "v2")
+    registry.promote("v1", "first")
+    registry.promote("v2", "second")
+    folder = Path(storage.address) / "default"
+    (folder / "alias" / "live").write_bytes(b"")
+    last = folder / "history" / "00000002.json"
+    last.write_bytes(b"{")  # The one before it would bring v1 back.
+    with pytest.raises(Damaged, match=f"{last}, got .* restore it from a copy"):
+        registry.live()
+    for path in (folder / "history").iterdir():
+        path.unlink()
+    with pytest.raises(Damaged, match=f"{folder}/alias/live"):
+        registry.live()
