@@ -142,6 +142,13 @@ def test_a_value_that_does_not_fit_another_one_is_refused_with_both() -> None:
         load_config_of("teachers.transformer.dim = 31")
 
 
+@pytest.mark.parametrize("text", ["log.dead_letter_topic = 'streamrec.events'", "log.events_topic = 'streamrec.dead-letters'"])
+def test_dead_letters_in_the_events_topic_are_refused_with_both_names(text: str) -> None:
+    topic = text.split("'")[1]
+    with pytest.raises(ConfigError, match=rf"log\.dead_letter_topic is not valid, got '{topic}', allowed another topic than log\.events_topic = '{topic}'"):
+        load_config_of(text)
+
+
 def test_a_configuration_is_frozen() -> None:
     config = Config()
     with pytest.raises(ValidationError):
