@@ -8,6 +8,7 @@ from contextlib import suppress
 from streamrec.clock import Clock
 from streamrec.errors import Damaged
 from streamrec.pipeline.plan_store import PlanStore
+from streamrec.pipeline.stream_state import StreamState
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +25,13 @@ class PlanTime:
     Args:
         clock: The machine's time.
         plans: Those of earlier processes; None when none are stored.
+        state: Knows the time of the last plan that was executed; asked before the first step of a process, when it is restored.
     """
 
-    def __init__(self, clock: Clock, plans: PlanStore | None) -> None:
+    def __init__(self, clock: Clock, plans: PlanStore | None, state: StreamState) -> None:
         self._clock = clock
         self._plans = plans
+        self._state = state
         self._latest_ms = 0
         self._knows_stored = False
         self._is_behind = False
@@ -36,7 +39,7 @@ class PlanTime:
     def now_ms(self) -> int:
         """Return the time for the next plan."""
         if not self._knows_stored:
-            self.note(self._newest_ms())
+            self.note(self._newest_ms() or self._state.planned_ms)
             self._knows_stored = True
         now_ms = self._clock.now_ms()
         behind_ms = self._latest_ms - now_ms

@@ -179,6 +179,25 @@ def test_a_clock_that_steps_back_an_hour_rejects_and_loses_no_event_also_when_th
     assert any(report.published for report in reports)
 
 
+def test_a_restart_after_the_first_commit_which_no_plan_outlives_keeps_the_time(
+    make_world: Callable[..., World], make_record: Callable[..., Record], tmp_path: Path
+) -> None:
+    world = make_world([make_record("u1", f"i{number}", number) for number in range(9)], {"lake": {"enabled": False}}, folder=tmp_path)
+    clock = world.clock = SteppingClock(world.clock.now_ms())
+    controller = world.controller()
+    assert controller.step() is not None
+    controller.finish()
+    assert PlanStore(open_storage(str(tmp_path))).batches() == []
+    planned_ms = controller.state.planned_ms
+    clock.set_back_ms = 25 * 3_600_000  # More than `events.future_tolerance_s`.
+    world.append([make_record("u2", f"i{number}", 100 + number) for number in range(5)])
+    restarted = world.controller()
+    report = restarted.step()
+    assert report is not None
+    assert report.plan.now_ms == planned_ms
+    assert (restarted.state.counts["applied"], restarted.state.counts["rejected"]) == (14, 0)
+
+
 def test_a_clock_that_has_caught_up_counts_again(world: World, make_record: Callable[..., Record], caplog: pytest.LogCaptureFixture) -> None:
     clock = world.clock = SteppingClock(world.clock.now_ms())
     drive(world, new_driver(world))
