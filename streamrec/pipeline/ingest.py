@@ -111,6 +111,9 @@ class Ingest:
             forget_rows: Removes rows from all components, whose items have left.
         """
         decoded = self._codec.decode(rows, now_ms)
+        # Beyond what a plan can take only where the clock was ahead: the partition begins anew, or all that is right would be late.
+        latest_ms = now_ms + round(self._config.events.future_tolerance_s * 1000)
+        watermarks_ms = {partition: newest_ms for partition, newest_ms in watermarks_ms.items() if newest_ms <= latest_ms}
         on_time, advanced_ms = self._in_order(decoded.valid, watermarks_ms)
         keys = EventKeys.of(on_time)
         fresh = self.dedupe.fresh(keys, self._oldest_ms(watermarks_ms)) & ~self.tombstones.covers_events(on_time)

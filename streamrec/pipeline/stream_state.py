@@ -80,6 +80,8 @@ class StreamState(Impersonal):
             teachers: Names of those that are refreshed after so many interactions.
         """
         self.batch, self.planned_ms = plan.batch, plan.now_ms
+        # Ahead of the plan only where a clock was: see `streamrec.pipeline.plan_time`.
+        self.forget_since_ms = {name: min(since_ms, plan.now_ms) for name, since_ms in self.forget_since_ms.items()}
         self.watermarks_ms = dict(ingested.watermarks_ms)
         if plan.topic_id is not None:
             self.topic_id, self.offsets, self.watermarks_ms = plan.topic_id, {}, {}

@@ -31,6 +31,7 @@ from streamrec.pipeline.examine import (
     check_embedded,
     check_extras,
     check_free_space,
+    check_plan_time,
     check_python,
     check_readable,
     check_resources_of,
@@ -39,7 +40,7 @@ from streamrec.pipeline.examine import (
     failed,
 )
 from streamrec.pipeline.layout import run_folder
-from streamrec.pipeline.readable import unreadable
+from streamrec.pipeline.readable import newest_plan_ms, unreadable
 from streamrec.pipeline.resources import Resources, needed
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.wiring import ACTOR_CPUS
@@ -159,6 +160,9 @@ def _storage(config: Config) -> Iterator[Finding]:
         _remove_what_was_made(made)
     yield check_storage(address, trial)
     yield from check_readable(address, list(unreadable(address)))
+    planned_ms = newest_plan_ms(address)
+    if planned_ms is not None:
+        yield check_plan_time((planned_ms - SystemClock().now_ms()) / 1000, config.events.future_tolerance_s)
     if trial.ahead_s is not None:
         measured = "the storage, by the time it gave to an object that was written just now"
         yield check_clock(measured, trial.ahead_s, config.events.future_tolerance_s)
