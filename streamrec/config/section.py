@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -10,8 +11,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
+LONGEST_DURATION_S = 36_500 * 86_400.0
+"""A hundred years, for what shall never end: a time of now plus this, in milliseconds, is still one that everything can hold."""
+
+
 def parse_duration_s(value: object) -> float:
-    """Return seconds from ``"10s"``, ``"250ms"``, ``"5m"``, ``"24h"``, ``"7d"`` or a number of seconds.
+    """Return seconds from ``"10s"``, ``"250ms"``, ``"5m"``, ``"24h"``, ``"7d"`` or a number of seconds, `LONGEST_DURATION_S` at most.
 
     Raises:
         ValueError: Anything else.
@@ -21,18 +26,26 @@ def parse_duration_s(value: object) -> float:
         300.0
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _bounded(value, value)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", value) if isinstance(value, str) else None
     if match is None:
         msg = f"got {value!r}, allowed a number with a unit such as '10s', '5m', '24h'"
         raise ValueError(msg)
-    return float(match.group(1)) * _UNITS_S[match.group(2)]
+    return _bounded(float(match.group(1)) * _UNITS_S[match.group(2)], value)
+
+
+def _bounded(seconds: float, value: object) -> float:
+    with suppress(OverflowError):  # A whole number may be larger than any float.
+        if float(seconds) <= LONGEST_DURATION_S:
+            return float(seconds)
+    msg = f"got {value!r}, allowed a finite time, up to '36500d'"
+    raise ValueError(msg)
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration_s), Field(ge=0)]
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, and unknown keys are errors."""
+    """Base of all sections: immutable, numbers are finite, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)

@@ -64,6 +64,15 @@ class LogConfig(Section):
     read_timeout_s: Duration = 30.0
     consumer_group: str = Field(default="", max_length=200)
 
+    @field_validator("dead_letter_topic")
+    @classmethod
+    def _is_another_topic(cls, value: str, info: ValidationInfo) -> str:
+        """Refuse the events topic: a dead letter is no event, so each would become the next one."""
+        if value == info.data.get("events_topic"):
+            msg = f"another topic than log.events_topic = {value!r}"
+            raise ValueError(msg)
+        return value
+
 
 class FeaturesConfig(Section):
     """Bound items, histories, duplicates and lateness.

@@ -90,6 +90,11 @@ class Dedupe:
         """Return how many ids are known."""
         return int(np.count_nonzero(self._times[self._places(self._tail, self._head)] >= self._oldest_ms))
 
+    @property
+    def oldest_ms(self) -> int | None:
+        """Return the event time before which ids were forgotten; None while none were by time."""
+        return self._oldest_ms if self._oldest_ms > NEVER_MS + 1 else None
+
     def fresh(self, keys: EventKeys, oldest_ms: int | None) -> NDArray[np.bool_]:
         """Return which events are new: the first of each id that is not known. [n] bool.
 

@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from itertools import count, takewhile
 from pathlib import Path
 
 import pyarrow as pa
@@ -218,7 +219,8 @@ class _Topics:
             folder = self._root / checked_topic(topic)
             if not folder.is_dir():
                 raise no_topic(topic)
-            known = [PartitionFolder(folder / str(number)) for number in range(sum(1 for _ in folder.iterdir()))]
+            # What else lies there, such as what a file manager leaves, is no partition.
+            known = [PartitionFolder(folder / str(number)) for number in takewhile(lambda number: (folder / str(number)).is_dir(), count())]
             self._known[topic] = known
         return known
 

@@ -142,7 +142,9 @@ def no_partition(topic: str, partition: int, existing: Sequence[int]) -> BrokerE
 def no_topic(topic: str, address: str = "") -> TopicMissing:
     """Return the error for a topic that does not exist, at the address where one is known."""
     where = f" at {address}" if address else ""
-    do = "wait if the broker is starting or stopping, otherwise create it (LogAdmin.ensure_topic) or correct its name"
+    do = (
+        "wait if the broker is starting or stopping, otherwise correct its name or start the stream (python -m jobs.stream), which creates its topics"
+    )
     return TopicMissing(f"Log: topic {topic!r} does not exist{where}", do=do, topic=topic, address=address)
 
 

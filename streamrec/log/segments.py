@@ -5,7 +5,7 @@ name, synced and renamed; then the folder is synced. Writers take turns by a loc
 the writer that made the last one merges them into one; the merged segment is there before the small ones go, and whoever finds both reads
 the merged one. The step from the one to the others is taken under a lock on ``.listing``, which readers share while they list.
 
-A killed writer leaves at most a ``.tmp`` file or merged-away segments: the next writer removes both.
+Whatever has another name is not looked at. A killed writer leaves at most a ``.tmp`` file or merged-away segments: the next writer removes both.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ SCHEMA = pa.schema([("timestamp", pa.int64()), ("key", pa.binary()), ("value", p
 # A partition has at most this many segments per power of this many rows, so that listing and reading stay quick after any number of appends.
 FAN_IN = 32
 _MAX_POWER = 3
+_SEGMENT = re.compile(r"([0-9]{20})-([0-9]{20})\.arrow")
 # Bounds the memory of a merge.
 _MAX_MERGED_BYTES = 64 * 1024 * 1024
 # A segment may be merged away between listing and opening, once per FAN_IN appends.
@@ -148,9 +150,8 @@ class PartitionFolder:
         segments: list[Segment] = []
         abandoned: list[str] = []
         for entry in os.scandir(self.folder):
-            if entry.name.endswith(".arrow"):
-                start, _, end = entry.name[: -len(".arrow")].partition("-")
-                segments.append(Segment(int(start), int(end), entry.path))
+            if named := _SEGMENT.fullmatch(entry.name):
+                segments.append(Segment(int(named[1]), int(named[2]), entry.path))
             elif entry.name.endswith(".tmp"):
                 abandoned.append(entry.path)
         return segments, abandoned
@@ -209,11 +210,36 @@ def _run_to_merge(segments: Sequence[Segment]) -> list[Segment]:
 def _read(segments: Sequence[Segment], start: int, end: int) -> pa.Table:
     tables = []
     for segment in segments:
-        with pa.OSFile(segment.path) as source:
-            rows = pyarrow.ipc.open_file(source).read_all()
+        rows = _rows_of(segment)
         first = max(start, segment.start)
         tables.append(rows.slice(first - segment.start, min(end, segment.end) - first))
     return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+
+
+def _rows_of(segment: Segment) -> pa.Table:
+    """Return the rows of a segment's file.
+
+    Raises:
+        Damaged: It is not what was written.
+    """
+    found = "no Arrow file"
+    with pa.OSFile(segment.path) as source:
+        try:
+            rows = pyarrow.ipc.open_file(source).read_all()
+            rows.validate(full=True)
+        except (pa.ArrowException, OSError) as error:  # Of a file that ends early Arrow says that it could not be read.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            found = str(error)
+        else:
+            if rows.schema.equals(SCHEMA) and rows.num_rows == segment.num_rows:
+                return rows
+            found = f"{rows.num_rows} rows of {', '.join(rows.schema.names)}"
+    what = f"Log: the segment {segment.path} is torn"
+    remedy = (
+        "restore it from a copy; without one remove it and the older ones of its folder, and lose their records: python -m jobs.stream --skip-lost"
+    )
+    raise Damaged(what, got=found, allowed=f"{segment.num_rows} rows as they were written", do=remedy)
 
 
 @contextmanager

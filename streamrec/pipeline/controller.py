@@ -62,7 +62,7 @@ class Controller:
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         now = parts.clock.monotonic_s()
         self._last = {"publish": -np.inf, "checkpoint": now}
-        self.time = PlanTime(parts.clock, parts.plans)
+        self.time = PlanTime(parts.clock, parts.plans, self.state)
         self._plans_ahead: set[int] | None = None
         self._is_torn = False
 

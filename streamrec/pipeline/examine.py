@@ -13,6 +13,7 @@ from streamrec.config import Config
 from streamrec.errors import StreamrecError
 from streamrec.log.kafka_facts import TopicFacts
 from streamrec.pipeline.dead_letters import PART_BYTES
+from streamrec.pipeline.plan_time import LONGEST_AHEAD_S
 from streamrec.pipeline.resources import Resources, shortage
 from streamrec.storage.trial import Trial
 
@@ -257,6 +258,25 @@ def check_clock(measured: str, ahead_s: float, tolerance_s: float) -> Finding:
     remedy = "run NTP or chrony on both machines"
     if ahead_s > tolerance_s:
         return Finding("clock", Verdict.FAIL, found, f"{remedy}: events beyond events.future_tolerance_s ({_span(tolerance_s)}) are rejected")
+    return Finding("clock", Verdict.WARN, found, remedy)
+
+
+def check_plan_time(ahead_s: float, tolerance_s: float) -> Finding:
+    """Judge how far the newest plan of a state is ahead of our clock; which of the two is wrong can't be told from here.
+
+    Args:
+        ahead_s: Negative when it is behind.
+        tolerance_s: ``events.future_tolerance_s``.
+    """
+    measured = "the newest plan's time"
+    if ahead_s <= CLOCK_AGREES_S:
+        return Finding("clock", Verdict.OK, f"{measured}: not ahead of ours")
+    found = f"{measured}: {_span(ahead_s)} ahead of ours, which is behind now or was ahead when that was planned"
+    remedy = "set the clock right before the start: "
+    if ahead_s > LONGEST_AHEAD_S:
+        remedy += f"the next plan takes its time from it, and events beyond events.future_tolerance_s ({_span(tolerance_s)}) are rejected"
+    else:
+        remedy += "plans keep that time until the clock has caught up"
     return Finding("clock", Verdict.WARN, found, remedy)
 
 

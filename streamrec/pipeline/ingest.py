@@ -115,6 +115,7 @@ class Ingest:
             forget_rows: Removes rows from all components, whose items have left.
         """
         decoded = self._codec.decode(rows, now_ms)
+        watermarks_ms = self._believed(watermarks_ms, now_ms)
         on_time, advanced_ms = self._in_order(decoded.valid, watermarks_ms)
         keys = EventKeys.of(on_time)
         fresh = self.dedupe.fresh(keys, self._oldest_ms(watermarks_ms)) & ~self.tombstones.covers_events(on_time)
@@ -160,11 +161,24 @@ class Ingest:
         order = order[~late[order]]
         return (events if np.array_equal(order, np.arange(len(time))) else take(events, order)), advanced_ms
 
+    def _believed(self, watermarks_ms: Mapping[int, int], now_ms: int) -> dict[int, int]:
+        """Return the watermarks without those that this plan could not take: the clock was ahead of it, and all that is right would be late.
+
+        Such a partition goes on at the lowest watermark that ids were forgotten at, so that what is not known any more stays late, or begins anew.
+        """
+        latest_ms = now_ms + round(self._config.events.future_tolerance_s * 1000)
+        oldest_ms = self.dedupe.oldest_ms
+        lowest_ms = None if oldest_ms is None else oldest_ms + self._horizon_ms()
+        held = {partition: newest_ms if newest_ms <= latest_ms else lowest_ms for partition, newest_ms in watermarks_ms.items()}
+        return {partition: newest_ms for partition, newest_ms in held.items() if newest_ms is not None}
+
+    def _horizon_ms(self) -> int:
+        features = self._config.features
+        return round(max(features.dedupe_horizon_s, features.lateness_s) * 1000)
+
     def _oldest_ms(self, watermarks_ms: Mapping[int, int]) -> int | None:
         """Return the event time before which ids are forgotten: one that is late in every partition, or None before the first event."""
-        features = self._config.features
-        horizon_ms = round(max(features.dedupe_horizon_s, features.lateness_s) * 1000)
-        return min(watermarks_ms.values()) - horizon_ms if watermarks_ms else None
+        return min(watermarks_ms.values()) - self._horizon_ms() if watermarks_ms else None
 
     def _describe(self, updates: pa.Table, rows: NDArray[np.int32]) -> None:
         """Give the items of rows the words of their titles and categories, and whether they can be had; a field that is absent changes nothing."""

@@ -206,7 +206,9 @@ class Rounds:
             garbage: There is more that is not needed.
         """
         left = self.left - done
-        at_ms = (now_ms + keep_ms if left > 0 else None) if done else self.at_ms
+        # Further ahead only where a clock was: see `streamrec.pipeline.plan_time`.
+        due_ms = None if self.at_ms is None else min(self.at_ms, now_ms + keep_ms)
+        at_ms = (now_ms + keep_ms if left > 0 else None) if done else due_ms
         return Rounds(now_ms + keep_ms if at_ms is None else at_ms, 2) if garbage else Rounds(at_ms, left)
 
 

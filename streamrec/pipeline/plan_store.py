@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from streamrec.errors import Damaged, OperatorError
 from streamrec.migrations import number_of, read_json
 from streamrec.storage import Storage
+
+_PLAN = re.compile(r"plans/(\d{8}|[1-9]\d{8,})\.json", re.ASCII)
 
 
 class PlanStore:
@@ -67,8 +70,8 @@ class PlanStore:
         return (batches[-1], self.read(batches[-1])) if batches else None
 
     def batches(self) -> list[int]:
-        """Return the numbers of all plans, ascending."""
-        return sorted(int(key.rpartition("/")[2].removesuffix(".json")) for key in self._storage.list("plans"))
+        """Return the numbers of all plans, ascending; what else lies beside them, such as a copy, is none."""
+        return sorted(int(found.group(1)) for found in map(_PLAN.fullmatch, self._storage.list("plans")) if found is not None)
 
     def check_unnamed(self, versions: Mapping[str, str], after: int) -> None:
         """Return if no plan of a batch above ``after`` uses one of these teacher versions, which could not be made.

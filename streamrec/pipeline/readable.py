@@ -6,6 +6,7 @@ Changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from streamrec.errors import StreamrecError
 from streamrec.pipeline.checkpoint import CheckpointStore
@@ -13,6 +14,7 @@ from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_nu
 from streamrec.pipeline.lineage import current_lineage, named_lineage, url_of
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_record import read_record
+from streamrec.pipeline.stream_state import StreamState
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 
@@ -53,3 +55,18 @@ def _live(registry: Registry) -> None:
     version = registry.live()
     if version is not None:
         registry.manifest(version)
+
+
+def newest_plan_ms(state_url: str) -> int | None:
+    """Return the processing time of the newest plan of the current lineage, stored or committed; None when there is none that can be read."""
+    with suppress(StreamrecError):
+        url = url_of(state_url, current_lineage(state_url).folder)
+        newest = PlanStore(open_storage(url)).newest()
+        if newest is not None:
+            return int(newest[1]["now_ms"])
+        loaded = CheckpointStore(open_storage(checkpoint_url(url))).load_newest(only=("stream",))
+        if loaded is not None:
+            state = StreamState()
+            state.restore(loaded.components["stream"][0])
+            return state.planned_ms or None
+    return None

@@ -16,6 +16,7 @@ from streamrec.teachers.policy import RefreshFacts
 
 BOOK_COLUMNS = ("received", "applied", "duplicate", "rejected", "late", "quarantined")
 _BY_PARTITION = ("offsets", "watermarks_ms")
+_NOT_LEARNED = ("topic_id", "planned_ms")
 
 KEPT_LABELS = 20
 """Versions of a teacher whose labels are counted each by itself: a stream makes new ones for ever, and every commit tells of all that are kept."""
@@ -33,6 +34,7 @@ class StreamState(Impersonal):
         offsets: Next offset of each partition.
         counts: `BOOK_COLUMNS` over everything read; also ``lost``, once records were skipped on purpose that had left the log.
         watermarks_ms: Highest event time seen in each partition.
+        planned_ms: Processing time of the last plan, since plans go once they are committed; not in the digest, as `topic_id`.
         teachers: Teacher name to the version whose labels are used.
         pending: Teacher name to the version being made.
         challengers: Teacher name to the version that is compared with the one in use.
@@ -53,6 +55,7 @@ class StreamState(Impersonal):
     offsets: dict[int, int] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(BOOK_COLUMNS, 0))
     watermarks_ms: dict[int, int] = field(default_factory=dict)
+    planned_ms: int = 0
     teachers: dict[str, str] = field(default_factory=dict)
     pending: dict[str, str] = field(default_factory=dict)
     challengers: dict[str, str] = field(default_factory=dict)
@@ -88,7 +91,9 @@ class StreamState(Impersonal):
             labelled_by: Teacher name to the version whose labels were used.
             teachers: Names of those that are refreshed after so many interactions.
         """
-        self.batch = plan.batch
+        self.batch, self.planned_ms = plan.batch, plan.now_ms
+        # Ahead of the plan only where a clock was: see `streamrec.pipeline.plan_time`.
+        self.forget_since_ms = {name: min(since_ms, plan.now_ms) for name, since_ms in self.forget_since_ms.items()}
         self.watermarks_ms = dict(ingested.watermarks_ms)
         if plan.topic_id is not None:
             self.topic_id, self.offsets, self.watermarks_ms = plan.topic_id, {}, {}
@@ -153,7 +158,7 @@ class StreamState(Impersonal):
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         snapshot = self.snapshot()
-        return digest_of(ComponentState(snapshot.arrays, {name: value for name, value in snapshot.meta.items() if name != "topic_id"}))
+        return digest_of(ComponentState(snapshot.arrays, {name: value for name, value in snapshot.meta.items() if name not in _NOT_LEARNED}))
 
 
 def books(state: StreamState, committed: dict[str, int]) -> dict[str, int]:

@@ -34,6 +34,7 @@ from streamrec.pipeline.examine import (
     check_extras,
     check_free_space,
     check_lake,
+    check_plan_time,
     check_python,
     check_readable,
     check_resources_of,
@@ -44,7 +45,7 @@ from streamrec.pipeline.examine import (
 from streamrec.pipeline.lake_writer import open_lake
 from streamrec.pipeline.layout import checkpoint_url, registry_url, run_folder
 from streamrec.pipeline.lineage import current_url, known_lineage
-from streamrec.pipeline.readable import unreadable
+from streamrec.pipeline.readable import newest_plan_ms, unreadable
 from streamrec.pipeline.resources import Resources, needed
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.wiring import ACTOR_CPUS
@@ -70,11 +71,8 @@ def survey(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:
     yield check_extras(config.state, has_obstore=HAS_OBSTORE, shares_disk=ray_address() is None)
     yield from _log(config, broker, downtime_s)
     yield from _storage(config)
-<<<<<<< HEAD
     yield _teachers(config)
-=======
     yield from _lake(config)
->>>>>>> mlake
     yield from _ray(config)
 
 
@@ -180,6 +178,9 @@ def _storage(config: Config) -> Iterator[Finding]:
     yield check_storage(address, trial)
     errors = list(unreadable(address))
     yield from check_readable(address, errors)
+    planned_ms = newest_plan_ms(address)
+    if planned_ms is not None:
+        yield check_plan_time((planned_ms - SystemClock().now_ms()) / 1000, config.events.future_tolerance_s)
     with suppress(StreamrecError):  # Said already.
         damage = Registry(open_storage(registry_url(address))).alias_damage()
         yield from check_alias(None if str(damage) in map(str, errors) else damage)

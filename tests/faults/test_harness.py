@@ -11,14 +11,18 @@ from typing import Any, cast
 import pytest
 
 from streamrec.config import Config
+from streamrec.log.memory import MemoryLog
+from streamrec.pipeline.dead_letters import dead_letters
 from streamrec.testing.chaos.__main__ import verdict
 from streamrec.testing.chaos.campaign import MUST_DIFFER, Campaign, last_words
+from streamrec.testing.chaos.compare import differences, fingerprint
 from streamrec.testing.chaos.disturbed import Disturbed, Missed, Tally
 from streamrec.testing.chaos.kills import OTHERS, Kill, Target
-from streamrec.testing.chaos.reference import Reference
+from streamrec.testing.chaos.reference import USERS, Reference, play
 from streamrec.testing.chaos.replica import Replica
 from streamrec.testing.chaos.rig import Rig
 from streamrec.testing.chaos.victim import Ended, Hit, Victim
+from streamrec.testing.chaos.world import make_config, make_plans, make_records
 from streamrec.testing.failpoints import Failpoint
 
 RIG = cast("Rig", SimpleNamespace(ray_address="nowhere"))
@@ -161,6 +165,27 @@ def test_undisturbed_runs_that_differ_fail_the_campaign() -> None:
     campaign = Played(WHOLE, {**WHOLE, "books": 3}, dict.fromkeys(MUST_DIFFER, 2))
     assert campaign.prove(with_transformer=False) == ["two undisturbed runs differ in books: wanted 1, got 3"]
     assert verdict(campaign.tally, 1)[1] == 1
+
+
+def test_a_run_that_lacks_a_dead_letter_differs_and_one_that_sent_it_twice_does_not(tmp_path: Path) -> None:
+    config, log = make_config(str(tmp_path / "1"), "local"), MemoryLog()
+    letters, events = config.log.dead_letter_topic, config.log.events_topic
+    log.ensure_topic(events, config.log.num_partitions)
+    log.append(events, make_records())
+    wanted = play(config, make_plans(config, log.latest(events), with_transformer=False)[:4], log).fingerprint
+    assert len(wanted["dead letters"]) == wanted["books"]["rejected"] > 0
+    rejected = {"reason": "not_json", "detail": "", "key": b"u", "value": b"{"}
+    places = [dict(zip(("topic", "partition", "offset"), place, strict=False)) for place in wanted["dead letters"]]
+    sent = [record for place in places for record in dead_letters({**place, **rejected})]
+    for records, differs in (([*sent, sent[0]], set()), (sent[1:], {"dead letters"})):
+        run = MemoryLog()
+        run.ensure_topic(letters, 1)
+        run.append(letters, records)
+        assert differences(wanted, fingerprint(config, config.state, USERS, run)).keys() == differs
+
+
+def test_each_run_has_dead_letters_of_its_own() -> None:
+    assert len({make_config(f"/states/{number}", "local").log.dead_letter_topic for number in range(3)}) == 3
 
 
 def test_a_replica_that_went_back_or_never_caught_up_is_a_difference() -> None:

@@ -117,6 +117,26 @@ def test_other_durations_are_refused(text: object) -> None:
         parse_duration_s(text)
 
 
+DURATIONS = [".".join(path) for path, default in ALL.items() if path[-1].endswith("_s") and isinstance(default, float)]
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "1e17", "9" * 400, "'36501d'", f"'{'9' * 400}d'"])
+@pytest.mark.parametrize("name", DURATIONS)
+def test_every_duration_is_finite(name: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is not valid, got .*, allowed a finite time, up to '36500d'"):
+        load_config_of(f"{name} = {value}")
+
+
+def test_a_duration_of_a_hundred_years_stands_for_never() -> None:
+    assert load_config_of("lake.keep_for_s = '36500d'").lake.keep_for_s == 36_500 * 86_400
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_a_number_is_finite(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"student\.learning_rate is not valid, got .*, allowed a finite number"):
+        load_config_of(f"student.learning_rate = {value}")
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -142,6 +162,14 @@ def test_a_wrong_duration_is_named_once() -> None:
 def test_a_value_that_does_not_fit_another_one_is_refused_with_both() -> None:
     with pytest.raises(ConfigError, match=r"teachers\.transformer\.num_heads is not valid, got 2, allowed a divisor of dim = 31"):
         load_config_of("teachers.transformer.dim = 31")
+
+
+@pytest.mark.parametrize("text", ["log.dead_letter_topic = 'streamrec.events'", "log.events_topic = 'streamrec.dead-letters'"])
+def test_dead_letters_in_the_events_topic_are_refused_with_both_names(text: str) -> None:
+    topic = text.split("'")[1]
+    says = rf"log\.dead_letter_topic is not valid, got '{topic}', allowed another topic than log\.events_topic = '{topic}'"
+    with pytest.raises(ConfigError, match=says):
+        load_config_of(text)
 
 
 def test_a_configuration_is_frozen() -> None:

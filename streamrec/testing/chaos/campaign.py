@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from typing import Any
 
 import numpy as np
 
 from streamrec.config import Config
+from streamrec.log.base import TableReader
 from streamrec.log.connect import kafka_address, open_table_reader
 from streamrec.pipeline.layout import registry_url
 from streamrec.registry.registry import Registry
@@ -63,11 +65,8 @@ class Campaign:
     def replayed(self, through: Callable[[Any], Any], *, with_transformer: bool) -> Reference:
         """Play the plans in this process, the log read through a wrapper."""
         config = self._new_config()
-        reader = open_table_reader(kafka_address(self._rig.broker.removeprefix("kafka://")), config.log)
-        try:
+        with self._opened_log(config) as reader:
             return play(config, make_plans(config, self._rig.ends, with_transformer=with_transformer), through(reader))
-        finally:
-            reader.close()
 
     def run(self, rng: np.random.Generator, wanted: Wanted, *, with_transformer: bool) -> list[str]:
         """Play one disturbed run, compare it, and return what is wrong with it."""
@@ -79,7 +78,8 @@ class Campaign:
         disturbed = Disturbed(self._rig, config, self.tally, self._say)
         try:
             disturbed.play(kills)
-            got = fingerprint(config, config.state, USERS)
+            with self._opened_log(config) as log:
+                got = fingerprint(config, config.state, USERS, log)
             wrong = [f"{name}: {text}" for name, text in differences(reference.fingerprint, got).items()]
             wrong += replica.differences(Registry(open_storage(registry_url(config.state))))
         except Missed as error:
@@ -101,6 +101,9 @@ class Campaign:
         wrong += [f"the comparison still passes for {name} when one event is removed" for name in MUST_DIFFER if name not in seen]
         self.tally.mismatches += wrong
         return wrong
+
+    def _opened_log(self, config: Config) -> AbstractContextManager[TableReader]:
+        return closing(open_table_reader(kafka_address(self._rig.broker.removeprefix("kafka://")), config.log))
 
     def _new_config(self) -> Config:
         self._num_states += 1

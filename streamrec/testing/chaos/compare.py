@@ -10,23 +10,26 @@ from deltalake import DeltaTable
 from streamrec.clock import SystemClock
 from streamrec.config import Config
 from streamrec.errors import StorageError
+from streamrec.log.base import TableReader
 from streamrec.log.lake import lake_address
 from streamrec.log.memory import MemoryLog
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.dead_letter_box import DeadLetterBox
 from streamrec.pipeline.layout import checkpoint_url, lake_url, registry_url
 from streamrec.pipeline.wiring import build_local
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 
 
-def fingerprint(config: Config, state_url: str, users: Sequence[str]) -> dict[str, Any]:
+def fingerprint(config: Config, state_url: str, users: Sequence[str], log: TableReader) -> dict[str, Any]:
     """Return by name everything that must not depend on what was killed.
 
     Args:
         config: Settings of the run.
         state_url: Storage address of its state, on which nothing runs any more.
         users: Users of the default namespace whose histories are listed.
+        log: Holds the run's dead letters, in a topic that no other run has sent any to.
 
     Raises:
         StorageError: Nothing was ever committed.
@@ -48,7 +51,14 @@ def fingerprint(config: Config, state_url: str, users: Sequence[str]) -> dict[st
         "moves": [(move.action, move.version) for move in registry.history()],
         "live": registry.live(),
         "lake rows": _lake_rows(config, state_url),
+        "dead letters": letter_places(log, config.log.dead_letter_topic),
     }
+
+
+def letter_places(log: TableReader, topic: str) -> list[tuple[str, int, int, str]]:
+    """Return source topic, partition, offset and reason of each whole dead letter, in order: once, since delivery is at least once."""
+    letters = [letter for letter in DeadLetterBox(log, topic).letters() if not letter.missing_parts]
+    return sorted({(letter.place.topic, letter.place.partition, letter.place.offset, letter.reason) for letter in letters})
 
 
 def _derived(controller: Controller, namespace: str, users: Sequence[str]) -> dict[str, Any]:

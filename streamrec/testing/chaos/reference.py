@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from streamrec.clock import SystemClock
 from streamrec.config import Config
-from streamrec.log.base import Record, TableReader
+from streamrec.log.base import TableReader
+from streamrec.log.memory import MemoryLog
 from streamrec.log.offsets import OffsetRange
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.plan import Plan
@@ -47,7 +48,9 @@ def write_plans(config: Config, plans: Sequence[Plan]) -> None:
 def play(config: Config, plans: Sequence[Plan], reader: TableReader) -> Reference:
     """Execute the plans on a new state at ``config.state``."""
     write_plans(config, plans)
-    plain = build_local(config, reader, config.state, SystemClock(), dead_letters=_Nowhere())
+    letters = MemoryLog()
+    letters.ensure_topic(config.log.dead_letter_topic, 1)
+    plain = build_local(config, reader, config.state, SystemClock(), dead_letters=letters)
     windows: dict[Failpoint, list[int]] = {}
 
     def reach(failpoint: Failpoint, batch: int) -> None:
@@ -58,7 +61,7 @@ def play(config: Config, plans: Sequence[Plan], reader: TableReader) -> Referenc
     controller.recover()
     for _ in plans:
         controller.step()
-    return Reference(fingerprint(config, config.state, USERS), windows)
+    return Reference(fingerprint(config, config.state, USERS, letters), windows)
 
 
 class Without:
@@ -77,12 +80,3 @@ class Without:
     def __getattr__(self, name: str) -> Any:
         """Do everything else as the log does."""
         return getattr(self._inner, name)
-
-
-class _Nowhere:
-    def append(self, topic: str, records: Sequence[Record]) -> list[tuple[int, int]]:
-        del topic
-        return [(0, 0)] * len(records)
-
-    def close(self) -> None:
-        """Nothing is open."""

@@ -62,7 +62,6 @@ class Rig:
         config = make_config("none", self.broker)
         admin = open_admin(self._broker.address, config.log)
         admin.ensure_topic(config.log.events_topic, config.log.num_partitions)
-        admin.ensure_topic(config.log.dead_letter_topic, 1)
         admin.close()
         writer = open_writer(self._broker.address, config.log)
         writer.append(config.log.events_topic, make_records())

@@ -33,8 +33,9 @@ _PUBLISH_EVERY = 2
 
 
 def make_config(state: str, broker: str) -> Config:
-    """Return small settings for a state at an address, on the log of a broker."""
-    return parse_config({**_SETTINGS, "state": state, "log": {**_SETTINGS["log"], "broker": broker}})
+    """Return small settings for a state at an address, on the log of a broker; runs share the events and have a topic of dead letters each."""
+    letters = f"streamrec.dead-letters.{state.rpartition('/')[2]}"
+    return parse_config({**_SETTINGS, "state": state, "log": {**_SETTINGS["log"], "broker": broker, "dead_letter_topic": letters}})
 
 
 def make_records() -> list[Record]:

@@ -52,6 +52,15 @@ def applied(rows_of: RowsOf) -> list[tuple[bytes, str, str]]:
     return list(zip(rows["key"].to_pylist(), decoded.valid["event_id"].to_pylist(), decoded.valid["event_type"].to_pylist(), strict=True))
 
 
+def test_a_log_without_a_topic_of_dead_letters_says_what_creates_it(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["dlq", "list", "--broker", f"local://{tmp_path}/new"])
+    assert result.exit_code != 0
+    said = " ".join(result.stderr.split())
+    assert "topic 'streamrec.dead-letters' does not exist" in said
+    assert "start the stream (python -m jobs.stream), which creates its topics" in said
+    assert "ensure_topic" not in said
+
+
 def test_letters_are_listed_with_place_reason_size_and_detail(dlq: Callable[..., Result], reject: Reject) -> None:
     reject([b"{", event(event_type=None)])
     first, second = listed(dlq)

@@ -144,13 +144,13 @@ def test_a_lost_pointer_is_told_and_the_exit_status_is_1(state: Path) -> None:
     assert "→ restore that file from a copy" in result.stdout
 
 
-<<<<<<< HEAD
 def test_a_teacher_whose_model_is_not_here_fails_before_anything_starts() -> None:
     settings = ["--set", 'teachers.enabled=["text"]', "--set", "teachers.text.model=no-such-model"]
     result = doctor("--broker", "local", *settings)
     assert result.exit_code == 1
     assert "FAIL  teachers: Config: teachers.text.model is not here, got 'no-such-model'" in result.stdout.replace("\n", " ").replace("        ", " ")
-=======
+
+
 def found(check: str, *arguments: str) -> list[tuple[str, str, str]]:
     findings = map(json.loads, doctor("--broker", "local", "--json", *arguments).stdout.splitlines())
     return [(finding["verdict"], finding["found"], finding["remedy"]) for finding in findings if finding["check"] == check]
@@ -218,4 +218,3 @@ def test_a_torn_manifest_of_the_live_version_and_a_torn_alias_are_named(state: P
     alias.write_bytes(b"")
     ((verdict, what, _),) = readable(state)
     assert (verdict, str(alias) in what) == ("FAIL", True)
->>>>>>> mlake

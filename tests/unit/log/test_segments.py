@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamrec.errors import Damaged, StorageError
+from streamrec.log.base import Record
+from streamrec.log.local import LocalAdmin, LocalLog, LocalWriter
 from streamrec.log.segments import FAN_IN, SCHEMA, PartitionFolder
 
 APPENDER = """
@@ -156,3 +159,48 @@ def test_dropping_everything_keeps_the_end(folder: PartitionFolder) -> None:
     folder.drop_before(100)
     assert folder.bounds() == (2, 3)
     assert folder.append(rows_of(b"3")) == 3
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: bytes(len(data)), lambda _: b""], ids=["halved", "zeroed", "emptied"]
+)
+def test_a_torn_segment_is_told_by_its_file_with_what_to_do(folder: PartitionFolder, damage: Callable[[bytes], bytes]) -> None:
+    folder.append(rows_of(b"a", b"b"))
+    folder.append(rows_of(b"c"))
+    torn = Path(folder.segments()[0].path)
+    torn.write_bytes(damage(torn.read_bytes()))
+    with pytest.raises(Damaged, match=rf"Log: the segment {torn} is torn, got .*, allowed 2 rows as they were written, restore it from a copy"):
+        values_in(folder)
+    torn.unlink()
+    assert values_in(folder) == [b"c"]
+
+
+def test_a_segment_under_the_name_of_another_is_torn(folder: PartitionFolder) -> None:
+    folder.append(rows_of(b"a", b"b"))
+    other = Path(folder.segments()[0].path)
+    folder.append(rows_of(b"c"))
+    other.write_bytes(Path(folder.segments()[1].path).read_bytes())
+    with pytest.raises(Damaged, match=rf"{other} is torn, got 1 rows of timestamp, key, value, allowed 2 rows"):
+        values_in(folder)
+
+
+def test_a_foreign_file_beside_segments_is_not_looked_at(folder: PartitionFolder) -> None:
+    folder.append(rows_of(b"a"))
+    segment = Path(folder.segments()[0].path)
+    foreign = [segment.with_name(name) for name in (f"{segment.stem} copy.arrow", "notes.arrow", "1-2.arrow", ".DS_Store", f"{segment.name}.bak")]
+    for path in foreign:
+        path.write_bytes(segment.read_bytes())
+    assert folder.append(rows_of(b"b")) == 1
+    assert values_in(folder) == [b"a", b"b"]
+    assert all(path.exists() for path in foreign)
+
+
+def test_a_foreign_file_in_a_topics_folder_is_no_partition(tmp_path: Path) -> None:
+    LocalAdmin(tmp_path).ensure_topic("events", 2)
+    for name in (".DS_Store", "notes.txt", "7"):
+        (tmp_path / "events" / name).write_bytes(b"x")
+    (tmp_path / "events" / "old").mkdir()
+    assert LocalLog(tmp_path).partitions("events") == [0, 1]
+    assert LocalLog(tmp_path).latest("events") == {0: 0, 1: 0}
+    LocalAdmin(tmp_path).ensure_topic("events", 2)
+    assert LocalWriter(tmp_path).append("events", [Record(b"u", b"{}", partition=1)]) == [(1, 0)]

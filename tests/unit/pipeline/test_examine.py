@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from streamrec.config import Config, parse_config
@@ -13,6 +15,7 @@ from streamrec.pipeline.examine import (
     check_embedded,
     check_extras,
     check_free_space,
+    check_plan_time,
     check_python,
     check_resources_of,
     check_storage,
@@ -118,6 +121,22 @@ def test_free_space_has_two_bounds(free_bytes: int, verdict: str) -> None:
 )
 def test_a_clock_fails_when_events_would_be_rejected_by_it(ahead_s: float, verdict: str) -> None:
     assert check_clock("theirs", ahead_s, DAY_S).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "verdict", "says"),
+    [
+        (-DAY_S, "OK", ""),
+        (1.0, "OK", ""),
+        (3600.0, "WARN", "until the clock has caught up"),
+        (365 * DAY_S, "WARN", "beyond .* \\(1d\\) are rejected"),
+    ],
+)
+def test_a_plan_that_is_ahead_of_the_clock_is_a_warning_that_says_what_comes_of_it(ahead_s: float, verdict: str, says: str) -> None:
+    finding = check_plan_time(ahead_s, DAY_S)
+    assert finding.verdict == verdict
+    assert re.search(says, finding.remedy)
+    assert (f"{ahead_s / DAY_S:.3g}d ahead of ours" in finding.found) == (ahead_s > 2 * DAY_S)
 
 
 def resources(have: Resources, **teachers: object) -> list[Finding]:

@@ -47,6 +47,16 @@ def test_old_plans_go_up_to_but_without_the_number_given(storage: LocalStorage) 
     assert plans.batches() == [3, 4]
 
 
+@pytest.mark.parametrize("foreign", ["00000003.json.bak", "00000004.json.bak", "notes.txt", "9.json", "000000009.json", "old/00000009.json"])
+def test_a_foreign_file_beside_a_plan_is_no_plan(storage: LocalStorage, foreign: str) -> None:
+    plans = PlanStore(storage)
+    plans.write(PLAN, 3)
+    storage.write_new(f"plans/{foreign}", storage.read("plans/00000003.json"))
+    assert plans.newest() == (3, PLAN)
+    assert plans.prune(before=9) == 1
+    assert storage.exists(f"plans/{foreign}")
+
+
 def test_a_missing_plan_says_so(storage: LocalStorage) -> None:
     with pytest.raises(StorageError, match="no such object") as caught:
         PlanStore(storage).read(1)
