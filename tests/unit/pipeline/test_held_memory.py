@@ -84,8 +84,8 @@ def full_world(make_world: Callable[..., World], tmp_path: Path, monkeypatch: py
 def test_once_its_bounds_are_reached_a_controller_holds_as_much_after_twice_as_many_steps(full_world: World) -> None:
     controller, source = full_world.controller(), lots()
     stretch(full_world, controller, source, 2 * RECENT_BASKETS // EVENTS)
-    # What a commit names rises and falls, because deltas are joined with their base after some commits.
-    first, second = (stretch(full_world, controller, source, 4 * KEPT) for _ in range(2))
+    # What a commit names rises and falls, because deltas are joined with their base after some commits, and a new teacher is compared for some steps.
+    first, second = (stretch(full_world, controller, source, 8 * KEPT) for _ in range(2))
     before, after = (max(looks, key=lambda look: look[0]) for looks in (first, second))
     # A count becomes an object when it passes what Python shares; what a step leaves behind would be as many as there were steps.
     assert after[0] < before[0] + KEPT, after[2] - before[2]
