@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO, Any, TextIO
 
 from streamrec.environment import cache_folder
 from streamrec.errors import EmbeddedBrokerError
@@ -32,6 +32,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
+    from kafka.net.compat import KafkaNetClient
 
 LOOPBACK = "127.0.0.1"
 
@@ -273,12 +274,21 @@ def _launch(folder: Path, node: _Node, command: list[str], lock: TextIO, output:
 
 
 def _answers(port: int) -> bool:
+    networks: list[KafkaNetClient] = []
+
+    def network(**settings: Any) -> KafkaNetClient:
+        networks.append(KafkaNetClient(**settings))
+        return networks[-1]
+
     try:
         socket.create_connection((LOOPBACK, port), timeout=1.0).close()
-        with KafkaAdminClient(bootstrap_servers=f"{LOOPBACK}:{port}", bootstrap_timeout_ms=_BOOTSTRAP_MS) as admin:
+        with KafkaAdminClient(bootstrap_servers=f"{LOOPBACK}:{port}", bootstrap_timeout_ms=_BOOTSTRAP_MS, kafka_client=network) as admin:
             return bool(admin.describe_cluster()["brokers"])
     except (OSError, KafkaError):
         return False
+    finally:
+        for each in networks:  # A client that gave up in its constructor leaves a thread and connections, and nobody to close them.
+            each.close()
 
 
 def _stop(supervisor: subprocess.Popen[bytes]) -> None:

@@ -198,7 +198,10 @@ def test_a_group_is_told_again_after_its_broker_was_away_for_longer_than_a_commi
             Event().wait(0.05)  # As a stream's steps come one after another.
         assert group._warned
         own = start_embedded(tmp_path, lambda _: None)
-        LogUnderTest.at(own.address, cfg).admin.ensure_topic("t", 1)
+        log = LogUnderTest.at(own.address, cfg)
+        log.admin.ensure_topic("t", 1)
+        log.close()
+        deadline = time.monotonic() + SOON_S
         while group._warned and time.monotonic() < deadline:
             group.commit("t", {0: 2})  # The client for administration aborted the process here.
             Event().wait(0.05)
