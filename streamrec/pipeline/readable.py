@@ -62,7 +62,7 @@ def newest_plan_ms(state_url: str) -> int | None:
     with suppress(StreamrecError):
         url = url_of(state_url, current_lineage(state_url).folder)
         newest = PlanStore(open_storage(url)).newest()
-        if newest is not None:
+        if newest is not None and "now_ms" in newest[1]:
             return int(newest[1]["now_ms"])
         loaded = CheckpointStore(open_storage(checkpoint_url(url))).load_newest(only=("stream",))
         if loaded is not None:
