@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +41,7 @@ def facts(**more: object) -> dict[str, object]:
         "load_average": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        **{name: version(name) for name in ("ray", "numpy", "torch", "pyarrow")},
+        **{name: _version(name) for name in ("ray", "numpy", "torch", "pyarrow")},
         **more,
     }
 
@@ -54,6 +54,13 @@ def finish(result: Mapping[str, float | int | str | None], about: Mapping[str, o
     rounded = {name: round(value, 4) if isinstance(value, float) else value for name, value in result.items()}
     sys.stdout.flush()
     print(json.dumps(rounded), flush=True)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _git(*words: str) -> str:

@@ -85,7 +85,7 @@ def test_a_step_touches_the_rows_of_its_batch_and_its_negatives_and_no_others() 
 def test_the_gradients_of_two_workers_are_together_that_of_one(full_softmax_items: int, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CONFIG.model_copy(update={"dropout": 0.0, "full_softmax_items": full_softmax_items})
     seen: dict[tuple[int, int], dict[str, torch.Tensor]] = {}
-    monkeypatch.setattr("streamrec.teachers.training._clip", lambda gradients: None)
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda parameters, most: None)
     for rank, world in ((0, 1), (0, 2), (1, 2)):
         made = training(config, Place(rank, world))
         monkeypatch.setattr(made.table, "averaged", lambda gradient: gradient)
@@ -125,3 +125,18 @@ def test_on_a_cpu_nothing_is_compiled_and_nothing_is_short(monkeypatch: pytest.M
 def test_on_a_gpu_the_network_is_compiled() -> None:
     assert Place(device=torch.device("cuda")).is_fast
     assert not Place().is_fast
+
+
+def test_candidates_that_fill_up_to_an_even_number_change_neither_loss_nor_gradients() -> None:
+    made, (width, found) = training(), (Network(CONFIG).positions.weight.shape[1], [])
+    block = torch.randn(13, width + 1)
+    inputs = (torch.rand(13).log(), torch.tensor([[0, 5, 12]]), torch.tensor([0, 2]), torch.tensor([0, 1, 1]), torch.tensor([3, 12, 7]))
+    for aligned_rows in (1, 16):
+        network = Network(CONFIG, aligned_rows).eval()
+        network.load_state_dict(made._network.state_dict())
+        held = block.clone().requires_grad_()
+        loss = network(held, *inputs)
+        loss.backward()
+        assert held.grad is not None
+        found.append((loss.detach(), held.grad))
+    torch.testing.assert_close(found[1], found[0])
