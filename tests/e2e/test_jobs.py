@@ -91,3 +91,6 @@ def test_jobs_run_when_submitted_to_a_cluster(jobs, cluster):
     ratings.write_text("userId,movieId,rating,timestamp\n" + "".join(f"{number % 9},{number % 7},4,{10**9 + number}\n" for number in range(300)))
     sent = submit(cluster, jobs, "submitted", "replay", "--data", str(ratings), "--broker", f"local://{jobs.folder / 'other'}")
     assert (sent["sent"], sent["done"]) == (300, True)
+    rebuilt = submit(cluster, jobs, "submitted", "rebuild", "--set", "student.dim=24")
+    assert (rebuilt["lineage"], rebuilt["books"]["applied"]) == ("lineages/0002", 3000)
+    assert rebuilt["live"] > last["live"]
