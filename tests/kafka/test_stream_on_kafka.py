@@ -21,12 +21,15 @@ from confluent_kafka.cimpl import NewPartitions
 from streamrec.clock import SystemClock
 from streamrec.config import Config, LogConfig, parse_config
 from streamrec.errors import BrokerError, RetentionGap, TopicReplaced
-from streamrec.log.base import LogTail, Record
+from streamrec.log.base import LogTail, Record, TableReader
 from streamrec.log.connect import open_table_reader, open_tail
 from streamrec.log.embedded import EmbeddedKafka, start_embedded
 from streamrec.log.kafka_group import GroupOffsets
+from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.driver import Driver
+from streamrec.pipeline.lineage import current_url
+from streamrec.pipeline.rebuild import Rebuild
 from streamrec.pipeline.skipping import skip_lost
 from streamrec.pipeline.wiring import build_local
 from streamrec.testing.contracts.log import LogUnderTest, followed, numbered, values
@@ -292,3 +295,31 @@ def try_append(log: LogUnderTest, value: bytes = b"meanwhile") -> tuple[int, int
         return log.writer.append("t", [Record(b"k", value)])[0]
     except BrokerError:
         return None
+
+
+def test_a_rebuild_learns_lake_and_topic_and_the_stream_goes_on_with_the_new_lineage(stream: Stream) -> None:
+    large = stream.config.model_copy(update={"student": stream.config.student.model_copy(update={"dim": 12})})
+    stream.append(0, 200)
+    first = stream.controller()
+    bootstrap(first, stream.reader.latest(stream.topic))
+    # What the topic has dropped is in the lake alone.
+    stream.kafka.admin.drop_before(stream.topic, {partition: end // 2 for partition, end in stream.reader.latest(stream.topic).items()})
+    stream.append(200, 260)
+
+    def build(lineage_url: str, reader: TableReader, *, publishes: bool) -> Controller:
+        made = build_local(large, reader, lineage_url, SystemClock(), dead_letters=stream.kafka.writer)
+        if not publishes:
+            made.parts.publisher = None
+        return made
+
+    said: list[str] = []
+    rebuilt = Rebuild(
+        large, str(stream.folder), stream.reader, build, dead_letters=stream.kafka.writer, on_step=lambda report: None, say=said.append
+    ).run()
+    assert rebuilt is not None, said
+    assert (rebuilt.books()["received"], rebuilt.books()["applied"]) == (260, 260)
+    stream.append(260, 300)
+    again = build_local(large, stream.reader, current_url(str(stream.folder)), SystemClock())
+    again.recover()
+    stream.play(again)
+    assert again.books()["applied"] == 300
