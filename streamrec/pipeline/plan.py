@@ -11,6 +11,7 @@ from streamrec.config import Config, PipelineConfig
 from streamrec.log.offsets import OffsetRange
 from streamrec.pipeline.challenge import LEAST_QUERIES, ChallengeDecision, decide_challenge
 from streamrec.registry.gate import Window
+from streamrec.registry.version import version_id
 from streamrec.teachers.policy import RefreshDecision, RefreshFacts, decide_refresh, latest_events, must_forget
 
 LONGEST_INTERVAL = 4
@@ -126,7 +127,7 @@ class Measured:
 
 def version_name(batch: int) -> str:
     """Return the name of whatever a batch makes; names sort by age."""
-    return f"v{batch:08d}"
+    return version_id(batch)
 
 
 def take_ranges(topic: str, offsets: Mapping[int, int], ends: Mapping[int, int], limit: int) -> tuple[PlannedRange, ...]:

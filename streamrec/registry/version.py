@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import string
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple, NewType
 
@@ -30,13 +31,14 @@ _ROWS, _VALUES = "@rows", "@values"
 
 
 def version_id(batch: int) -> VersionId:
-    """Return the id of the version that a batch produced; ids sort as strings.
+    """Return the id of the version that a batch produced; ids sort as strings, also beyond eight digits, which a stream of years reaches.
 
     Example:
-        >>> version_id(12)
-        'v00000012'
+        >>> version_id(12), version_id(100_000_000)
+        ('v00000012', 'va100000000')
     """
-    return VersionId(f"v{batch:08d}")
+    digits = f"{batch:08d}"
+    return VersionId(f"v{chr(ord('a') + len(digits) - 9) if len(digits) > 8 else ''}{digits}")
 
 
 def later_name(version: str, number: int) -> str:
@@ -53,10 +55,10 @@ def batch_of(version: str) -> int:
     """Return the batch that produced a version.
 
     Example:
-        >>> batch_of("v00000012"), batch_of("v00000012_02")
-        (12, 12)
+        >>> batch_of("v00000012"), batch_of("v00000012_02"), batch_of("va100000000")
+        (12, 12, 100000000)
     """
-    return int(version.removeprefix("v").partition("_")[0])
+    return int(version.partition("_")[0].lstrip(string.ascii_lowercase))
 
 
 def _finite_or_none(value: float | None) -> float | None:

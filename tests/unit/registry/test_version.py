@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamrec.errors import Damaged, RegistryError
-from streamrec.registry.version import Probes, VersionFacts, VersionManifest, apply_delta, digest_arrays, make_delta, resolve, version_id
+from streamrec.registry.version import (
+    Probes,
+    VersionFacts,
+    VersionManifest,
+    apply_delta,
+    batch_of,
+    digest_arrays,
+    later_name,
+    make_delta,
+    resolve,
+    version_id,
+)
 from streamrec.state import ComponentState, from_bytes, to_bytes
 from streamrec.storage import BlobRef
 
@@ -54,7 +65,11 @@ def test_what_is_no_manifest_is_damaged(data: bytes) -> None:
 
 
 def test_ids_sort_by_batch() -> None:
-    assert sorted([version_id(100), version_id(20), version_id(3)]) == [version_id(3), version_id(20), version_id(100)]
+    batches = [3, 20, 100, 99_999_999, 100_000_000, 999_999_999, 1_000_000_000, 10**15]
+    ids = [version_id(batch) for batch in batches]
+    assert sorted(ids) == ids
+    assert [batch_of(each) for each in ids] == batches
+    assert sorted([later_name(ids[4], 2), ids[5], ids[4]]) == [ids[4], later_name(ids[4], 2), ids[5]]
 
 
 def test_the_digest_sees_every_part_and_nothing_else() -> None:
