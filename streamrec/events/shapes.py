@@ -25,28 +25,24 @@ def bytes_of(values: pa.BinaryArray) -> tuple[NDArray[np.uint8], NDArray[np.int6
     return np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
-def flat_objects(values: pa.BinaryArray, longest: int) -> NDArray[np.bool_]:
-    """Return [n], true where the value is ``{...}`` with no other brace, bracket or control character, and not longer than ``longest``."""
-    text, offsets = bytes_of(values)
+def enclosed(values: pa.BinaryArray, text: NDArray[np.uint8], offsets: NDArray[np.int64], longest: int) -> NDArray[np.bool_]:
+    """Return [n], true where the value is ``{...}`` and not longer than ``longest``, given what `bytes_of` says of the values."""
     sizes = np.diff(offsets)
-    flat: NDArray[np.bool_] = (sizes >= 2) & (sizes <= longest)
+    whole: NDArray[np.bool_] = (sizes >= 2) & (sizes <= longest)
     if values.null_count:
-        flat &= values.is_valid().to_numpy(zero_copy_only=False)
-    if not flat.any():
-        return flat
-    flat[flat] = (text[offsets[:-1][flat]] == ord("{")) & (text[offsets[1:][flat] - 1] == ord("}"))
+        whole &= values.is_valid().to_numpy(zero_copy_only=False)
+    whole[whole] = (text[offsets[:-1][whole]] == ord("{")) & (text[offsets[1:][whole] - 1] == ord("}"))
+    return whole
+
+
+def marks_of(text: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return [bytes], true where a brace, a bracket or a control character stands."""
     folded = text + np.uint8(1)  # of [ ] { } two bits differ then, which the next line sets; in place: a new array costs more than what is computed
     folded |= 0x22
-    marks = folded == 0x7E
-    if text.min() < 0x20:
+    marks: NDArray[np.bool_] = folded == 0x7E
+    if text.min(initial=0xFF) < 0x20:
         marks |= text < 0x20
-    if flat.all() and np.count_nonzero(marks) == 2 * len(flat):
-        return flat  # each value has two at least
-    marks[offsets[:-1][flat]] = False
-    marks[offsets[1:][flat] - 1] = False
-    filled = sizes > 0
-    flat[filled] &= ~np.logical_or.reduceat(marks, offsets[:-1][filled])
-    return flat
+    return marks
 
 
 def is_utf8(text: NDArray[np.uint8]) -> bool:
