@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from streamrec.events.entries import Parts, context_of, texts_of, vectors_of
+from streamrec.events.entries import context_of, texts_of, vectors_of
 from streamrec.events.shapes import bytes_of, enclosed, marks_of
+from streamrec.events.strings import Parts
 
 _READERS = {"context": context_of, "vectors": vectors_of, "categories": texts_of, "items": texts_of}
 NESTED = tuple(_READERS)

@@ -47,7 +47,8 @@ def parse_values(values: pa.BinaryArray) -> Parsed:
     num_rows = len(values)
     parsed = Parsed.of_rows(num_rows)
     left = [np.arange(num_rows)]
-    tables, order = [], []
+    tables: list[pa.Table] = []
+    order: list[_Rows] = []
     if num_rows >= FEW_ROWS:
         cut = cut_nested(values, LONG_VALUE_BYTES, round(num_rows * CUT_SHARE))
         tables, order, left = _parse_flat(cut, np.flatnonzero(cut.flat))
