@@ -17,12 +17,14 @@ from streamrec.events.blocks import read_objects
 from streamrec.events.records import fact_text
 from streamrec.events.schema import CONTEXT_TYPE, VECTORS_TYPE
 from streamrec.events.shapes import bytes_of
-from streamrec.events.strings import Parts, Strings, spans, unescaped
+from streamrec.events.strings import Parts, Strings, joined, spans, unescaped
 
 FEW_NUMBERS = 16  # lists of numbers among which one is wrong are not halved below this
 
 _COLON, _COMMA, _SPACE = (ord(sign) for sign in ":, ")
-_INT64_DIGITS = 18  # that any integer of so many digits fits
+_SURE_CHARS = 16  # a number of so many characters has at most 15 digits beside its point, and these survive a float64
+# From 0.0001 on, up to which Python writes no exponent, and without zeros at its end.
+_SURE_NUMBER = r"^-?(?:[1-9][0-9]*(?:\.(?:0|[0-9]*[1-9]))?|0\.(?:0|[0-9]{0,3}[1-9](?:[0-9]*[1-9])?))$"
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _WORDS = pa.array(["true", "false"])
 _WRONG = object()
@@ -54,6 +56,7 @@ class _Entries:
     Attributes:
         strings: The strings of the parts; receives what is wrong.
         keys: Which strings are keys. [e]
+        parts: Which part each is in. [e]
         starts: Where each key's value begins, behind the quote if it has one. [e]
         ends: And where it ends. [e]
         is_bare: Whether it has none. [e]
@@ -78,17 +81,12 @@ class _Entries:
         strings.reject(~(has_text | np.where(strings.is_last, at_end, goes_on)))
         good = ~strings.is_bad[strings.parts]
         self.keys = np.flatnonzero(is_key & good)
+        self.parts = strings.parts[self.keys]
         self.is_bare = ~has_text[self.keys]
         behind = self.keys + ~self.is_bare
         self.starts = np.where(self.is_bare, begins[self.keys], strings.opens[behind] + 1)
         last = strings.is_last[self.keys]
         self.ends = np.where(self.is_bare, np.where(last, strings.nexts[self.keys], ends[self.keys]), strings.closes[behind])
-
-    @property
-    def parts(self) -> _Places:
-        """Which part each entry is in. [e]."""
-        found: _Places = self.strings.parts[self.keys]
-        return found
 
     def reject(self, wrong: _Mask) -> None:
         """Mark the parts of these entries. [e]."""
@@ -172,24 +170,28 @@ def _number_lists(lists: pa.StringArray) -> pa.Array:
 
 
 def _reads_as_written(bare: pa.StringArray) -> _Mask:
-    """Return where a value is true, false, or digits that any reader writes again as they are. [n]."""
+    """Return where a value is true, false, or a number that Python writes as it is written here. [n]; some of these may be left out."""
     sizes = pc.binary_length(bare).to_numpy()
-    is_whole = pc.ascii_is_decimal(bare).to_numpy(zero_copy_only=False) & (sizes <= _INT64_DIGITS)
-    is_whole &= (sizes == 1) | ~pc.starts_with(bare, "0").to_numpy(zero_copy_only=False)
-    plain: _Mask = is_whole | pc.is_in(bare, _WORDS).to_numpy(zero_copy_only=False)
+    plain: _Mask = pc.ascii_is_decimal(bare).to_numpy(zero_copy_only=False) & (sizes <= _SURE_CHARS)
+    plain &= (sizes == 1) | ~pc.starts_with(bare, "0").to_numpy(zero_copy_only=False)
+    plain |= pc.is_in(bare, _WORDS).to_numpy(zero_copy_only=False)
+    others = np.flatnonzero(~plain)
+    if len(others):
+        is_sure = pc.match_substring_regex(bare.take(pa.array(others)), _SURE_NUMBER).to_numpy(zero_copy_only=False)
+        plain[others] = is_sure & (sizes[others] <= _SURE_CHARS)
     return plain
 
 
 def _written(bare: pa.StringArray) -> tuple[pa.StringArray, _Mask, _Mask]:
     """Return bare values as texts, where they are null, and where they are no JSON. [n] each."""
     codes = bare.dictionary_encode()
-    given = codes.dictionary.to_pylist()
+    given = codes.dictionary
     try:
-        read = orjson.loads("[" + ",".join(given) + "]")
+        read = orjson.loads(b"[" + joined(given, ",") + b"]")
     except orjson.JSONDecodeError:
         read = []
-    if len(read) != len(given) or any("," in text for text in given):
-        read = [_read(text) for text in given]
+    if len(read) != len(given) or pc.any(pc.match_substring(given, ",")).as_py():
+        read = [_read(text) for text in given.to_pylist()]
     places = codes.indices.to_numpy()
     texts = list(map(str, read)) if set(map(type, read)) <= {int, float} else [fact_text(fact) for fact in read]
     is_null, is_wrong = (np.array([fact is odd for fact in read])[places] for odd in (None, _WRONG))

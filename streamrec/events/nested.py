@@ -23,8 +23,8 @@ from streamrec.events.strings import Parts
 _READERS = {"context": context_of, "vectors": vectors_of, "categories": texts_of, "items": texts_of}
 NESTED = tuple(_READERS)
 _OPENING = np.frombuffer(b"{{[[", np.uint8)  # of each of `NESTED`
-_KEYS = [np.frombuffer(f'"{name}":'.encode()[::-1], np.uint8) for name in NESTED]  # backwards, as they are looked at
-_LONGEST_KEY = max(map(len, _KEYS))
+_WINDOW = 16  # bytes before a bracket in which its key, and what stands before that, is looked for
+_KEYS = [f'"{name}":'.encode().rjust(_WINDOW, b"\0") for name in NESTED]
 _VECTORS = NESTED.index("vectors")
 
 _Mask = NDArray[np.bool_]
@@ -78,6 +78,7 @@ def cut_nested(values: pa.BinaryArray, longest: int, few: int) -> Cut:
     flat = whole & ~has_marks
     if np.count_nonzero(whole & has_marks) < few:
         return Cut(values, flat, {})
+    text, offsets, places = np.concatenate([np.zeros(_WINDOW, np.uint8), text]), offsets + _WINDOW, places + _WINDOW
     found, cut = _fields_in(text, places, bounds, whole & has_marks)
     flat |= cut
     if not len(found.starts):
@@ -130,29 +131,35 @@ def _fields_in(text: NDArray[np.uint8], places: _Places, bounds: _Places, wanted
 
 
 def _names(text: NDArray[np.uint8], starts: _Places) -> _Places:
-    """Return which of `NESTED` is the key before each bracket, or -1."""
+    """Return which of `NESTED` is the key before each bracket, or -1; before the first value lie `_WINDOW` bytes of nothing."""
     colons = starts - 1
     colons = colons - (text[colons] == ord(" "))
-    # Before the first value lies nothing, and the index turns to the end of the text: a key there is cut off by its value's opening brace.
-    before = text[colons[:, None] - np.arange(_LONGEST_KEY + 1)]
+    before = np.lib.stride_tricks.sliding_window_view(text, _WINDOW)[colons - _WINDOW + 1].view(np.uint64)
     names = np.full(len(starts), -1, np.int64)
     for code, key in enumerate(_KEYS):
-        ahead = before[:, len(key)]
-        is_key = (ahead == ord(",")) | (ahead == ord("{")) | (ahead == ord(" "))
-        names[is_key & (before[:, : len(key)] == key).all(axis=1)] = code
+        low, high = np.frombuffer(key, np.uint64)
+        mask, _ = np.frombuffer(b"\0" * key.count(b"\0") + b"\xff" * _WINDOW, np.uint64, 2)
+        places = np.flatnonzero((before[:, 1] == high) & (before[:, 0] & mask == low))
+        ahead = text[colons[places] - len(key.lstrip(b"\0"))]
+        names[places[(ahead == ord(",")) | (ahead == ord("{")) | (ahead == ord(" "))]] = code
     return names
 
 
 def _split(text: NDArray[np.uint8], offsets: _Places, found: _Found) -> tuple[pa.BinaryArray, pa.BinaryArray]:
-    """Return the values with 0 in the place of each field, and [2 * fields + 1] pieces, of which every second is a field behind its bracket."""
-    kept = text.copy()
-    kept[found.starts] = ord("0")
+    """Return the values with 0 in the place of each field, and [2 * fields + 1] pieces, of which every second is a field behind its bracket.
+
+    Args:
+        text: Is changed: each opening bracket becomes a 0.
+        offsets: Of the values in it. [n + 1]
+        found: The fields.
+    """
+    text[found.starts] = ord("0")
     bounds = np.empty(2 * len(found.starts) + 2, np.int32)
-    bounds[0], bounds[-1] = 0, len(text)
+    bounds[0], bounds[-1] = offsets[0], offsets[-1]
     bounds[1:-1:2], bounds[2:-1:2] = found.starts + 1, found.ends + 1
-    parts = pa.BinaryArray.from_buffers(pa.binary(), len(bounds) - 1, [None, pa.py_buffer(bounds), pa.py_buffer(kept)])
+    parts = pa.BinaryArray.from_buffers(pa.binary(), len(bounds) - 1, [None, pa.py_buffer(bounds), pa.py_buffer(text)])
     joined = parts.take(pa.array(np.arange(0, len(parts), 2)))
     removed = np.concatenate([np.zeros(1, np.int64), np.cumsum(found.ends - found.starts)])
-    ends = (offsets - removed[np.searchsorted(found.starts, offsets)]).astype(np.int32)
+    ends = (offsets - offsets[0] - removed[np.searchsorted(found.starts, offsets)]).astype(np.int32)
     rest = pa.BinaryArray.from_buffers(pa.binary(), len(offsets) - 1, [None, pa.py_buffer(ends), joined.buffers()[2]])
     return rest, parts

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from streamrec.events.blocks import read_objects
 from streamrec.events.shapes import bytes_of, is_utf8
 
+_TEXTS, _NO_TEXTS = pa.schema([("v", pa.list_(pa.string()))]), pa.array([], pa.string())
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
 
 _Mask = NDArray[np.bool_]
@@ -96,7 +98,7 @@ class Strings:
 def spans(parts: Parts, starts: _Places, ends: _Places) -> pa.StringArray:
     """Return the texts between ascending places. [n]."""
     if not len(starts):
-        return pa.array([], pa.string())
+        return _NO_TEXTS
     bounds = np.empty(2 * len(starts), np.int32)
     bounds[0::2], bounds[1::2] = starts, ends
     pieces = pa.StringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds), pa.py_buffer(parts.text))
@@ -116,13 +118,23 @@ def unescaped(parts: Parts, texts: pa.StringArray, where: _Mask | None = None) -
         return texts, wrong
     mask = pc.match_substring(texts, "\\").to_numpy(zero_copy_only=False)
     mask = mask if where is None else mask & where
-    written = texts.filter(pa.array(mask)).to_pylist()
+    written = texts.filter(pa.array(mask))
+    if not len(written):
+        return texts, wrong
     try:
-        read = orjson.loads('["' + '","'.join(written) + '"]') if written else []
-    except orjson.JSONDecodeError:
-        read = [_read(f'"{text}"') for text in written]
-        wrong[mask] = [text is None for text in read]
-    return pc.replace_with_mask(texts, pa.array(mask), pa.array(read, pa.string())), wrong
+        read = read_objects(np.frombuffer(b'{"v":["' + joined(written, '","') + b'"]}', np.uint8), _TEXTS)["v"].combine_chunks().flatten()
+    except pa.ArrowException:
+        read = _NO_TEXTS
+    if len(read) != len(written):
+        read = pa.array([_read(f'"{text}"') for text in written.to_pylist()], pa.string())
+        wrong[mask] = read.is_null().to_numpy(zero_copy_only=False)
+    return pc.replace_with_mask(texts, pa.array(mask), read), wrong
+
+
+def joined(texts: pa.StringArray, separator: str) -> bytes:
+    """Return the texts, which are not none, as one."""
+    whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
+    return memoryview(pc.binary_join(whole, separator).buffers()[2]).tobytes()
 
 
 def _read(text: str) -> str | None:
