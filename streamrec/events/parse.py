@@ -34,7 +34,7 @@ FEW_ROWS = 24  # below this the fixed cost of a vectorised parse is not earned b
 LONG_VALUE_BYTES = 32_768  # longer values go one by one, so that a block of them stays within Arrow's 2 GiB of string offsets
 SAMPLED_ROWS = 64  # a field that none of so many records has is seldom there, and costs a second parse when it is
 
-CUT_SHARE = 1 / 64  # of a block's values: to cut the nested fields out of fewer costs more than to parse these one by one
+FEW_CUTS = 384  # values with nested fields: below this it costs more to cut them than to parse the values one by one, in a block of any size
 
 _FLAT_SCHEMA = pa.schema([pa.field(field.name, pa.int64() if field.name in NESTED else field.type) for field in WIRE])
 _KNOWN = frozenset(_FLAT_SCHEMA.names)
@@ -50,7 +50,7 @@ def parse_values(values: pa.BinaryArray) -> Parsed:
     tables: list[pa.Table] = []
     order: list[_Rows] = []
     if num_rows >= FEW_ROWS:
-        cut = cut_nested(values, LONG_VALUE_BYTES, round(num_rows * CUT_SHARE))
+        cut = cut_nested(values, LONG_VALUE_BYTES, FEW_CUTS)
         tables, order, left = _parse_flat(cut, np.flatnonzero(cut.flat))
         left.append(np.flatnonzero(~cut.flat))
     others = np.sort(np.concatenate(left))

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamrec.config import EventsConfig
-from streamrec.events import entries, parse
+from streamrec.events import codec, entries, parse
 from streamrec.events.codec import Decoded, EventCodec
 
 NOW_MS = 1_700_000_000_000
@@ -37,14 +37,14 @@ MEETS_SPEED = [
 ]
 
 
-def decode(rows: pa.Table, **settings_of_parse: float) -> Decoded:
+def decode(rows: pa.Table, **settings_of_parse: int) -> Decoded:
     with mock.patch.multiple(parse, **settings_of_parse):
         return CODEC.decode(rows, NOW_MS)
 
 
 def assert_ways_agree(rows: pa.Table) -> None:
     alone = decode(rows, FEW_ROWS=rows.num_rows + 1)
-    for together in (decode(rows, FEW_ROWS=1, LEAF_ROWS=1, CUT_SHARE=0), decode(rows, CUT_SHARE=0)):
+    for together in (decode(rows, FEW_ROWS=1, LEAF_ROWS=1, FEW_CUTS=0), decode(rows, FEW_CUTS=0)):
         together.valid.validate(full=True)
         together.rejected.validate(full=True)
         assert together.valid.to_pylist() == alone.valid.to_pylist()
@@ -63,7 +63,7 @@ def rows_alone(decoding: Callable[[], Decoded]) -> tuple[Decoded, int]:
 def test_nested_records_of_all_kinds_decode_at_once_and_as_one_by_one(log_rows: LogRows, separators: tuple[str, str], *, escaped: bool) -> None:
     records = [record for record in MEETS_SPEED if "{text}" not in str(record) and "[x]" not in str(record)]
     values: list[bytes | None] = [json.dumps(record, ensure_ascii=escaped, separators=separators).encode() for record in records * 50]
-    decoded, num_alone = rows_alone(lambda: CODEC.decode(log_rows(values), NOW_MS))
+    decoded, num_alone = rows_alone(lambda: decode(log_rows(values), FEW_CUTS=0))
     assert num_alone == 0
     assert decoded.rejected.num_rows == 0
     assert_ways_agree(log_rows(values))
@@ -147,10 +147,34 @@ def test_few_nested_records_among_flat_ones_are_parsed_alone(log_rows: LogRows) 
     assert decoded.valid["context"].to_pylist()[499:502] == [None, [("device", "phone")], None]
 
 
+def test_a_row_stays_the_same_when_its_block_is_cut_for_its_bytes(log_rows: LogRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    values: list[bytes | None] = [orjson.dumps(MEETS_SPEED[row % len(MEETS_SPEED)]) if row % 7 else BAD[row % len(BAD)] for row in range(1000)]
+    whole = CODEC.decode(log_rows(values), NOW_MS)
+    monkeypatch.setattr(codec, "BLOCK_BYTES", 5000)
+    with mock.patch.object(codec, "parse_values", wraps=codec.parse_values) as parsed:
+        cut = CODEC.decode(log_rows(values), NOW_MS)
+    assert all(call.args[0].nbytes < 3 * 5000 for call in parsed.call_args_list)
+    assert cut.valid.to_pylist() == whole.valid.to_pylist()
+    assert cut.rejected.to_pylist() == whole.rejected.to_pylist()
+
+
+def test_bad_records_of_one_kind_do_not_look_like_good_ones_of_another(log_rows: LogRows) -> None:
+    when = {"event_time": 1_600_000_000_000}
+    flat = {**GOOD, "value": 1.5}
+    records = [flat, {**flat, "context": {"device": "phone"}}, SHOWN, {**UPDATE, "title": "a", "price": 1.5}]
+    values: list[bytes | None] = [orjson.dumps({**records[row % 4], **when, "event_id": f"e{row}"}) for row in range(8000)]
+    for row in range(0, 8000, 100):
+        wrong = [{"user_id": 5}, {"value": "1.5"}, {"event_time": 1_600_000_000_000.5}][row // 100 % 3]
+        values[row] = orjson.dumps({**records[row // 100 % 4], **when, **wrong})
+    _, num_alone = rows_alone(lambda: CODEC.decode(log_rows(values), NOW_MS))
+    assert num_alone <= 80 + 5  # a number at the end of the block may be taken for a time
+    assert_ways_agree(log_rows(values))
+
+
 def test_a_context_of_more_than_64_keys_and_one_that_repeats_a_key_are_told_apart(log_rows: LogRows) -> None:
     wide: list[bytes | None] = [orjson.dumps({**GOOD, "context": {f"key {row} {key}": key for key in range(20)}}) for row in range(40)]
     twice = orjson.dumps({**GOOD, "context": {"a": 1, "b": 2, "c": 3}}).replace(b'"c"', b'"a"')
-    decoded, num_alone = rows_alone(lambda: CODEC.decode(log_rows([*wide, twice]), NOW_MS))
+    decoded, num_alone = rows_alone(lambda: decode(log_rows([*wide, twice]), FEW_CUTS=0))
     assert num_alone == 1
     assert decoded.valid["context"][40].as_py() == [("a", "3"), ("b", "2")]
     assert_ways_agree(log_rows([*wide, twice]))
