@@ -203,7 +203,7 @@ def main() -> None:
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
     figures, about = measure_decode(65_536 if options.quick else 400_000, 5 if options.quick else 11)
-    nested, more = measure_nested(65_536 if options.quick else 200_000, 5 if options.quick else 11)
+    nested, more = measure_nested(32_768 if options.quick else 200_000, 5 if options.quick else 11)
     about |= more
     os.sched_setaffinity(0, cores)
     result: dict[str, float | int | None] = {**figures, **nested, "read_ratio_to_read_kafka": None}
