@@ -5,10 +5,11 @@
 ``decode`` runs on one core and takes blocks of 200-byte JSON records through decoding, validation and dedupe, beside a bare
 ``pyarrow.json.read_json`` of the same bytes, in turn; with 1 % bad records (ten kinds, from cut-off bytes to wrong types) beside the parse of the
 good ones, because a bare parse fails as a whole on the first bad one. Its time is the processor's for this process, so that other work on the
-machine does not count. ``read`` takes one range of an embedded broker's topic through our reader and the codec, beside ``ray.data.read_kafka`` of
-the same range with the same settings and nothing after it.
-The last line is one flat JSON object: decode_records_per_s, decode_ratio_to_parse (both also with _1pct_bad), read_ratio_to_read_kafka (null
-where no broker starts). Ratios and rates are medians over rounds.
+machine does not count. The same is measured for three sorts of records with nested fields: interactions that all have a context of 3 to 5 keys,
+impressions of 10 items, and a mix of all kinds (`benchmarks._records`). ``read`` takes one range of an embedded broker's topic through our reader
+and the codec, beside ``ray.data.read_kafka`` of the same range with the same settings and nothing after it.
+The last line is one flat JSON object: decode_records_per_s, decode_ratio_to_parse (both also with _1pct_bad), decode_ratio_context,
+decode_ratio_impressions, decode_ratio_mixed, read_ratio_to_read_kafka (null where no broker starts). Ratios and rates are medians over rounds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ import pyarrow.json as pa_json
 import ray
 
 from benchmarks._common import arguments, facts, finish
+from benchmarks._records import flat, make_context, make_impressions, make_mixed
 from streamrec.config import EventsConfig, LogConfig
 from streamrec.errors import EmbeddedBrokerError
 from streamrec.events.codec import BLOCK_ROWS, EventCodec
@@ -47,8 +50,12 @@ BARS = {
     "decode_records_per_s": "at least 300,000 on one core",
     "decode_ratio_to_parse": "at least 0.5",
     "decode_ratio_to_parse_1pct_bad": "at least 0.5",
+    "decode_ratio_context": "at least 0.5",
+    "decode_ratio_impressions": "at least 0.5",
+    "decode_ratio_mixed": "at least 0.5",
     "read_ratio_to_read_kafka": "at least 0.6",
 }
+_NESTED = {"context": make_context, "impressions": make_impressions, "mixed": make_mixed}
 _SPOIL: list[Callable[[dict[str, object]], bytes]] = [
     lambda event: orjson.dumps(event)[:100],
     lambda event: orjson.dumps(event) * 2,
@@ -67,11 +74,7 @@ def make(num: int, *, bad_every: int = 0) -> list[bytes]:
     """Return records of 200 bytes; every ``bad_every``-th is spoilt."""
     values = []
     for number in range(num):
-        event: dict[str, object] = {
-            "event_id": f"7c9e6679-7425-40de-944b-{number:012x}", "user_id": f"user-{number * 7919 % 50_000:06d}",
-            "item_id": f"item-{number * 104_729 % 20_000:06d}", "event_type": "click", "event_time": 1_600_000_000_000 + number,
-            "value": 1.5, "session_id": f"session-{number // 10:016d}",
-        }  # fmt: skip
+        event = flat(number)
         values.append(_SPOIL[number // bad_every % len(_SPOIL)](event) if bad_every and number % bad_every == 0 else orjson.dumps(event))
     return values
 
@@ -142,6 +145,22 @@ def measure_decode(num: int, rounds: int) -> tuple[dict[str, float], dict[str, o
     return figures, {"record_bytes": len(good[0]), "records": num, "rounds": rounds, **about}
 
 
+def measure_nested(num: int, rounds: int) -> tuple[dict[str, float], dict[str, object]]:
+    """Return the figures of one core for records with nested fields, and facts beside them."""
+    figures: dict[str, float] = {}
+    about: dict[str, object] = {"nested_records": num}
+    for name, make_values in _NESTED.items():
+        values = make_values(num)
+        text, rows, took = b"\n".join(values), log_rows(values), []
+        for _ in range(rounds + 1):
+            parse = seconds_of(partial(bare_parse, text), num, time.process_time)
+            took.append((parse, seconds_of(partial(decode_all, rows), num, time.process_time)))
+        parses, decodes = np.asarray(took[1:]).T  # The first round warms up.
+        figures[f"decode_ratio_{name}"] = float(np.median(parses / decodes))
+        about |= {f"{name}_record_bytes": len(text) // num, f"{name}_records_per_s": round(num / float(np.median(decodes)))}
+    return figures, about
+
+
 def measure_read(broker: EmbeddedKafka, num: int, rounds: int) -> tuple[float, dict[str, object]]:
     """Return bare ``ray.data.read_kafka``'s seconds over ours for the same range."""
     cfg = LogConfig()
@@ -184,8 +203,10 @@ def main() -> None:
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
     figures, about = measure_decode(65_536 if options.quick else 400_000, 5 if options.quick else 11)
+    nested, more = measure_nested(32_768 if options.quick else 200_000, 5 if options.quick else 11)
+    about |= more
     os.sched_setaffinity(0, cores)
-    result: dict[str, float | int | None] = {**figures, "read_ratio_to_read_kafka": None}
+    result: dict[str, float | int | None] = {**figures, **nested, "read_ratio_to_read_kafka": None}
     with tempfile.TemporaryDirectory(prefix="streamrec-bench-") as folder:
         try:
             broker = start_embedded(Path(folder) / "kafka", lambda _: None)

@@ -1,8 +1,9 @@
-"""Parse a block of record values into typed columns: flat objects by pyarrow at once, everything else one by one.
+"""Parse a block of record values into typed columns: flat objects by pyarrow at once, nested fields by their quotes, everything else one by one.
 
 pyarrow.json parses many documents about twice as fast as any loop, but it must never see hostile input: two documents in one
 value shift all later rows, one bad record fails the block, NaN passes, and a top-level ``null`` ends the process. So it is given only
 values that begin with ``{``, end with ``}`` and hold no other brace, bracket or control character. Such a value holds one document or none.
+Context, vectors, categories and items are cut out of the values first (`streamrec.events.nested`); a 0 stays where each was.
 When a block does not parse, its values are grouped by their shape, the types of their values: the records that hold a wrong type
 then stand apart from the rest. What still does not parse is halved until the culprit stands in a small group that is parsed one by one.
 
@@ -18,23 +19,24 @@ from itertools import chain
 import numpy as np
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.json as pa_json
 from numpy.typing import NDArray
 
+from streamrec.events.blocks import is_finite, read_objects
+from streamrec.events.nested import NESTED, Cut, cut_nested
 from streamrec.events.parsed import Parsed
 from streamrec.events.records import parse_records
 from streamrec.events.schema import WIRE
-from streamrec.events.shapes import bytes_of, flat_objects, groups_of, is_utf8, shapes
-from streamrec.events.tables import take_values
+from streamrec.events.shapes import bytes_of, groups_of, is_utf8, shapes
+from streamrec.events.tables import take, take_values
 
 LEAF_ROWS = 256  # a group with a culprit is not halved below this: many small parses cost more than one by one
 FEW_ROWS = 24  # below this the fixed cost of a vectorised parse is not earned back
 LONG_VALUE_BYTES = 32_768  # longer values go one by one, so that a block of them stays within Arrow's 2 GiB of string offsets
 SAMPLED_ROWS = 64  # a field that none of so many records has is seldom there, and costs a second parse when it is
 
-_NESTED = {"context": pa.struct([]), "vectors": pa.struct([])}  # empty: in a flat object they can only be null, or of a wrong type
-_FLAT_SCHEMA = pa.schema([pa.field(field.name, _NESTED.get(field.name, field.type)) for field in WIRE])
+FEW_CUTS = 384  # values with nested fields: below this it costs more to cut them than to parse the values one by one, in a block of any size
+
+_FLAT_SCHEMA = pa.schema([pa.field(field.name, pa.int64() if field.name in NESTED else field.type) for field in WIRE])
 _KNOWN = frozenset(_FLAT_SCHEMA.names)
 
 _Rows = NDArray[np.int64]
@@ -44,9 +46,14 @@ def parse_values(values: pa.BinaryArray) -> Parsed:
     """Parse the values of a block; never raises on bad bytes."""
     num_rows = len(values)
     parsed = Parsed.of_rows(num_rows)
-    flat = flat_objects(values, LONG_VALUE_BYTES) if num_rows >= FEW_ROWS else np.zeros(num_rows, np.bool_)
-    tables, order, left = _parse_flat(values, np.flatnonzero(flat))
-    others = np.sort(np.concatenate([np.flatnonzero(~flat), *left]))
+    left = [np.arange(num_rows)]
+    tables: list[pa.Table] = []
+    order: list[_Rows] = []
+    if num_rows >= FEW_ROWS:
+        cut = cut_nested(values, LONG_VALUE_BYTES, FEW_CUTS)
+        tables, order, left = _parse_flat(cut, np.flatnonzero(cut.flat))
+        left.append(np.flatnonzero(~cut.flat))
+    others = np.sort(np.concatenate(left))
     if len(others):
         more_tables, more_order = parse_records(values.take(pa.array(others)), others, parsed)
         tables += more_tables
@@ -56,11 +63,12 @@ def parse_values(values: pa.BinaryArray) -> Parsed:
     return parsed
 
 
-def _parse_flat(values: pa.BinaryArray, flat: _Rows) -> tuple[list[pa.Table], list[_Rows], list[_Rows]]:
-    """Parse the flat rows; return (tables, their rows, the rows of small groups with a culprit)."""
+def _parse_flat(cut: Cut, flat: _Rows) -> tuple[list[pa.Table], list[_Rows], list[_Rows]]:
+    """Parse the flat rows; return (tables, their rows, the rows that are left to be parsed one by one)."""
     tables: list[pa.Table] = []
     order: list[_Rows] = []
     left: list[_Rows] = []
+    values = cut.rest
     is_whole = len(flat) == len(values)
     # Where some values are no flat objects, others are likely to hold wrong types: the groups are made before the first attempt.
     waiting = [flat] if is_whole else _by_shape(values, flat)
@@ -69,14 +77,32 @@ def _parse_flat(values: pa.BinaryArray, flat: _Rows) -> tuple[list[pa.Table], li
         rows = waiting.pop()
         table = _read_json(values if len(rows) == len(values) else take_values(values, rows)) if len(rows) >= FEW_ROWS else None
         if table is not None:
-            tables.append(table)
-            order.append(rows)
+            table, is_right = _with_nested(table, cut.fields, rows)
+            tables.append(table if is_right.all() else take(table, np.flatnonzero(is_right)))
+            order.append(rows[is_right])
+            left.append(rows[~is_right])
         elif len(rows) <= LEAF_ROWS:
             left.append(rows)
         else:
             waiting += regroup(rows)
             regroup = _halves
     return tables, order, left
+
+
+def _with_nested(table: pa.Table, fields: dict[str, pa.Array], rows: _Rows) -> tuple[pa.Table, NDArray[np.bool_]]:
+    """Return the `WIRE` columns of parsed rows, and false where a nested field holds a number of its own instead of what was cut out."""
+    is_right = np.ones(len(rows), np.bool_)
+    columns = {name: table[name] for name in table.column_names}
+    for name in NESTED:
+        numbers, column = columns.pop(name, None), fields.get(name)
+        there = np.zeros(len(rows), np.bool_) if numbers is None or numbers.null_count == len(rows) else numbers.is_valid().to_numpy()
+        if column is not None:
+            columns[name] = column if len(rows) == len(column) else column.take(pa.array(rows))
+            is_right &= there == columns[name].is_valid().to_numpy(zero_copy_only=False)
+        else:
+            is_right &= ~there
+    nothing = {field.name: pa.nulls(len(rows), field.type) for field in WIRE if field.name not in columns}
+    return pa.table([nothing.get(name, columns.get(name)) for name in WIRE.names], schema=WIRE), is_right
 
 
 def _by_shape(values: pa.BinaryArray, rows: _Rows) -> list[_Rows]:
@@ -98,15 +124,14 @@ def _read_json(values: pa.BinaryArray) -> pa.Table | None:
     if names is None or not is_utf8(text):
         return None
     try:
-        table = _read_typed(text, pa.schema([_FLAT_SCHEMA.field(name) for name in names if name in _KNOWN]))
+        table = read_objects(text, pa.schema([_FLAT_SCHEMA.field(name) for name in names if name in _KNOWN]))
         if any(table[name].type != _FLAT_SCHEMA.field(name).type for name in _FLAT_SCHEMA.names if name in table.column_names):
-            table = _read_typed(text, _FLAT_SCHEMA)
+            table = read_objects(text, _FLAT_SCHEMA)
     except pa.ArrowException:
         return None
-    if table.num_rows != len(values) or not all(_is_finite(column) for column in table.columns):
+    if table.num_rows != len(values) or not all(is_finite(column) for column in table.columns):
         return None
-    nothing = {name: pa.nulls(len(values), WIRE.field(name).type) for name in WIRE.names if name in _NESTED or name not in table.column_names}
-    return pa.table([nothing[name] if name in nothing else table[name] for name in WIRE.names], schema=WIRE)
+    return table.select([name for name in _FLAT_SCHEMA.names if name in table.column_names])
 
 
 def _sampled_names(values: pa.BinaryArray) -> dict[str, None] | None:
@@ -115,19 +140,3 @@ def _sampled_names(values: pa.BinaryArray) -> dict[str, None] | None:
         return dict.fromkeys(chain(*(orjson.loads(value) for value in values[:: -(-len(values) // SAMPLED_ROWS)].to_pylist())))
     except orjson.JSONDecodeError:
         return None
-
-
-def _read_typed(text: NDArray[np.uint8], schema: pa.Schema) -> pa.Table:
-    """Parse objects that follow one another; fields beside the schema's come with the type that they seem to have.
-
-    Nothing need stand between flat objects: each has one opening brace, so as many rows as values means that each value is one object.
-    """
-    return pa_json.read_json(
-        pa.BufferReader(pa.py_buffer(text)),
-        read_options=pa_json.ReadOptions(use_threads=False, block_size=len(text) + 1),
-        parse_options=pa_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer"),
-    )
-
-
-def _is_finite(column: pa.ChunkedArray) -> bool:
-    return not pa.types.is_floating(column.type) or pc.all(pc.is_finite(column), min_count=0).as_py() is True

@@ -57,6 +57,13 @@ def parse_records(values: pa.BinaryArray, rows: NDArray[np.int64], parsed: Parse
     return tables, order
 
 
+def fact_text(fact: object) -> str | None:
+    """Return a value of a context as text; None for null."""
+    if type(fact) is bool:
+        return "true" if fact else "false"
+    return None if fact is None else str(fact)
+
+
 def _load(row: int, value: bytes | None, parsed: Parsed) -> dict[str, Any] | None:
     """Return the record's object, or None after rejecting the row."""
     if not value:
@@ -135,14 +142,11 @@ def _texts(name: str, cell: list[Any]) -> list[str]:
 def _context(name: str, cell: dict[str, Any]) -> list[tuple[str, str]]:
     pairs = []
     for key, fact in cell.items():
-        if type(fact) is str:
-            pairs.append((key, fact))
-        elif type(fact) is bool:
-            pairs.append((key, "true" if fact else "false"))
-        elif type(fact) in {int, float}:
-            pairs.append((key, str(fact)))
-        elif fact is not None:
+        if type(fact) not in {str, bool, int, float, type(None)}:
             raise _BadCellError(Reason.WRONG_TYPE, f"{name}.{shorten(key)}: {say(fact)}, allowed a string, a number, true or false")
+        text = fact_text(fact)
+        if text is not None:
+            pairs.append((key, text))
     return pairs
 
 

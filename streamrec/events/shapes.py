@@ -13,6 +13,9 @@ _TYPES = np.full(256, _OTHER, np.uint64)  # of a value, by its first byte
 _TYPES[np.frombuffer(b'"n', np.uint8)] = _TEXT  # null stands in the place of a text most of the time
 _TYPES[np.frombuffer(b"-0123456789", np.uint8)] = _NUMBER
 _TYPES[np.frombuffer(b"tf", np.uint8)] = _WORD
+# Lest a wrong type here weighs up another one there, a field counts by a letter of its key: by the one that parts user_id, item_id and event_id.
+_KEYS = np.random.default_rng(1).integers(0, 2**63, 256, np.uint64) * 2 + 1
+_KEY_BYTE = 5  # before the colon
 _TIME_DIGITS = 13  # of a time in milliseconds: a longer number in its place has a fraction, which no time may have
 
 
@@ -25,28 +28,28 @@ def bytes_of(values: pa.BinaryArray) -> tuple[NDArray[np.uint8], NDArray[np.int6
     return np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
-def flat_objects(values: pa.BinaryArray, longest: int) -> NDArray[np.bool_]:
-    """Return [n], true where the value is ``{...}`` with no other brace, bracket or control character, and not longer than ``longest``."""
-    text, offsets = bytes_of(values)
+def enclosed(values: pa.BinaryArray, text: NDArray[np.uint8], offsets: NDArray[np.int64], longest: int) -> NDArray[np.bool_]:
+    """Return [n], true where the value is ``{...}`` and not longer than ``longest``, given what `bytes_of` says of the values."""
     sizes = np.diff(offsets)
-    flat: NDArray[np.bool_] = (sizes >= 2) & (sizes <= longest)
+    whole: NDArray[np.bool_] = (sizes >= 2) & (sizes <= longest)
     if values.null_count:
-        flat &= values.is_valid().to_numpy(zero_copy_only=False)
-    if not flat.any():
-        return flat
-    flat[flat] = (text[offsets[:-1][flat]] == ord("{")) & (text[offsets[1:][flat] - 1] == ord("}"))
+        whole &= values.is_valid().to_numpy(zero_copy_only=False)
+    starts, ends = offsets[:-1], offsets[1:] - 1
+    if whole.all():
+        whole &= (text[starts] == ord("{")) & (text[ends] == ord("}"))
+    else:
+        whole[whole] = (text[starts[whole]] == ord("{")) & (text[ends[whole]] == ord("}"))
+    return whole
+
+
+def marks_of(text: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return [bytes], true where a brace, a bracket or a control character stands."""
     folded = text + np.uint8(1)  # of [ ] { } two bits differ then, which the next line sets; in place: a new array costs more than what is computed
     folded |= 0x22
-    marks = folded == 0x7E
-    if text.min() < 0x20:
+    marks: NDArray[np.bool_] = folded == 0x7E
+    if text.min(initial=0xFF) < 0x20:
         marks |= text < 0x20
-    if flat.all() and np.count_nonzero(marks) == 2 * len(flat):
-        return flat  # each value has two at least
-    marks[offsets[:-1][flat]] = False
-    marks[offsets[1:][flat] - 1] = False
-    filled = sizes > 0
-    flat[filled] &= ~np.logical_or.reduceat(marks, offsets[:-1][filled])
-    return flat
+    return marks
 
 
 def is_utf8(text: NDArray[np.uint8]) -> bool:
@@ -61,7 +64,7 @@ def is_utf8(text: NDArray[np.uint8]) -> bool:
 
 
 def shapes(values: pa.BinaryArray) -> NDArray[np.uint64]:
-    """Return a number for how many fields of which type each value has, as seen by the byte after each colon. [n].
+    """Return a number for which fields of which type each value has, as seen by the bytes before and after each colon. [n].
 
     A guess that groups records, not a parse: colons inside strings count too.
     """
@@ -75,6 +78,7 @@ def shapes(values: pa.BinaryArray) -> NDArray[np.uint64]:
     numbers = np.flatnonzero(types == _NUMBER)
     after = text.take(colons[numbers] + _TIME_DIGITS + 1, mode="clip")
     types[numbers[(after == ord(",")) | (after == ord("}"))]] = _TIME
+    types *= _KEYS.take(text.take(colons - _KEY_BYTE, mode="clip"))
     sums: NDArray[np.uint64] = np.concatenate([np.zeros(1, np.uint64), np.cumsum(types)])
     return sums[bounds[1:]] - sums[bounds[:-1]]
 

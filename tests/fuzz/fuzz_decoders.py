@@ -52,7 +52,7 @@ def rows_of(values: list[bytes]) -> pa.Table:
 
 
 def decode(rows: pa.Table, few_rows: int) -> Decoded:
-    parse.FEW_ROWS, parse.LEAF_ROWS = few_rows, 1
+    parse.FEW_ROWS, parse.LEAF_ROWS, parse.FEW_CUTS = few_rows, 1, 0
     return CODEC.decode(rows, NOW_MS)
 
 
