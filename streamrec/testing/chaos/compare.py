@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,7 @@ def fingerprint(config: Config, state_url: str, users: Sequence[str], log: Table
         "live": registry.live(),
         "lake rows": _lake_rows(config, state_url),
         "dead letters": letter_places(log, config.log.dead_letter_topic),
+        "receipts": receipts_of(state_url),
     }
 
 
@@ -59,6 +61,13 @@ def letter_places(log: TableReader, topic: str) -> list[tuple[str, int, int, str
     """Return source topic, partition, offset and reason of each whole dead letter, in order: once, since delivery is at least once."""
     letters = [letter for letter in DeadLetterBox(log, topic).letters() if not letter.missing_parts]
     return sorted({(letter.place.topic, letter.place.partition, letter.place.offset, letter.reason) for letter in letters})
+
+
+def receipts_of(state_url: str) -> dict[str, dict[str, Any]]:
+    """Return every deletion's receipt by its key; of the lakes, whose addresses differ from run to run, the rows alone."""
+    storage = open_storage(state_url)
+    receipts = {key: json.loads(storage.read(key)) for key in storage.list("deletions")}
+    return {key: {**receipt, "lakes": list(receipt["lakes"].values())} for key, receipt in receipts.items()}
 
 
 def _derived(controller: Controller, namespace: str, users: Sequence[str]) -> dict[str, Any]:
