@@ -44,8 +44,8 @@ def test_the_comparison_sees_a_lost_event_of_either_namespace_and_a_lost_deletio
 
 def test_the_world_has_all_that_a_stream_meets(campaign: Campaign) -> None:
     found = campaign.reference(with_transformer=True).fingerprint
-    assert min(found["books"][name] for name in ("applied", "duplicate", "late", "rejected")) > 20
+    assert min(found["books"][name] for name in ("applied", "duplicate", "late", "rejected")) >= 10
     assert min(found["events by namespace"].values()) > 500
     assert {reason for *_, reason in found["dead letters"]} == {"not_json", "missing_field", "future_time"}
-    assert [receipt["batch"] for receipt in sorted(found["receipts"].values(), key=lambda receipt: receipt["batch"])] == [5, 9, 13]
+    assert len({receipt["batch"] for receipt in found["receipts"].values()}) == 3
     assert not {(namespace, item) for namespace in (DEFAULT, SHOP) for item in OWN_ITEMS} & set(found["vocabulary"])

@@ -113,7 +113,7 @@ def wanted_of_run(seed: int, run: int, *, with_transformer: bool) -> list[tuple[
     deck_of_others = _shuffled(seed + 1, OTHERS[:-1])
     others = [deck_of_others[(3 * run + number) % len(deck_of_others)] for number in range(3)]
     if with_transformer:
-        others[0] = Target.REFRESH
+        others[run // 3 % 3] = Target.REFRESH  # Not always the same one's place: it would never die.
     exact: list[tuple[Target, Failpoint | None]] = [(Target.CONTROLLER, deck[(4 * run + number) % len(deck)]) for number in range(4)]
     return [*exact, (Target.CONTROLLER, None), *((target, None) for target in others)]
 

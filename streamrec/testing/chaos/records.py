@@ -20,7 +20,7 @@ PLANTED = "planted"
 USERS = [(namespace, user) for namespace in (DEFAULT, SHOP) for user in (*(f"u{number}" for number in range(NUM_USERS)), PLANTED)]
 OWN_ITEMS = tuple(f"own{number}" for number in range(3))
 REQUESTS = {420: (DEFAULT, PLANTED), 780: (SHOP, PLANTED), 1140: (DEFAULT, "u7")}
-"""Click after which a user asks to be forgotten: in the first step after a commit, three times."""
+"""Click after which a user asks to be forgotten, each in another step."""
 
 _WIDE_AGAIN = 260  # clicks: two to three steps
 _WITHIN_S, _BEYOND_S = 200, 700
