@@ -94,6 +94,7 @@ class Watched(Controller):
         self.machine = machine
 
     def execute(self, plan: Plan) -> StepReport:
+        self.machine.executing, self.machine.known = plan, dict(self.state.offsets)
         report = super().execute(plan)
         self.machine.was_executed(plan, is_committed=report.committed)
         return report
@@ -110,6 +111,8 @@ class PlannerMachine(RuleBasedStateMachine):
         self.committed: tuple[int, int, dict[int, int]] | None = None  # batch, records received, offsets
         self.first_ranges: dict[int, Any] = {}  # Batch to the ranges of its plan, as it was first made.
         self.armed: Failpoint | None = None
+        self.executing: Plan | None = None
+        self.known: dict[int, int] = {}  # Where the controller was when it began to execute.
         self.is_other_topic = False
 
     @initialize()
@@ -128,13 +131,15 @@ class PlannerMachine(RuleBasedStateMachine):
         return str(Path(self.folder.name) / "state")
 
     def reach(self, failpoint: Failpoint, batch: int) -> None:
-        self.reached = batch
+        del batch
         if failpoint is self.armed:
             raise Crash
 
     def lost(self) -> dict[int, int]:
-        """Partition to the records that are gone though nobody has read them."""
-        gaps = {partition: start - self.offsets.get(partition, start) for partition, start in self.topic.earliest(TOPIC).items()}
+        """Partition to the records that are gone though nobody has read them; a partition that nobody has looked at has no beginning yet."""
+        planned = self.first_ranges.get(self.batch + 1, {}) if self.batch + 1 in self.stored() else {}
+        held = {**{partition: start for partition, (start, _) in planned.items()}, **self.controller.state.offsets}
+        gaps = {partition: start - held.get(partition, start) for partition, start in self.topic.earliest(TOPIC).items()}
         return {partition: num for partition, num in gaps.items() if num > 0}
 
     def was_executed(self, plan: Plan, *, is_committed: bool) -> None:
@@ -143,7 +148,8 @@ class PlannerMachine(RuleBasedStateMachine):
         assert self.first_ranges.setdefault(plan.batch, ranges) == ranges
         assert len(ranges) == len(plan.ranges)  # No partition twice.
         assert plan.num_records <= MOST
-        held = {} if plan.topic_id is not None else self.offsets
+        assert self.known.items() >= self.offsets.items()
+        held = {} if plan.topic_id is not None else self.known
         gaps = {partition: start - held.get(partition, start) for partition, (start, _) in ranges.items()}
         assert held.keys() <= ranges.keys()
         assert min(gaps.values(), default=0) >= 0  # Nothing twice,
@@ -162,7 +168,7 @@ class PlannerMachine(RuleBasedStateMachine):
         if self.batch + 1 in self.stored():
             return None
         earliest = self.topic.earliest(TOPIC)
-        lag = sum(end - self.offsets.get(partition, earliest[partition]) for partition, end in self.topic.latest(TOPIC).items())
+        lag = sum(end - self.controller.state.offsets.get(partition, earliest[partition]) for partition, end in self.topic.latest(TOPIC).items())
         return min(lag, LEAST), min(lag, MOST)
 
     @rule()
@@ -189,20 +195,29 @@ class PlannerMachine(RuleBasedStateMachine):
             self.first_ranges.setdefault(batch, {part.partition: (part.start, part.end) for part in plan.ranges})
 
     @rule(num=st.integers(1, 30), partition=st.integers(0, MOST_PARTITIONS - 1))
+    def append(self, num: int, partition: int) -> None:
+        self.grow(num, partition)
+
     def grow(self, num: int, partition: int) -> None:
         where = partition % self.topic.num_partitions
         self.topic.log.append(TOPIC, [Record(b"k", b"{not json" + str(number).encode(), partition=where) for number in range(num)])
 
     @precondition(lambda self: self.topic.num_partitions < MOST_PARTITIONS)
-    @rule()
-    def get_a_partition(self) -> None:
+    @rule(num=st.integers(0, 9), share=st.floats(0.0, 1.0))
+    def get_a_partition(self, num: int, share: float) -> None:
+        """Show one that has forgotten some of its records before anybody reads it."""
         self.topic.num_partitions += 1
+        self.grow(num, self.topic.num_partitions - 1)
+        self.forget_the_oldest(share, self.topic.num_partitions - 1)
 
     @rule(seconds=st.sampled_from([0.0, 0.05, 0.15, 1.0]))
     def become_slower_or_faster(self, seconds: float) -> None:
         self.topic.seconds_per_record = seconds
 
     @rule(share=st.floats(0.0, 1.0), partition=st.integers(0, MOST_PARTITIONS - 1))
+    def retention_moves(self, share: float, partition: int) -> None:
+        self.forget_the_oldest(share, partition)
+
     def forget_the_oldest(self, share: float, partition: int) -> None:
         where = partition % self.topic.num_partitions
         start, end = self.topic.earliest(TOPIC)[where], self.topic.latest(TOPIC)[where]
@@ -231,8 +246,8 @@ class PlannerMachine(RuleBasedStateMachine):
             except Crash:
                 self.note_stored()
                 if failpoint in COMMITTED:
-                    plan = PlanStore(open_storage(self.state_url)).read(self.reached)
-                    self.was_executed(Plan.model_validate(plan), is_committed=True)
+                    assert self.executing is not None
+                    self.was_executed(self.executing, is_committed=True)
                 break
             self.clock.advance(1.0)
         self.restart()
