@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from streamrec.errors import StorageError
 from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
-from streamrec.log.lake_deletion import DELETED_BY, Deleted, Place, owners, rows_of
+from streamrec.log.lake_deletion import DELETED_BY, Asked, Deleted, Place, owners, rows_of
 from streamrec.log.lake_files import damaged_file, sync_commit, sync_log, torn_entry
 from streamrec.log.lake_table import COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, RECOUNT, places_of
 from streamrec.migrations import migrated, number_of
@@ -121,7 +121,7 @@ class EventLake:
         """Remove a user's rows and return how many went; see `delete_users`."""
         return self.delete_users([Deleted(namespace, user_id, before)], before_batch)[0]
 
-    def delete_users(self, users: Sequence[Deleted], before_batch: int | None = None) -> list[int]:
+    def delete_users(self, users: Sequence[Deleted], before_batch: int | None = None, asked: Asked | None = None) -> list[int]:
         """Remove rows of users, by one scan and one commit for each 20,000 rows that go, and return how many went of each.
 
         Readers that hold an older version finish undisturbed: the old files go with the first `vacuum` whose time to keep has passed. The
@@ -130,11 +130,12 @@ class EventLake:
         Args:
             users: What of whom; a row that two of them name counts for the first.
             before_batch: Only rows of earlier batches; a step that is executed again must not remove what a user did after it.
+            asked: The step. Executed again it names the same users, and gets the counts of its first time, though nothing is left to delete.
         """
         counts = np.zeros(len(users), np.int64)
         while users:
-            went = self._retried("delete from", lambda: self._delete(users, before_batch))
-            counts += went
+            before, went = self._retried("delete from", lambda: self._delete(users, before_batch, asked))
+            counts = (counts if asked is None else before) + went
             if went.sum() < ROWS_AT_ONCE:
                 break
         return [int(num) for num in counts]
@@ -237,23 +238,32 @@ class EventLake:
         sync_commit(self.address, self._opened.version())
         return int(new.num_rows)
 
-    def _delete(self, users: Sequence[Deleted], before_batch: int | None) -> NDArray[np.int64]:
+    def _delete(self, users: Sequence[Deleted], before_batch: int | None, asked: Asked | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Delete so many rows as one commit takes; return how many had gone of each user in this step, and how many went now."""
         none, table = np.zeros(len(users), np.int64), self._table()
         if table is None:
-            return none
+            return none, none
+        before = none if asked is None else np.array([self._gone(table, asked, number) for number in range(len(users))], np.int64)
         self._set(table, PROPERTIES)
         # The counts and the deletion see the same version, and become visible in one commit.
         found = pa.table(table.scan(columns=DELETED_BY, predicate=rows_of(users, before_batch)).read_all())
         whose = owners(found, users)
         chosen = np.flatnonzero(whose >= 0)[:ROWS_AT_ONCE]
         if not len(chosen):
-            return none
+            return before, none
         found = found.select(["partition", "offset", "batch"]).take(pa.array(chosen))
         counts = found["partition"].value_counts().to_pylist()
         marks = [Transaction(self._removed_app(row["values"]), row["counts"] + self._removed(table, row["values"])) for row in counts]
+        went = np.bincount(whose[chosen], minlength=len(users))
+        if asked is not None:
+            said = [asked.mark(number, int(before[number] + went[number])) for number in np.flatnonzero(went).tolist()]
+            marks += [Transaction(f"{self.app}/{name}", value) for name, value in said]
         table.delete(places_of(found), commit_properties=CommitProperties(app_transactions=marks))
         sync_commit(self.address, table.version())
-        return np.bincount(whose[chosen], minlength=len(users))
+        return before, went
+
+    def _gone(self, table: DeltaTable, asked: Asked, number: int) -> int:
+        return asked.rows(table.transaction_version(f"{self.app}/{asked.mark(number, 0)[0]}"))
 
     def _compact(self) -> dict[str, int]:
         table = self._table()

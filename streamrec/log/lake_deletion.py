@@ -14,6 +14,8 @@ from streamrec.log.lake_table import quoted
 Place = tuple[int, int, int]
 """Event time, partition and offset: what the stream is ordered by."""
 
+_COUNT_BITS = 32
+
 DELETED_BY = ["namespace", "user_id", "event_time", "partition", "offset", "batch"]
 """Columns that `owners` needs, and the places of rows."""
 
@@ -30,6 +32,26 @@ class Deleted(NamedTuple):
     namespace: str
     user_id: str
     before: Place | None = None
+
+
+class Asked(NamedTuple):
+    """Name the step that deletes, so that one that is executed again is told the same counts.
+
+    Attributes:
+        by: Whose step it is; empty for the lineage that the table belongs to.
+        batch: Its number.
+    """
+
+    by: str
+    batch: int
+
+    def mark(self, number: int, num_rows: int) -> tuple[str, int]:
+        """Return a name and a number that say how many rows of its user ``number`` went; a later step's take their place."""
+        return f"asked/{self.by}/{number}", (self.batch << _COUNT_BITS) + num_rows
+
+    def rows(self, mark: int | None) -> int:
+        """Return how many rows a mark's number says that went in this step."""
+        return 0 if mark is None or mark >> _COUNT_BITS != self.batch else mark % (1 << _COUNT_BITS)
 
 
 def rows_of(users: Sequence[Deleted], before_batch: int | None) -> str:

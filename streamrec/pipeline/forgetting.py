@@ -191,7 +191,7 @@ class Forgetting:
             reached = [Reached({address: num}) for num in self._parts.lake.delete_users(asked, batch)]
         if self._parts.other_lakes is None:
             return reached
-        others, held = self._parts.other_lakes.delete_before(requests), self._parts.other_lakes.out_of_reach()
+        others, held = self._parts.other_lakes.delete_before(requests, batch), self._parts.other_lakes.out_of_reach()
         return [Reached(one.rows | other.rows, held | other.refused) for one, other in zip(reached, others, strict=True)]
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streamrec.config import Config, LakeConfig
 from streamrec.errors import Damaged, StorageError
 from streamrec.log.lake import EventLake, lake_address
-from streamrec.log.lake_deletion import Deleted
+from streamrec.log.lake_deletion import Asked, Deleted
 from streamrec.log.lake_table import lake_rows
 from streamrec.pipeline.lake_merging import merge_apart
 from streamrec.pipeline.layout import checkpoint_url, lake_url
@@ -113,17 +113,20 @@ class LakeWriter:
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Remove the user's rows of all recorded steps; see `delete_users`."""
-        return self.delete_users([Deleted(namespace, user_id)], max(self._last, self._manifest["batch"]) + 1)[0]
+        return self._delete([Deleted(namespace, user_id)], max(self._last, self._manifest["batch"]) + 1, None)[0]
 
     def delete_users(self, users: Sequence[Deleted], batch: int) -> list[int]:
         """Remove users' rows of the steps before ``batch`` and return how many of each went from the table; their files go with a later vacuum.
 
         What waits is appended first: so the table alone knows what was removed, also when the step is executed again.
         """
+        return self._delete(users, batch, Asked("", batch))
+
+    def _delete(self, users: Sequence[Deleted], batch: int, asked: Asked | None) -> list[int]:
         self._has_garbage = True
         self._flush()
         is_begun = self._manifest["address"] == self._config.address
-        return self.lake.delete_users(users, batch) if is_begun and self._manifest["batch"] else [0] * len(users)
+        return self.lake.delete_users(users, batch, asked) if is_begun and self._manifest["batch"] else [0] * len(users)
 
     def forget_rows(self, rows: NDArray[np.int32]) -> int:
         """Return 0: the table names items by their ids."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from streamrec.config import Config
 from streamrec.errors import Damaged, OperatorError
 from streamrec.log.lake import EventLake
-from streamrec.log.lake_deletion import Deleted
+from streamrec.log.lake_deletion import Asked, Deleted
 from streamrec.pipeline.checkpoint import has_commit
 from streamrec.pipeline.ingest import Request
 from streamrec.pipeline.lake_writer import Rounds, keep_ms, open_lake
@@ -47,7 +47,7 @@ class OtherLakes(Impersonal):
     """Remove users from every lake that the state knows of but its lineage's own, and tidy those; a component of the state.
 
     **Contract.** Only what the tombstone covers goes, so that a lineage that has read further keeps what the user did
-    afterwards; executed again, `delete_before` finds nothing. A lake that refuses holds nobody up: whoever asked is told.
+    afterwards; executed again, `delete_before` removes nothing and says the same. A lake that refuses holds nobody up: whoever asked is told.
 
     Args:
         config: When to vacuum, and how lakes are written.
@@ -63,14 +63,15 @@ class OtherLakes(Impersonal):
         self._has_garbage = False
         self._rounds = Rounds()
 
-    def delete_before(self, requests: Sequence[Request]) -> list[Reached]:
-        """Remove the rows of those who ask, from each lake in one go, and return what became of each."""
+    def delete_before(self, requests: Sequence[Request], batch: int) -> list[Reached]:
+        """Remove the rows of those who ask in a step, from each lake in one go, and return what became of each."""
         reached = [Reached() for _ in requests]
         self.expect_garbage()  # Whatever is found: the lake in use may be another one before its own writer has tidied it.
-        asked = [Deleted(request.namespace, request.user_id, request.before) for request in requests]
+        users = [Deleted(request.namespace, request.user_id, request.before) for request in requests]
+        asked = Asked(self._url.removeprefix(self._state_url).strip("/") or "first", batch)
         for address, lake in self._lakes():
             try:
-                for one, num in zip(reached, lake.delete_users(asked), strict=True):
+                for one, num in zip(reached, lake.delete_users(users, None, asked), strict=True):
                     one.rows[address] = num
             except OperatorError as error:
                 for one in reached:

@@ -29,16 +29,19 @@ def skip_lost(controller: Controller, say: Callable[[str], None]) -> StepReport 
     Raises:
         BrokerUnavailable: Nobody answers.
     """
+    state, config = controller.state, controller.config
+    stored: Plan | None = None
     try:
         while (stored := controller.planned()) is not None:
             controller.run(stored)
         controller.intake.ends()
     except (RetentionGap, RowCountMismatch, TopicReplaced) as error:
         logger.warning("Skipping what is lost: %s", error)
+    if stored is not None:  # It alone knows where partitions began that no commit has read.
+        state.offsets = {**{part.partition: part.start for part in stored.ranges}, **state.offsets}
     starts, topic_id = controller.intake.restart_at()
     if not starts:
         return None
-    state, config = controller.state, controller.config
     held = {} if topic_id is not None else state.offsets
     lost = {partition: start - held.get(partition, start) for partition, start in starts.items()}
     for partition, start in sorted(starts.items()):

@@ -14,6 +14,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 import pyarrow as pa
 
 from streamrec.log.base import LogWriter, Record, TableReader
+from streamrec.log.lake import EventLake
+from streamrec.log.lake_deletion import Asked, Deleted
 from streamrec.log.offsets import OffsetRange
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.commit import CommitId
@@ -48,9 +50,14 @@ class Failpoint(StrEnum):
     BOARD_TOLD = "the board is told"
     LABELLED = "the labels are mixed"
     LEARNED = "everything has learned, nothing is accounted"
+    USERS_LEFT_LAKE = "the rows of deleted users are out of the lake, nothing says so"
+    BEFORE_RECEIPT = "nobody goes back behind a deletion, its receipt is not written"
+    RECEIPT_WRITTEN = "a deletion's receipt is written"
     VERSION_BLOBS = "a version's blobs are written, its manifest not"
     VERSION_MANIFEST = "a version's manifest is written"
     REFRESH_STARTED = "a refresh is requested"
+    LAKE_APPENDED = "rows are in the lake, no commit knows of them"
+    LAKE_VACUUMED = "files that the lake does not need are deleted, nothing is committed"
     BEFORE_COMMIT = "the state is collected, nothing written"
     BLOBS_WRITTEN = "a commit's blobs are written, its file not"
     COMMIT_WRITTEN = "the commit's file is written, HEAD not moved"
@@ -89,6 +96,9 @@ def observed(parts: Parts, state_url: str, board: PromotionBoard | None, listene
         {"/alias/": Failpoint.ALIAS_MOVED},
     )
     told = _ObservedBoard(board, reach)
+    receipts = {"deletions/": (Failpoint.BEFORE_RECEIPT, Failpoint.RECEIPT_WRITTEN)}
+    if parts.lake is not None:
+        parts.lake.lake = _ObservedLake(parts.lake.lake, reach)
     student: dict[Callable[..., Any], Around] = {Learner.ranks: (None, Failpoint.EVALUATED), Learner.put_items: (Failpoint.LABELLED, None)}
     return replace(
         parts,
@@ -100,6 +110,7 @@ def observed(parts: Parts, state_url: str, board: PromotionBoard | None, listene
         student=_ObservedWorker(parts.student, reach, student),
         linear=_ObservedWorker(parts.linear, reach, {LinearStatistics.update: (None, Failpoint.LEARNED)}) if parts.linear is not None else None,
         refresher=_ObservedRefresher(parts.refresher, reach),
+        receipts=_ObservedStorage(parts.receipts, reach, receipts) if parts.receipts is not None else None,
     )
 
 
@@ -249,6 +260,27 @@ class _ObservedPending(Generic[T]):
         value = self._inner.result()
         self._then()
         return value
+
+
+class _ObservedLake(EventLake):
+    def __init__(self, inner: EventLake, reach: _Step) -> None:
+        super().__init__(inner.address, lambda: inner.app.partition("/")[2], inner.target_bytes)
+        self._reach = reach
+
+    def append(self, events: pa.Table, batch: int) -> int:
+        num = super().append(events, batch)
+        self._reach(Failpoint.LAKE_APPENDED)
+        return num
+
+    def delete_users(self, users: Sequence[Deleted], before_batch: int | None = None, asked: Asked | None = None) -> list[int]:
+        nums = super().delete_users(users, before_batch, asked)
+        self._reach(Failpoint.USERS_LEFT_LAKE)
+        return nums
+
+    def vacuum(self, keep_for_s: float) -> int:
+        num = super().vacuum(keep_for_s)
+        self._reach(Failpoint.LAKE_VACUUMED)
+        return num
 
 
 class _ObservedRefresher:

@@ -12,6 +12,8 @@ WINDOWS = {failpoint: [1, 2, 3, 5, 6, 7, 9, 10, 11] for failpoint in Failpoint} 
     Failpoint.REFRESH_STARTED: [3, 9],
     Failpoint.READ: list(range(1, 17)),
     Failpoint.PLAN_DURABLE: list(range(1, 17)),
+    Failpoint.USERS_LEFT_LAKE: [5, 9, 13],
+    Failpoint.LAKE_VACUUMED: [12, 16],
 }
 
 
@@ -41,8 +43,15 @@ def test_more_kills_than_windows_are_refused() -> None:
         choose(np.random.default_rng(0), [(Target.CONTROLLER, Failpoint.HEAD_MOVED)] * 5, WINDOWS)
 
 
-def test_five_runs_stop_the_controller_at_every_failpoint_and_kill_everything_else() -> None:
-    wanted = [pair for run in range(5) for pair in wanted_of_run(7, run, with_transformer=run % 3 == 0)]
+@pytest.mark.parametrize("seed", range(5))
+def test_the_selection_dies_inside_a_deletion_and_at_the_vacuum(seed: int) -> None:
+    exact = {failpoint for _, failpoint in wanted_in_ci(seed)}
+    assert Failpoint.LAKE_VACUUMED in exact
+    assert exact & {Failpoint.USERS_LEFT_LAKE, Failpoint.BEFORE_RECEIPT, Failpoint.RECEIPT_WRITTEN}
+
+
+def test_six_runs_stop_the_controller_at_every_failpoint_and_kill_everything_else() -> None:
+    wanted = [pair for run in range(6) for pair in wanted_of_run(7, run, with_transformer=run % 3 == 0)]
     assert {failpoint for _, failpoint in wanted} == {*Failpoint, None}
     assert {target for target, _ in wanted} == {Target.CONTROLLER, *OTHERS}
 

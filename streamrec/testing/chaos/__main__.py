@@ -2,8 +2,8 @@
 
 Eight kills share a run; each run is compared with an undisturbed one. The seed is printed, and with it the same kills are chosen again. What is done
 is noted after each run in ``runs/chaos-SEED.json``: started again with the same seed, it goes on there. The last line is one JSON object; the exit
-status is 1 when something differed, a run hung or failed, the comparison does not see one removed event, or a failpoint or a target was never hit
-though all kills are done.
+status is 1 when something differed, a run hung or failed, the comparison does not see a removed event or deletion, or a failpoint or a target was
+never hit though all kills are done.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             getattr(tally, name).update(done.get(name, {}))
         tally.mismatches, tally.runs = list(done.get("mismatches", [])), done.get("runs", 0)
         if not tally.runs:
-            _say(f"comparison: {'; '.join(campaign.prove(with_transformer=False)) or 'sees one lost event'}")
+            _say(f"comparison: {'; '.join(campaign.prove(with_transformer=False)) or 'sees lost events of both namespaces and a lost deletion'}")
         while tally.targets.total() < options.kills and time.monotonic() - began < options.seconds:
             run = tally.runs
             with_transformer = run % _TRANSFORMER_EVERY == 0

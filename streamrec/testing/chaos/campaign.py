@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from streamrec.storage import open_storage
 from streamrec.testing.chaos.compare import differences, fingerprint
 from streamrec.testing.chaos.disturbed import Disturbed, Missed, Tally
 from streamrec.testing.chaos.kills import Target, choose
-from streamrec.testing.chaos.reference import USERS, Reference, Without, play, write_plans
+from streamrec.testing.chaos.records import DEFAULT, PLANTED, SHOP, place_of
+from streamrec.testing.chaos.reference import Reference, Without, play, write_plans
 from streamrec.testing.chaos.replica import Replica
 from streamrec.testing.chaos.rig import Rig
 from streamrec.testing.chaos.world import make_config, make_plans
@@ -25,11 +26,16 @@ from streamrec.testing.failpoints import Failpoint
 
 Wanted = Sequence[tuple[Target, Failpoint | None]]
 
-REMOVED = (0, 1000)
-"""Partition and offset of the event whose loss the comparison must see: a click in the middle of the log."""
+REMOVED = {"an event": (DEFAULT, "e500"), "an event of the second namespace": (SHOP, "e250"), "a deletion": (DEFAULT, f"forget-{PLANTED}")}
+"""Namespace and id of what is removed, one at a time, and must be missed by the comparison."""
 
-MUST_DIFFER = ("books", "events by item", "events by user", "lake rows", "component student")
-"""What the loss of one event must change in a comparison."""
+_OF_EVENT = ("books", "events by item", "events by user", "events by namespace", "lake rows", "component student")
+MUST_DIFFER = {
+    "an event": _OF_EVENT,
+    "an event of the second namespace": _OF_EVENT,
+    "a deletion": ("books", "vocabulary", "events by user", "tombstones", "receipts", "lake rows", "component student"),
+}
+"""What the loss of each must change in a comparison."""
 
 _CRASHES = ("Fatal Python error", "*** SIG", "Check failed")
 """How Python and Ray begin to say why a process dies by itself; lists of a hundred modules and frames follow."""
@@ -79,7 +85,7 @@ class Campaign:
         try:
             disturbed.play(kills)
             with self._opened_log(config) as log:
-                got = fingerprint(config, config.state, USERS, log)
+                got = fingerprint(config, config.state, log)
             wrong = [f"{name}: {text}" for name, text in differences(reference.fingerprint, got).items()]
             wrong += replica.differences(Registry(open_storage(registry_url(config.state))))
         except Missed as error:
@@ -92,15 +98,24 @@ class Campaign:
         return wrong
 
     def prove(self, *, with_transformer: bool) -> list[str]:
-        """Play the undisturbed run again, and once with one event removed; return what speaks against the comparison."""
+        """Play the undisturbed run again, and once without each of `REMOVED`; return what speaks against the comparison."""
         reference = self.reference(with_transformer=with_transformer)
         again = differences(reference.fingerprint, self.replayed(lambda reader: reader, with_transformer=with_transformer).fingerprint)
         wrong = [f"two undisturbed runs differ in {name}: {text}" for name, text in again.items()]
-        removed = self.replayed(lambda reader: Without(reader, *REMOVED), with_transformer=with_transformer)
-        seen = differences(reference.fingerprint, removed.fingerprint)
-        wrong += [f"the comparison still passes for {name} when one event is removed" for name in MUST_DIFFER if name not in seen]
+        for what, names in MUST_DIFFER.items():
+            seen = self.without(what, with_transformer=with_transformer)
+            wrong += [f"the comparison still passes for {name} when {what} is removed" for name in names if name not in seen]
         self.tally.mismatches += wrong
         return wrong
+
+    def without(self, what: str, *, with_transformer: bool) -> dict[str, str]:
+        """Return what differs from the undisturbed run when one of `REMOVED` had been lost."""
+
+        def through(reader: TableReader) -> TableReader:
+            return cast("TableReader", Without(reader, *place_of(reader, Config().log.events_topic, *REMOVED[what])))
+
+        removed = self.replayed(through, with_transformer=with_transformer)
+        return differences(self.reference(with_transformer=with_transformer).fingerprint, removed.fingerprint)
 
     def _opened_log(self, config: Config) -> AbstractContextManager[TableReader]:
         return closing(open_table_reader(kafka_address(self._rig.broker.removeprefix("kafka://")), config.log))

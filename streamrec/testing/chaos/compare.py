@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from deltalake import DeltaTable
@@ -20,15 +22,15 @@ from streamrec.pipeline.layout import checkpoint_url, lake_url, registry_url
 from streamrec.pipeline.wiring import build_local
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
+from streamrec.testing.chaos.records import USERS
 
 
-def fingerprint(config: Config, state_url: str, users: Sequence[str], log: TableReader) -> dict[str, Any]:
+def fingerprint(config: Config, state_url: str, log: TableReader) -> dict[str, Any]:
     """Return by name everything that must not depend on what was killed.
 
     Args:
         config: Settings of the run.
         state_url: Storage address of its state, on which nothing runs any more.
-        users: Users of the default namespace whose histories are listed.
         log: Holds the run's dead letters, in a topic that no other run has sent any to.
 
     Raises:
@@ -44,14 +46,17 @@ def fingerprint(config: Config, state_url: str, users: Sequence[str], log: Table
         base, *deltas = loaded.components[name]
         component.restore(base, deltas)
     registry = Registry(open_storage(registry_url(state_url)))
+    rows = _lake_rows(config, state_url)
     return {
-        **_derived(controller, config.events.namespace, users),
+        **_derived(controller),
         **{f"component {name}": component.digest() for name, component in components.items()},
         "versions": {str(version): registry.manifest(version).digest for version in registry.versions()},
         "moves": [(move.action, move.version) for move in registry.history()],
         "live": registry.live(),
-        "lake rows": _lake_rows(config, state_url),
+        "lake rows": rows,
+        "events by namespace": dict(sorted(Counter(namespace for _, _, _, namespace, *_ in rows).items())),
         "dead letters": letter_places(log, config.log.dead_letter_topic),
+        "receipts": receipts_of(state_url),
     }
 
 
@@ -61,7 +66,14 @@ def letter_places(log: TableReader, topic: str) -> list[tuple[str, int, int, str
     return sorted({(letter.place.topic, letter.place.partition, letter.place.offset, letter.reason) for letter in letters})
 
 
-def _derived(controller: Controller, namespace: str, users: Sequence[str]) -> dict[str, Any]:
+def receipts_of(state_url: str) -> dict[str, dict[str, Any]]:
+    """Return every deletion's receipt by its key, without the addresses of lakes and letters, which differ from run to run."""
+    storage = open_storage(state_url)
+    receipts = {key: json.loads(storage.read(key)) for key in storage.list("deletions")}
+    return {key: {**receipt, "lakes": list(receipt["lakes"].values()), "topics": list(receipt["topics"])} for key, receipt in receipts.items()}
+
+
+def _derived(controller: Controller) -> dict[str, Any]:
     """Return the counts that a reader of a difference understands."""
     ingest, state = controller.ingest, controller.state
     keys = ingest.vocabulary.keys()
@@ -72,7 +84,8 @@ def _derived(controller: Controller, namespace: str, users: Sequence[str]) -> di
         "offsets": dict(state.offsets),
         "vocabulary": keys,
         "events by item": {key: float(count) for key, count in zip(keys, counts, strict=True)},
-        "events by user": {user: [keys[row][1] for row in ingest.histories.get(namespace, user).tolist()] for user in users},
+        "events by user": {user: [keys[row] for row in ingest.histories.get(*user).tolist()] for user in USERS},
+        "tombstones": {name: column.tolist() for name, column in ingest.tombstones.snapshot().arrays.items()},
     }
 
 

@@ -167,12 +167,16 @@ class Disturbed:
         kill(pid)
 
     def _kill_job(self) -> None:
-        """Go on as ``python -m jobs.stream`` and kill that as soon as it reports a batch."""
+        """Go on as ``python -m jobs.stream``, kill that as soon as it reports a batch, start it again, and once more when it has gone on."""
         self._victim.kill()
         path = Path(f"{self._config.state}.json")
         path.write_text(self._config.model_dump_json(), encoding="utf-8")
         path = path.rename(path.with_suffix(".yaml"))
-        words = [sys.executable, "-m", "jobs.stream", "--config", str(path)]
+        for _ in range(2):
+            self._kill_after_a_batch([sys.executable, "-m", "jobs.stream", "--config", str(path)])
+        self._victim = self._start()
+
+    def _kill_after_a_batch(self, words: Sequence[str]) -> None:
         environment = {**os.environ, "RAY_ADDRESS": self._rig.ray_address}
         process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # noqa: S603
         assert process.stderr is not None
@@ -187,4 +191,3 @@ class Disturbed:
         if "batch" not in seen:
             what = f"jobs.stream ended before it reported a batch: {seen[-1000:]}"
             raise Missed(what)
-        self._victim = self._start()

@@ -36,12 +36,13 @@ class Target(StrEnum):
 ACTORS = {Target.STUDENT: "student", Target.CONTROL: "control", Target.LINEAR: "linear", Target.SCORER: "scorer"}
 """Actors that a controller adopts, with their roles."""
 
-OTHERS = (*ACTORS, Target.BOARD, Target.DATA_WORKER, Target.NODE, Target.BROKER, Target.REFRESH)
+OTHERS = (*ACTORS, Target.BOARD, Target.DATA_WORKER, Target.NODE, Target.BROKER, Target.JOB, Target.REFRESH)
 _FIXED = {
     Target.DATA_WORKER: Failpoint.PLAN_DURABLE,  # The read follows.
     Target.REFRESH: Failpoint.REFRESH_STARTED,
     Target.JOB: Failpoint.PLAN_DURABLE,
 }
+_IN_DELETION = (Failpoint.USERS_LEFT_LAKE, Failpoint.BEFORE_RECEIPT, Failpoint.RECEIPT_WRITTEN)
 _JOB_BATCHES = range(5, 13)
 """A job refuses a state whose last commit has no live version, and its first steps must end before the plans do."""
 
@@ -112,15 +113,16 @@ def wanted_of_run(seed: int, run: int, *, with_transformer: bool) -> list[tuple[
     deck_of_others = _shuffled(seed + 1, OTHERS[:-1])
     others = [deck_of_others[(3 * run + number) % len(deck_of_others)] for number in range(3)]
     if with_transformer:
-        others[0] = Target.REFRESH
+        others[run // 3 % 3] = Target.REFRESH  # Not always the same one's place: it would never die.
     exact: list[tuple[Target, Failpoint | None]] = [(Target.CONTROLLER, deck[(4 * run + number) % len(deck)]) for number in range(4)]
     return [*exact, (Target.CONTROLLER, None), *((target, None) for target in others)]
 
 
 def wanted_in_ci(seed: int) -> list[tuple[Target, Failpoint | None]]:
-    """Return the selection of continuous integration: every target once, and the controller at three failpoints besides."""
-    exact = _shuffled(seed, list(Failpoint))[:3]
-    rest = [*OTHERS, Target.JOB, Target.CONTROLLER]
+    """Return the selection of continuous integration: every target once, and the controller at three failpoints besides, two of a deletion's."""
+    of_deletion = [_shuffled(seed, _IN_DELETION)[0], Failpoint.LAKE_VACUUMED]
+    exact = [*of_deletion, _shuffled(seed, [failpoint for failpoint in Failpoint if failpoint not in of_deletion])[0]]
+    rest = [*OTHERS, Target.CONTROLLER]
     return [*((Target.CONTROLLER, failpoint) for failpoint in exact), *((target, None) for target in rest)]
 
 

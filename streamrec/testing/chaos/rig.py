@@ -20,7 +20,8 @@ from ray.cluster_utils import Cluster
 from streamrec.log.connect import open_admin, open_table_reader, open_writer
 from streamrec.log.embedded import start_embedded
 from streamrec.pipeline.temporary import temporary_folder
-from streamrec.testing.chaos.world import make_config, make_records
+from streamrec.testing.chaos.records import make_records
+from streamrec.testing.chaos.world import make_config
 
 _NODE_CPUS = 4
 _STORE_BYTES = 100 * 2**20

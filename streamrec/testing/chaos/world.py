@@ -1,4 +1,4 @@
-"""Make the small world that is disturbed: its settings, its records and the plans that every run is given."""
+"""Make the small world that is disturbed: its settings and the plans that every run is given; `records` has what happens in it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from streamrec.config import Config, parse_config
-from streamrec.events.codec import encode_table
-from streamrec.events.synthetic import START_MS, synthetic_dataset
-from streamrec.log.base import Record
+from streamrec.events.synthetic import START_MS
 from streamrec.pipeline.plan import Plan, take_ranges, version_name
+from streamrec.testing.chaos.records import LATENESS_S, NUM_EVENTS
 
-NUM_USERS = 60
 NUM_BATCHES = 16
-NUM_EVENTS = 1600
 _SETTINGS: dict[str, Any] = {
     "log": {"num_partitions": 2, "connect_timeout_s": 5.0, "read_timeout_s": 10.0},
-    "features": {"lateness_s": "10000d", "history_length": 60, "words_per_item": 3, "word_buckets": 64},
+    "features": {"lateness_s": LATENESS_S, "history_length": 60, "words_per_item": 3, "word_buckets": 64},
     "student": {"dim": 8, "batch_size": 64, "replay_capacity": 400},
     "soft_labels": {"top_k": 8},
     "registry": {"gate_min_queries": 50},
@@ -25,6 +22,7 @@ _SETTINGS: dict[str, Any] = {
         "cpus_per_worker": 0.5,
     },
     "pipeline": {"batch_interval_s": "0s"},
+    "lake": {"keep_for_s": 0.0},  # Its files go with the commits after a deletion.
 }
 # Batch that starts a refresh, and batch from which on its version is used; several batches and a commit lie between the two.
 _REFRESHES = {"transformer": ((3, 10),), "linear": ((3, 6), (9, 12))}
@@ -36,19 +34,6 @@ def make_config(state: str, broker: str) -> Config:
     """Return small settings for a state at an address, on the log of a broker; runs share the events and have a topic of dead letters each."""
     letters = f"streamrec.dead-letters.{state.rpartition('/')[2]}"
     return parse_config({**_SETTINGS, "state": state, "log": {**_SETTINGS["log"], "broker": broker, "dead_letter_topic": letters}})
-
-
-def make_records() -> list[Record]:
-    """Return clicks, with a record that can't be decoded after every 40th and a duplicate after every 50th."""
-    keys, values = encode_table(synthetic_dataset(num_users=NUM_USERS, num_items=100, num_events=NUM_EVENTS).events)
-    records: list[Record] = []
-    for number, (key, value) in enumerate(zip(keys, values, strict=True)):
-        records.append(Record(key, value))
-        if number % 40 == 7:
-            records.append(Record(key, b"{not json" + str(number).encode()))
-        if number % 50 == 9:
-            records.append(records[-1])
-    return records
 
 
 def make_plans(config: Config, ends: Mapping[int, int], *, with_transformer: bool) -> list[Plan]:

@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 from streamrec.errors import Damaged, StorageError
 from streamrec.events.schema import EVENT
 from streamrec.log.lake import REOPEN_AFTER, EventLake, Held, lake_address
-from streamrec.log.lake_deletion import Deleted
+from streamrec.log.lake_deletion import Asked, Deleted
 from streamrec.log.lake_table import COLUMNS, lake_rows
 
 DAY_MS = 86_400_000
@@ -155,6 +155,20 @@ def test_a_user_of_many_rows_takes_several_commits_and_is_counted_whole(tmp_path
     lake.append(lake_rows(events(*range(10)), "events", 1), 1)
     assert lake.delete_users([Deleted("default", "u2"), Deleted("default", "u1")]) == [0, 10]
     assert lake.held(1, {0: 0}) == {0: Held(removed=10)}
+
+
+def test_a_step_that_deletes_again_is_told_the_counts_of_its_first_time_and_a_later_one_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streamrec.log.lake.ROWS_AT_ONCE", 4)
+    lake = lake_at(tmp_path)
+    lake.append(lake_rows(pa.concat_tables([events(*range(10)), events(10, 11, user_id="u2")]), "events", 1), 1)
+    users, step = [Deleted("default", "u2"), Deleted("default", "u1"), Deleted("default", "nobody")], Asked("", 5)
+    assert lake.delete_users(users, 5, step) == [2, 10, 0]
+    assert lake_at(tmp_path).delete_users(users, 5, step) == [2, 10, 0]
+    assert lake.delete_users(users, 5, Asked("lineages/0002", 5)) == [0, 0, 0]
+    assert lake.delete_users(users, 6, Asked("", 6)) == [0, 0, 0]
+    assert "u2" not in "".join(path.read_text() for path in (tmp_path / "_delta_log").glob("*.json"))
 
 
 SPOILT = {"halved": lambda data: data[: len(data) // 2], "zeroed": lambda data: bytes(len(data)), "empty": lambda data: b"", "gone": None}

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,12 @@ from streamrec.pipeline.plan import Plan
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
-from streamrec.testing.chaos.compare import letter_places
+from streamrec.testing.chaos.compare import letter_places, receipts_of
 from streamrec.testing.failpoints import Failpoint, Reach, observed
 
 World = Any
+AT_ONCE: dict[str, Any] = {"lake": {"keep_for_s": 0.0}}
+"""The lake's files go with the commit after a deletion."""
 
 
 class Crash(BaseException):
@@ -54,14 +57,20 @@ def outcome(controller: Controller, world: World) -> dict[str, Any]:
         "promotions": [(move.version, move.action) for move in registry.history()],
         "live": registry.live(),
         "dead letters": letter_places(world.log, world.config.log.dead_letter_topic),
+        "receipts": receipts_of(str(world.folder)),
     }
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> World:
+    return make_world(mixed, AT_ONCE, folder=tmp_path / "state")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(make_world: Callable[..., World], mixed: list[Record], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[Plan], Any]:
     """The outcome of a run that nothing disturbs, its plans, and how often it passes each failpoint."""
     folder = tmp_path_factory.mktemp("calm")
-    calm = make_world(mixed, folder=folder)
+    calm = make_world(mixed, AT_ONCE, folder=folder)
     reach = CrashAt()
     controller = watched(calm, reach)
     reports = calm.play(controller)

@@ -1,15 +1,22 @@
-"""Fill the disk below a checkpoint and below a lake for real: the kernel says no, nothing is simulated."""
+"""Fill the disk below a checkpoint and below a lake.
+
+Where this process may mount, a file system of its own is filled. Everywhere the kernel's limit on the size of files cuts them off, and the storage's
+files get the answers of a full disk from a chosen byte on: a short write, then "No space left on device".
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
+import os
 import re
 import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -20,8 +27,10 @@ import pytest
 from deltalake import DeltaTable
 
 from streamrec.errors import StorageError
+from streamrec.events.schema import EVENT
 from streamrec.log.base import Record
 from streamrec.log.lake import EventLake
+from streamrec.log.lake_table import lake_rows
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.driver import Driver
@@ -70,10 +79,46 @@ class FileSizeLimit:
         self.num_bytes = num_bytes
 
     def fill(self) -> None:
+        assert self.num_bytes
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.num_bytes, resource.RLIM_INFINITY))
 
     def free(self) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+class ShortFile(io.FileIO):
+    """A file on a `ByteCount`."""
+
+    disk: ByteCount
+
+    def write(self, data: Any) -> int:
+        if self.disk.bytes_left is None:
+            return super().write(data)
+        written = super().write(memoryview(data)[: self.disk.bytes_left])
+        if not written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.disk.bytes_left -= written
+        return written
+
+
+class ByteCount:
+    """A folder that takes so many more bytes when it is full, of all that Python opens new files for."""
+
+    def __init__(self, bytes_then: int) -> None:
+        self.bytes_then, self.bytes_left = bytes_then, None
+
+    bytes_left: int | None
+
+    def fill(self) -> None:
+        self.bytes_left = self.bytes_then
+
+    def free(self) -> None:
+        self.bytes_left = None
+
+    def open(self, path: Path) -> io.BufferedWriter:
+        file = ShortFile(path, "xb")
+        file.disk = self
+        return io.BufferedWriter(file)
 
 
 def may_mount() -> bool:
@@ -84,8 +129,8 @@ def may_mount() -> bool:
 
 
 PAGES_LEFT = ("0 pages left", "2 pages left", "5 pages left") if may_mount() else ()
-HOWS = ["limit", *PAGES_LEFT[:2]]
-LAKE_HOWS = ["limit", *PAGES_LEFT]
+HOWS = ["limit", "0 bytes left", "1 bytes left", "2500 bytes left", *PAGES_LEFT[:2]]
+LAKE_HOWS = ["limit", "limit below the second file", *PAGES_LEFT]
 """Two pages take one of the append's data files, five pages both, but not the entry of the log."""
 
 
@@ -108,12 +153,31 @@ def limited(num_bytes: int) -> Iterator[Disk]:
         disk.free()
 
 
+@contextmanager
+def counted(folder: Path, num_bytes: int) -> Iterator[Disk]:
+    disk, real = ByteCount(num_bytes), Path.open
+
+    def opened(path: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
+        return disk.open(path) if mode == "xb" and path.is_relative_to(folder) else real(path, mode, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "open", opened)
+        yield disk
+
+
+def disk_of(how: str, folder: Path) -> AbstractContextManager[Disk]:
+    if how.startswith("limit"):
+        return limited(100 if how == "limit" else 0)
+    num, unit, _ = how.split()
+    return mounted(folder, int(num)) if unit == "pages" else counted(folder, int(num))
+
+
 @pytest.fixture
 def make_disk(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], Disk]]:
     """Put a disk of the parametrised kind below a folder that is not there yet."""
     how: str = request.param
     with ExitStack() as stack:
-        yield lambda folder: stack.enter_context(limited(100) if how == "limit" else mounted(folder, int(how[0])))
+        yield lambda folder: stack.enter_context(disk_of(how, folder))
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +233,20 @@ class FullAt:
             self.disk.fill()
 
 
+def file_sizes(scratch: Path, events: pa.Table, batch: int) -> tuple[list[int], int]:
+    """Return how large the data files of an append are, ascending, and the entry of the log."""
+    lake = EventLake(str(scratch), lambda: "scratch")
+    lake.append(events, batch)
+    entry = max((scratch / "_delta_log").glob("*.json"))
+    return sorted(path.stat().st_size for path in scratch.rglob("part-*.parquet")), entry.stat().st_size
+
+
+def between(sizes: list[int]) -> int:
+    """Return a size that the smallest file has and the largest has not."""
+    assert sizes[0] + 100 < sizes[-1]
+    return sizes[0] + 50
+
+
 class FullLake(EventLake):
     """Fill the disk before the first append that follows a commit."""
 
@@ -178,6 +256,8 @@ class FullLake(EventLake):
 
     def append(self, events: pa.Table, batch: int) -> int:
         if CheckpointStore(open_storage(checkpoint_url(str(self.world.folder)))).load_newest() is not None:
+            if isinstance(self.disk, FileSizeLimit) and not self.disk.num_bytes:
+                self.disk.num_bytes = between(file_sizes(self.world.folder.parent / "scratch", events, batch)[0])
             self.disk.fill()
         return super().append(events, batch)
 
@@ -263,3 +343,27 @@ def test_a_disk_that_fills_up_below_the_lake_leaves_the_commit_before_and_the_st
     assert outcome(world, last) == undisturbed[0]
     last.parts.lake.lake.vacuum(0.0)
     assert unknown_to_the_log(folder) == []
+
+
+def test_a_log_entry_that_finds_no_room_though_all_rows_have_leaves_the_lake_as_it_was(make_record: Callable[..., Record], tmp_path: Path) -> None:
+    """An append to many days: its entry, which names a file each, is larger than any of them."""
+    days = [json.loads(make_record("u1", "i1", number, event_time=86_400_000 * (18_000 + number)).value or b"") for number in range(60)]
+    values = [{**day, "kind": "interaction", "namespace": "default", "partition": 0, "offset": number} for number, day in enumerate(days)]
+    events = pa.Table.from_pylist(values, schema=EVENT)
+    first, rows = lake_rows(events.slice(0, 1), "events", 1), lake_rows(events.slice(1), "events", 2)
+    data, entry = file_sizes(tmp_path / "scratch", rows, 2)
+    assert len(data) == 59
+    assert data[-1] + 1000 < entry
+    lake = EventLake(str(tmp_path / "lake"), lambda: "line")
+    lake.append(first, 1)
+    version = DeltaTable(lake.address).version()
+    with limited(data[-1] + 500) as disk:
+        disk.fill()
+        with pytest.raises(StorageError, match=r"could not append to .*(No space left on device|File too large)") as caught:
+            lake.append(rows, 2)
+    assert "free space there" in str(caught.value)
+    assert DeltaTable(lake.address).version() == version
+    assert lake.append(rows, 2) == 59
+    assert lake.info()["rows"] == 60
+    lake.vacuum(0.0)
+    assert unknown_to_the_log(Path(lake.address)) == []

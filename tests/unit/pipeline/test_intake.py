@@ -10,7 +10,9 @@ from streamrec.errors import BrokerUnavailable, RetentionGap, TopicReplaced
 from streamrec.log.base import Record
 from streamrec.log.memory import MemoryLog
 from streamrec.log.offsets import OffsetRange
+from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.layout import checkpoint_url
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.skipping import skip_lost
 from streamrec.storage import open_storage
@@ -109,6 +111,23 @@ def test_a_stored_plan_whose_records_are_gone_is_given_up_and_its_number_not_use
     assert last.planned() is None
     world.play(last)
     assert last.lag() == 0
+
+
+def test_going_on_books_what_a_stored_plan_was_to_read_of_partitions_that_no_commit_knows(world: Any, mixed: list[Record]) -> None:
+    killed = world.controller()
+    killed.step()  # Planned and read, never committed.
+    assert CheckpointStore(open_storage(checkpoint_url(str(world.folder)))).load_newest() is None
+    topic = world.config.log.events_topic
+    middle = {partition: end // 2 for partition, end in world.log.latest(topic).items()}
+    world.log.drop_before(topic, middle)
+    with pytest.raises(RetentionGap):
+        world.controller().step()
+    again = world.controller()
+    assert skip_lost(again, lambda _: None) is not None
+    world.play(again)
+    books = again.books()
+    assert books["lost"] == sum(middle.values())
+    assert books["received"] == len(mixed)
 
 
 def test_a_crash_after_the_skip_was_planned_skips_once(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
