@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from streamrec.log.offsets import no_topic
 from streamrec.log.rows import NO_ROWS
 from streamrec.log.topics import checked_topic
 
+_LEADERLESS = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 _AWAY = {
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
@@ -153,14 +155,25 @@ def offsets_at(consumer: Consumer, servers: str, topic: str, partitions: Sequenc
         topic: The partitions' topic.
         partitions: Which ones.
         where: ``OFFSET_BEGINNING`` or ``OFFSET_END``; Kafka takes them in place of a timestamp.
-        timeout_s: Bound of the wait.
+        timeout_s: Bound of the wait, also for partitions that have no leader yet, as those of a new topic for a moment.
     """
     wanted = [TopicPartition(topic, partition, where) for partition in partitions]
+    deadline = time.monotonic() + timeout_s
     with explained(servers, topic):
-        answers = consumer.offsets_for_times(wanted, timeout=timeout_s) if wanted else []
-        for answer in answers:
-            if answer.error is not None:
-                raise KafkaException(answer.error)
+        while True:
+            try:
+                return _answers(consumer, wanted, max(0.1, deadline - time.monotonic()))
+            except KafkaException as error:
+                if error.args[0].code() not in _LEADERLESS or time.monotonic() > deadline:
+                    raise
+                consumer.list_topics(topic, timeout=timeout_s)  # Asks who leads now.
+
+
+def _answers(consumer: Consumer, wanted: list[TopicPartition], timeout_s: float) -> dict[int, int]:
+    answers = consumer.offsets_for_times(wanted, timeout=timeout_s) if wanted else []
+    for answer in answers:
+        if answer.error is not None:
+            raise KafkaException(answer.error)
     return {answer.partition: answer.offset for answer in answers}
 
 
