@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streamrec.errors import ConfigError
 from streamrec.events.schema import Kind
-from streamrec.events.tables import numpy_of
+from streamrec.events.tables import numpy_of, take
 from streamrec.features.item_keys import ItemKeys
 from streamrec.state import ComponentState, digest_of
 
@@ -40,7 +40,8 @@ class Tombstones:
     An event of that user that comes before the request, in the stream's order of (event time, partition, offset), belongs to the life before
     it: it is dropped and counted, for ever. So is one up to the newest event time that lay before the request in the log, where that is no
     older than the request: a copy of what a fast clock had sent ahead can't be told from another event of that time. What the user does
-    afterwards begins a new life. 36 bytes a request; nothing in here can be read back without the key.
+    afterwards begins a new life. A request counts once, by its event id, whatever its time: one whose sender's clock is slow is carried out, a copy
+    of one from years ago is not. 44 bytes a request; nothing in here can be read back without the key.
 
     **Contract.** A function of what was added, in order. `delta` holds what was added since the last snapshot or delta.
 
@@ -51,7 +52,9 @@ class Tombstones:
     name = "tombstones"
 
     _places: dict[int, _Place]
+    _requests: dict[int, None]
     _unsaved: list[tuple[int, *_Place]]
+    _unsaved_requests: list[int]
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -67,11 +70,16 @@ class Tombstones:
         data = len(name).to_bytes(4, "little") + name + user_id.encode("utf-8", "surrogatepass")
         return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=self._key).digest(), "little", signed=True)
 
-    def add(self, namespace: str, user_id: str, time_ms: int, partition: int, offset: int, until_ms: int = NEVER) -> None:
-        """Remember a request: its event time, its place in the log, and the newest event time that lay before it there.
+    def add(
+        self, namespace: str, user_id: str, time_ms: int, partition: int, offset: int, until_ms: int = NEVER, event_id: str | None = None
+    ) -> None:
+        """Remember a request: its event time, its place in the log, the newest event time that lay before it there, and its id.
 
         Of several requests the newest counts, and the greatest ``until_ms``.
         """
+        if event_id is not None and (request := self.hash_of(namespace, event_id)) not in self._requests:
+            self._requests[request] = None
+            self._unsaved_requests.append(request)
         user = self.hash_of(namespace, user_id)
         held = self._places.get(user, (NEVER, 0, 0, NEVER))
         place = (time_ms, partition, offset) if time_ms >= held[0] else held[:3]
@@ -88,24 +96,25 @@ class Tombstones:
         return (time_ms, partition, offset) < held[:3] or time_ms <= held[3] or (partition == held[1] and offset < held[2])
 
     def covers_events(self, events: pa.Table) -> NDArray[np.bool_]:
-        """Return which valid events come before the deletion of their user, whenever they are delivered. [E]."""
+        """Return which valid events come before the deletion of their user, whenever they are delivered, and which requests were carried out. [E]."""
         if not self._places or not events.num_rows:
             return np.zeros(events.num_rows, bool)
         users = ItemKeys.of(events["namespace"], pc.fill_null(events["user_id"], ""))
         order = [numpy_of(events[name]) for name in ("event_time", "partition", "offset")]
-        asks = numpy_of(pc.equal(events["kind"], Kind.DELETION.value))
-        return self.covers(list(zip(users.namespaces, users.ids, strict=True)), users.index, order, asks)
+        covered = self.covers(list(zip(users.namespaces, users.ids, strict=True)), users.index, order)
+        asks = np.flatnonzero(numpy_of(pc.equal(events["kind"], Kind.DELETION.value)))
+        if len(asks):
+            named = take(events.select(["namespace", "event_id"]), asks).to_pylist()
+            covered[asks] = [self.hash_of(*each.values()) in self._requests for each in named]
+        return covered
 
-    def covers(
-        self, users: Sequence[tuple[str, str]], user_of_event: NDArray[np.int64], order: Sequence[NDArray[Any]], asks: NDArray[np.bool_] | None = None
-    ) -> NDArray[np.bool_]:
-        """Return which events belong to their user's life before the newest request. [E].
+    def covers(self, users: Sequence[tuple[str, str]], user_of_event: NDArray[np.int64], order: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
+        """Return which events, none of them requests, belong to their user's life before the newest request. [E].
 
         Args:
             users: (namespace, user id), each once. [U]
             user_of_event: Position of each event's user. [E]
             order: What a stream is ordered by: event time, partition and offset of each event. [E] each
-            asks: Which are requests: only the order counts for them, so that one is carried out whose user's events lie ahead. [E]
         """
         if not self._places:
             return np.zeros(len(user_of_event), bool)
@@ -114,24 +123,26 @@ class Tombstones:
         time, partition, offset = (np.asarray(part, np.int64) for part in order)
         same_time, same_partition = time == places[:, 0], partition == places[:, 1]
         earlier = (partition < places[:, 1]) | (same_partition & (offset < places[:, 2]))
-        ahead = time <= places[:, 3]
-        return np.asarray((time < places[:, 0]) | (same_time & earlier) | (ahead if asks is None else ahead & ~asks))
+        return np.asarray((time < places[:, 0]) | (same_time & earlier) | (time <= places[:, 3]))
 
     def snapshot(self) -> ComponentState:
         """Return everything, in the order of the first request."""
-        self._unsaved = []
-        return self._state((user, *place) for user, place in self._places.items())
+        self._unsaved, self._unsaved_requests = [], []
+        return self._whole()
+
+    def _whole(self) -> ComponentState:
+        return self._state(((user, *place) for user, place in self._places.items()), self._requests)
 
     def delta(self) -> ComponentState:
         """Return what was added since the last snapshot or delta."""
-        state = self._state(self._unsaved)
-        self._unsaved = []
+        state = self._state(self._unsaved, self._unsaved_requests)
+        self._unsaved, self._unsaved_requests = [], []
         return state
 
-    def _state(self, rows: Iterable[tuple[int, *_Place]]) -> ComponentState:
+    def _state(self, rows: Iterable[tuple[int, *_Place]], requests: Iterable[int]) -> ComponentState:
         columns = list(zip(*rows, strict=True)) or [()] * len(_COLUMNS)
         arrays = {name: np.asarray(column, kind) for (name, kind), column in zip(_COLUMNS.items(), columns, strict=True)}
-        return ComponentState(arrays, {"check": self._check})
+        return ComponentState({**arrays, "request": np.asarray([*requests], np.int64)}, {"check": self._check})
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`.
@@ -139,17 +150,18 @@ class Tombstones:
         Raises:
             ConfigError: The state was made with another key.
         """
-        self._places = {}
+        self._places, self._requests = {}, {}
         for state in (base, *deltas):
             if len(state.arrays.get("user", ())) and state.meta.get("check", self._check) != self._check:
                 what = "Config: STREAMREC_TOMBSTONE_KEY is not the key that this state's deletions were remembered with"
                 raise ConfigError(what, do="set the environment variable to what it was, else deleted users could come back")
             if "user" not in state.arrays:
                 continue
-            unknown = np.full(len(state.arrays["user"]), NEVER)  # States of before 2026-11-27 don't say how far ahead events lay.
+            unknown = np.full(len(state.arrays["user"]), NEVER)  # States of older releases don't say how far ahead events lay, nor name requests.
+            self._requests.update(dict.fromkeys(state.arrays.get("request", np.zeros(0, np.int64)).tolist()))
             for user, *place in zip(*(state.arrays.get(name, unknown).tolist() for name in _COLUMNS), strict=True):
                 self._places[user] = (place[0], place[1], place[2], place[3])
-        self._unsaved = []
+        self._unsaved, self._unsaved_requests = [], []
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Return 0: that a user has asked is what must stay."""
@@ -161,4 +173,4 @@ class Tombstones:
 
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
-        return digest_of(self._state((user, *place) for user, place in self._places.items()))
+        return digest_of(self._whole())

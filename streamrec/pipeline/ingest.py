@@ -218,7 +218,7 @@ class Ingest:
             until_ms = max(newest_ms, self.dedupe.newest_ms(*user), self.histories.newest_ms(*user))
             request = Request(**values, until_ms=until_ms)
             delete_user(request)
-            self.tombstones.add(*user, request.time_ms, request.partition, request.offset, request.until_ms)
+            self.tombstones.add(*user, request.time_ms, request.partition, request.offset, request.until_ms, values["event_id"])
             again[mine] |= here & (offset[mine] > offset[row]) & ((mine < row) | (time[mine] <= request.until_ms))
         return ~(self.tombstones.covers_events(events) | is_deletion), int(again.sum())
 

@@ -236,13 +236,13 @@ class HistoryView:
         if not asks.any():
             return events
         time, partition, offset = (numpy_of(events[name]) for name in ("event_time", "partition", "offset"))
-        columns = {"namespace": "namespace", "user_id": "user_id", "event_time": "time_ms", "partition": "partition", "offset": "offset"}
-        asked = only(events.select(list(columns)).rename_columns(columns), asks).to_pylist()
+        columns = ["namespace", "user_id", "event_id", "event_time", "partition", "offset"]
+        asked = only(events.select(columns), asks).rename_columns({"event_time": "time_ms"}).to_pylist()
         for values, (row, mine) in zip(asked, with_same_user(events, np.flatnonzero(asks).tolist()), strict=True):
             before = mine[(partition[mine] == partition[row]) & (offset[mine] < offset[row])]
             newest_ms = self.table.newest_ms((values["namespace"], values["user_id"]))
             self.tombstones.add(**values, until_ms=max(newest_ms, int(time[before].max(initial=NEVER))))
-        return only(events, ~self.tombstones.covers_events(events))
+        return only(events, ~self.tombstones.covers_events(events) | asks)
 
     def _apply_events(self, events: pa.Table) -> int:
         roles, _ = roles_of(events, self.meanings)
