@@ -78,7 +78,8 @@ class FeaturesConfig(Section):
     """Bound items, histories, duplicates and lateness.
 
     ``max_items``: so many items have rows; the coldest leave first. ``admit_after``: so many users must have touched an id before it gets a row,
-    once a tenth of the rows are taken; announced items never wait. ``dedupe_horizon``: how many event ids are remembered at most.
+    once a tenth of the rows are taken; announced items never wait. ``max_namespaces``: so many have items with rows; none is taken back, and a commit
+    that brings one holds all of their names. ``dedupe_horizon``: how many event ids are remembered at most.
     ``dedupe_horizon_s``: for how long by event time, and at least for ``lateness_s``, so that an interaction whose id is forgotten by time is
     late when it comes again.
     """
@@ -87,6 +88,7 @@ class FeaturesConfig(Section):
     max_users: int = Field(default=1_000_000, ge=1)
     max_items: int = Field(default=1_000_000, ge=2, le=2**31 - 1)
     admit_after: int = Field(default=2, ge=1, le=32)
+    max_namespaces: int = Field(default=1024, ge=1, le=65_536)
     dedupe_horizon: int = Field(default=1_000_000, ge=0)
     dedupe_horizon_s: Duration = 7 * 86_400.0
     lateness_s: Duration = 7 * 86_400.0

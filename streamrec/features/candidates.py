@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 NUM_USER_BITS = 64
 """Users are told apart by so many bits of a hash: two of them look like one in one of 64 cases, then one user more is asked for."""
@@ -74,3 +77,18 @@ class Candidates:
 def user_bits(users: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return each user's bit: hashes [E] int64 → [E] uint64."""
     return np.uint64(1) << (users.astype(np.uint64) % np.uint64(NUM_USER_BITS))
+
+
+def within_namespaces(known: Sequence[str], wanted: list[tuple[str, str]], most: int) -> list[tuple[str, str]]:
+    """Return the keys (namespace, item id) whose namespaces are among the first ``most``, known ones first; say which others there are."""
+    if len(known) + len(wanted) <= most:
+        return wanted
+    names = list(dict.fromkeys([*known, *(name for name, _ in wanted)]))
+    if len(names) > most:
+        logger.warning(
+            "Vocabulary: items of %d namespaces beyond features.max_namespaces = %d get no rows, of %r for example: nobody learns them; "
+            "raise it, or correct the producer if it puts something else there",
+            len(names) - most, most, names[most],
+        )  # fmt: skip
+    room = set(names[:most])
+    return [key for key in wanted if key[0] in room]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.features.candidates import Candidates, user_bits
+from streamrec.features.candidates import Candidates, user_bits, within_namespaces
 from streamrec.features.dedupe import hash_key
 from streamrec.features.item_keys import ItemKeys, PackedIds
 from streamrec.migrations import migrated, number_of
@@ -22,9 +22,6 @@ LEAVING_SHARE = 0.05
 
 NUM_CANDIDATES = 2**17
 """Ids without a row that are remembered: about 13 MB."""
-
-MAX_NAMESPACES = 2**16
-"""Namespaces are never taken back, so their number is bounded; items of further ones get no rows."""
 
 _UNSAVED, _UNTOLD = np.uint8(1), np.uint8(2)
 _UNBOUNDED = 2**31 - 1
@@ -62,7 +59,7 @@ class Vocabulary:
     longer for each doubling, and no item of the batch itself leaves. A row that is given up is handed out again with the next generation.
 
     An id gets a row at once while less than `AT_ONCE_SHARE` of the rows are taken or when an item update announces it, else after
-    ``admit_after`` users touched it (see `Candidates`).
+    ``admit_after`` users touched it (see `Candidates`). Namespaces are never taken back: beyond ``max_namespaces`` items of further ones get none.
 
     **Contract.** One writer. `take_in` is a function of the state and the batch: new ids get free rows, lowest first, in the order of first
     appearance, announced ones before used ones. Whoever keeps rows must forget those in ``left`` before it sees the batch's rows.
@@ -90,9 +87,10 @@ class Vocabulary:
     _flags: NDArray[np.uint8]
     _is_saved: bool
 
-    def __init__(self, words_per_item: int, max_items: int = _UNBOUNDED, admit_after: int = 1) -> None:
+    def __init__(self, words_per_item: int, max_items: int = _UNBOUNDED, admit_after: int = 1, max_namespaces: int = _UNBOUNDED) -> None:
         self.words_per_item = words_per_item
         self.max_items = max_items
+        self.max_namespaces = max_namespaces
         self._candidates = Candidates(admit_after, NUM_CANDIDATES)
         self.restore(ComponentState())
         self._is_saved = False
@@ -231,10 +229,7 @@ class Vocabulary:
         enough = self._see(used, waiting, users)
         chosen = unknown[: len(unknown) - len(waiting)] + [at for at, is_enough in zip(waiting, enough, strict=True) if is_enough]
         wanted |= dict.fromkeys((used.namespaces[at], used.ids[at]) for at in chosen)
-        if len(self.namespaces) + len(wanted) <= MAX_NAMESPACES:
-            return list(wanted)
-        room = set(list(dict.fromkeys([*self.namespaces, *(name for name, _ in wanted)]))[:MAX_NAMESPACES])
-        return [key for key in wanted if key[0] in room]
+        return within_namespaces(self.namespaces, list(wanted), self.max_namespaces)
 
     def _see(self, used: ItemKeys, waiting: list[int], users: NDArray[np.int64]) -> list[bool]:
         if not waiting:

@@ -79,7 +79,7 @@ class Ingest:
         self._codec = EventCodec(config.events)
         self.tombstones = Tombstones(tombstone_key())
         self.dedupe = Dedupe(features.dedupe_horizon)
-        self.vocabulary = Vocabulary(features.words_per_item, features.max_items, features.admit_after)
+        self.vocabulary = Vocabulary(features.words_per_item, features.max_items, features.admit_after, features.max_namespaces)
         self.histories = Histories(features.history_length, features.max_users)
         self.popularity = Popularity()
         self.window = EventWindow(config.teachers.window_events)

@@ -214,12 +214,14 @@ def test_a_batch_with_more_items_than_rows_keeps_its_first_ones_and_says_how_man
     assert vocabulary.counters["kept_out"] == 6
 
 
-def test_a_flood_of_namespaces_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_NAMESPACES", 3)
-    vocabulary = Vocabulary(1, 100, 1)
+def test_a_flood_of_namespaces_is_bounded_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    vocabulary = Vocabulary(1, 100, 1, 3)
+    take_in(vocabulary, [("n0", "i")])
+    assert not caplog.records
     taken = take_in(vocabulary, [(f"n{number}", "i") for number in range(6)] + [("n0", "j")])
     assert taken.used.tolist() == [0, 1, 2, -1, -1, -1, 3]
     assert vocabulary.namespaces == ["n0", "n1", "n2"]
+    assert "items of 3 namespaces beyond features.max_namespaces = 3 get no rows, of 'n3' for example" in caplog.text
 
 
 def test_a_bound_that_is_lowered_takes_effect_at_the_next_new_item() -> None:
