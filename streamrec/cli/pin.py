@@ -7,6 +7,7 @@ import sys
 from streamrec.cli.options import Pin
 from streamrec.cli.show_config import resolve
 from streamrec.errors import RegistryError
+from streamrec.pipeline.forgetting import check_deletions_noted
 from streamrec.pipeline.layout import registry_url
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
@@ -14,8 +15,10 @@ from streamrec.storage import open_storage
 
 def run(options: Pin) -> int:
     """Pin or unpin the version, and print all that are pinned then, one a line."""
-    registry = Registry(open_storage(registry_url(resolve(options.settings).state)))
+    state = resolve(options.settings).state
+    registry = Registry(open_storage(registry_url(state)))
     if options.pins:
+        check_deletions_noted(open_storage(state), registry)
         registry.pin(options.version)
     elif options.version in (pinned := registry.pinned()):
         registry.unpin(options.version)

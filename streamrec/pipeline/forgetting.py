@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.errors import Damaged
 from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
 from streamrec.log.lake_deletion import Deleted
@@ -22,12 +23,15 @@ from streamrec.pipeline.lineage import read_small
 from streamrec.pipeline.other_lakes import Reached
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan, version_name
+from streamrec.registry.registry import Registry
 from streamrec.state import Component
 from streamrec.storage import Storage
 from streamrec.student.learner import Learner
 from streamrec.teachers.linear import LinearStatistics
 
 logger = logging.getLogger(__name__)
+
+_RECEIPTS = "deletions"
 
 EXACT = {
     "histories": "the user's history, here and in the replicas' views, which follow the log",
@@ -211,7 +215,19 @@ def _say_sums(queries_left: int | None) -> tuple[dict[str, str], dict[str, str]]
 def receipt_key(namespace: str, event_id: str) -> str:
     """Return where a deletion's receipt is kept; an event id may hold what no file name can."""
     names = json.dumps([namespace, event_id]).encode()
-    return f"deletions/{hashlib.sha256(names).hexdigest()}.json"
+    return f"{_RECEIPTS}/{hashlib.sha256(names).hexdigest()}.json"
+
+
+def check_deletions_noted(state: Storage, registry: Registry) -> None:
+    """Return if the registry knows of a deletion, or no receipt says that there was one.
+
+    Raises:
+        Damaged: Its record is lost or torn, so that nothing would keep a rollback from versions that know a deleted user.
+    """
+    if registry.forgotten() is None and (receipts := state.list(_RECEIPTS)):
+        what = "Registry: the record of deletions is gone, and receipts say that there were some"
+        do = "restore it from a copy, or let the stream commit, which writes it anew"
+        raise Damaged(what, got=f"{len(receipts)} receipts in {state.address}/{_RECEIPTS}", allowed=registry.deletions_address, do=do)
 
 
 def read_receipt(storage: Storage, namespace: str, event_id: str) -> dict[str, Any] | None:

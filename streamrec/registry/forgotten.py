@@ -63,6 +63,11 @@ class Deletions:
         self._key = f"{student}/forgotten"
         self._known = ""
 
+    @property
+    def address(self) -> str:
+        """Where it lies."""
+        return f"{self._storage.address}/{self._key}"
+
     def newest(self) -> Forgotten | None:
         """Return what was noted last; None while nobody was deleted.
 
@@ -98,6 +103,6 @@ class Deletions:
             values.pop("format", None)
             return Forgotten.model_validate(values)
         except ValueError as error:
-            what = f"Registry: the record of deletions can't be read, {self._storage.address}/{self._key}"
+            what = f"Registry: the record of deletions can't be read, {self.address}"
             do = "restore it from a copy, or let the stream commit, which writes it anew"
             raise Damaged(what, got=repr(data[:80]), do=do) from error

@@ -181,6 +181,11 @@ class Registry:
         """Return an error that names the alias' file if it is torn, also where the history holds the same facts; the next prune writes it anew."""
         return self._alias.damage()
 
+    @property
+    def deletions_address(self) -> str:
+        """Where the record of deletions lies."""
+        return self._deletions.address
+
     def forgotten(self) -> Forgotten | None:
         """Return the newest deletion that `forget_before` noted."""
         return self._deletions.newest()

@@ -111,6 +111,26 @@ def test_an_imported_catalogue_is_in_the_log(tmp_path: Path) -> None:
     assert {event["item_id"]: event["title"] for event in events_in(tmp_path / "log")} == {"a": "Red teapot", "b": "Blue mug"}
 
 
+def test_without_the_record_of_deletions_nothing_goes_back_and_nothing_is_pinned(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    registry = Registry(LocalStorage(state / "registry"))
+    for version in ("v1", "v2"):
+        registry.publish(version, {"w": np.zeros(2, np.float32)}, {})
+        registry.promote(version, "first")
+    registry.forget_before("v2", "gone")
+    (state / "deletions").mkdir()
+    (state / "deletions" / "one.json").write_text("{}")
+    record = state / "registry" / "default" / "forgotten"
+    assert "would bring back" in call("rollback", "--set", f"state={state}", "--reason", "worse").stderr
+    record.unlink()
+    for words in (["rollback", "--reason", "worse"], ["rollback", "--reason", "worse", "--to", "v1"], ["pin", "v1"]):
+        done = call(*words, "--set", f"state={state}")
+        assert done.exit_code == 1
+        assert "the record of deletions is gone" in done.stderr
+        assert str(record) in done.stderr
+    assert registry.live() == "v2"
+
+
 def test_a_rollback_names_both_versions_and_its_reason_is_kept(tmp_path: Path) -> None:
     registry = Registry(LocalStorage(tmp_path / "state" / "registry"))
     for version in ("v1", "v2"):
