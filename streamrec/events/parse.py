@@ -19,6 +19,7 @@ from itertools import chain
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from streamrec.events.blocks import is_finite, read_objects
@@ -38,6 +39,7 @@ FEW_CUTS = 384  # values with nested fields: below this it costs more to cut the
 
 _FLAT_SCHEMA = pa.schema([pa.field(field.name, pa.int64() if field.name in NESTED else field.type) for field in WIRE])
 _KNOWN = frozenset(_FLAT_SCHEMA.names)
+_FLOATS = [field.name for field in WIRE if pa.types.is_floating(field.type)]
 
 _Rows = NDArray[np.int64]
 
@@ -58,9 +60,17 @@ def parse_values(values: pa.BinaryArray) -> Parsed:
         more_tables, more_order = parse_records(values.take(pa.array(others)), others, parsed)
         tables += more_tables
         order += more_order
-    parsed.columns = pa.concat_tables(tables or [parsed.columns])
+    parsed.columns = _without_minus_zero(pa.concat_tables(tables or [parsed.columns]))
     parsed.rows = np.concatenate(order or [np.zeros(0, np.int64)])
     return parsed
+
+
+def _without_minus_zero(columns: pa.Table) -> pa.Table:
+    """Return the columns with 0.0 for -0.0: of ``-0`` the ways of parsing make one or the other, and a state's bits would tell."""
+    for name in _FLOATS:
+        if columns[name].null_count < columns.num_rows:
+            columns = columns.set_column(columns.schema.get_field_index(name), columns.schema.field(name), pc.add(columns[name], 0.0))
+    return columns
 
 
 def _parse_flat(cut: Cut, flat: _Rows) -> tuple[list[pa.Table], list[_Rows], list[_Rows]]:
