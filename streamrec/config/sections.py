@@ -178,7 +178,8 @@ class LakeConfig(Section):
 
     ``address``: a folder, ``s3://…`` or ``gs://…``; empty stands for ``lake`` below the state. ``max_buffer_bytes``: so much waits in memory for
     the next checkpoint at most; beyond it the lake commits early. ``optimize_every``: commits from one merging of small files to the next, 0
-    leaves it to ``streamrec lake optimize``. ``keep_for_s``: how long readers of an older version may take before its files go.
+    leaves it to ``streamrec lake optimize``. ``keep_for_s``: how long readers of an older version may take before its files go,
+    so a few seconds are for a table that nobody reads meanwhile.
     """
 
     enabled: bool = True
