@@ -190,14 +190,20 @@ class Registry:
 
         Returns:
             The decision that stands: the first one, when a repeated step decides anew.
+
+        Raises:
+            Damaged: It can't be read.
         """
         key = f"{self._student}/decisions/{decision.candidate}/{decision.batch:08d}.json"
-        return decision if self._storage.write_new(key, decision.to_json()) else Decision.from_json(self._storage.read(key))
+        return decision if self._storage.write_new(key, decision.to_json()) else self._decision(key)
 
     def decisions(self, version: str) -> list[Decision]:
         """Return the decisions on a version, in order of their batches."""
         keys = self._storage.list(f"{self._student}/decisions/{version}")
-        return [Decision.from_json(self._storage.read(key)) for key in keys]
+        return [self._decision(key) for key in keys]
+
+    def _decision(self, key: str) -> Decision:
+        return Decision.from_json(self._storage.read(key), f"{self._storage.address}/{key}")
 
     def pin(self, version: str) -> None:
         """Keep a version whatever the policy says.

@@ -181,6 +181,19 @@ def test_a_torn_manifest_of_the_live_version_is_named_and_left_alone_until_it_is
     assert go_on(world) == undisturbed[0]
 
 
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_a_torn_decision_of_the_gate_is_named_and_made_anew_once_it_is_removed(
+    world: World, undisturbed: tuple[Any, list[Plan]], keep: float
+) -> None:
+    crash_at(world, Failpoint.DECISION_STORED, 2)
+    path = max((Path(registry_url(str(world.folder))) / "default" / "decisions").glob("*/*.json"))
+    tear(path, keep)
+    with pytest.raises(Damaged, match=f"{path}, got .*or remove it: a step that needs the decision makes it anew"):
+        go_on(world)
+    path.unlink()
+    assert go_on(world) == undisturbed[0]
+
+
 @pytest.mark.parametrize("torn", [b"", b"{", b'{"format": 1}'])
 def test_a_torn_name_of_the_lineage_is_told_before_a_step_is_executed_and_only_where_there_is_a_lake(
     make_world: Callable[..., World], mixed: list[Record], tmp_path: Path, torn: bytes
