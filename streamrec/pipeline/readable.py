@@ -44,11 +44,11 @@ def unreadable(state_url: str) -> Iterator[StreamrecError]:
         lambda: read_record(open_storage(url)),
         lambda: PlanStore(open_storage(url)).newest(),
         lambda: read_record(open_storage(begun)),
-        lambda: _live(registry),
+        registry.check_live,
         registry.forgotten,
     )
     teachers = TeacherStore(open_storage(url))
-    manifests = (partial(teachers.manifest, *named) for named in _teachers(checkpoint))
+    manifests: list[Callable[[], object]] = [partial(teachers.manifest, *named) for named in _teachers(checkpoint)]
     for look in (*looks, *manifests):
         try:
             look()
@@ -65,12 +65,6 @@ def _teachers(checkpoint: Storage) -> list[tuple[str, str]]:
             state.restore(loaded.components["stream"][0])
             return [*state.teachers.items(), *state.challengers.items()]
     return []
-
-
-def _live(registry: Registry) -> None:
-    version = registry.live()
-    if version is not None:
-        registry.manifest(version)
 
 
 def newest_plan_ms(state_url: str) -> int | None:

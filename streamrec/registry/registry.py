@@ -86,6 +86,28 @@ class Registry:
         """
         return self._store.load(version)
 
+    def load_named(self, version: str) -> ModelVersion:
+        """Return a version that a commit or the alias names, not a person; see `load`.
+
+        Raises:
+            Damaged: A digest is wrong, or there is no such version.
+        """
+        if not self._store.exists(version):
+            raise self._store.lost(version)
+        return self._store.load(version)
+
+    def check_live(self) -> None:
+        """Look whether the manifest of the live version can be read.
+
+        Raises:
+            Damaged: It can't, or is lost.
+        """
+        version = self.live()
+        if version is not None:
+            if not self._store.exists(version):
+                raise self._store.lost(version)
+            self._store.manifest(version)
+
     def manifest(self, version: str) -> VersionManifest:
         """Return a version's manifest; see `load`."""
         return self._store.manifest(version)
