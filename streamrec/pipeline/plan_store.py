@@ -88,6 +88,14 @@ class PlanStore:
                 got = ", ".join(f"{teacher} {version} in batch {batch}" for teacher, version in named.items())
                 raise OperatorError(what, got=got, do="go back to the last commit, which starts it again")
 
+    def first_use(self, teacher: str, version: str, after: int) -> int | None:
+        """Return the first batch above ``after`` whose plan uses a teacher's version; None when none does."""
+        for batch in (number for number in self.batches() if number > after):
+            plan = self.read(batch)
+            if version in {plan["teachers"].get(teacher), plan.get("challengers", {}).get(teacher)}:
+                return batch
+        return None
+
     def prune(self, before: int) -> int:
         """Remove the plans of batches below ``before`` (exclusive) and return how many."""
         gone = [batch for batch in self.batches() if batch < before]

@@ -106,7 +106,7 @@ class Publisher:
     def _held(self, version: str) -> tuple[dict[str, Any], Arrays, dict[str, Any]]:
         if self._newest is not None and self._newest[0] == version:
             return self._newest[1:]
-        stored = self._registry.load(version)
+        stored = self._registry.load_named(version)
         return stored.manifest.model_dump(mode="json"), stored.arrays, stored.meta
 
     def _reexamine(self, version: str) -> Health:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 
 from streamrec.errors import StreamrecError
 from streamrec.pipeline.checkpoint import CheckpointStore
@@ -16,13 +17,15 @@ from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_record import read_record
 from streamrec.pipeline.stream_state import StreamState
 from streamrec.registry.registry import Registry
-from streamrec.storage import open_storage
+from streamrec.storage import Storage, open_storage
+from streamrec.teachers.store import TeacherStore
 
 
 def unreadable(state_url: str) -> Iterator[StreamrecError]:
     """Give an error for each thing of the current lineage, and of one that is being made, that can't be read; it says what to do.
 
-    Of commits that are torn while an older one is whole nothing is said: a job falls back by itself. What the components hold is not read.
+    Of commits that are torn while an older one is whole nothing is said: a job falls back by itself. What the components hold is not read but for
+    the stream's own; of the teachers' versions that it names the manifests are.
 
     Args:
         state_url: The state's address; nothing need be there.
@@ -41,20 +44,27 @@ def unreadable(state_url: str) -> Iterator[StreamrecError]:
         lambda: read_record(open_storage(url)),
         lambda: PlanStore(open_storage(url)).newest(),
         lambda: read_record(open_storage(begun)),
-        lambda: _live(registry),
+        registry.check_live,
         registry.forgotten,
     )
-    for look in looks:
+    teachers = TeacherStore(open_storage(url))
+    manifests: list[Callable[[], object]] = [partial(teachers.manifest, *named) for named in _teachers(checkpoint)]
+    for look in (*looks, *manifests):
         try:
             look()
         except StreamrecError as error:
             yield error
 
 
-def _live(registry: Registry) -> None:
-    version = registry.live()
-    if version is not None:
-        registry.manifest(version)
+def _teachers(checkpoint: Storage) -> list[tuple[str, str]]:
+    """Return teacher and version, each that the newest commit names as in use or compared."""
+    with suppress(StreamrecError):  # Said already.
+        loaded = CheckpointStore(checkpoint).load_newest(only=("stream",))
+        if loaded is not None:
+            state = StreamState()
+            state.restore(loaded.components["stream"][0])
+            return [*state.teachers.items(), *state.challengers.items()]
+    return []
 
 
 def newest_plan_ms(state_url: str) -> int | None:

@@ -110,6 +110,7 @@ class RefreshState(Impersonal):
         samples = self._samples[teacher]
         return RefreshFacts(
             teacher,
+            had_version=bool(held.version),
             new_items=(items["admitted"] - held.now.num_admitted) / max(1, held.now.num_items),
             began_ms=held.now.began_ms,
             first=_score(held.first, FIRST_QUERIES),

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.pipeline.ingest import Ingest
+from streamrec.pipeline.lost_teachers import leave_lost
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan, version_name
 from streamrec.pipeline.refresh_requests import refresh_request
@@ -117,7 +118,8 @@ class Refreshing:
 
     def _forget_later(self, teacher: str) -> None:
         """A version that was dropped had forgotten users whom the one in use still knows."""
-        held = self.record.records[teacher].held
+        record = self.record.records.get(teacher)
+        held = record.held if record is not None else None
         if held is not None:
             self._forget_since(teacher, held.forget_since_ms)
 
@@ -147,7 +149,13 @@ class Refreshing:
         self._said = {decision.teacher: decision.code for decision in plan.decisions}
 
     def restart(self) -> None:
-        """Begin again what was under way at the last commit."""
+        """Begin again what was under way at the last commit, without the versions that are lost.
+
+        Raises:
+            Damaged: See `streamrec.pipeline.lost_teachers.leave_lost`.
+        """
+        for teacher in leave_lost(self._parts, self._stream):
+            self._forget_later(teacher)
         for teacher, version in self._stream.pending.items():
             self._request(teacher, version)
 

@@ -191,7 +191,7 @@ class Board:
             self._post(held.manifest, held.meta, held.arrays, move.number)
             return
         # In a thread, because long polls are answered meanwhile.
-        version = await asyncio.to_thread(self._opened().load, move.version)
+        version = await asyncio.to_thread(self._opened().load_named, move.version)
         await self.publish(version.manifest.model_dump(mode="json"), version.arrays, version.meta, move.number)
 
     def _post(self, manifest: dict[str, Any], meta: dict[str, Any], arrays: list[ray.ObjectRef[Any]], promotion: int | None) -> None:

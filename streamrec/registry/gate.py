@@ -148,8 +148,8 @@ class Decision(BaseModel):
         return json.dumps({"format": number_of("decision"), **self.model_dump(mode="json")}, indent=1).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Decision:
-        """Parse what `to_json` wrote.
+    def from_json(cls, data: bytes, where: str = "its bytes") -> Decision:
+        """Parse what `to_json` wrote at ``where``.
 
         Raises:
             Damaged: It is not a decision.
@@ -159,8 +159,9 @@ class Decision(BaseModel):
             values.pop("format")
             return cls.model_validate(values)
         except ValueError as error:
-            what = "Registry: a gate's decision can't be read"
-            raise Damaged(what, got=repr(data[:80]), do="restore it from a copy") from error
+            what = f"Registry: a gate's decision can't be read, {where}"
+            do = "restore that file from a copy, or remove it: a step that needs the decision makes it anew, from the same facts"
+            raise Damaged(what, got=repr(data[:80]), do=do) from error
 
 
 class Gate:

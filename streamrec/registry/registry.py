@@ -86,6 +86,28 @@ class Registry:
         """
         return self._store.load(version)
 
+    def load_named(self, version: str) -> ModelVersion:
+        """Return a version that a commit or the alias names, not a person; see `load`.
+
+        Raises:
+            Damaged: A digest is wrong, or there is no such version.
+        """
+        if not self._store.exists(version):
+            raise self._store.lost(version)
+        return self._store.load(version)
+
+    def check_live(self) -> None:
+        """Look whether the manifest of the live version can be read.
+
+        Raises:
+            Damaged: It can't, or is lost.
+        """
+        version = self.live()
+        if version is not None:
+            if not self._store.exists(version):
+                raise self._store.lost(version)
+            self._store.manifest(version)
+
     def manifest(self, version: str) -> VersionManifest:
         """Return a version's manifest; see `load`."""
         return self._store.manifest(version)
@@ -195,14 +217,20 @@ class Registry:
 
         Returns:
             The decision that stands: the first one, when a repeated step decides anew.
+
+        Raises:
+            Damaged: It can't be read.
         """
         key = f"{self._student}/decisions/{decision.candidate}/{decision.batch:08d}.json"
-        return decision if self._storage.write_new(key, decision.to_json()) else Decision.from_json(self._storage.read(key))
+        return decision if self._storage.write_new(key, decision.to_json()) else self._decision(key)
 
     def decisions(self, version: str) -> list[Decision]:
         """Return the decisions on a version, in order of their batches."""
         keys = self._storage.list(f"{self._student}/decisions/{version}")
-        return [Decision.from_json(self._storage.read(key)) for key in keys]
+        return [self._decision(key) for key in keys]
+
+    def _decision(self, key: str) -> Decision:
+        return Decision.from_json(self._storage.read(key), f"{self._storage.address}/{key}")
 
     def pin(self, version: str) -> None:
         """Keep a version whatever the policy says.

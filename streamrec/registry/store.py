@@ -96,6 +96,11 @@ class VersionStore:
             self._manifests[VersionId(version)] = found
         return found
 
+    def lost(self, version: str) -> Damaged:
+        """Return an error that names the manifest of a version that should be there."""
+        what = f"Registry: the manifest of version {version!r} is lost, no such file as {self._storage.address}/{self._key(version)}"
+        return Damaged(what, do="restore that file from a copy")
+
     def _unknown(self, version: str) -> RegistryError:
         what = f"Registry: student {self._student!r} has no such version"
         return RegistryError(what, got=repr(version), allowed=", ".join(self.versions()[-5:]) or "none yet")

@@ -83,6 +83,14 @@ class Scorer:
                 for name, version in teachers.items()
             }
 
+    def hold(self, teacher: str, version: str) -> None:
+        """Load a version before it is asked for.
+
+        Raises:
+            Damaged: See `streamrec.teachers.store.TeacherStore.load`.
+        """
+        self._teacher(teacher, version)
+
     def _teacher(self, name: str, version: str) -> LoadedTeacher:
         held = self._loaded.setdefault(name, {})
         if version not in held:

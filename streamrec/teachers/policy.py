@@ -26,6 +26,7 @@ class Reason(StrEnum):
 
     FORGET = "forget"
     FIRST = "first"
+    LOST = "lost"
     EVENTS = "events"
     AGE = "age"
     NEW_ITEMS = "new_items"
@@ -60,6 +61,7 @@ class RefreshFacts:
     Attributes:
         teacher: Its name.
         version: The one in use, None at first.
+        had_version: One was in use before; with none in use it is lost.
         is_busy: A version is being made, or is compared with the one in use.
         num_events: Interactions since.
         new_items: Items that were admitted since, as a share of those there were.
@@ -77,6 +79,7 @@ class RefreshFacts:
 
     teacher: str
     version: str | None = None
+    had_version: bool = False
     is_busy: bool = False
     num_events: int = 0
     new_items: float = 0.0
@@ -121,7 +124,7 @@ def decide_refresh(facts: RefreshFacts, now_ms: int, config: TeachersConfig) -> 
     """Decide whether a refresh of a teacher begins now; the first that applies counts.
 
     A deletion whose time is nearly over comes before everything but a refresh under way and a failed one's wait. Otherwise nothing begins before
-    the earliest number of events but the refresh of a version that is too old, and nothing at all once the budget is spent.
+    the earliest number of events but the refresh of a version that is too old or lost, and nothing at all once the budget is spent.
 
     Args:
         facts: What is known of the teacher.
@@ -176,6 +179,8 @@ def _wishes(facts: RefreshFacts, now_ms: int, config: TeachersConfig, earliest: 
     age_s = _age_s(facts, now_ms)
     if facts.num_events and facts.version is not None and age_s >= config.refresh_age_s:
         yield Reason.AGE, f"it is {age_s:.0f} s old, {config.refresh_age_s:.0f} s are the most"
+    if facts.version is None and facts.had_version:
+        yield Reason.LOST, "its version is lost"
     if facts.num_events < earliest:
         return
     if facts.version is None:

@@ -7,10 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from streamrec.errors import Damaged, RegistryError
+from streamrec.errors import Damaged, RegistryError, StorageError
 from streamrec.migrations import number_of, read_json
 from streamrec.state import ComponentState, from_bytes, to_bytes
 from streamrec.storage import Storage
+
+_RESTORE = "restore that file from a copy; without one start the stream again, which says how to go on"
 
 
 class TeacherStore:
@@ -36,12 +38,8 @@ class TeacherStore:
         return self._storage.exists(_manifest(teacher, version))
 
     def facts(self, teacher: str, version: str) -> dict[str, Any]:
-        """Return the version's facts.
-
-        Raises:
-            RegistryError: There is no such version.
-        """
-        facts: dict[str, Any] = self._manifest(teacher, version)["facts"]
+        """Return the version's facts; raises as `manifest`."""
+        facts: dict[str, Any] = self.manifest(teacher, version)["facts"]
         return facts
 
     def cost_s(self, teacher: str, version: str) -> float:
@@ -53,14 +51,20 @@ class TeacherStore:
         """Return a version's arrays.
 
         Raises:
-            RegistryError: There is no such version.
-            Damaged: Its bytes do not match their digest.
+            RegistryError: A newer streamrec wrote it.
+            Damaged: Its bytes are gone or do not match their digest, or as `manifest`.
         """
-        digest = self._manifest(teacher, version)["sha256"]
-        data = self._storage.read(f"teachers/{teacher}/{version}/weights-{digest}.safetensors")
+        digest = self.manifest(teacher, version)["sha256"]
+        key = f"teachers/{teacher}/{version}/weights-{digest}.safetensors"
+        what = f"Teacher: the weights of {teacher} {version} are damaged, {self._storage.address}/{key}"
+        try:
+            data = self._storage.read(key)
+        except StorageError as error:
+            if not error.facts.get("missing"):
+                raise
+            raise Damaged(what, got="no such file", do=_RESTORE) from error
         if hashlib.sha256(data).hexdigest() != digest:
-            what = "Teacher: the weights do not match their digest"
-            raise Damaged(what, got=f"{teacher} {version}", do="remove the version; the next refresh makes a new one")
+            raise Damaged(what, got=f"{len(data)} bytes that do not match their digest", do=_RESTORE)
         return from_bytes(data)
 
     def prune(self, oldest: Mapping[str, str]) -> None:
@@ -71,11 +75,30 @@ class TeacherStore:
             for key in sorted(old, key=lambda key: not key.endswith("/manifest.json")):
                 self._storage.delete(key)
 
-    def _manifest(self, teacher: str, version: str) -> dict[str, Any]:
-        if not self.exists(teacher, version):
-            what = "Teacher: no such version"
-            raise RegistryError(what, got=f"{teacher} {version}", do="look under teachers/ for those that are there")
-        return read_json("teacher", self._storage.read(_manifest(teacher, version)), RegistryError)
+    def manifest(self, teacher: str, version: str) -> dict[str, Any]:
+        """Return a version's manifest; whoever asks has the name from a commit or a plan.
+
+        Raises:
+            RegistryError: A newer streamrec wrote it.
+            Damaged: It can't be read, or there is no such version (fact ``lost=True``).
+        """
+        where = f"{self._storage.address}/{_manifest(teacher, version)}"
+        try:
+            data = self._storage.read(_manifest(teacher, version))
+        except StorageError as error:
+            if not error.facts.get("missing"):
+                raise
+            what = f"Teacher: {teacher} {version} is lost, no such file as {where}"
+            raise Damaged(what, do=_RESTORE, lost=True) from error
+        try:
+            values = read_json("teacher", data, RegistryError)
+            if isinstance(values["sha256"], str) and isinstance(values["facts"], dict):
+                return values
+        except (ValueError, KeyError) as error:
+            what = f"Teacher: the manifest of {teacher} {version} can't be read, {where}"
+            raise Damaged(what, got=repr(data[:80]), do=_RESTORE) from error
+        what = f"Teacher: the manifest of {teacher} {version} is none, {where}"
+        raise Damaged(what, got=repr(data[:80]), do=_RESTORE)
 
 
 def _manifest(teacher: str, version: str) -> str:

@@ -23,6 +23,7 @@ from streamrec.pipeline.rebuild_record import Record
 from streamrec.registry.registry import Registry
 from streamrec.state import ComponentState
 from streamrec.storage import open_storage
+from streamrec.teachers.store import TeacherStore
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +103,9 @@ def state(tmp_path: Path) -> Path:
         checkpoint = open_storage(checkpoint_url(lineage.address))
         store = CheckpointStore(checkpoint)
         store.acquire()
-        store.commit({"stream": ComponentState({}, {"batch": number})}, {}, None)
+        store.commit({"stream": ComponentState({}, {"batch": number, "teachers": {"linear": "v1"}, "challengers": {"linear": "v2"}})}, {}, None)
+        for version in ("v1", "v2"):
+            TeacherStore(lineage).publish("linear", version, ComponentState(), {})
         lineage_of(checkpoint)
         PlanStore(lineage).write({"batch": number}, number)
     make_current(str(state), Current(lineage_folder(2), 2000), Current())
@@ -124,6 +127,8 @@ def readable(state: Path) -> list[tuple[str, str, str]]:
         "lineages/0002/REBUILD",
         "lineages/0002/plans/00000002.json",
         "lineages/0003/REBUILD",
+        "lineages/0002/teachers/linear/v1/manifest.json",
+        "lineages/0002/teachers/linear/v2/manifest.json",
     ],
 )
 def test_what_is_torn_of_a_state_is_told_by_file_with_its_remedy(state: Path, torn: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from streamrec.errors import Damaged
 from streamrec.evaluation.drift import class_counts, moved
 from streamrec.log.base import Record
 from streamrec.pipeline.bootstrap import plan_of
@@ -113,6 +115,54 @@ def test_a_teacher_that_keeps_failing_is_tried_less_and_less_often_and_the_strea
         assert controller.step() is not None
     assert "linear" in controller.state.teachers
     assert controller.refreshing.record.records["linear"].num_failed == 0
+
+
+def teacher_folder(world: World, version: str) -> Path:
+    return Path(world.folder) / "teachers" / "linear" / version
+
+
+@pytest.mark.parametrize("torn", ["manifest.json", "weights-*.safetensors"])
+def test_a_damaged_version_in_use_is_named_at_the_start_and_once_it_is_removed_a_new_one_is_made(
+    linear_world: World, caplog: pytest.LogCaptureFixture, torn: str
+) -> None:
+    first = linear_world.controller()
+    linear_world.play(first)
+    first.finish()
+    version = first.state.teachers["linear"]
+    (path,) = teacher_folder(linear_world, version).glob(torn)
+    path.write_bytes(b"")
+    with pytest.raises(Damaged, match=f"{path}, got .*, or remove the folder teachers/linear/{version}: the stream goes on"):
+        linear_world.controller()
+    shutil.rmtree(teacher_folder(linear_world, version))
+    controller = linear_world.controller()
+    assert f"{teacher_folder(linear_world, version)}/manifest.json: going on without it" in caplog.text
+    assert controller.state.teachers.get("linear") != version
+    linear_world.append([click("one more"), click("and one")])
+    reports = linear_world.play(controller)
+    if not first.state.challengers and not first.state.pending:
+        assert [decision.code for decision in reports[0].plan.decisions] == [Reason.LOST]
+    linear_world.append([click("a third")])
+    linear_world.play(controller)
+    controller.finish()
+    assert controller.state.teachers["linear"] > version
+    assert linear_world.controller().state.teachers == controller.state.teachers
+
+
+def test_a_lost_version_that_a_stored_plan_uses_is_named_and_the_plan_is_not_executed_without_it(linear_world: World) -> None:
+    first = linear_world.controller()
+    linear_world.play(first)
+    first.finish()
+    version = first.state.teachers["linear"]
+    plan = plan_of(first)
+    PlanStore(open_storage(str(linear_world.folder))).write(plan.model_dump(mode="json"), plan.batch)
+    kept = teacher_folder(linear_world, version).rename(linear_world.folder / "copy")
+    path = f"{teacher_folder(linear_world, version)}/manifest.json"
+    with pytest.raises(
+        Damaged, match=f"{path}, and the stored plan of batch {plan.batch} uses it, restore it from a copy; without one .*jobs.rebuild"
+    ):
+        linear_world.controller()
+    kept.rename(teacher_folder(linear_world, version))
+    assert linear_world.controller().run(plan).plan == plan
 
 
 def test_a_spent_budget_puts_refreshes_off_and_says_so(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> None:

@@ -169,7 +169,9 @@ def test_a_torn_manifest_of_a_version_that_no_commit_names_is_written_anew_by_th
     assert f"version {version} is published anew" in caplog.text
 
 
-def test_a_torn_manifest_of_the_live_version_is_named_and_left_alone_until_it_is_restored(world: World, undisturbed: tuple[Any, list[Plan]]) -> None:
+def test_a_torn_or_lost_manifest_of_the_live_version_is_named_and_left_alone_until_it_is_restored(
+    world: World, undisturbed: tuple[Any, list[Plan]]
+) -> None:
     crash_at(world, Failpoint.PRUNED, 2)
     live = Registry(open_storage(registry_url(str(world.folder)))).live()
     assert live is not None
@@ -177,7 +179,25 @@ def test_a_torn_manifest_of_the_live_version_is_named_and_left_alone_until_it_is
     whole = tear(manifest)
     with pytest.raises(Damaged, match=f"version '{live}' is damaged, {manifest}.*restore that file from a copy"):
         world.controller()
+    manifest.unlink()
+    with pytest.raises(Damaged, match=f"version '{live}' is lost, no such file as {manifest}, restore that file from a copy"):
+        world.controller()
+    with pytest.raises(Damaged, match=f"no such file as {manifest}, restore that file from a copy"):
+        Registry(open_storage(registry_url(str(world.folder)))).check_live()
     manifest.write_bytes(whole)
+    assert go_on(world) == undisturbed[0]
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5])
+def test_a_torn_decision_of_the_gate_is_named_and_made_anew_once_it_is_removed(
+    world: World, undisturbed: tuple[Any, list[Plan]], keep: float
+) -> None:
+    crash_at(world, Failpoint.DECISION_STORED, 2)
+    path = max((Path(registry_url(str(world.folder))) / "default" / "decisions").glob("*/*.json"))
+    tear(path, keep)
+    with pytest.raises(Damaged, match=f"{path}, got .*or remove it: a step that needs the decision makes it anew"):
+        go_on(world)
+    path.unlink()
     assert go_on(world) == undisturbed[0]
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import distributed
 
 from streamrec.config import TeachersConfig, TransformerConfig
-from streamrec.errors import Damaged, DataError, RegistryError
+from streamrec.errors import Damaged, DataError
 from streamrec.models.transformer import SequentialTransformer
 from streamrec.state import ComponentState, digest_of
 from streamrec.storage import LocalStorage
@@ -238,15 +238,18 @@ def test_a_local_refresher_has_finished_what_it_started(tmp_path: object) -> Non
 def test_a_damaged_or_missing_teacher_version_is_refused(tmp_path: object) -> None:
     storage = LocalStorage(str(tmp_path))
     store = TeacherStore(storage)
-    with pytest.raises(RegistryError, match="no such version"):
+    with pytest.raises(Damaged, match=f"linear v1 is lost, no such file as {tmp_path}/teachers/linear/v1/manifest.json"):
         store.load("linear", "v1")
     store.publish("linear", "v1", ComponentState({"weights": np.ones(3, np.float32)}), {})
     store.publish("linear", "v1", ComponentState({"weights": np.zeros(3, np.float32)}), {})
     assert store.load("linear", "v1").arrays["weights"].tolist() == [1, 1, 1]
-    key = next(key for key in storage.list("teachers/linear/v1") if "weights" in key and store._manifest("linear", "v1")["sha256"] in key)
+    key = next(key for key in storage.list("teachers/linear/v1") if "weights" in key and store.manifest("linear", "v1")["sha256"] in key)
     data = bytearray(storage.read(key))
     data[-1] ^= 1
     storage.delete(key)
     storage.write_new(key, bytes(data))
-    with pytest.raises(Damaged):
+    with pytest.raises(Damaged, match=f"{tmp_path}/{key}, got .*do not match their digest, restore that file"):
+        store.load("linear", "v1")
+    storage.delete(key)
+    with pytest.raises(Damaged, match=f"{tmp_path}/{key}, got no such file"):
         store.load("linear", "v1")
