@@ -94,7 +94,7 @@ class Registry:
         """
         if not self._store.exists(version):
             raise self._store.lost(version)
-        return self._store.load(version)
+        return self.load(version)
 
     def check_live(self) -> None:
         """Look whether the manifest of the live version can be read.

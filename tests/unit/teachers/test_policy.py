@@ -56,6 +56,7 @@ CHANGED: list[tuple[str, dict[str, Any], Reason]] = [
     ("a drift of choices", {"drift": 0.11}, Reason.DRIFT),
     ("age", {"began_ms": NOW_MS - 12 * HOUR_MS}, Reason.AGE),
     ("no version yet", {"version": None}, Reason.FIRST),
+    ("its version is lost", {"version": None, "had_version": True, "num_events": 0}, Reason.LOST),
     ("a deletion's time", {"forget_since_ms": NOW_MS - 9 * HOUR_MS}, Reason.FORGET),
     ("a refresh under way", {"is_busy": True, "num_events": 5000}, Reason.UNDER_WAY),
     ("too few events", {"num_events": 399, "drift": 1.0, "new_items": 1.0, "recent": Score(0.0, 0.0, 2048)}, Reason.FEW_EVENTS),
@@ -69,7 +70,9 @@ CHANGED: list[tuple[str, dict[str, Any], Reason]] = [
 def test_each_measured_fact_changes_the_decision_and_is_named_by_it(values: dict[str, Any], code: Reason) -> None:
     decision = decide(**values)
     assert (decision.teacher, decision.code) == ("linear", code)
-    assert decision.refresh == (code in {Reason.FORGET, Reason.FIRST, Reason.EVENTS, Reason.AGE, Reason.NEW_ITEMS, Reason.DROP, Reason.DRIFT})
+    assert decision.refresh == (
+        code in {Reason.FORGET, Reason.FIRST, Reason.LOST, Reason.EVENTS, Reason.AGE, Reason.NEW_ITEMS, Reason.DROP, Reason.DRIFT}
+    )
     assert decision.is_put_off == (code in {Reason.BACKS_OFF, Reason.BUDGET})
     assert decision.reason
     assert decision.numbers["num_events"] == values.get("num_events", QUIET.num_events)
