@@ -103,7 +103,7 @@ def state(tmp_path: Path) -> Path:
         store = CheckpointStore(checkpoint)
         store.acquire()
         store.commit({"stream": ComponentState({}, {"batch": number})}, {}, None)
-        lineage_of(checkpoint)
+        lineage_of(lineage.address)
         PlanStore(lineage).write({"batch": number}, number)
     make_current(str(state), Current(lineage_folder(2), 2000), Current())
     return state
@@ -173,7 +173,7 @@ def test_a_lake_whose_table_is_gone_torn_or_older_than_the_checkpoint_fails(tmp_
     checkpoint = open_storage(checkpoint_url(str(state)))
     store = CheckpointStore(checkpoint)
     store.acquire()
-    name = lineage_of(checkpoint)
+    name = lineage_of(str(state))
     held = {"stream": ComponentState({}, {"batch": 2}), "lake": ComponentState({}, {"address": str(lake), "batch": 2})}
     store.commit(held, {}, None)
     event = {"kind": "interaction", "namespace": "n", "user_id": "u", "event_time": 5, "partition": 0, "offset": 7}
