@@ -16,6 +16,7 @@ from streamrec.config import Config, LakeConfig
 from streamrec.errors import Damaged, StorageError
 from streamrec.log.lake import EventLake, lake_address
 from streamrec.log.lake_deletion import Asked, Deleted
+from streamrec.log.lake_files import check_log
 from streamrec.log.lake_table import lake_rows
 from streamrec.pipeline.lake_merging import merge_apart
 from streamrec.pipeline.layout import lake_url
@@ -229,7 +230,7 @@ def build_lake(config: Config, state_url: str) -> LakeWriter | None:
     """Wire the lake of a state; None when the configuration wants none.
 
     Raises:
-        Damaged: The lineage's name is torn or lost: better now than after a step whose events can't be written.
+        Damaged: The lineage's name or an entry of the table's log is torn or lost: better now than after a step whose events can't be written.
     """
     if not config.lake.enabled:
         return None
@@ -240,7 +241,9 @@ def build_lake(config: Config, state_url: str) -> LakeWriter | None:
         note_lake(open_storage(state_url), config.lake.address, name)
         return name
 
-    return LakeWriter(open_lake(config, state_url, named), config.lake, config.log.events_topic)
+    lake = open_lake(config, state_url, named)
+    check_log(lake.address)
+    return LakeWriter(lake, config.lake, config.log.events_topic)
 
 
 def open_lake(config: Config, state_url: str, lineage: Callable[[], str]) -> EventLake:

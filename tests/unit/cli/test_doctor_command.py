@@ -192,6 +192,13 @@ def test_a_lake_whose_table_is_gone_torn_or_older_than_the_checkpoint_fails(tmp_
     ((verdict, what, _),) = found("lake", *settings)
     assert (verdict, str(entry) in what) == ("FAIL", True)
     entry.write_bytes(whole)
+    first = lake / "_delta_log" / f"{1:020d}.json"
+    whole = first.read_bytes()
+    first.write_bytes(b"")
+    ((verdict, what, remedy),) = found("lake", *settings)
+    assert (verdict, str(first) in what) == ("FAIL", True)
+    assert remedy.startswith("restore that file from a copy")
+    first.write_bytes(whole)
     (lake / "_delta_log").rename(lake / "away")
     ((verdict, what, _),) = found("lake", *settings)
     assert (verdict, what) == ("FAIL", f"{lake}: there is no table, the checkpoint counts on those up to batch 2")

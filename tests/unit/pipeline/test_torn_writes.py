@@ -158,6 +158,19 @@ def test_a_torn_entry_of_the_lake_that_the_checkpoint_counts_on_stops_the_stream
     assert go_on(world) == undisturbed[0]
 
 
+def test_an_emptied_entry_of_the_lake_that_is_not_the_newest_is_told_before_a_step_is_executed(
+    world: World, undisturbed: tuple[Any, list[Plan]]
+) -> None:
+    crash_at(world, Failpoint.HEAD_MOVED, 2)
+    entries = sorted(newest_entry(world).parent.glob("*.json"))
+    deletion = next(path for path in entries[:-1] if '"operation":"DELETE"' in path.read_text())
+    whole = tear(deletion, 0.0)
+    with pytest.raises(Damaged, match=f"an entry of the table's log is torn, {deletion}.*restore that file from a copy"):
+        world.controller()
+    deletion.write_bytes(whole)
+    assert go_on(world) == undisturbed[0]
+
+
 def manifest_of(world: World, version: str) -> Path:
     return Path(registry_url(str(world.folder))) / "default" / "versions" / version / "manifest.json"
 
