@@ -22,7 +22,7 @@ def run(options: Lake) -> int:
     config = resolve(options.settings)
     lineage = current_url(config.state)
     checkpoint = open_storage(checkpoint_url(lineage))
-    lake = open_lake(config, lineage, lambda: known_lineage(checkpoint))
+    lake = open_lake(config, lineage, lambda: known_lineage(lineage))
     if options.action == "verify":
         report = check_lake(lake, CheckpointStore(checkpoint), lineage)
         _say(report.to_json() if options.json else _sentences(report), options)

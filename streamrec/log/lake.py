@@ -27,7 +27,7 @@ from streamrec.errors import StorageError
 from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
 from streamrec.log.lake_deletion import DELETED_BY, Asked, Deleted, Place, owners, rows_of
-from streamrec.log.lake_files import damaged_file, sync_commit, sync_log, torn_entry
+from streamrec.log.lake_files import check_log, damaged_file, sync_commit, sync_log, torn_entry
 from streamrec.log.lake_table import COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, RECOUNT, places_of
 from streamrec.migrations import migrated, number_of
 
@@ -211,8 +211,7 @@ class EventLake:
                 self._opened.update_incremental()
             elif self._opened is not None or DeltaTable.is_deltatable(self.address, self._options):  # One that was open must still be there.
                 self._opened, self._num_updates = None, 0
-                if (torn := torn_entry(self.address, "it is cut off")) is not None:  # An empty entry would be taken for a commit of nothing.
-                    raise torn
+                check_log(self.address)  # An empty entry would be taken for a commit of nothing.
                 self._opened = self._checked(DeltaTable(self.address, storage_options=self._options))
         return self._opened
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -16,27 +17,79 @@ from deltalake import DeltaTable
 from streamrec.errors import Damaged, StorageError
 from streamrec.storage import open_storage
 
-_IS_APPEND = '"operation":"WRITE"'
+_IS_APPEND = b'"operation":"WRITE"'
 _REMOVE = "remove that file and start again: its rows are appended again, and if the checkpoint counts on them the next append says so"
 _RESTORE = "restore that file from a copy; without one remove it, start again, and repeat the deletions of users since the checkpoint before"
 _RESTORE_ROWS = (
     "restore that file from a copy; without one give `lake.address` a new folder: what comes from then on goes there, and receipts name this table, "
     "which no deletion reaches, until the file is back or you have removed the table"
 )
+_ENTRY = re.compile(r"\d{20}\.json")
+_CHECKPOINT = re.compile(r"\d{20}\.checkpoint\..*(parquet|json)")
 _NAMED = re.compile(r"[^\s\"'():]*\.parquet")
 
 
 def torn_entry(address: str, reason: str) -> Damaged | None:
-    """Return an error if the newest entry of a local table's log is cut off, as a crash of the machine may leave it."""
-    entries = [] if "://" in address else sorted((Path(address) / "_delta_log").glob("*.json"))
-    text = entries[-1].read_text(errors="replace") if entries else ""
+    """Return an error if an entry of a local table's log that a reader needs is empty, cut off or gone.
+
+    delta-rs takes an empty one for a commit of nothing, so that what it had removed is back.
+
+    Args:
+        address: The table's.
+        reason: What to say of it.
+    """
+    if "://" in address:
+        return None
+    found = _first_bad_entry(Path(address))
+    if found is not None:  # Once more: a vacuum may have removed entries meanwhile.
+        found = _first_bad_entry(Path(address))
+    if found is None:
+        return None
+    entry, data, is_newest = found
+    state = "gone" if data is None else "torn"
+    what = f"Lake: {'the newest' if is_newest else 'an'} entry of the table's log is {state}, {entry} ({reason})"
+    if is_newest:
+        return Damaged(what, do=_REMOVE if _IS_APPEND in (data or b"") else _RESTORE, address=address)
+    return Damaged(what, do=_RESTORE_ROWS, address=address, file=str(entry))
+
+
+def check_log(address: str) -> None:
+    """Return if no entry of a local table's log is damaged; a file is read for each commit since its last checkpoint, as by who opens it.
+
+    Raises:
+        Damaged: See `torn_entry`.
+    """
+    if (torn := torn_entry(address, "found before the table was opened")) is not None:
+        raise torn
+
+
+def _first_bad_entry(table: Path) -> tuple[Path, bytes | None, bool] | None:
+    """Return an entry since the log's newest checkpoint, what is left of it, and whether it is the newest."""
+    log = table / "_delta_log"
+    names = [path.name for path in log.glob("*")]
+    begin = max((int(name[:20]) + 1 for name in names if _CHECKPOINT.fullmatch(name)), default=0)
+    end = max((int(name[:20]) + 1 for name in names if _ENTRY.fullmatch(name)), default=0)
+    for version in range(begin, end):
+        entry = log / f"{version:020d}.json"
+        try:
+            data = entry.read_bytes()
+        except FileNotFoundError:
+            return entry, None, False
+        if not _is_whole(data):
+            return entry, data, version == end - 1
+    return None
+
+
+def _is_whole(entry: bytes) -> bool:
     try:
-        if not entries or [json.loads(line) for line in text.splitlines()]:
-            return None
+        return bool(_actions(entry))
     except ValueError:
-        pass  # It ends in the middle of an action.
-    what = f"Lake: the newest entry of the table's log is torn, {entries[-1]} ({reason})"
-    return Damaged(what, do=_REMOVE if _IS_APPEND in text else _RESTORE, address=address)
+        return False  # It ends in the middle of an action.
+
+
+def _actions(entry: bytes) -> list[dict[str, Any]]:
+    """Return the actions of an entry; ids within them may hold what text takes for the end of a line."""
+    return [json.loads(line) for line in entry.split(b"\n") if line]
 
 
 def damaged_file(address: str, table: DeltaTable | None, reason: str) -> Damaged | None:
@@ -86,8 +139,7 @@ def sync_commit(address: str, version: int) -> None:
         return
     folder = Path(address)
     entry = folder / "_delta_log" / f"{version:020d}.json"
-    actions = [json.loads(line) for line in entry.read_text().splitlines()]
-    files = [folder / unquote(action["add"]["path"]) for action in actions if "add" in action]
+    files = [folder / unquote(action["add"]["path"]) for action in _actions(entry.read_bytes()) if "add" in action]
     folders = {parent for file in files for parent in file.parents if parent.is_relative_to(folder)}
     for path in (*files, *folders, entry, entry.parent, folder, folder.parent):
         _sync_path(path)

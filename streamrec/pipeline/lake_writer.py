@@ -16,9 +16,10 @@ from streamrec.config import Config, LakeConfig
 from streamrec.errors import Damaged, StorageError
 from streamrec.log.lake import EventLake, lake_address
 from streamrec.log.lake_deletion import Asked, Deleted
+from streamrec.log.lake_files import check_log
 from streamrec.log.lake_table import lake_rows
 from streamrec.pipeline.lake_merging import merge_apart
-from streamrec.pipeline.layout import checkpoint_url, lake_url
+from streamrec.pipeline.layout import lake_url
 from streamrec.pipeline.lineage import lineage_of, named_lineage, note_lake
 from streamrec.pipeline.plan import LONGEST_INTERVAL
 from streamrec.state import ComponentState, digest_of
@@ -229,19 +230,20 @@ def build_lake(config: Config, state_url: str) -> LakeWriter | None:
     """Wire the lake of a state; None when the configuration wants none.
 
     Raises:
-        Damaged: The lineage's name is torn: better now than after a step whose events can't be written.
+        Damaged: The lineage's name or an entry of the table's log is torn or lost: better now than after a step whose events can't be written.
     """
     if not config.lake.enabled:
         return None
-    checkpoint = open_storage(checkpoint_url(state_url))
-    named_lineage(checkpoint)
+    named_lineage(state_url)
 
     def named() -> str:
-        name = lineage_of(checkpoint)
+        name = lineage_of(state_url)
         note_lake(open_storage(state_url), config.lake.address, name)
         return name
 
-    return LakeWriter(open_lake(config, state_url, named), config.lake, config.log.events_topic)
+    lake = open_lake(config, state_url, named)
+    check_log(lake.address)
+    return LakeWriter(lake, config.lake, config.log.events_topic)
 
 
 def open_lake(config: Config, state_url: str, lineage: Callable[[], str]) -> EventLake:

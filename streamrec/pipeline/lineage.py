@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from streamrec.errors import Damaged, OperatorError, StorageError
 from streamrec.migrations import FORMATS, number_of, read_json
-from streamrec.pipeline.layout import lineage_folder, lineage_number, state_of
+from streamrec.pipeline.layout import checkpoint_url, lake_url, lineage_folder, lineage_number, state_of
 from streamrec.pipeline.plan import version_name
 from streamrec.storage import Storage, open_storage
 
@@ -25,6 +25,11 @@ LINEAGE = "LINEAGE"
 _CURRENT = "CURRENT"
 NOTES = "lakes"
 """Folder of a lineage's notes on where its events went."""
+
+_RESTORE_NAME = (
+    'restore it from a copy, or write {"format": 1, "lineage": "NAME"} there: the table\'s name in the lake is streamrec/NAME, '
+    "and the notes below lakes/ say it, too"
+)
 
 R = TypeVar("R")
 
@@ -121,37 +126,71 @@ def make_current(state_url: str, new: Current, instead_of: Current) -> None:
         raise StorageError(what, got=current_lineage(state_url).folder or "the first one", do="let one rebuild run")
 
 
-def lineage_of(storage: Storage) -> str:
+def lineage_of(lineage_url: str) -> str:
     """Return the lineage's name, and make it at the first call.
 
     It lies beside the checkpoint's pointer and is there before anything that carries it: who removes the commits removes it with them, and
     the next state is another one.
 
-    Args:
-        storage: The checkpoint's.
+    Raises:
+        Damaged: It can't be read, or is lost; see `named_lineage`.
     """
-    storage.write_new(LINEAGE, json.dumps({"format": number_of("lineage"), "lineage": uuid.uuid4().hex}).encode())
-    return known_lineage(storage)
+    if named_lineage(lineage_url) is None:
+        name = uuid.uuid4().hex
+        values = {"format": number_of("lineage"), "lineage": name, "check": _check(name)}
+        open_storage(checkpoint_url(lineage_url)).write_new(LINEAGE, json.dumps(values).encode())
+    return known_lineage(lineage_url)
 
 
-def known_lineage(storage: Storage) -> str:
+def known_lineage(lineage_url: str) -> str:
     """Return the lineage's name.
 
     Raises:
         OperatorError: There is none: nothing was ever committed here.
-        Damaged: It can't be read.
+        Damaged: It can't be read, or is lost; see `named_lineage`.
     """
-    name = named_lineage(storage)
+    name = named_lineage(lineage_url)
     if name is None:
         what = "Lake: there is no state that it could belong to"
-        raise OperatorError(what, got=storage.address, do="name the state's configuration with --config")
+        raise OperatorError(what, got=lineage_url, do="name the state's configuration with --config")
     return name
 
 
-def named_lineage(storage: Storage) -> str | None:
-    """Return the lineage's name, None where there is none; see `known_lineage`."""
-    remedy = "restore it from a copy, or from the table's name in the lake, which is streamrec/ and this name"
-    return read_small(storage, LINEAGE, "lineage", lambda values: str(values["lineage"]), remedy)
+def named_lineage(lineage_url: str) -> str | None:
+    """Return the lineage's name, None where there is none yet.
+
+    Raises:
+        Damaged: It can't be read, or is lost: there are commits, and what carries it. It is never made anew then, since the lake would be refused.
+    """
+    storage = open_storage(checkpoint_url(lineage_url))
+    name = read_small(storage, LINEAGE, "lineage", _name, _RESTORE_NAME)
+    if name is None and storage.list("commits") and (left := _left_without_name(lineage_url)):
+        name = read_small(storage, LINEAGE, "lineage", _name, _RESTORE_NAME)  # Once more: it may have been made since.
+        if name is None:
+            what = f"{FORMATS['lineage'].noun} is lost, {storage.address}/{LINEAGE}"
+            raise Damaged(what, got=f"no such file beside commits and {left}", do=_RESTORE_NAME)
+    return name
+
+
+def _name(values: dict[str, Any]) -> str:
+    name = str(values["lineage"])
+    if values.get("check", _check(name)) != _check(name):  # Without one it was written by an earlier streamrec, or by hand.
+        raise ValueError(name)
+    return name
+
+
+def _check(name: str) -> str:
+    """Return what tells a name from one with a flipped bit, which would make the lake another state's."""
+    return hashlib.sha256(name.encode()).hexdigest()[:8]
+
+
+def _left_without_name(lineage_url: str) -> str:
+    """Return what of a lineage's folder can only be there after the name."""
+    storage = open_storage(lineage_url)
+    if notes := storage.list(NOTES):
+        return f"the note of a lake that says the name, {storage.address}/{notes[0]}"
+    lake = lake_url(lineage_url, "")
+    return f"the lake, {lake}" if open_storage(lake).list("_delta_log") else ""
 
 
 def note_lake(storage: Storage, address: str, name: str) -> None:

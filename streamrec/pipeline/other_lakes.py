@@ -122,8 +122,7 @@ class OtherLakes(Impersonal):
         if url == self._url and wanted.enabled and configured == wanted.address:
             return None
         as_it_was = self._config.model_copy(update={"lake": wanted.model_copy(update={"address": configured})})
-        checkpoint = open_storage(checkpoint_url(url))
-        lake = open_lake(as_it_was, url, lambda: name or known_lineage(checkpoint))
+        lake = open_lake(as_it_was, url, lambda: name or known_lineage(url))
         return lake if lake.is_there() else None
 
     def snapshot(self) -> ComponentState:

@@ -40,7 +40,7 @@ def unreadable(state_url: str) -> Iterator[StreamrecError]:
     checkpoint, registry = open_storage(checkpoint_url(url)), Registry(open_storage(registry_url(state_url)))
     looks: tuple[Callable[[], object], ...] = (
         lambda: CheckpointStore(checkpoint).load_newest(only=("stream",)),
-        lambda: named_lineage(checkpoint),
+        lambda: named_lineage(url),
         lambda: read_record(open_storage(url)),
         lambda: PlanStore(open_storage(url)).newest(),
         lambda: read_record(open_storage(begun)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from streamrec.config import Config
 from streamrec.errors import OperatorError, StorageError
 from streamrec.pipeline.lake_writer import open_lake
-from streamrec.pipeline.layout import checkpoint_url, lake_url
+from streamrec.pipeline.layout import lake_url
 from streamrec.pipeline.lineage import named_lineage
 from streamrec.storage import open_storage, tidy
 
@@ -29,7 +29,7 @@ def check_room(config: Config, lineage_url: str, address: str) -> None:
     keys = open_storage(where).list()
     if not keys:
         return
-    name = named_lineage(open_storage(checkpoint_url(lineage_url)))
+    name = named_lineage(lineage_url)
     found = f"{len(keys)} objects that are no lake of this rebuild"
     if name is not None and any(key.startswith(_LOG) for key in keys):
         elsewhere = config.model_copy(update={"lake": config.lake.model_copy(update={"address": address})})

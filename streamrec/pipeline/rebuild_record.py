@@ -196,6 +196,5 @@ def _begins(lake: EventLake, ends: Mapping[int, int]) -> dict[int, int]:
 
 
 def _lake(config: Config, source_url: str, address: str) -> EventLake:
-    checkpoint = open_storage(checkpoint_url(source_url))
     as_it_was = config.model_copy(update={"lake": config.lake.model_copy(update={"address": address})})
-    return open_lake(as_it_was, source_url, lambda: known_lineage(checkpoint))
+    return open_lake(as_it_was, source_url, lambda: known_lineage(source_url))

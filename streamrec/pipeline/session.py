@@ -66,12 +66,12 @@ def has_commits(config: Config) -> bool:
     """Return whether the state has a commit that a job could go on from; asks the storage alone and changes nothing.
 
     Raises:
-        Damaged: A pointer is torn or lost, or the name by which the lake knows the state is torn.
+        Damaged: A pointer is torn or lost, or the name by which the lake knows the state is torn or lost.
     """
-    checkpoint = open_storage(checkpoint_url(current_url(state_address(config))))
+    lineage = current_url(state_address(config))
     if config.lake.enabled:
-        named_lineage(checkpoint)
-    return has_commit(checkpoint)
+        named_lineage(lineage)
+    return has_commit(open_storage(checkpoint_url(lineage)))
 
 
 def state_address(config: Config) -> str:

@@ -199,7 +199,7 @@ def _lake(config: Config) -> Iterator[Finding]:
         _try_out_lake(config.lake.address)
         lineage = current_url(state_address(config))
         checkpoint = open_storage(checkpoint_url(lineage))
-        lake = open_lake(config, lineage, lambda: known_lineage(checkpoint))
+        lake = open_lake(config, lineage, lambda: known_lineage(lineage))
         last = lake.last_batch() if lake.is_there() else None
         yield check_lake(lake.address, last, _counted_on(checkpoint, config.lake.address))
     except StreamrecError as error:

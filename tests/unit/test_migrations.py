@@ -149,7 +149,7 @@ SAMPLES: Mapping[str, Sample] = {
     "current": Sample(
         read_at("CURRENT", lambda storage: current_lineage(storage.address)), {1: {"folder": "lineages/0002", "first_batch": 7, "forgot_batch": 0}}
     ),
-    "lineage": Sample(read_at("LINEAGE", known_lineage), {1: {"lineage": "abc"}}),
+    "lineage": Sample(read_at("checkpoint/LINEAGE", lambda storage: known_lineage(storage.address)), {1: {"lineage": "abc"}}),
     "rebuild": Sample(read_at("REBUILD", read_record), {1: RECORD, 2: {**RECORD, "lake_to": None}}),
     "plan": Sample(read_plan, {1: {"plan": {"batch": 4}}}),
     "receipt": Sample(read_at(receipt_key("n", "e"), lambda storage: read_receipt(storage, "n", "e")), {1: {"event_id": "e"}}),

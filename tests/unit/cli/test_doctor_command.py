@@ -106,7 +106,7 @@ def state(tmp_path: Path) -> Path:
         store.commit({"stream": ComponentState({}, {"batch": number, "teachers": {"linear": "v1"}, "challengers": {"linear": "v2"}})}, {}, None)
         for version in ("v1", "v2"):
             TeacherStore(lineage).publish("linear", version, ComponentState(), {})
-        lineage_of(checkpoint)
+        lineage_of(lineage.address)
         PlanStore(lineage).write({"batch": number}, number)
     make_current(str(state), Current(lineage_folder(2), 2000), Current())
     return state
@@ -178,7 +178,7 @@ def test_a_lake_whose_table_is_gone_torn_or_older_than_the_checkpoint_fails(tmp_
     checkpoint = open_storage(checkpoint_url(str(state)))
     store = CheckpointStore(checkpoint)
     store.acquire()
-    name = lineage_of(checkpoint)
+    name = lineage_of(str(state))
     held = {"stream": ComponentState({}, {"batch": 2}), "lake": ComponentState({}, {"address": str(lake), "batch": 2})}
     store.commit(held, {}, None)
     event = {"kind": "interaction", "namespace": "n", "user_id": "u", "event_time": 5, "partition": 0, "offset": 7}
@@ -197,6 +197,13 @@ def test_a_lake_whose_table_is_gone_torn_or_older_than_the_checkpoint_fails(tmp_
     ((verdict, what, _),) = found("lake", *settings)
     assert (verdict, str(entry) in what) == ("FAIL", True)
     entry.write_bytes(whole)
+    first = lake / "_delta_log" / f"{1:020d}.json"
+    whole = first.read_bytes()
+    first.write_bytes(b"")
+    ((verdict, what, remedy),) = found("lake", *settings)
+    assert (verdict, str(first) in what) == ("FAIL", True)
+    assert remedy.startswith("restore that file from a copy")
+    first.write_bytes(whole)
     (lake / "_delta_log").rename(lake / "away")
     ((verdict, what, _),) = found("lake", *settings)
     assert (verdict, what) == ("FAIL", f"{lake}: there is no table, the checkpoint counts on those up to batch 2")

@@ -34,6 +34,7 @@ ODD_IDS = [
     "?",
     "$1",
     "{batch}",
+    "a\u2028b\x85c",  # Python's lines end there, JSON's do not.
 ]
 
 
@@ -197,6 +198,76 @@ def test_a_file_of_rows_that_is_damaged_or_gone_is_named_by_every_reader_and_the
         assert caught.value.remedy.startswith("restore that file from a copy; without one give `lake.address` a new folder")
     path.write_bytes(whole)
     assert lake_at(tmp_path).delete_user("default", "u2") == 1
+
+
+TORN: dict[str, Callable[[bytes], bytes | None]] = {
+    "empty": lambda whole: b"",
+    "half": lambda whole: whole[: len(whole) // 2],
+    "zeros": lambda whole: bytes(len(whole)),
+    "gone": lambda whole: None,
+}
+
+
+@pytest.mark.parametrize("how", TORN)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_an_entry_of_the_log_that_is_not_the_newest_is_named_before_anything_is_appended(tmp_path: Path, number: int, how: str) -> None:
+    lake = lake_at(tmp_path)
+    lake.append(lake_rows(events(1, 2), "t", 1), 1)
+    lake.delete_user("default", "u1")
+    lake.append(lake_rows(events(3), "t", 2), 2)
+    entry = tmp_path / "_delta_log" / f"{number:020d}.json"
+    whole = entry.read_bytes()
+    torn = TORN[how](whole)
+    entry.unlink()
+    if torn is not None:
+        entry.write_bytes(torn)
+    before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    actions: list[Callable[[EventLake], object]] = [
+        EventLake.last_batch,
+        lambda lake: lake.append(lake_rows(events(4), "t", 3), 3),
+        lambda lake: lake.delete_user("default", "u1"),
+    ]
+    state = "gone" if how == "gone" else "torn"
+    for act in actions:
+        with pytest.raises(
+            Damaged, match=f"an entry of the table's log is {state}, {entry} .*restore that file from a copy; without one give `lake.address`"
+        ):
+            act(lake_at(tmp_path))
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
+    entry.write_bytes(whole)
+    assert lake_at(tmp_path).last_batch() == 2
+    assert [row["offset"] for row in stored(tmp_path)] == [3]
+
+
+def test_an_entry_that_a_checkpoint_of_the_log_stands_for_may_be_gone_or_torn(tmp_path: Path) -> None:
+    lake = lake_at(tmp_path)
+    for batch in (1, 2):
+        lake.append(lake_rows(events(batch), "t", batch), batch)
+    DeltaTable(tmp_path).create_checkpoint()
+    log = tmp_path / "_delta_log"
+    (log / f"{0:020d}.json").unlink()
+    (log / f"{1:020d}.json").write_bytes(b"")
+    again = lake_at(tmp_path)
+    again.append(lake_rows(events(3), "t", 3), 3)
+    assert [row["offset"] for row in stored(tmp_path)] == [1, 2, 3]
+
+
+def test_entries_that_a_vacuum_removes_between_listing_and_reading_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = lake_at(tmp_path)
+    for batch in (1, 2):
+        lake.append(lake_rows(events(batch), "t", batch), batch)
+    first = tmp_path / "_delta_log" / f"{0:020d}.json"
+    read = Path.read_bytes
+
+    def late(path: Path) -> bytes:
+        if path == first and path.exists():
+            DeltaTable(tmp_path).create_checkpoint()
+            first.unlink()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", late)
+    assert lake_at(tmp_path).last_batch() == 2
+    assert not first.exists()
 
 
 def test_a_deletion_leaves_what_later_batches_brought_and_says_how_many_rows_went_for_ever(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from streamrec.errors import Damaged, Fenced, StorageError
 from streamrec.pipeline.checkpoint import AddedDelta, CheckpointStore, has_commit
 from streamrec.pipeline.commit import Commit, CommitId, Head
-from streamrec.pipeline.lineage import lineage_of
+from streamrec.pipeline.lineage import LINEAGE
 from streamrec.state import ComponentState
 from streamrec.storage import LocalStorage, Token
 from streamrec.testing.storage_faults import FaultyStorage
@@ -216,7 +216,7 @@ def test_a_damaged_pointer_is_an_error_and_not_an_empty_state(storage: LocalStor
 @pytest.mark.parametrize("left", ["commits", "LINEAGE"])
 def test_a_lost_pointer_is_damage_and_never_a_new_state(storage: LocalStorage, store: CheckpointStore, left: str) -> None:
     store.commit({"a": _state(1)}, {}, None)
-    lineage_of(storage)
+    storage.write_new(LINEAGE, b"{}")
     if left == "LINEAGE":
         storage.delete("commits/00000001.json")
     else:
@@ -255,7 +255,7 @@ def test_a_first_writer_that_begins_between_two_looks_is_no_damage(storage: Loca
 def test_a_first_run_that_was_killed_before_its_commit_was_visible_begins_again(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     first = CheckpointStore(storage)
     first.acquire()
-    lineage_of(storage)
+    storage.write_new(LINEAGE, b"{}")
     with monkeypatch.context() as patched:
         patched.setattr(storage, "swap", lambda *_: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception, match="killed"):

@@ -22,7 +22,7 @@ from streamrec.pipeline.lake_writer import LakeWriter
 from streamrec.pipeline.layout import checkpoint_url
 from streamrec.pipeline.lineage import known_lineage, lineage_of
 from streamrec.state import from_bytes, to_bytes
-from streamrec.storage import LocalStorage, open_storage
+from streamrec.storage import open_storage
 
 World = Any
 FAST: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
@@ -226,9 +226,9 @@ def test_a_controller_that_keeps_nothing_writes_no_lake(make_world: Callable[...
 
 
 def test_a_lineage_is_made_once_and_goes_with_the_checkpoint(tmp_path: Path) -> None:
-    name = lineage_of(LocalStorage(tmp_path / "a"))
-    assert lineage_of(LocalStorage(tmp_path / "a")) == known_lineage(LocalStorage(tmp_path / "a")) == name
-    assert lineage_of(LocalStorage(tmp_path / "b")) != name
+    name = lineage_of(str(tmp_path / "a"))
+    assert lineage_of(str(tmp_path / "a")) == known_lineage(str(tmp_path / "a")) == name
+    assert lineage_of(str(tmp_path / "b")) != name
 
 
 def test_a_merge_in_a_process_of_its_own_says_what_it_did_or_why_it_did_not(tmp_path: Path) -> None:

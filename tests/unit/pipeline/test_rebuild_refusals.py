@@ -138,7 +138,7 @@ def test_a_rebuild_empties_no_table_and_no_folder_that_is_not_its_own(played: Wo
     foreign = changed(make_other(played, tmp_path), lake={"address": str(place)})
     foreign.play(foreign.controller())
     kept = files(place)
-    name = known_lineage(open_storage(str(foreign.folder / "checkpoint")))
+    name = known_lineage(str(foreign.folder))
     with pytest.raises(OperatorError, match=rf"events-0002, got {f'the table streamrec/{name}' if begun else f'{len(kept)} objects'}"):
         rebuild(played, anew=True)
     assert files(place) == kept
@@ -223,7 +223,7 @@ def test_a_torn_pointer_name_or_record_is_told_by_file_with_a_remedy(played: Wor
     state, lineage = str(played.folder), Path(current_url(str(played.folder)))
     reads: dict[Path, Callable[[], object]] = {
         lineage / "REBUILD": lambda: read_record(open_storage(str(lineage))),
-        lineage / "checkpoint" / "LINEAGE": lambda: known_lineage(open_storage(str(lineage / "checkpoint"))),
+        lineage / "checkpoint" / "LINEAGE": lambda: known_lineage(str(lineage)),
         played.folder / "CURRENT": lambda: current_lineage(state),
     }
     for path, read in reads.items():

@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
-from streamrec.errors import Damaged
+from streamrec.errors import Damaged, StorageError
 from streamrec.log.base import Record
 from streamrec.log.lake import EventLake
+from streamrec.pipeline import lineage
 from streamrec.pipeline.bootstrap_view import load_history_columns
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lake_check import check_lake
 from streamrec.pipeline.layout import checkpoint_url, registry_url
+from streamrec.pipeline.lineage import known_lineage, lineage_of
 from streamrec.pipeline.plan import Plan
 from streamrec.pipeline.plan_store import PlanStore
+from streamrec.pipeline.readable import unreadable
 from streamrec.pipeline.session import has_commits
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
@@ -155,6 +158,19 @@ def test_a_torn_entry_of_the_lake_that_the_checkpoint_counts_on_stops_the_stream
     assert go_on(world) == undisturbed[0]
 
 
+def test_an_emptied_entry_of_the_lake_that_is_not_the_newest_is_told_before_a_step_is_executed(
+    world: World, undisturbed: tuple[Any, list[Plan]]
+) -> None:
+    crash_at(world, Failpoint.HEAD_MOVED, 2)
+    entries = sorted(newest_entry(world).parent.glob("*.json"))
+    deletion = next(path for path in entries[:-1] if '"operation":"DELETE"' in path.read_text())
+    whole = tear(deletion, 0.0)
+    with pytest.raises(Damaged, match=f"an entry of the table's log is torn, {deletion}.*restore that file from a copy"):
+        world.controller()
+    deletion.write_bytes(whole)
+    assert go_on(world) == undisturbed[0]
+
+
 def manifest_of(world: World, version: str) -> Path:
     return Path(registry_url(str(world.folder))) / "default" / "versions" / version / "manifest.json"
 
@@ -220,6 +236,68 @@ def test_a_torn_name_of_the_lineage_is_told_before_a_step_is_executed_and_only_w
     assert PlanStore(open_storage(str(tmp_path))).batches() == plans
     without = config.model_copy(update={"lake": config.lake.model_copy(update={"enabled": False})})
     assert has_commits(without)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_lost_name_of_the_lineage_is_damage_that_nothing_is_written_over_and_it_comes_back_by_the_remedy(
+    make_world: Callable[..., World], mixed: list[Record], tmp_path: Path, undisturbed: tuple[Any, list[Plan]], elsewhere: bool
+) -> None:
+    lake = tmp_path / "events"
+    world = make_world(mixed, FAST | ({"lake": {"address": str(lake)}} if elsewhere else {}), folder=tmp_path / "state")
+    crash_at(world, Failpoint.PRUNED, 2)
+    path = world.folder / "checkpoint" / "LINEAGE"
+    name = known_lineage(str(world.folder))
+    path.unlink()
+    before = sorted(world.folder.rglob("*"))
+    config = world.config.model_copy(update={"state": str(world.folder)})
+    readers: list[Callable[[], object]] = [world.controller, lambda: has_commits(config), lambda: lineage_of(str(world.folder))]
+    for read in (*readers, lambda: known_lineage(str(world.folder))):
+        with pytest.raises(Damaged, match=f"the name is lost, {path}, got no such file beside commits and .*, restore it from a copy, or write"):
+            read()
+    assert [str(path) in str(error) for error in unreadable(str(world.folder))] == [True]
+    assert sorted(world.folder.rglob("*")) == before
+    path.write_text(f'{{"format": 1, "lineage": "{name}"}}')
+    assert not list(unreadable(str(world.folder)))
+    assert go_on(world)["lake"] == undisturbed[0]["lake"]
+
+
+def test_a_state_that_keeps_a_lake_only_since_later_has_lost_no_name(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> None:
+    without = make_world(mixed, FAST | {"lake": {"enabled": False}}, folder=tmp_path)
+    crash_at(without, Failpoint.PRUNED, 1)
+    assert not (tmp_path / "checkpoint" / "LINEAGE").exists()
+    world = make_world(mixed, FAST, folder=tmp_path)
+    world.play(world.controller())
+    assert world.controller().parts.lake.lake.info()["rows"]
+
+
+def test_a_name_of_the_lineage_that_is_made_between_two_looks_is_not_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    crash_at(world, Failpoint.PRUNED, 2)
+    path = world.folder / "checkpoint" / "LINEAGE"
+    whole, name = path.read_bytes(), known_lineage(str(world.folder))
+    path.unlink()
+    look = lineage._left_without_name
+
+    def meanwhile(url: str) -> str:
+        path.write_bytes(whole)
+        return look(url)
+
+    monkeypatch.setattr(lineage, "_left_without_name", meanwhile)
+    assert known_lineage(str(world.folder)) == name
+
+
+def test_a_flipped_byte_in_the_name_of_the_lineage_never_makes_it_another_name(tmp_path: Path) -> None:
+    name = lineage_of(str(tmp_path))
+    path = tmp_path / "checkpoint" / "LINEAGE"
+    whole = path.read_bytes()
+    num_told = 0
+    for place in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+            try:
+                assert known_lineage(str(tmp_path)) == name
+            except StorageError:  # Damaged, or a format of a newer streamrec.
+                num_told += 1
+    assert num_told > 8 * len(name)
 
 
 def test_a_lost_pointer_ends_a_controller_before_it_touches_what_is_left(world: World) -> None:
