@@ -34,7 +34,6 @@ ODD_IDS = [
     "?",
     "$1",
     "{batch}",
-    "a\u2028b\x85c",  # Python's lines end there, JSON's do not.
 ]
 
 
@@ -198,6 +197,11 @@ def test_a_file_of_rows_that_is_damaged_or_gone_is_named_by_every_reader_and_the
         assert caught.value.remedy.startswith("restore that file from a copy; without one give `lake.address` a new folder")
     path.write_bytes(whole)
     assert lake_at(tmp_path).delete_user("default", "u2") == 1
+
+
+def test_a_namespace_that_holds_what_text_takes_for_the_end_of_a_line_is_no_torn_entry(tmp_path: Path) -> None:
+    lake_at(tmp_path).append(lake_rows(events(1, namespace="a\u2028b\x85c"), "t", 1), 1)
+    assert lake_at(tmp_path).last_batch() == 1
 
 
 TORN: dict[str, Callable[[bytes], bytes | None]] = {
