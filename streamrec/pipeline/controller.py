@@ -96,6 +96,7 @@ class Controller:
             if self.parts.publisher is not None and version is not None:
                 self.parts.student.submit(Learner.hold, version, *self.parts.publisher.load(version)).result()
         self.refreshing.restart()
+        self._prune(self.state.planned_ms)  # Who made the commit may have died before it did so, and an idle stream makes no other.
         return True
 
     def step(self, given: Plan | None = None) -> StepReport | None:
@@ -347,7 +348,12 @@ class Controller:
         self._last["checkpoint"] = self.parts.clock.monotonic_s()
         if self.parts.plans is not None:
             self.parts.plans.prune(needed)
+        self._prune(plan.now_ms)
+
+    def _prune(self, now_ms: int) -> None:
+        """Remove versions of students and teachers that no kept commit needs and the policy gives up, or that know a deleted user."""
+        state = self.state
         if self.parts.publisher is not None:
-            needed_versions = self._saver.oldest_kept("versions").values()
-            self.parts.publisher.prune(plan.now_ms, state.versions_not_before(needed_versions), {*needed_versions, state.live, state.candidate})
+            needed = self._saver.oldest_kept("versions").values()
+            self.parts.publisher.prune(now_ms, state.versions_not_before(needed), {*needed, state.live, state.candidate})
         self.parts.refresher.prune(self._saver.oldest_kept("teachers"))

@@ -195,6 +195,23 @@ def test_nothing_rolls_back_to_a_version_that_has_learned_from_the_user(world: W
             break
 
 
+def test_a_driver_that_died_before_it_pruned_leaves_no_version_that_knows_the_user_to_an_idle_stream(
+    world: World, make_record: MakeRecord, mixed: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry(open_storage(registry_url(str(world.folder))))
+    forget(world, make_record, mixed)
+    world.append(make_record(f"u{number % 7}", f"i{number % 11}", 300 + number) for number in range(600))
+    controller = world.controller()
+    # As if killed behind each commit: HEAD is moved, nothing is pruned.
+    monkeypatch.setattr(controller.parts.publisher, "prune", lambda *_: None)
+    world.play(controller)
+    bound = receipt_of(world)["versions_not_before"]
+    assert min(registry.versions()) < bound
+    again = world.controller()
+    assert again.step() is None
+    assert min(registry.versions()) >= bound
+
+
 def test_an_idle_stream_refuses_to_bring_a_version_of_before_the_deletion_back(world: World, make_record: MakeRecord) -> None:
     registry = Registry(open_storage(registry_url(str(world.folder))))
     world.append([deletion(make_record, 260)])
