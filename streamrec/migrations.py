@@ -80,7 +80,8 @@ def _vocabulary_3(state: ComponentState) -> ComponentState:
 
 FORMATS: Mapping[str, Format] = {
     "head": Format("Checkpoint: the pointer", 3, {1: _same, 2: _head_3}),
-    "commit": Format("Checkpoint: a commit", 3, {1: _commit_2, 2: _same}),  # Tombstones of 2 don't say how far ahead events lay.
+    # Tombstones of 2 don't say how far ahead events lay, those of 3 don't name requests.
+    "commit": Format("Checkpoint: a commit", 4, {1: _commit_2, 2: _same, 3: _same}),
     "current": Format("Lineage: the pointer"),
     "lineage": Format("Lineage: the name"),
     "rebuild": Format("Rebuild: the record", 2, {1: _rebuild_2}),

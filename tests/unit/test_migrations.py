@@ -142,8 +142,7 @@ SAMPLES: Mapping[str, Sample] = {
         parsed_by(Commit.from_json),
         {
             1: {**COMMIT, "components": {**COMPONENTS, "histories": ENTRY}},
-            2: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": COMPONENTS},
-            3: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": COMPONENTS},
+            **{number: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": COMPONENTS} for number in (2, 3, 4)},
         },
     ),
     "current": Sample(
