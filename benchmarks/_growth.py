@@ -10,7 +10,7 @@ from benchmarks._processes import SUMS, Series, Watch, slope
 FLOOR_MB_PER_MIN = 0.25
 """Slower growth is no finding of a run of minutes: in ten of them it is two or three of the 1 MiB blocks that Python takes its memory in."""
 
-ENDING = ("fit_transformer", "TrainController", "RayTrainWorker", "_carry_out_task", "PlacementGroupCleaner", "IDLE")
+ENDING = ("fit_transformer", "TrainController", "RayTrainWorker", "PlacementGroupCleaner", "IDLE")
 """Processes that end with the refresh that they are for, or wait for work: on a busy machine one may live from the warm-up to the end."""
 
 SURE = 3.0

@@ -110,7 +110,8 @@ class TeachersConfig(Section):
     A refresh begins after ``<teacher>_refresh_events`` interactions at the latest (of a package's teacher: ``plugin_refresh_events``), and at the
     earliest after ``refresh_earliest`` times as many: then where ``refresh_new_items`` (a share of the items) were admitted since, the teacher's
     score fell by ``refresh_drop`` of what it was and by more than chance, or the choice of items moved by ``refresh_drift`` (total variation, 0 to
-    1). A version older than ``refresh_age_s`` is refreshed once anything is new. ``budget_worker_min_per_day``: what refreshes of all teachers may
+    1). Where more than ``refresh_lag`` records wait, all these wait for ``refresh_behind`` times the latest number. A version older than
+    ``refresh_age_s`` is refreshed once anything is new. ``budget_worker_min_per_day``: what refreshes of all teachers may
     take in any 24 hours, in minutes times workers; 1440 is one worker all day. ``retry_after_s``: wait after a failed refresh, twice as long after
     each further one.
     ``challenge_queries``: so many queries at most are scored by a new version and the one in use before it may label; 0 takes it into use at once.
@@ -132,6 +133,8 @@ class TeachersConfig(Section):
     refresh_new_items: float = Field(default=0.1, ge=0)
     refresh_drop: float = Field(default=0.1, ge=0, lt=1)
     refresh_drift: float = Field(default=0.1, ge=0, le=1)
+    refresh_lag: int = Field(default=8192, ge=0)
+    refresh_behind: float = Field(default=4.0, ge=1)
     refresh_age_s: Duration = 86_400.0
     budget_worker_min_per_day: float = Field(default=1440.0, gt=0)
     retry_after_s: Duration = 60.0

@@ -184,9 +184,10 @@ def next_ranges(offsets: Mapping[int, int], measured: Measured, config: Config) 
     return take_ranges(config.log.events_topic, offsets, measured.ends, limit)
 
 
-def refresh_decisions(state: StreamFacts, now_ms: int, config: Config) -> dict[str, RefreshDecision]:
-    """Decide for each teacher that comes in versions whether its next one begins."""
-    return {name: decide_refresh(_facts_of(name, state), now_ms, config.teachers) for name in config.teachers.refreshed}
+def refresh_decisions(state: StreamFacts, now_ms: int, config: Config, lag: int = 0) -> dict[str, RefreshDecision]:
+    """Decide for each teacher that comes in versions whether its next one begins while so many records wait."""
+    facts = {name: replace(_facts_of(name, state), lag=lag) for name in config.teachers.refreshed}
+    return {name: decide_refresh(each, now_ms, config.teachers) for name, each in facts.items()}
 
 
 def _facts_of(name: str, state: StreamFacts) -> RefreshFacts:
@@ -256,7 +257,8 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     idle = state.candidate is not None and measured.since_publish_s >= config.pipeline.idle_promote_s
     forgets, finished = _must_forget(state, measured.now_ms, config), _finished(state, measured)
     failed = {name: reason for name, reason in measured.failed.items() if name in state.pending}
-    decisions = tuple(each for each in refresh_decisions(state, measured.now_ms, config).values() if each.refresh or each.is_put_off)
+    lag = lag_of(state.offsets, measured.ends) - num
+    decisions = tuple(each for each in refresh_decisions(state, measured.now_ms, config, lag).values() if each.refresh or each.is_put_off)
     start_refresh = tuple(each.teacher for each in decisions if each.refresh and (num or each.teacher in forgets))
     # A refresh that began before the deletion must come into use, or be given up, before the one after it can begin.
     must_go = _must_go(state, measured.now_ms, config)
@@ -286,7 +288,7 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
         checkpoint=checkpoint,
         idle=idle,
         live=measured.live,
-        lag=lag_of(state.offsets, measured.ends) - num,
+        lag=lag,
         seconds_per_event=measured.seconds_per_event,
     )
 

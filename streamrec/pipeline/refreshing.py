@@ -15,7 +15,7 @@ from streamrec.pipeline.refresh_requests import refresh_request
 from streamrec.pipeline.refresh_state import RefreshState
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.stream_state import StreamState
-from streamrec.teachers.policy import RefreshFacts, wait_after_failures_s
+from streamrec.teachers.policy import Reason, RefreshFacts, wait_after_failures_s
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,8 @@ class Refreshing:
             self._request(teacher, version)
         for decision in plan.decisions:
             if decision.is_put_off and self._said.get(decision.teacher) != decision.code:
-                logger.warning("refresh of %s is put off: %s", decision.teacher, decision.reason)
+                level = logging.INFO if decision.code is Reason.BEHIND else logging.WARNING  # Lag is told by itself, and passes by itself.
+                logger.log(level, "refresh of %s is put off: %s", decision.teacher, decision.reason)
         self._said = {decision.teacher: decision.code for decision in plan.decisions}
 
     def restart(self) -> None:

@@ -35,8 +35,13 @@ class Reason(StrEnum):
     UNDER_WAY = "under_way"
     BACKS_OFF = "backs_off"
     BUDGET = "budget"
+    BEHIND = "behind"
     FEW_EVENTS = "few_events"
     NOTHING = "nothing"
+
+
+CAN_WAIT = frozenset({Reason.EVENTS, Reason.NEW_ITEMS, Reason.DROP, Reason.DRIFT})
+"""What a stream that is behind does not refresh for: to catch up makes answers fresher than a newer teacher does."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class RefreshFacts:
         serves_ms: When the first user asked to be forgotten whom the version that is being made or compared does not know any more.
         num_failed: Refreshes that have failed in a row.
         retry_ms: After failures, when the next may begin.
+        lag: Records that wait after this step.
     """
 
     teacher: str
@@ -93,6 +99,7 @@ class RefreshFacts:
     serves_ms: int | None = None
     num_failed: int = 0
     retry_ms: int = 0
+    lag: int = 0
 
 
 class RefreshDecision(BaseModel):
@@ -117,14 +124,15 @@ class RefreshDecision(BaseModel):
     @property
     def is_put_off(self) -> bool:
         """Tell whether something asks for a refresh that may not begin yet."""
-        return self.code in {Reason.BACKS_OFF, Reason.BUDGET}
+        return self.code in {Reason.BACKS_OFF, Reason.BUDGET, Reason.BEHIND}
 
 
 def decide_refresh(facts: RefreshFacts, now_ms: int, config: TeachersConfig) -> RefreshDecision:
     """Decide whether a refresh of a teacher begins now; the first that applies counts.
 
     A deletion whose time is nearly over comes before everything but a refresh under way and a failed one's wait. Otherwise nothing begins before
-    the earliest number of events but the refresh of a version that is too old or lost, and nothing at all once the budget is spent.
+    the earliest number of events but the refresh of a version that is too old or lost, and nothing at all once the budget is spent. While the stream
+    is behind, what `CAN_WAIT` waits for several times as many events: a refresh may share the stream's cores.
 
     Args:
         facts: What is known of the teacher.
@@ -155,6 +163,9 @@ def decide_refresh(facts: RefreshFacts, now_ms: int, config: TeachersConfig) -> 
     if not forgets and spent_min > 0 and spent_min + cost_min > budget_min:
         spent = f"{spent_min:.1f} of {budget_min:g} worker-minutes a day are spent, and the last one took {cost_min:.1f}"
         return decision(Reason.BUDGET, f"{spent} ({reason})")
+    most = round(config.refresh_behind * latest)
+    if code in CAN_WAIT and facts.lag > config.refresh_lag and facts.num_events < most:
+        return decision(Reason.BEHIND, f"the stream is {facts.lag} records behind; it begins after {most} events at the latest ({reason})")
     return decision(code, reason, refresh=True)
 
 
@@ -212,6 +223,7 @@ def _numbers(facts: RefreshFacts, now_ms: int) -> dict[str, float]:
         "spent_worker_min": facts.spent_s / 60,
         "cost_worker_min": facts.cost_s / 60,
         "num_failed": facts.num_failed,
+        "lag": facts.lag,
     }
     for name, score in (("score_first", facts.first), ("score_recent", facts.recent)):
         if score is not None:

@@ -1,4 +1,4 @@
-"""Carry out refreshes on Ray: by a Ray Train fit where a teacher's kind asks for one, else by one task."""
+"""Carry out refreshes on Ray: by a Ray Train fit where a teacher's kind asks for one, else in an actor of the teacher's own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import ray
 import torch
 from ray.exceptions import RayError
 
+from streamrec.clock import SystemClock
 from streamrec.config import TeachersConfig
 from streamrec.errors import OperatorError
+from streamrec.memory import GivesBack
 from streamrec.state import ComponentState, from_bytes, to_bytes
 from streamrec.storage import open_storage
 from streamrec.teachers.kinds import kind_of
@@ -23,17 +25,34 @@ from streamrec.teachers.trainer import fit_transformer_task, give_way
 logger = logging.getLogger(__name__)
 
 
-@ray.remote(num_cpus=0, max_retries=0, max_calls=1)  # A process that has given way can't take it back.
-def _carry_out_task(request: RefreshRequest, config: TeachersConfig, storage_url: str, payload_key: str | None) -> None:
-    torch.set_num_threads(1)
-    give_way()
-    if payload_key is not None:
-        request = replace(request, payload=from_bytes(open_storage(storage_url).read(payload_key)))
-    carry_out(request, config, storage_url)
+class BackgroundRefresh:
+    """Carry out one teacher's refreshes, one after the other, in a process that has given way.
+
+    The process stays: to begin another costs seconds of a core, a closed-form refresh often less than one.
+    """
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        give_way()
+        self._memory = GivesBack(SystemClock())
+
+    def carry_out(self, request: RefreshRequest, config: TeachersConfig, storage_url: str, payload_key: str | None) -> None:
+        """Make the version; what it is made from is read from storage where a key says so."""
+        if payload_key is not None:
+            request = replace(request, payload=from_bytes(open_storage(storage_url).read(payload_key)))
+        carry_out(request, config, storage_url)
+        self._memory.after_work()
+
+
+def background_refresh() -> ray.actor.ActorHandle[Any]:
+    """Make an actor that ends with this driver; one that dies fails the refresh in progress, and is there again for the next."""
+    make: Any = ray.remote(BackgroundRefresh)  # Ray's types lose the class through options()
+    handle: ray.actor.ActorHandle[Any] = make.options(num_cpus=0, max_restarts=-1, max_task_retries=0).remote()
+    return handle
 
 
 class RayRefresher:
-    """Start refreshes as Ray tasks and watch for their versions; see `streamrec.teachers.requests.Refresher`.
+    """Start refreshes in actors and as Ray Train fits, and watch for their versions; see `streamrec.teachers.requests.Refresher`.
 
     What a refresh is made from goes to storage first, where its kind says so: after a crash the same refresh starts again from the same bytes.
     """
@@ -46,6 +65,7 @@ class RayRefresher:
         self._running: dict[tuple[str, str], ray.ObjectRef[None]] = {}
         self._finished: dict[str, str] = {}
         self._failed: dict[tuple[str, str], str] = {}
+        self._workers: dict[str, ray.actor.ActorHandle[Any]] = {}
 
     def start(self, request: RefreshRequest) -> None:
         """Begin a refresh; a version that is there or under way is not started again."""
@@ -57,7 +77,7 @@ class RayRefresher:
             return
         kind = kind_of(request.teacher)
         if not kind.keeps_request:
-            self._running[key] = _carry_out_task.remote(request, self._config, self._storage_url, None)
+            self._running[key] = self._carry_out(request, None)
             return
         payload_key = f"teachers/{request.teacher}/{request.version}/window.safetensors"
         self._storage.write_new(payload_key, to_bytes(request.payload))
@@ -65,7 +85,13 @@ class RayRefresher:
             facts: dict[str, Any] = {name: value for name, value in asdict(request).items() if name != "payload"}
             self._running[key] = fit_transformer_task.remote(facts, payload_key, self._config, self._storage_url)
         else:
-            self._running[key] = _carry_out_task.remote(replace(request, payload=ComponentState()), self._config, self._storage_url, payload_key)
+            self._running[key] = self._carry_out(replace(request, payload=ComponentState()), payload_key)
+
+    def _carry_out(self, request: RefreshRequest, payload_key: str | None) -> ray.ObjectRef[None]:
+        if request.teacher not in self._workers:
+            self._workers[request.teacher] = background_refresh()
+        made: ray.ObjectRef[None] = self._workers[request.teacher].carry_out.remote(request, self._config, self._storage_url, payload_key)
+        return made
 
     def finished(self) -> dict[str, str]:
         """Return the newest complete version of each teacher started here."""

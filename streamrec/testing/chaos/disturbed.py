@@ -28,7 +28,7 @@ APPEARS_WITHIN_S = 30.0
 """Time that a busy machine may take to start a worker or an actor."""
 
 _READ_TITLES = ("Read", "MapBatches")
-_REFRESH_TITLES = ("RayTrainWorker", "_carry_out_task")
+_REFRESH_TITLES = ("RayTrainWorker", "BackgroundRefresh.carry_out")
 _ANY_TITLES = ("IDLE",)
 _BOARD_TITLES = ("Board",)
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from streamrec.config import Config, parse_config
 from streamrec.pipeline.plan import Measured, Plan, StreamFacts, next_limit, next_plan, refresh_decisions, take_ranges, version_name
+from streamrec.teachers.policy import Reason
 
 CONFIG = parse_config({"pipeline": {"max_batch_events": 100, "publish_interval_s": 3.0, "checkpoint_interval_s": 10.0, "idle_promote_s": 2.0}})
 
@@ -193,3 +194,14 @@ def test_a_range_that_is_read_ahead_is_taken_when_it_follows_and_not_otherwise()
     ahead = take_ranges("t", {0: 10, 1: 0}, {0: 40, 1: 30}, 60)
     assert planned(facts(), measured(ends={0: 99, 1: 99}, ahead=ahead)).ranges == ahead
     assert planned(facts(offsets={0: 11, 1: 0}), measured(ends={0: 99, 1: 99}, ahead=ahead)).ranges != ahead
+
+
+def test_a_plan_that_leaves_many_records_waiting_puts_its_refreshes_off_and_says_so() -> None:
+    many = CONFIG.teachers.linear_refresh_events
+    state = facts(teachers={"linear": "v1", "transformer": "v1"}, events_since={"linear": many})
+    near, far = (planned(state, measured(ends={0: 10, 1: 100 + lag})) for lag in (CONFIG.teachers.refresh_lag, CONFIG.teachers.refresh_lag + 1))
+    assert near.start_refresh == ("linear",)
+    assert far.start_refresh == ()
+    assert [(decision.teacher, decision.code) for decision in far.decisions] == [("linear", Reason.BEHIND)]
+    late = planned(replace(state, events_since={"linear": 4 * many}), measured(ends={0: 10, 1: 10**6}))
+    assert late.start_refresh == ("linear",)

@@ -20,6 +20,8 @@ CONFIG = parse_config(
             "refresh_new_items": 0.1,
             "refresh_drop": 0.1,
             "refresh_drift": 0.1,
+            "refresh_lag": 500,
+            "refresh_behind": 2,
             "refresh_age_s": "12h",
             "budget_worker_min_per_day": 30,
             "retry_after_s": "1m",
@@ -62,6 +64,7 @@ CHANGED: list[tuple[str, dict[str, Any], Reason]] = [
     ("too few events", {"num_events": 399, "drift": 1.0, "new_items": 1.0, "recent": Score(0.0, 0.0, 2048)}, Reason.FEW_EVENTS),
     ("a spent budget", {"num_events": 1000, "spent_s": 1800.0}, Reason.BUDGET),
     ("a costly refresh", {"num_events": 1000, "cost_s": 1201.0}, Reason.BUDGET),
+    ("a stream that is behind", {"num_events": 1999, "lag": 501}, Reason.BEHIND),
     ("a failure a moment ago", {"num_events": 1000, "num_failed": 1, "retry_ms": NOW_MS + 1}, Reason.BACKS_OFF),
 ]
 
@@ -73,7 +76,7 @@ def test_each_measured_fact_changes_the_decision_and_is_named_by_it(values: dict
     assert decision.refresh == (
         code in {Reason.FORGET, Reason.FIRST, Reason.LOST, Reason.EVENTS, Reason.AGE, Reason.NEW_ITEMS, Reason.DROP, Reason.DRIFT}
     )
-    assert decision.is_put_off == (code in {Reason.BACKS_OFF, Reason.BUDGET})
+    assert decision.is_put_off == (code in {Reason.BACKS_OFF, Reason.BUDGET, Reason.BEHIND})
     assert decision.reason
     assert decision.numbers["num_events"] == values.get("num_events", QUIET.num_events)
     assert RefreshDecision.model_validate_json(decision.model_dump_json()) == decision
@@ -91,6 +94,8 @@ BOUNDS: list[tuple[str, Any, dict[str, Any], Reason]] = [
     ("refresh_new_items", 0.04, {}, Reason.NEW_ITEMS),
     ("refresh_drop", 0.3, {"recent": Score(0.15, 0.005, 2048)}, Reason.NOTHING),
     ("refresh_drift", 0.04, {}, Reason.DRIFT),
+    ("refresh_lag", 600, {"num_events": 1000, "lag": 600}, Reason.EVENTS),
+    ("refresh_behind", 1.5, {"num_events": 1500, "lag": 600}, Reason.EVENTS),
     ("refresh_age_s", "30m", {}, Reason.AGE),
     ("budget_worker_min_per_day", 10, {"num_events": 1000}, Reason.BUDGET),
     ("forget_within_s", "1h", {}, Reason.FORGET),
@@ -102,6 +107,23 @@ def test_each_bound_changes_the_decision(key: str, value: Any, facts: dict[str, 
     config = parse_config({"teachers": {**CONFIG.model_dump(), key: value}}).teachers
     assert decide(**facts).code is not code
     assert decide(config, **facts).code is code
+
+
+@pytest.mark.parametrize("wish", [{"drift": 1.0}, {"new_items": 1.0}, {"recent": Score(0.0, 0.0, 2048)}, {"num_events": 1999}])
+def test_a_stream_that_is_behind_puts_off_what_can_wait_and_not_for_ever(wish: dict[str, Any]) -> None:
+    assert decide(**wish).refresh
+    assert decide(**wish, lag=10**6).code is Reason.BEHIND
+    assert decide(**wish | {"num_events": 2000}, lag=10**6).refresh
+
+
+@pytest.mark.parametrize(
+    "need",
+    [
+        {"version": None}, {"version": None, "had_version": True}, {"began_ms": NOW_MS - 12 * HOUR_MS}, {"forget_since_ms": NOW_MS - 9 * HOUR_MS},
+    ],
+)  # fmt: skip
+def test_what_cannot_wait_begins_however_far_the_stream_is_behind(need: dict[str, Any]) -> None:
+    assert decide(**need, lag=10**6).refresh
 
 
 def test_what_is_measured_on_few_queries_is_no_fall() -> None:

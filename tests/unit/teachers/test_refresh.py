@@ -19,15 +19,21 @@ from streamrec.teachers.store import TeacherStore
 from streamrec.testing.circles import Circles
 
 
-class Tasks:
-    """Stand for Ray's tasks: each is a version's name, done when a test says so."""
+class Actors:
+    """Stand for Ray's actors: each call's result is a version's name, done when a test says so."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: set[str] = set()
         self.asked: list[tuple[Any, ...]] = []
-        monkeypatch.setattr(refresh, "_carry_out_task", self)
+        self.carry_out = self
+        self.num_made = 0
+        monkeypatch.setattr(refresh, "background_refresh", self.make)
         monkeypatch.setattr(ray, "wait", lambda refs, **_: ([ref for ref in refs if ref in self.done], []))
         monkeypatch.setattr(ray, "get", lambda ref: None)
+
+    def make(self) -> Actors:
+        self.num_made += 1
+        return self
 
     def remote(self, request: RefreshRequest, *others: Any) -> str:
         self.asked.append((request, *others))
@@ -42,18 +48,19 @@ def request(version: str, teacher: str = "linear", payload: ComponentState | Non
 def test_of_two_versions_under_way_the_newest_is_the_finished_one_whichever_ends_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[str]
 ) -> None:
-    tasks, refresher = Tasks(monkeypatch), RayRefresher(Config().teachers, str(tmp_path))
+    actors, refresher = Actors(monkeypatch), RayRefresher(Config().teachers, str(tmp_path))
     for version in ("v1", "v2"):
         refresher.start(request(version))
     for version in order:
-        tasks.done.add(version)
+        actors.done.add(version)
         refresher.finished()
     assert refresher.finished() == {"linear": "v2"}
+    assert actors.num_made == 1, "a teacher's refreshes share one process"
 
 
 def test_asking_for_an_older_version_that_is_there_does_not_take_back_a_newer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks, refresher = Tasks(monkeypatch), RayRefresher(Config().teachers, str(tmp_path))
-    tasks.done.add("v2")
+    actors, refresher = Actors(monkeypatch), RayRefresher(Config().teachers, str(tmp_path))
+    actors.done.add("v2")
     refresher.start(request("v2"))
     assert refresher.finished() == {"linear": "v2"}
     TeacherStore(open_storage(str(tmp_path))).publish("linear", "v1", ComponentState(), {})
@@ -62,7 +69,7 @@ def test_asking_for_an_older_version_that_is_there_does_not_take_back_a_newer_on
 
 
 def test_a_failure_names_the_version_that_failed_and_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks, refresher = Tasks(monkeypatch), RayRefresher(Config().teachers, str(tmp_path))
+    actors, refresher = Actors(monkeypatch), RayRefresher(Config().teachers, str(tmp_path))
 
     def get(ref: str) -> None:
         if ref == "v1":
@@ -72,7 +79,7 @@ def test_a_failure_names_the_version_that_failed_and_is_told_once(tmp_path: Path
     monkeypatch.setattr(ray, "get", get)
     for version in ("v1", "v2"):
         refresher.start(request(version))
-        tasks.done.add(version)
+        actors.done.add(version)
     assert refresher.failed() == {("linear", "v1"): "the worker is gone"}
     assert refresher.failed() == {}
     assert refresher.finished() == {"linear": "v2"}
@@ -86,11 +93,11 @@ def test_what_a_version_took_is_its_seconds_times_its_workers(tmp_path: Path) ->
 
 
 def test_what_a_refresh_is_made_from_is_stored_before_it_begins_and_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks, config = Tasks(monkeypatch), Config().teachers
+    actors, config = Actors(monkeypatch), Config().teachers
     first = content_request(Circles().material(config), config)
     for payload in (first, content_request(Circles(num_users=2).material(config), config)):  # The second one comes after a restart.
         RayRefresher(config, str(tmp_path)).start(request("v1", "text", payload))
-    sent, _, url, key = tasks.asked[1]
+    sent, _, url, key = actors.asked[1]
     assert sent.payload.arrays == {}
     held = from_bytes(open_storage(url).read(key))
     assert digest_of(held) == digest_of(first)
