@@ -14,7 +14,7 @@ from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan
 from streamrec.pipeline.refresh_state import RefreshState
 from streamrec.pipeline.report import StepReport
-from streamrec.soft_labels.ensemble import Ensemble
+from streamrec.soft_labels.ensemble import Candidates, Ensemble
 from streamrec.soft_labels.lists import list_ranks, score_counted
 from streamrec.soft_labels.schema import SoftLabels, TeacherScores
 from streamrec.soft_labels.scorer import RowFacts, Scorer
@@ -52,6 +52,7 @@ class Labelling:
         self._answers: Pending[dict[str, TeacherScores]] | None = None
         self._challenge: tuple[NDArray[np.int64], Pending[dict[str, TeacherScores]]] | None = None
         self._seen: list[NDArray[np.int32]] | None = None
+        self._expected: Pending[NDArray[np.float32]] | None = None
         self._unlearned: Examples | None = None
 
     def begin(self, examples: Examples, plan: Plan, seen: list[NDArray[np.int32]] | None) -> None:
@@ -61,6 +62,7 @@ class Labelling:
         teachers = plan.teachers if len(examples) else {}
         self._seen = seen
         temperatures, score = self.ensemble.temperatures(plan.teachers), Scorer.score
+        self._expected = self._expect(examples) if len(self._lots(len(examples))) == 1 else None
         self._answers = self._parts.scorer.submit(score, examples, teachers, temperatures, rows, seen, plan.challengers)
         self._challenge = None
         if plan.challengers and plan.evaluate and len(examples):
@@ -80,15 +82,17 @@ class Labelling:
         scores: dict[str, TeacherScores] = {}
         if plan.evaluate or len(lots) == 1:
             scores = {**versioned, **self._ask_counted(examples, self._seen)}
+        candidates = Candidates.of(scores) if scores else None
         if plan.evaluate:
-            self._judge(examples, scores, judged, report)
+            self._judge(examples, scores, candidates, judged, report)
             self._compare(examples, scores)
         labels = []
         for number, lot in enumerate(lots):
             part = examples if len(lots) == 1 else examples.take(lot)
             if len(lots) > 1:
                 scores = {**{name: answer.take(examples, lot) for name, answer in versioned.items()}, **self._ask_counted(part)}
-            labels.append(self._mix(part, scores))
+                candidates, self._expected = None, self._expect(part)
+            labels.append(self._mix(part, scores, candidates))
             self._unlearned = part
             if number + 1 < len(lots) and plan.new_passes:
                 self.learn()
@@ -106,11 +110,19 @@ class Labelling:
         counted = self.counted.teachers
         return score_counted(counted, examples, self.ensemble.temperatures(counted), self._parts.config.soft_labels.top_k, seen)
 
-    def _judge(self, examples: Examples, scores: dict[str, TeacherScores], judged: NDArray[np.int64], report: StepReport) -> None:
+    def _expect(self, examples: Examples) -> Pending[NDArray[np.float32]] | None:
+        """Ask the student what it expects of the queries that the ensemble will look at."""
+        if not len(examples):
+            return None
+        return self._parts.student.submit(Learner.target_log_probs, examples.take(_spread(len(examples), OBSERVED_QUERIES)))
+
+    def _judge(
+        self, examples: Examples, scores: dict[str, TeacherScores], candidates: Candidates | None, judged: NDArray[np.int64], report: StepReport
+    ) -> None:
         config = self._parts.config.soft_labels
         ranks = {name: part.target_ranks for name, part in scores.items()}
         if len(scores) > 1:
-            mixed = self.ensemble.mix(examples, scores, config.top_k, config.temperature)
+            mixed = self.ensemble.mix(examples, scores, config.top_k, config.temperature, candidates)
             ranks[ENSEMBLE] = list_ranks(mixed.rows, examples, self._seen)
         for name, found in ranks.items():
             values = {metric: per_query[judged] for metric, per_query in per_query_metrics(found, examples).items()}
@@ -129,17 +141,17 @@ class Labelling:
             pairs = [per_query_metrics(each.target_ranks, some)[METRIC] for each in (new, old)]
             self._record.add_pairs(name, new.version, *pairs)
 
-    def _mix(self, examples: Examples, scores: dict[str, TeacherScores]) -> SoftLabels:
+    def _mix(self, examples: Examples, scores: dict[str, TeacherScores], candidates: Candidates | None) -> SoftLabels:
         """Let the ensemble see what the users did, then mix: its few weights can't leak a target, and nobody is believed without any evidence."""
         config = self._parts.config.soft_labels
-        if scores:
+        expected, self._expected = self._expected, None
+        if scores and expected is not None:
             sample = _spread(len(examples), OBSERVED_QUERIES)
-            observed = examples.take(sample)
-            student = self._parts.student.submit(Learner.target_log_probs, observed).result()
+            observed, student = examples.take(sample), expected.result()
             taken = {name: part.take(examples, sample) for name, part in scores.items()}
             # One that has no items yet, in a stream's first step, is no part of the mixture.
             self.ensemble.observe(observed, taken, student if np.isfinite(student).any() else None, self._ingest.vocabulary.num_items)
-        return self.ensemble.mix(examples, scores, config.top_k, config.temperature)
+        return self.ensemble.mix(examples, scores, config.top_k, config.temperature, candidates)
 
     def learn(self) -> None:
         """Let the counted teachers learn from what `finish` has labelled and they have not learned yet."""

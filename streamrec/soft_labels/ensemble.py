@@ -110,7 +110,9 @@ class Ensemble(Impersonal):
         fitted = [_mixture(likelihood[explained & (buckets == bucket)], overall, before[:, bucket]) for bucket in range(len(LENGTH_BOUNDS) + 1)]
         self._weights |= dict(zip(names, np.stack(fitted, 1).tolist(), strict=True))
 
-    def mix(self, examples: Examples, scores: Mapping[str, TeacherScores], top_k: int, temperature: float) -> SoftLabels:
+    def mix(
+        self, examples: Examples, scores: Mapping[str, TeacherScores], top_k: int, temperature: float, candidates: Candidates | None = None
+    ) -> SoftLabels:
         """Mix the teachers' top candidates into one distribution per query.
 
         Args:
@@ -118,6 +120,7 @@ class Ensemble(Impersonal):
             scores: Teacher name to its answer.
             top_k: K candidates are kept.
             temperature: Above 1 flattens the mixture.
+            candidates: Of these scores, where they are mixed more than once.
 
         Returns:
             Labels whose sum is the probability that the teachers give to the kept candidates, times `share`: a teacher that spreads its
@@ -127,15 +130,7 @@ class Ensemble(Impersonal):
         if not scores or num == 0:
             return SoftLabels(np.full((num, top_k), -1, np.int32), np.zeros((num, top_k), np.float32), {})
         weights, buckets = self.weights(scores), _buckets(examples)
-        rows = np.concatenate([part.rows for part in scores.values()], 1)
-        probs = np.concatenate(
-            [
-                np.asarray(weights[name])[buckets][:, None] * _probability(part.logits, part.log_norm[:, None], part.temperature)
-                for name, part in scores.items()
-            ],
-            1,
-        )
-        rows, probs = _sum_equal_rows(rows, np.where(rows >= 0, probs, 0.0))
+        rows, probs = (candidates or Candidates.of(scores)).mixed(np.asarray([weights[name] for name in scores]).T[buckets])
         order = np.argsort(-probs, axis=1, kind="stable")[:, :top_k]
         rows, probs = np.take_along_axis(rows, order, 1), np.take_along_axis(probs, order, 1)
         mass = np.minimum(1.0, probs.sum(1, keepdims=True))
@@ -176,6 +171,42 @@ class _Observed(NamedTuple):
         return _Observed(names, together[0][-WINDOW:], together[1][-WINDOW:])
 
 
+class Candidates(NamedTuple):
+    """Hold all teachers' candidates of each query, those of equal rows side by side: what mixing needs whatever the weights are.
+
+    Attributes:
+        rows: -1 pads. [Q, C]
+        chances: That the teacher gave to it; 0 pads. [Q, C]
+        teacher: Who gave it, by place among the names. [Q, C]
+        first: Whether it is the first of its row. [Q, C]
+        group: Number of its row, over all queries. [Q · C]
+    """
+
+    rows: NDArray[np.int32]
+    chances: NDArray[np.float64]
+    teacher: NDArray[np.int64]
+    first: NDArray[np.bool_]
+    group: NDArray[np.int64]
+
+    @staticmethod
+    def of(scores: Mapping[str, TeacherScores]) -> Candidates:
+        """Put the candidates of at least one teacher in order."""
+        rows = np.concatenate([part.rows for part in scores.values()], 1)
+        chances = np.concatenate([_probability(part.logits, part.log_norm[:, None], part.temperature) for part in scores.values()], 1)
+        order = np.argsort(rows, axis=1, kind="stable")
+        ordered = np.take_along_axis(rows, order, 1)
+        first = np.concatenate([np.ones((len(rows), 1), bool), np.diff(ordered, axis=1) != 0], 1)
+        teacher = np.repeat(np.arange(len(scores)), [part.rows.shape[1] for part in scores.values()])[order]
+        chances = np.where(ordered >= 0, np.take_along_axis(chances, order, 1), 0.0)
+        return Candidates(ordered, chances, teacher, first, np.cumsum(first.ravel()) - 1)
+
+    def mixed(self, weights: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Give all of a row's probability within a query to its first place: weights [Q, teachers] → [Q, C] each."""
+        probs = np.take_along_axis(weights, self.teacher, 1) * self.chances
+        sums = np.bincount(self.group, probs.ravel(), minlength=int(self.group[-1]) + 1)
+        return self.rows, np.where(self.first, sums[self.group].reshape(self.rows.shape), 0.0)
+
+
 def _mixture(likelihood: NDArray[np.float32], prior: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the weights that explain targets best, beginning with ``weights``: likelihood [T, names], prior [names] → [names]."""
     if not len(likelihood):
@@ -195,13 +226,3 @@ def _probability(logits: NDArray[np.float32], log_norm: NDArray[np.float32], tem
     known = np.isfinite(logits) & np.isfinite(log_norm)
     exponent = np.where(known, logits, 0.0) / temperature - np.where(known, log_norm, 0.0)
     return np.where(known, np.exp(np.minimum(exponent, 0.0)), 0.0)
-
-
-def _sum_equal_rows(rows: NDArray[np.int32], probs: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Give all of a row's probability within a query to its first place. [Q, C] each."""
-    order = np.argsort(rows, axis=1, kind="stable")
-    ordered, values = np.take_along_axis(rows, order, 1), np.take_along_axis(probs, order, 1)
-    first = np.concatenate([np.ones((len(rows), 1), bool), np.diff(ordered, axis=1) != 0], 1)
-    group = np.cumsum(first.ravel()) - 1
-    sums = np.bincount(group, values.ravel(), minlength=int(group[-1]) + 1)
-    return ordered, np.where(first, sums[group].reshape(rows.shape), 0.0)

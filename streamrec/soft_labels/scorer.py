@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Lock
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +24,9 @@ from streamrec.teachers.store import TeacherStore
 
 _CHUNK = 1024
 _PROBED = 128
+
+NUM_THREADS = 2
+"""While one teacher scores a chunk another one does, or what was scored is summed up: most of a step nobody else asks for the second core."""
 
 
 class RowFacts(NamedTuple):
@@ -54,6 +61,8 @@ class Scorer:
         self._store = TeacherStore(open_storage(storage_url))
         self._top_k = top_k
         self._loaded: dict[str, dict[str, LoadedTeacher]] = {}
+        self._locks: dict[str, Lock] = {}
+        self._pool: ThreadPoolExecutor | None = None
 
     def score(
         self,
@@ -77,11 +86,24 @@ class Scorer:
         for name, version in teachers.items():
             kept = {version, (beside or {}).get(name)}
             self._loaded[name] = {held: teacher for held, teacher in self._loaded.get(name, {}).items() if held in kept}
-        with torch.no_grad():
-            return {
-                name: self._score_one(self._teacher(name, version), version, examples, temperatures.get(name, 1.0), rows, seen)
-                for name, version in teachers.items()
-            }
+        asked = {name: self._teacher(name, version) for name, version in teachers.items()}
+        known = {name: rows.known_to(teacher) for name, teacher in asked.items()}
+        chunks = [np.arange(start, min(start + _CHUNK, len(examples))) for start in range(0, max(len(examples), 1), _CHUNK)]
+
+        def score_chunk(name: str, index: NDArray[np.int64]) -> TeacherScores:
+            chunk, own_seen = examples.take(index), None if seen is None else [seen[query] for query in index]
+            namespaces = np.where(known[name], rows.namespaces, np.int32(-1))
+            with torch.no_grad():  # It is each thread's own.
+                with self._locks.setdefault(name, Lock()):
+                    scores = torch.from_numpy(asked[name].score(_known_of(chunk.history, known[name]), np.arange(len(namespaces), dtype=np.int32)))
+                mask_namespaces(scores, chunk.namespace, namespaces)
+                return _summarise(scores, chunk, teachers[name], temperatures.get(name, 1.0), self._top_k, own_seen)
+
+        if self._pool is None:  # How many threads torch has is each thread's own, too.
+            self._pool = ThreadPoolExecutor(NUM_THREADS, "score", torch.set_num_threads, (torch.get_num_threads(),))
+        pairs = list(itertools.product(teachers, chunks))
+        parts = list(self._pool.map(score_chunk, [name for name, _ in pairs], [index for _, index in pairs]))
+        return {name: _joined(parts[at * len(chunks) : (at + 1) * len(chunks)]) for at, name in enumerate(teachers)}
 
     def hold(self, teacher: str, version: str) -> None:
         """Load a version before it is asked for.
@@ -97,30 +119,19 @@ class Scorer:
             held[version] = self._load(self._store.load(name, version))
         return held[version]
 
-    def _score_one(
-        self,
-        teacher: LoadedTeacher,
-        version: str,
-        examples: Examples,
-        temperature: float,
-        rows: RowFacts,
-        seen: list[NDArray[np.int32]] | None,
-    ) -> TeacherScores:
-        parts = []
-        known = rows.known_to(teacher)
-        namespaces = np.where(known, rows.namespaces, np.int32(-1))
-        for start in range(0, max(len(examples), 1), _CHUNK):
-            index = np.arange(start, min(start + _CHUNK, len(examples)))
-            chunk = examples.take(index)
-            history = np.where(chunk.history >= 0, np.where(known[np.maximum(chunk.history, 0)], chunk.history, -1), -1).astype(np.int32)
-            scores = torch.from_numpy(teacher.score(history, np.arange(len(namespaces), dtype=np.int32)))
-            mask_namespaces(scores, chunk.namespace, namespaces)
-            parts.append(_summarise(scores, chunk, version, temperature, self._top_k, None if seen is None else [seen[i] for i in index]))
-        probe = {factor: float(np.mean([part.probe[factor] for part in parts])) for factor in PROBE_FACTORS}
-        joined = {
-            name: np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "logits", "log_norm", "target_logits", "target_ranks")
-        }
-        return TeacherScores(version=version, temperature=temperature, probe=probe, **joined)
+
+def _known_of(history: NDArray[np.int32], known: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return histories without the items that a teacher does not know. [Q, N]."""
+    return np.where(history >= 0, np.where(known[np.maximum(history, 0)], history, -1), -1).astype(np.int32)
+
+
+def _joined(parts: list[TeacherScores]) -> TeacherScores:
+    """Join a teacher's answers to chunks of queries."""
+    probe = {factor: float(np.mean([part.probe[factor] for part in parts])) for factor in PROBE_FACTORS}
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "logits", "log_norm", "target_logits", "target_ranks")
+    }
+    return replace(parts[0], probe=probe, **joined)
 
 
 def mask_namespaces(scores: torch.Tensor, of_query: NDArray[np.int32], of_rows: NDArray[np.int32]) -> None:
