@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -101,9 +100,10 @@ class Scorer:
 
         if self._pool is None:  # How many threads torch has is each thread's own, too.
             self._pool = ThreadPoolExecutor(NUM_THREADS, "score", torch.set_num_threads, (torch.get_num_threads(),))
-        pairs = list(itertools.product(teachers, chunks))
-        parts = list(self._pool.map(score_chunk, [name for name, _ in pairs], [index for _, index in pairs]))
-        return {name: _joined(parts[at * len(chunks) : (at + 1) * len(chunks)]) for at, name in enumerate(teachers)}
+        # The teachers in turn: one that is asked twice at a time would only wait for itself.
+        pairs = [(name, chunk) for chunk in chunks for name in teachers]
+        parts = list(self._pool.map(score_chunk, *zip(*pairs, strict=True))) if pairs else []
+        return {name: _joined(parts[at :: len(teachers)]) for at, name in enumerate(teachers)}
 
     def hold(self, teacher: str, version: str) -> None:
         """Load a version before it is asked for.
