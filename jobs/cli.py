@@ -104,5 +104,6 @@ def summary(controller: Controller) -> dict[str, Any]:
         "weights": controller.ensemble.weights([*state.teachers, *controller.labelling.counted.teachers]),
         "offsets": {str(partition): offset for partition, offset in sorted(state.offsets.items())},
         "metrics": controller.progressive.means(),
+        "gain": found._asdict() if (found := controller.gain.estimate()) is not None else None,
         "digests": {name: component.digest() for name, component in controller.components().items()},
     }

@@ -112,6 +112,7 @@ def describe(report: StepReport, counts: Mapping[str, int] | None = None) -> str
         f"{report.plan.num_records} records{not_applied} in {seconds:.2f} s",
         f"{report.lag} behind" if report.lag else "",
         f"recall@20 {student:.3f}" if student is not None else "",
+        f"teachers add {report.gain.mean:+.3f} ± {report.gain.error:.3f}" if report.gain is not None else "",
         f"published {report.published}" if report.published else "",
         decision,
         ("commit handed over" if report.is_commit_under_way else "committed") if report.committed else "",

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.errors import OperatorError
+from streamrec.evaluation.gain import Gain
 from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.ranking import known_queries, per_query_metrics
 from streamrec.features.examples import Examples
@@ -53,8 +54,8 @@ class Controller:
         self.state = StreamState()
         self.ingest = Ingest(self.config)
         self.intake = Intake(parts.reader, self.state, self.config)
-        self.progressive = Progressive()
-        self.refreshing = Refreshing(parts, self.ingest, self.state)
+        self.progressive, self.gain = Progressive(), Gain()
+        self.refreshing = Refreshing(parts, self.ingest, self.state, self.gain)
         self.labelling = Labelling(parts, self.ingest, self.progressive, self.refreshing.record)
         self.ensemble = self.labelling.ensemble
         self._forgetting = Forgetting(parts, self.ingest, self.components())
@@ -70,7 +71,7 @@ class Controller:
         """Return all state by name."""
         parts = self.parts
         own: list[Component] = [self.state, *self.ingest.components(), self.ensemble, *self.labelling.counted.components()]
-        own += [self.progressive, self.refreshing.record]
+        own += [self.progressive, self.gain, self.refreshing.record]
         for name, worker in (("student", parts.student), ("control", parts.control)):
             if worker is not None:
                 own += learner_components(name, worker)
@@ -272,6 +273,7 @@ class Controller:
             with timer.stage("evaluate"):
                 values = per_query_metrics(control.result()[CURRENT], examples)
                 report.metrics["student_events_only"] = self.progressive.add("student_events_only", values)
+                report.gain = self.gain.add(by_version[CURRENT]["recall@20"], values["recall@20"])
 
     def _decide(self, plan: Plan, report: StepReport, recalls: dict[str, NDArray[np.float32]]) -> None:
         candidate, live = self.state.candidate, self.state.live
@@ -312,19 +314,24 @@ class Controller:
         state, publisher = self.state, self.parts.publisher
         if publisher is None or not plan.publish or state.candidate is not None or not (len(examples) or state.live is None):
             return
-        export = self.parts.student.submit(Learner.export)
-        probes = self.parts.student.submit(Learner.probes, examples)
+        # Where teachers make it worse, the same student on events alone takes its place.
+        chosen = self.parts.control if self.gain.is_harmful and self.parts.control is not None else self.parts.student
+        export, probes = chosen.submit(Learner.export), chosen.submit(Learner.probes, examples)
         facts = VersionFacts(
             offsets={self.config.log.events_topic: dict(state.offsets)},
             metrics={f"{model}.{name}": value for model, values in self.progressive.recent().items() for name, value in values.items()},
-            teachers=dict(state.teachers),
+            teachers=dict(state.teachers) if chosen is self.parts.student else {},
             config=self.config.model_dump(mode="json"),
             parent=state.live,
             seed=self.config.seed,
         )
         items = ItemFacts(self.ingest.vocabulary, self.ingest.popularity.counts(len(self.ingest.vocabulary)))
         version = publisher.publish(version_name(plan.batch), export.result(), probes.result(), items, facts)
-        self.parts.student.submit(Learner.hold_current, version, [] if state.live is None else [state.live])
+        kept = [] if state.live is None else [state.live]
+        if chosen is self.parts.student:
+            chosen.submit(Learner.hold_current, version, kept)
+        else:
+            self.parts.student.submit(Learner.hold, version, *publisher.load(version), kept)
         state.candidate, state.evidence = version, {}
         state.versions["published"] += 1
         report.published = version

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.evaluation.gain import Gain
 from streamrec.pipeline.ingest import Ingest
 from streamrec.pipeline.lost_teachers import leave_lost
 from streamrec.pipeline.parts import Parts
@@ -30,18 +32,21 @@ class Refreshing:
         parts: The refresher and the plans.
         ingest: Has the window and the vocabulary.
         state: The stream's own.
+        gain: What teachers add to the student.
     """
 
-    def __init__(self, parts: Parts, ingest: Ingest, state: StreamState) -> None:
+    def __init__(self, parts: Parts, ingest: Ingest, state: StreamState, gain: Gain) -> None:
         self.record = RefreshState()
-        self._parts, self._ingest, self._stream = parts, ingest, state
+        self._parts, self._ingest, self._stream, self._gain = parts, ingest, state, gain
         self._failed: dict[str, str] = {}
         self._said: dict[str, str] = {}
 
     def facts(self, now_ms: int) -> dict[str, RefreshFacts]:
         """Return what is known of each teacher that comes in versions."""
-        items = self._ingest.vocabulary.facts()
-        return {teacher: self.record.facts(teacher, now_ms, items) for teacher in self._parts.config.teachers.refreshed}
+        items, is_harmful = self._ingest.vocabulary.facts(), self._gain.is_harmful
+        return {
+            teacher: replace(self.record.facts(teacher, now_ms, items), is_harmful=is_harmful) for teacher in self._parts.config.teachers.refreshed
+        }
 
     def failed(self) -> dict[str, str]:
         """Return teacher name to reason for refreshes under way that have failed, until a plan says so."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from streamrec.evaluation.gain import Estimate
 from streamrec.pipeline.plan import Plan
 from streamrec.registry.gate import Decision
 from streamrec.student.learner import StepMetrics
@@ -40,6 +41,7 @@ class StepReport:
         items: How many items have rows, and how many were admitted, left, or were kept out (events) since the stream began.
         num_queries: Queries in the batch.
         metrics: Model name to metric means over this batch's queries.
+        gain: What teachers add to the student, None while too few queries say so.
         learned: What the student did, None when the step did not learn.
         decision: The gate's, if one was asked.
         published: Version published by this step.
@@ -58,6 +60,7 @@ class StepReport:
     items: Mapping[str, int] = field(default_factory=dict)
     num_queries: int = 0
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    gain: Estimate | None = None
     learned: StepMetrics | None = None
     decision: Decision | None = None
     published: str | None = None

@@ -173,17 +173,21 @@ class Learner:
         frozen = self._frozen(CURRENT)
         return frozen.arrays, frozen.meta
 
-    def hold(self, version: str, arrays: Arrays, meta: dict[str, Any]) -> None:
-        """Keep a published version for `ranks`; it does not know rows that have another item now."""
+    def hold(self, version: str, arrays: Arrays, meta: dict[str, Any], kept: Iterable[str] | None = None) -> None:
+        """Keep a published version for `ranks`, and of those held before only ``kept`` if given; it does not know rows that have another item now."""
         frozen = self._held[version] = FrozenStudent(arrays, meta)
         mine = self.tables.rows("generation").numpy()[: frozen.num_rows]
         frozen.forget_rows(np.flatnonzero(frozen.generations[: len(mine)] != mine).astype(np.int32))
+        if kept is not None:
+            self._let_go({version, *kept})
 
     def hold_current(self, version: str, kept: Iterable[str] = ()) -> None:
         """Keep the current weights under a version's name, and of the versions held before only those in ``kept``."""
         self._held[version] = self._frozen(CURRENT)
-        stays = {CURRENT, version, *kept}
-        self._held = {name: frozen for name, frozen in self._held.items() if name in stays}
+        self._let_go({version, *kept})
+
+    def _let_go(self, kept: set[str]) -> None:
+        self._held = {name: frozen for name, frozen in self._held.items() if name == CURRENT or name in kept}
 
     def ranks(self, examples: Examples, versions: Iterable[str], seen: list[NDArray[np.int32]] | None = None) -> dict[str, NDArray[np.int32]]:
         """Rank the targets by each version; ``CURRENT`` is the newest weights. Equal weights are scored once."""

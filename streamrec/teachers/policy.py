@@ -32,6 +32,7 @@ class Reason(StrEnum):
     NEW_ITEMS = "new_items"
     DROP = "drop"
     DRIFT = "drift"
+    HARM = "harm"
     UNDER_WAY = "under_way"
     BACKS_OFF = "backs_off"
     BUDGET = "budget"
@@ -40,7 +41,7 @@ class Reason(StrEnum):
     NOTHING = "nothing"
 
 
-CAN_WAIT = frozenset({Reason.EVENTS, Reason.NEW_ITEMS, Reason.DROP, Reason.DRIFT})
+CAN_WAIT = frozenset({Reason.EVENTS, Reason.NEW_ITEMS, Reason.DROP, Reason.DRIFT, Reason.HARM})
 """What a stream that is behind does not refresh for: to catch up makes answers fresher than a newer teacher does."""
 
 
@@ -81,6 +82,7 @@ class RefreshFacts:
         num_failed: Refreshes that have failed in a row.
         retry_ms: After failures, when the next may begin.
         lag: Records that wait after this step.
+        is_harmful: All teachers' labels together make the student worse than it is on events alone, by more than chance.
     """
 
     teacher: str
@@ -100,6 +102,7 @@ class RefreshFacts:
     num_failed: int = 0
     retry_ms: int = 0
     lag: int = 0
+    is_harmful: bool = False
 
 
 class RefreshDecision(BaseModel):
@@ -208,6 +211,8 @@ def _wishes(facts: RefreshFacts, now_ms: int, config: TeachersConfig, earliest: 
             yield Reason.DROP, f"{fell}, by more than {config.refresh_drop:.0%} and chance"
     if facts.drift > config.refresh_drift:
         yield Reason.DRIFT, f"choices moved by {facts.drift:.3f} since it was made, {config.refresh_drift:g} is the most"
+    if facts.is_harmful:
+        yield Reason.HARM, "with teachers' labels the student is worse than on events alone"
 
 
 def _age_s(facts: RefreshFacts, now_ms: int) -> float:
@@ -224,6 +229,7 @@ def _numbers(facts: RefreshFacts, now_ms: int) -> dict[str, float]:
         "cost_worker_min": facts.cost_s / 60,
         "num_failed": facts.num_failed,
         "lag": facts.lag,
+        "is_harmful": float(facts.is_harmful),
     }
     for name, score in (("score_first", facts.first), ("score_recent", facts.recent)):
         if score is not None:

@@ -56,6 +56,7 @@ CHANGED: list[tuple[str, dict[str, Any], Reason]] = [
     ("a fall of its score", {"recent": Score(0.15, 0.005, 2048)}, Reason.DROP),
     ("a better past", {"first": Score(0.30, 0.005, 2048)}, Reason.DROP),
     ("a drift of choices", {"drift": 0.11}, Reason.DRIFT),
+    ("labels that do harm", {"is_harmful": True}, Reason.HARM),
     ("age", {"began_ms": NOW_MS - 12 * HOUR_MS}, Reason.AGE),
     ("no version yet", {"version": None}, Reason.FIRST),
     ("its version is lost", {"version": None, "had_version": True, "num_events": 0}, Reason.LOST),
@@ -74,7 +75,7 @@ def test_each_measured_fact_changes_the_decision_and_is_named_by_it(values: dict
     decision = decide(**values)
     assert (decision.teacher, decision.code) == ("linear", code)
     assert decision.refresh == (
-        code in {Reason.FORGET, Reason.FIRST, Reason.LOST, Reason.EVENTS, Reason.AGE, Reason.NEW_ITEMS, Reason.DROP, Reason.DRIFT}
+        code in {Reason.FORGET, Reason.FIRST, Reason.LOST, Reason.EVENTS, Reason.AGE, Reason.NEW_ITEMS, Reason.DROP, Reason.DRIFT, Reason.HARM}
     )
     assert decision.is_put_off == (code in {Reason.BACKS_OFF, Reason.BUDGET, Reason.BEHIND})
     assert decision.reason
@@ -109,7 +110,7 @@ def test_each_bound_changes_the_decision(key: str, value: Any, facts: dict[str, 
     assert decide(config, **facts).code is code
 
 
-@pytest.mark.parametrize("wish", [{"drift": 1.0}, {"new_items": 1.0}, {"recent": Score(0.0, 0.0, 2048)}, {"num_events": 1999}])
+@pytest.mark.parametrize("wish", [{"drift": 1.0}, {"is_harmful": True}, {"new_items": 1.0}, {"recent": Score(0.0, 0.0, 2048)}, {"num_events": 1999}])
 def test_a_stream_that_is_behind_puts_off_what_can_wait_and_not_for_ever(wish: dict[str, Any]) -> None:
     assert decide(**wish).refresh
     assert decide(**wish, lag=10**6).code is Reason.BEHIND

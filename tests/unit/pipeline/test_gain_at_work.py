@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamrec.log.base import Record
+from streamrec.pipeline.controller import Controller
+from streamrec.student.learner import Learner
+from streamrec.teachers.policy import Reason
+
+
+def say_harmful(controller: Controller, *, harmful: bool) -> None:
+    """Let the figure say for sure that teachers do harm, or none."""
+    worse, better = np.zeros(200_000, np.float32), np.ones(200_000, np.float32)
+    controller.gain.add(*((worse, better) if harmful else (better, worse)))
+    assert controller.gain.is_harmful == harmful
+
+
+def published_of(world: Any, controller: Controller) -> tuple[str, Any, Any, Any]:
+    """Step until a version is published, and return its name, what was stored, and the weights that student and control had by then."""
+    while True:
+        report = controller.step()
+        assert report is not None, "the stream ended too early"
+        world.clock.advance(1.0)
+        if report.published is not None:
+            workers = (controller.parts.student, controller.parts.control)
+            mine, other = (worker.submit(Learner.export).result()[0]["item_vectors"].copy() for worker in workers)
+            return report.published, controller.parts.publisher.load(report.published)[0]["item_vectors"].copy(), mine, other
+
+
+def test_while_teachers_do_harm_the_student_on_events_alone_is_published_judged_and_goes_live(
+    make_world: Callable[..., Any], mixed: list[Record], tmp_path: Path
+) -> None:
+    world = make_world(mixed, {"registry": {"gate_min_queries": 1}}, folder=tmp_path / "state")
+    controller = world.controller()
+    student = control = None
+    while np.array_equal(student, control):  # Until labels count.
+        _, first, student, control = published_of(world, controller)
+        np.testing.assert_array_equal(first, student)
+    say_harmful(controller, harmful=True)
+    name, stored, _, control = published_of(world, controller)
+    np.testing.assert_array_equal(stored, control)
+    assert controller.parts.publisher._registry.load_named(name).manifest.teachers == {}
+    after = controller.step()
+    assert after is not None
+    assert after.decision is not None
+    assert after.decision.candidate == name
+    say_harmful(controller, harmful=False)
+    last, stored, student, _ = published_of(world, controller)
+    np.testing.assert_array_equal(stored, student)
+    assert controller.parts.publisher._registry.load_named(last).manifest.teachers == controller.state.teachers
+
+
+def test_harm_asks_for_new_teachers_and_survives_a_restart(make_world: Callable[..., Any], mixed: list[Record], tmp_path: Path) -> None:
+    late = {"linear_refresh_events": 10_000, "transformer_refresh_events": 10_000, "refresh_earliest": 0.001}
+    world = make_world(mixed[:150], {"teachers": late}, folder=tmp_path / "state")
+    controller = world.controller()
+    world.play(controller)
+    say_harmful(controller, harmful=True)
+    world.append(mixed[150:])
+    decided = [decision for report in world.play(controller) for decision in report.plan.decisions if decision.refresh]
+    assert Reason.HARM in {decision.code for decision in decided}
+    again = world.controller()
+    assert again.gain.is_harmful
+    assert again.gain.digest() == controller.gain.digest()
