@@ -22,6 +22,7 @@ from streamrec.log.topics import KAFKA_PARTITIONER, checked_topic
 _LOOK_EVERY_S = 0.002
 _TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE}
 _TOPIC_LOOK_EVERY_S = 0.02
+_NOWHERE = (-1, -1)
 
 
 class KafkaWriter:
@@ -54,6 +55,8 @@ class KafkaWriter:
             raise self._explain(batch.error[1], topic, batch.error[0], records[batch.error[0]])
         if batch.num_waiting:
             raise unavailable(self._servers, f"{batch.num_waiting} of {len(records)} records not acknowledged")
+        if num_lost := sum(place == _NOWHERE for place in batch.places):  # Acknowledged as a duplicate of what the broker can't name.
+            raise unavailable(self._servers, f"{num_lost} of {len(records)} records acknowledged without an offset, so that nobody knows of them")
         return batch.places
 
     def close(self) -> None:
@@ -84,6 +87,9 @@ class KafkaWriter:
                     acks="all",
                     enable_idempotence=True,
                     linger_ms=0,
+                    # A broker takes any first number from a writer that it does not know. Of two requests under way to a new partition the first may
+                    # be sent back, its leader being on its way, and the second taken; the first, sent again, is called a duplicate, and is lost.
+                    max_in_flight=1,
                     partitioner=KAFKA_PARTITIONER,
                     message_max_bytes=MAX_RECORD_BYTES + 65_536,
                     message_timeout_ms=max(1, round(self._cfg.connect_timeout_s * 1000)),
@@ -129,7 +135,7 @@ class _Batch:
     """Collect the acknowledgements of one append."""
 
     def __init__(self, num_records: int) -> None:
-        self.places = [(-1, -1)] * num_records
+        self.places = [_NOWHERE] * num_records
         self.num_waiting = num_records
         self.error: tuple[int, KafkaError] | None = None
 
@@ -139,7 +145,7 @@ class _Batch:
             partition, offset = message.partition(), message.offset()
             if error is not None:
                 self.error = self.error or (position, error)
-            elif partition is not None and offset is not None:
+            elif partition is not None and offset is not None and offset >= 0:
                 self.places[position] = (partition, offset)
 
         return acknowledged
