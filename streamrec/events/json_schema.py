@@ -17,6 +17,7 @@ from streamrec.events.schema import (
     CONTEXT_TYPE,
     FIELD_MEANINGS,
     FIELDS_OF,
+    MAX_NAMESPACE_BYTES,
     MAX_NAMESPACE_CHARS,
     MAX_TIME_MS,
     REASONS,
@@ -111,6 +112,7 @@ def _field(name: str, kind: Kind, *, required: bool) -> dict[str, Any]:
         described["description"] += " At most events.max_id_bytes bytes (512 by default)."
         shape["minLength"] = 1
     elif name == "namespace":
+        described["description"] += f" At most {MAX_NAMESPACE_BYTES} bytes in UTF-8."
         shape |= {"minLength": 1, "maxLength": MAX_NAMESPACE_CHARS}
     elif name == "event_time":
         described["description"] += " Not later than now plus events.future_tolerance_s (a day by default)."

@@ -21,6 +21,8 @@ RequestId = NewType("RequestId", str)
 Namespace = NewType("Namespace", str)
 
 MAX_NAMESPACE_CHARS = 64
+MAX_NAMESPACE_BYTES = 81
+"""The lake has a folder for each namespace, whose name has up to three characters for a byte, and file systems give a name 255."""
 MAX_TIME_MS = 253_402_300_799_999  # the last millisecond of the year 9999, the end of ISO 8601's four-digit years
 
 
@@ -227,7 +229,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.MISSING_FIELD: "A field that the kind requires is absent or null.",
     Reason.WRONG_TYPE: "A field of the kind holds another type than it should, such as a number for an id.",
     Reason.EMPTY_ID: "An id is the empty string.",
-    Reason.ID_TOO_LONG: "An id is longer than events.max_id_bytes, or a namespace than 64 characters.",
+    Reason.ID_TOO_LONG: "An id is longer than events.max_id_bytes, or a namespace than 64 characters or 81 bytes.",
     Reason.UNKNOWN_EVENT_TYPE: "The event type has no entry in events.meanings.",
     Reason.BAD_TIME: "The event time is before 1970 or after the year 9999.",
     Reason.FUTURE_TIME: "The event time is later than now plus events.future_tolerance_s.",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from streamrec.config import EventsConfig
 from streamrec.events.parsed import REASON_CODES, Parsed, shorten
-from streamrec.events.schema import FIELDS_OF, MAX_NAMESPACE_CHARS, MAX_TIME_MS, REQUIRED_OF, WIRE, Kind, Reason
+from streamrec.events.schema import FIELDS_OF, MAX_NAMESPACE_BYTES, MAX_NAMESPACE_CHARS, MAX_TIME_MS, REQUIRED_OF, WIRE, Kind, Reason
 
 _KINDS = list(Kind)
 _REQUIRED_IDS = ("event_id", "user_id", "item_id")
@@ -113,8 +113,9 @@ def _check_ids(parsed: Parsed, cfg: EventsConfig) -> None:
         elif empty.any():  # producers that know no session send "" as often as nothing
             _set(parsed, name, column.take(pa.array(np.arange(len(empty)), mask=empty)))
         if name == "namespace":
-            sizes = pc.fill_null(pc.utf8_length(column), 1).to_numpy()
-            _reject(parsed, sizes > MAX_NAMESPACE_CHARS, Reason.ID_TOO_LONG, name, f"{MAX_NAMESPACE_CHARS} characters")
+            chars = pc.fill_null(pc.utf8_length(column), 1).to_numpy()
+            _reject(parsed, chars > MAX_NAMESPACE_CHARS, Reason.ID_TOO_LONG, name, f"{MAX_NAMESPACE_CHARS} characters")
+            _reject(parsed, sizes > MAX_NAMESPACE_BYTES, Reason.ID_TOO_LONG, name, f"{MAX_NAMESPACE_BYTES} bytes in UTF-8")
         else:
             _reject(parsed, sizes > cfg.max_id_bytes, Reason.ID_TOO_LONG, name, f"{cfg.max_id_bytes} bytes")
     items = parsed.columns["items"]

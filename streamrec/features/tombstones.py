@@ -22,6 +22,9 @@ NEVER = np.iinfo(np.int64).min
 
 _COLUMNS = {"user": np.int64, "time": np.int64, "partition": np.int32, "offset": np.int64, "until": np.int64}
 
+_NO_PARTITION = np.iinfo(np.int32).max
+"""Every place of the same time comes before it, and none is in it."""
+
 _Place = tuple[int, int, int, int]
 """Event time, partition and offset of a request, and the newest event time that lay before it in the log."""
 
@@ -87,6 +90,12 @@ class Tombstones:
         # When the user was last seen before asking says nothing that counts, and is nobody's business.
         self._places[user] = (*place, until_ms if until_ms >= place[0] else NEVER)
         self._unsaved.append((user, *self._places[user]))
+
+    def leave_places(self) -> None:
+        """Let requests count by their times alone: the topic that they stand in is no more, and another one's offsets say nothing of them."""
+        for user, (time_ms, _, _, until_ms) in self._places.items():
+            self._places[user] = (time_ms, _NO_PARTITION, 0, until_ms)
+            self._unsaved.append((user, *self._places[user]))
 
     def covers_record(self, namespace: str, user_id: str, time_ms: int, partition: int, offset: int) -> bool:
         """Return whether a record that was never applied is of before its user's newest request: as an event is, or at a place before it."""

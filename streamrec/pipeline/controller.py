@@ -206,6 +206,8 @@ class Controller:
             rows = self.intake.read(plan)
             self.intake.look_ahead(plan)
         num_known, self._is_torn = len(self.ingest.vocabulary), True
+        if plan.topic_id is not None:
+            self.ingest.tombstones.leave_places()
         self.refreshing.apply(plan, report)
         with timer.stage("ingest"):
             forgetting = self._forgetting

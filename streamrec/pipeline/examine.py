@@ -280,6 +280,20 @@ def check_plan_time(ahead_s: float, tolerance_s: float) -> Finding:
     return Finding("clock", Verdict.WARN, found, remedy)
 
 
+def check_lateness(lateness_s: float, tolerance_s: float) -> Finding:
+    """Judge whether one producer whose clock is ahead makes what all others send late.
+
+    Args:
+        lateness_s: ``features.lateness_s``.
+        tolerance_s: ``events.future_tolerance_s``.
+    """
+    found = f"events may be {_span(lateness_s)} late and {_span(tolerance_s)} ahead"
+    if tolerance_s <= lateness_s:
+        return Finding("clock", Verdict.OK, found)
+    remedy = "lower events.future_tolerance_s to features.lateness_s or less: one event further ahead makes all that is right late"
+    return Finding("clock", Verdict.WARN, found, remedy)
+
+
 def check_resources_of(config: Config, have: Resources, stream: Resources, with_serving: Resources, where: str) -> list[Finding]:
     """Judge whether the plan fits a Ray cluster, so that nothing waits for ever.
 

@@ -11,6 +11,7 @@ import orjson
 
 from streamrec.config import Config
 from streamrec.environment import tombstone_key
+from streamrec.events.schema import MAX_NAMESPACE_CHARS
 from streamrec.features.tombstones import Tombstones
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.dead_letter_box import Letter
@@ -39,21 +40,22 @@ class ForgottenLetters:
     def covers(self, letter: Letter) -> bool:
         """Return whether a letter is of what a user did before asking to be forgotten, as far as its bytes still say whose they are.
 
-        A letter whose bytes name no user is judged by its key, which is the user's id, unless they speak of an item update.
+        That is everyone whom its bytes name, and whom its key names, which is the user's id, unless they speak of an item update. A namespace that
+        no event can have may stand for any: then the one of records that name none counts, too.
         """
         if not len(self._tombstones):
             return False
-        found = _fields(letter.value or b"")
-        user, key = found.get("user_id"), letter.key
-        if user is None and key is not None and b"item_update" not in (letter.value or b""):
-            user = key.decode(errors="replace")
-        if isinstance(user, bool) or not isinstance(user, str | int):
-            return False
-        time_ms, namespace = found.get("event_time"), found.get("namespace")
-        if isinstance(time_ms, bool) or not isinstance(time_ms, int):
-            time_ms = letter.time_ms
-        names = (namespace if isinstance(namespace, str) else self._namespace, str(user))
-        return self._tombstones.covers_record(*names, time_ms, letter.place.partition, letter.place.offset)
+        value = letter.value or b""
+        found = _fields(value)
+        users = {str(user) for user in found["user_id"] if isinstance(user, str | int) and not isinstance(user, bool)}
+        if letter.key is not None and b"item_update" not in value:
+            users.add(letter.key.decode(errors="replace"))
+        namespaces = {name for name in found["namespace"] if isinstance(name, str)}
+        if not any(0 < len(name) <= MAX_NAMESPACE_CHARS for name in namespaces) or len(found["namespace"]) > len(namespaces):
+            namespaces.add(self._namespace)
+        times = [time_ms for time_ms in found["event_time"] if isinstance(time_ms, int) and not isinstance(time_ms, bool)]
+        time_ms, place = min(times, default=letter.time_ms), (letter.place.partition, letter.place.offset)
+        return any(self._tombstones.covers_record(namespace, user, time_ms, *place) for namespace in namespaces for user in users)
 
     def without(self, letters: Iterable[Letter]) -> Iterator[Letter]:
         """Give the letters that may be shown; ``num_left_out`` counts the others."""
@@ -78,14 +80,15 @@ def load_forgotten(config: Config) -> ForgottenLetters:
     return ForgottenLetters(tombstones, config.events.namespace)
 
 
-def _fields(value: bytes) -> dict[str, Any]:
+def _fields(value: bytes) -> dict[str, list[Any]]:
     """Return what the bytes say of whose they are: of an object its fields, of what is none whatever looks like them."""
-    try:
+    with suppress(orjson.JSONDecodeError):
         record = orjson.loads(value)
-    except orjson.JSONDecodeError:
-        record = {}
-        for name, pattern in _FIELD.items():
-            if (found := pattern.search(value)) is not None:
-                with suppress(orjson.JSONDecodeError):  # What looks like a text may be none.
-                    record[name] = orjson.loads(found[1])
-    return record if isinstance(record, dict) else {}
+        if isinstance(record, dict):
+            return {name: [record[name]] if record.get(name) is not None else [] for name in _FIELD}
+    held: dict[str, list[Any]] = {name: [] for name in _FIELD}
+    for name, pattern in _FIELD.items():
+        for found in pattern.finditer(value):
+            with suppress(orjson.JSONDecodeError):  # What looks like a text may be none.
+                held[name].append(orjson.loads(found[1]))
+    return held

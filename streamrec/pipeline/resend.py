@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -146,9 +146,14 @@ class Resender:
                 outcomes[index] = Refused(letter.place, WHY)
                 continue
             try:
-                values[index] = repaired(letter, self._repair, num_replays)
+                value = repaired(letter, self._repair, num_replays)
             except DataError as error:
                 outcomes[index] = Refused(letter.place, str(error))
+                continue
+            if self._is_forgotten(replace(letter, value=value)):  # Only the repair said whose it is.
+                outcomes[index] = Refused(letter.place, WHY)
+            else:
+                values[index] = value
         rows = [{"topic": "", "partition": 0, "offset": index, "timestamp": 0, "key": None, "value": value} for index, value in values.items()]
         decoded = self._codec.decode(pa.Table.from_pylist(rows, schema=LOG_ROW), self._clock.now_ms())
         for row in decoded.rejected.to_pylist():

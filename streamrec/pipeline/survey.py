@@ -34,6 +34,7 @@ from streamrec.pipeline.examine import (
     check_extras,
     check_free_space,
     check_lake,
+    check_lateness,
     check_plan_time,
     check_python,
     check_readable,
@@ -69,6 +70,7 @@ def survey(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:
     """
     yield check_python((sys.version_info.major, sys.version_info.minor))
     yield check_extras(config.state, has_obstore=HAS_OBSTORE, shares_disk=ray_address() is None)
+    yield check_lateness(config.features.lateness_s, config.events.future_tolerance_s)
     yield from _log(config, broker, downtime_s)
     yield from _storage(config)
     yield _teachers(config)

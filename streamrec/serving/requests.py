@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from streamrec.errors import RequestError
-from streamrec.events.schema import MAX_NAMESPACE_CHARS
+from streamrec.events.schema import MAX_NAMESPACE_BYTES, MAX_NAMESPACE_CHARS
 
 DEFAULT_N = 20
 _MAX_SHOWN_CHARS = 120
@@ -179,8 +179,9 @@ def _ids(value: object, field: str, limits: RequestLimits) -> tuple[str, ...]:
 
 
 def _namespace(value: object) -> str:
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAMESPACE_CHARS:
-        refuse("namespace", value, f"a string of 1 to {MAX_NAMESPACE_CHARS} characters")
+    is_text = isinstance(value, str) and 1 <= len(value) <= MAX_NAMESPACE_CHARS
+    if not isinstance(value, str) or not is_text or len(value.encode("utf-8", "surrogatepass")) > MAX_NAMESPACE_BYTES:
+        refuse("namespace", value, f"a string of 1 to {MAX_NAMESPACE_CHARS} characters and {MAX_NAMESPACE_BYTES} bytes")
     return value
 
 

@@ -67,6 +67,14 @@ OF_THE_USER = {
     "cut off in spaces": b'{"user_id" : "gone" , "item_id": "i',
     "no user but the key": b"{",
     "no bytes": None,
+    "an empty user": event(user_id=""),
+    "a user that is no text": event(user_id=[GONE]),
+    "a user that is true": event(user_id=True),
+    "an empty namespace": event(namespace=""),
+    "a namespace that is too long": event(namespace="x" * 65),
+    "a namespace that is no text": event(namespace=7),
+    "another user before it": b'{"user_id": "u1", "event_time": 5}' + event(),
+    "another user in its bytes": event(user_id="u1"),
 }
 
 
@@ -95,7 +103,6 @@ OF_OTHERS = {
     "another user": ("u1", event(user_id="u1"), 7),
     "another namespace": (GONE, event(namespace="shop"), 7),
     "an item whose id is the user's": (GONE, b'{"kind": "item_update", "item_id": "gone"', 7),
-    "a user that is no text": (GONE, event(user_id=[GONE]), 7),
     "no time, after the request": (GONE, orjson.dumps({"event_id": "e1", "user_id": GONE}), ASKED_AT + 1),
 }
 
@@ -107,6 +114,14 @@ def test_letters_of_others_and_of_after_the_request_are_there_as_before(dlq: Cal
     assert listed(dlq) == [offset]
     assert dlq("show", place(offset)).exit_code == 0
     assert "left out" not in dlq("list").stderr
+
+
+def test_a_letter_that_only_its_repair_gives_to_the_user_is_not_sent(dlq: Callable[..., Result], reject: Reject, rows_of: RowsOf) -> None:
+    reject([orjson.dumps({"event_id": "e1", "item_id": "i1", "event_time": ASKED_MS - 5, "event_type": "click"})], key=None, start=7)
+    result = dlq("replay", place(7), "--set", f"user_id={GONE}")
+    assert result.exit_code == 1
+    assert "asked to be forgotten" in result.stderr
+    assert rows_of(CFG.events_topic).num_rows == 0
 
 
 def test_of_many_letters_the_others_are_sent(dlq: Callable[..., Result], reject: Reject, rows_of: RowsOf) -> None:

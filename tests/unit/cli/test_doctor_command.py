@@ -42,7 +42,7 @@ def test_a_log_of_files_needs_neither_broker_nor_java(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stdout + result.stderr
     findings = [json.loads(line) for line in result.stdout.splitlines()]
     assert {finding["verdict"] for finding in findings} <= {"OK", "WARN"}
-    assert [finding["check"] for finding in findings][:3] == ["python", "state", "broker"]
+    assert [finding["check"] for finding in findings][:4] == ["python", "state", "clock", "broker"]
     assert {"storage", "clock", "free space", "ray"} <= {finding["check"] for finding in findings}
     assert [path for path in (tmp_path / "runs").rglob("*") if path.is_file() and path.name != ".lock"] == []
 

@@ -96,6 +96,7 @@ REFUSED: list[tuple[str, bytes | dict[str, Any] | None]] = [
     ("id_too_long", {**GOOD, "user_id": "x" * 10_000_000}),
     ("id_too_long", {**GOOD, "session_id": "é" * 257}),
     ("id_too_long", {**GOOD, "namespace": "x" * 65}),
+    ("id_too_long", {**GOOD, "namespace": "商" * 28}),
     ("unknown_event_type", {**GOOD, "event_type": "nonsense"}),
     ("unknown_event_type", {**GOOD, "event_type": ""}),
     ("bad_time", {**GOOD, "event_time": -1}),

@@ -93,7 +93,7 @@ def broken_rule(event: dict[str, Any]) -> str | None:
         text = event.get(name)
         if text == "" and name not in {"session_id", "request_id"}:
             return "empty_id"
-        if text and (len(text) > 64 if name == "namespace" else len(text.encode()) > CFG.max_id_bytes):
+        if text and (len(text) > 64 or len(text.encode()) > 81 if name == "namespace" else len(text.encode()) > CFG.max_id_bytes):
             return "id_too_long"
     listed = event.get("items") or []
     if "" in listed:

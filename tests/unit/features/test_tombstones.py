@@ -107,3 +107,18 @@ def test_a_state_without_tombstones_restores_empty() -> None:
     tombstones = asked()
     tombstones.restore(ComponentState())
     assert len(tombstones) == 0
+
+
+def test_once_their_topic_is_no_more_requests_count_by_their_time_alone() -> None:
+    tombstones = asked()
+    assert tombstones.covers_record("default", "u1", 5000, 0, 6), "a place before the request"
+    tombstones.snapshot()
+    tombstones.leave_places()
+    assert not tombstones.covers_record("default", "u1", 5000, 0, 6)
+    at = [("default", "u1", 1000, 0, 8), ("default", "u1", 1000, 3, 10**9), ("default", "u1", 1001, 0, 1)]
+    assert covered(tombstones, *at) == [True, True, False]
+    other = asked()
+    other.restore(from_bytes(to_bytes(asked().snapshot())), [from_bytes(to_bytes(tombstones.delta()))])
+    assert other.digest() == tombstones.digest()
+    tombstones.add("default", "u1", 2000, 0, 4)
+    assert covered(tombstones, ("default", "u1", 2000, 0, 3), ("default", "u1", 2000, 0, 5)) == [True, False]

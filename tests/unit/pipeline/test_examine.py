@@ -15,6 +15,7 @@ from streamrec.pipeline.examine import (
     check_embedded,
     check_extras,
     check_free_space,
+    check_lateness,
     check_plan_time,
     check_python,
     check_resources_of,
@@ -137,6 +138,13 @@ def test_a_plan_that_is_ahead_of_the_clock_is_a_warning_that_says_what_comes_of_
     assert finding.verdict == verdict
     assert re.search(says, finding.remedy)
     assert (f"{ahead_s / DAY_S:.3g}d ahead of ours" in finding.found) == (ahead_s > 2 * DAY_S)
+
+
+@pytest.mark.parametrize(("lateness_s", "tolerance_s", "verdict"), [(7 * DAY_S, DAY_S, "OK"), (DAY_S, DAY_S, "OK"), (3600.0, DAY_S, "WARN")])
+def test_a_clock_may_be_no_further_ahead_than_events_may_be_late(lateness_s: float, tolerance_s: float, verdict: str) -> None:
+    finding = check_lateness(lateness_s, tolerance_s)
+    assert finding.verdict == verdict
+    assert ("future_tolerance_s" in finding.remedy) == (verdict == "WARN")
 
 
 def resources(have: Resources, **teachers: object) -> list[Finding]:

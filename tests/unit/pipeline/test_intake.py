@@ -162,6 +162,21 @@ def test_a_topic_that_was_made_anew_stops_the_stream_and_going_on_reads_all_of_i
     assert world.controller(new).step() is None
 
 
+def test_a_user_who_was_forgotten_in_a_topic_that_is_no_more_is_not_judged_by_its_offsets(world: Any, make_record: Callable[..., Record]) -> None:
+    controller = world.controller(Topic(world.log))
+    world.play(controller)
+    tombstones = controller.ingest.tombstones
+    gone, place = next((user, place) for user, place in tombstones._places.items() if place[2])
+    new = Topic(anew(world, [make_record("u1", "i1", 7000 + number) for number in range(5)]), "second")
+    again = world.controller(new)
+    assert again.ingest.tombstones._places[gone] == place
+    assert skip_lost(again, [].append) is not None
+    for kept in (again, world.controller(new)):
+        now = kept.ingest.tombstones._places[gone]
+        assert (now[0], now[2]) == (place[0], 0)
+        assert now[1] > 10**6, "no partition has this number"
+
+
 def test_a_topic_without_an_id_that_ends_before_the_offsets_is_another_one(world: Any) -> None:
     controller = world.controller()
     world.play(controller)

@@ -48,6 +48,7 @@ def test_the_default_number_of_items_respects_a_smaller_bound():
         ({"user_id": "u", "exclude": [None]}, "exclude", None, "non-empty"),
         ({"user_id": "u", "exclude_seen": 1}, "exclude_seen", 1, "true or false"),
         ({"user_id": "u", "namespace": ""}, "namespace", "", "1 to 64"),
+        ({"user_id": "u", "namespace": "商" * 28}, "namespace", "商" * 28, "81 bytes"),
         ({"user_id": "u", "context": []}, "context", "list", "object"),
         ({"user_id": "u", "context": {"a": []}}, "context.a", "list", "string"),
         ({"user_id": "u", "excluded": []}, "excluded", "an unknown field", "did you mean exclude?"),
