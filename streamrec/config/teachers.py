@@ -50,8 +50,8 @@ class TransformerConfig(Section):
 class LinearConfig(Section):
     """Shape the closed-form item-item teacher.
 
-    Its sums over up to ``dense_items`` items are square matrices, and the solve is exact. Beyond that they hold the entries that there are, of each of
-    the two matrices ``max_entries`` at most, 12 bytes each, and the solve takes the ``rank`` directions in which histories differ most.
+    Its sums over up to ``dense_items`` items are square matrices, and the solve is exact. Beyond that they hold the entries that there are, of each
+    of the two matrices ``max_entries`` at most, 12 bytes each, and the solve takes the ``rank`` directions in which histories differ most.
     """
 
     max_items: int = Field(default=65_536, ge=2, le=2**20)

@@ -76,7 +76,8 @@ def largest(gram: Rows, rank: int, seed: int) -> torch.Tensor:
         basis = torch.linalg.qr(gram.times(basis)).Q
     values, vectors = torch.linalg.eigh(basis.T @ gram.times(basis))  # Ascending.
     kept = min(rank, num)
-    return basis @ (vectors[:, -kept:] * values[-kept:].clamp(min=0).sqrt())
+    scaled: torch.Tensor = vectors[:, -kept:] * values[-kept:].clamp(min=0).sqrt()
+    return torch.matmul(basis, scaled)
 
 
 def solve_low_rank(gram: Rows, cross: Rows, cross_columns: Rows, ridge: float, rank: int, seed: int) -> LowRank:

@@ -24,6 +24,11 @@ NOTHING = 1e-5
 """What is left of an entry, relative to what was taken out of it, when nobody else has a part in it: rounding."""
 
 
+def split(places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows and columns of places."""
+    return places >> SHIFT, places & (2**SHIFT - 1)
+
+
 class Rows(NamedTuple):
     """Hold a matrix row by row, as `torch.nn.functional.embedding_bag` takes it.
 
@@ -38,19 +43,11 @@ class Rows(NamedTuple):
     values: torch.Tensor
 
     @staticmethod
-    def of(places: NDArray[np.int64], values: NDArray[np.float32], num: int) -> Rows:
-        """Make it of places in order."""
-        starts = np.searchsorted(places, np.arange(num + 1) << SHIFT)
-        return Rows(torch.from_numpy(starts), torch.from_numpy(places & (2**SHIFT - 1)), torch.from_numpy(np.array(values)))
-
-    @staticmethod
-    def of_upper(places: NDArray[np.int64], values: NDArray[np.float32], num: int) -> Rows:
-        """Make it of the upper triangle of a symmetric one."""
-        rows, columns = places >> SHIFT, places & (2**SHIFT - 1)
-        apart = rows != columns
-        both = np.concatenate([places, (columns << SHIFT | rows)[apart]])
-        order = np.argsort(both)
-        return Rows.of(both[order], np.concatenate([values, values[apart]])[order], num)
+    def of(rows: NDArray[np.int64], columns: NDArray[np.int64], values: NDArray[np.float32], num: int) -> Rows:
+        """Make it of entries in any order, no two of one place: [E] each."""
+        ordered, order = torch.sort(torch.from_numpy(rows << SHIFT | columns))
+        starts = torch.searchsorted(ordered, torch.arange(num + 1) << SHIFT)
+        return Rows(starts, ordered & (2**SHIFT - 1), torch.from_numpy(values)[order])
 
     def times(self, dense: torch.Tensor) -> torch.Tensor:
         """Return the product with a dense matrix: [M, D] → [M, D]."""
@@ -61,13 +58,6 @@ class Rows(NamedTuple):
     def scaled(self, by_row: torch.Tensor) -> Rows:
         """Return it with each row times a number: [M]."""
         return self._replace(values=self.values * torch.repeat_interleave(by_row, self.starts.diff()))
-
-
-def transposed(places: NDArray[np.int64], values: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the transposed matrix's places, in order, and values."""
-    turned = (places & (2**SHIFT - 1)) << SHIFT | places >> SHIFT
-    order = np.argsort(turned)
-    return turned[order], values[order]
 
 
 class SparseSums:
@@ -123,7 +113,7 @@ class SparseSums:
         self._sort_in()
         number = np.full(num, -1)
         number[kept] = np.arange(len(kept))
-        rows, columns = number[self._places >> SHIFT], number[self._places & (2**SHIFT - 1)]
+        rows, columns = (number[part] for part in split(self._places))
         inside = (rows >= 0) & (columns >= 0)
         self._places, self._values = rows[inside] << SHIFT | columns[inside], self._values[inside]
 
@@ -147,7 +137,7 @@ class SparseSums:
         self._sort_in()
         strength = self._values.copy()
         if self._keeps_diagonal:
-            strength[self._places >> SHIFT == self._places & (2**SHIFT - 1)] = np.inf
+            strength[np.equal(*split(self._places))] = np.inf
         num = int(KEPT * self._max_entries)
         least = np.partition(strength, len(strength) - num)[len(strength) - num]
         equal = np.flatnonzero(strength == least)
@@ -160,8 +150,7 @@ class SparseSums:
 def _summed(rows: NDArray[np.int64], columns: NDArray[np.int64], values: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return (places, ascending, each once; the sum of what is at each)."""
     places = rows << SHIFT | columns
-    order = np.argsort(places)
-    ordered = places[order]
+    ordered, order = (part.numpy() for part in torch.sort(torch.from_numpy(places)))
     first = np.ones(len(places), bool)
     first[1:] = ordered[1:] != ordered[:-1]
     number = np.empty(len(places), np.int64)

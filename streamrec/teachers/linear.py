@@ -21,8 +21,8 @@ NUM_BUCKETS = 2**20
 class LinearStatistics:
     """Hold G = XᵀX and C = XᵀY over the first ``max_items`` items that became targets or history, most frequent first.
 
-    An item row gets a slot when it first appears and a slot is free; within one batch the most frequent rows come first. Both are square matrices until
-    there are more than ``dense_items`` slots, and the entries that there are from then on.
+    An item row gets a slot when it first appears and a slot is free; within one batch the most frequent rows come first. Both are square matrices
+    until there are more than ``dense_items`` slots, and the entries that there are from then on.
 
     **Contract.** `update` is additive: the sum over batches equals one pass over all of them up to float rounding, and the same batches in
     the same order give the same bits. `take_back` leaves what the statistics were without the queries, up to float rounding. `delta` holds the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -42,13 +42,12 @@ class Queries(NamedTuple):
 
 
 class Sums(Protocol):
-    """G and C, in either form.
+    """G and C, in either form."""
 
-    Attributes:
-        is_whole: Nothing has left for want of room.
-    """
-
-    is_whole: bool
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing has left for want of room."""
+        ...
 
     def fit(self, num: int) -> None:
         """Have at least so many slots."""
@@ -70,7 +69,7 @@ class Sums(Protocol):
 class DenseSums:
     """Hold both as square matrices; arrays ``gram`` and ``cross``, [M, M] float32."""
 
-    is_whole = True
+    is_whole: Final = True
 
     def __init__(self, config: LinearConfig, num: int, arrays: Mapping[str, NDArray[Any]] | None = None) -> None:
         self._config = config

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from streamrec.config import LinearConfig, TeachersConfig
 from streamrec.errors import ConfigError
 from streamrec.models.linear import solve_ridge
 from streamrec.models.low_rank import LowRank, solve_low_rank
-from streamrec.models.sparse_sums import Rows, transposed
+from streamrec.models.sparse_sums import Rows, split
 from streamrec.state import ComponentState
 from streamrec.teachers.protocol import Kind, Material
 from streamrec.teachers.train_loop import GENERATION
@@ -25,12 +25,17 @@ Arrays = Mapping[str, NDArray[Any]]
 def solve_version(matrices: ComponentState, config: LinearConfig, seed: int = 0) -> ComponentState:
     """Return a version from what `LinearStatistics.matrices` gave, with the item row of each slot ``rows`` [M] and its ``generation`` [M].
 
-    Of square matrices it has B as ``weights`` [M, M]; of entries B as `streamrec.models.low_rank.LowRank` holds it: ``left`` [M, r], ``right`` [r, M] and
-    ``near_starts`` [M + 1], ``near_columns`` and ``near_values`` [E].
+    Of square matrices it has B as ``weights`` [M, M]; of entries B as `streamrec.models.low_rank.LowRank` holds it: ``left`` [M, r],
+    ``right`` [r, M] and ``near_starts`` [M + 1], ``near_columns`` and ``near_values`` [E].
     """
     rows = matrices.arrays["rows"]
-    arrays = _dense(matrices.arrays, config) if "gram" in matrices.arrays else _low_rank(matrices.arrays, config, seed)
-    arrays |= {"rows": rows, GENERATION: matrices.arrays.get(GENERATION, np.zeros(len(rows), np.int32))}
+    generations = matrices.arrays.get(GENERATION, np.zeros(len(rows), np.int32))
+    if "gram" in matrices.arrays:
+        arrays = _dense(matrices.arrays, config)
+    else:
+        arrays, order = _low_rank(matrices.arrays, config, seed), np.argsort(rows)
+        rows, generations = rows[order], generations[order]
+    arrays |= {"rows": rows, GENERATION: generations}
     return ComponentState(arrays, {"kind": "linear", "decay": config.history_decay, "num_queries": matrices.meta["num_queries"]})
 
 
@@ -40,24 +45,24 @@ def _dense(arrays: Arrays, config: LinearConfig) -> dict[str, NDArray[Any]]:
 
 
 def _low_rank(arrays: Arrays, config: LinearConfig, seed: int) -> dict[str, NDArray[Any]]:
+    """Return B with its rows and columns by item row, ascending: scores then go to ascending candidates, which takes a fifth of the time."""
     num = len(arrays["rows"])
-    gram = Rows.of_upper(arrays["gram_places"], arrays["gram_values"], num)
-    cross = Rows.of(arrays["cross_places"], arrays["cross_values"], num)
-    columns = Rows.of(*transposed(arrays["cross_places"], arrays["cross_values"]), num)
-    found = solve_low_rank(gram, cross, columns, config.ridge, config.rank, seed)
+    number = np.empty(num, np.int64)
+    number[np.argsort(arrays["rows"])] = np.arange(num)
+    (one, other), (history, target) = ((number[part] for part in split(arrays[f"{name}_places"])) for name in ("gram", "cross"))
+    apart, upper, values = one != other, arrays["gram_values"], arrays["cross_values"]
+    both = np.concatenate([one, other[apart]]), np.concatenate([other, one[apart]]), np.concatenate([upper, upper[apart]])
+    cross, cross_columns = Rows.of(history, target, values, num), Rows.of(target, history, values, num)
+    found = solve_low_rank(Rows.of(*both, num), cross, cross_columns, config.ridge, config.rank, seed)
     near = {f"near_{name}": values.numpy() for name, values in found.near._asdict().items()}
     return {**near, "near_columns": near["near_columns"].astype(np.int32), "left": found.left.numpy(), "right": found.right.numpy()}
 
 
-class _Weights(Protocol):
-    """Multiply decayed histories with B."""
-
-    def __call__(self, slots: torch.Tensor, decay: torch.Tensor) -> torch.Tensor:
-        """Return scores [Q, M] of histories by slots, -1 for gaps, and what each place counts, 0 for gaps: [Q, N] each."""
-        ...
+Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Gives scores [Q, M] of histories by slots, -1 for gaps, and what each place counts, 0 for gaps: [Q, N] each."""
 
 
-def _weights_of(arrays: Arrays) -> _Weights:
+def _product_with(arrays: Arrays) -> Product:
     if "weights" in arrays:
         weights = torch.tensor(np.array(arrays["weights"]))
         # The history's few rows of the weights, summed: the same as the decayed history times the weights.
@@ -71,7 +76,7 @@ class LinearTeacher:
     """Score with the closed-form item-item weights; see `streamrec.teachers.protocol.LoadedTeacher`."""
 
     def __init__(self, state: ComponentState) -> None:
-        self._weights = _weights_of(state.arrays)
+        self._product = _product_with(state.arrays)
         self._rows = np.asarray(state.arrays["rows"], np.int64)
         self._decay = float(state.meta["decay"])
         self._slot = np.full(int(self._rows.max(initial=-1)) + 1, -1, np.int64)
@@ -88,7 +93,7 @@ class LinearTeacher:
         if not len(self._rows):
             return result
         decay = self._decay ** torch.arange(slots.shape[1], dtype=torch.float32) * inside
-        scores = self._weights(slots, decay).numpy()
+        scores = self._product(slots, decay).numpy()
         place = np.searchsorted(candidates, self._rows)
         asked = place < len(candidates)
         asked[asked] = candidates[place[asked]] == self._rows[asked]
