@@ -57,7 +57,7 @@ class LinearConfig(Section):
     max_items: int = Field(default=65_536, ge=2, le=2**20)
     dense_items: int = Field(default=4096, ge=2, le=32_768)
     max_entries: int = Field(default=2**24, ge=1024)
-    rank: int = Field(default=512, ge=1, le=4096)
+    rank: int = Field(default=8, ge=1, le=4096)
     ridge: float = Field(default=300.0, gt=0)
     history_decay: float = Field(default=0.98, gt=0, le=1)
 

@@ -3,7 +3,7 @@
     G ≈ U Uᵀ + D,   U [M, r] from the largest r eigenpairs,  D the diagonal of what they leave
     B = (U Uᵀ + D + λ I)⁻¹ C = E C − E U (I + Uᵀ E U)⁻¹ Uᵀ E C,   E = (D + λ I)⁻¹
 
-So what a query gets is a few sparse rows of E C and a product of width r. With r = M it is the ridge regression.
+So what a query gets is a few sparse rows of E C less a product of width r. With r = M it is the ridge regression, with r = 0 each item alone.
 
 References: Halko, Martinsson & Tropp, "Finding Structure with Randomness", SIAM Review 2011, arXiv:0909.4061 (subspace iteration); the inverse is
 Woodbury's identity.
@@ -21,11 +21,14 @@ from streamrec.models.sparse_sums import Rows
 ITERATIONS = 4
 """Products with G that turn random directions into those of the largest eigenvalues."""
 
+CHUNK_ENTRIES = 2**18
+"""Entries of E C that are added to scores at a time; bounds memory, and what lies in a processor's cache is added faster."""
+
+LONG = 4
+"""A row is long when one in so many of its places holds an entry: then it takes as much memory as its entries did, and a few times that at most."""
+
 MORE = 32
 """Directions beyond the rank that are iterated and left out: the last ones converge slowly."""
-
-CHUNK_ENTRIES = 2**21
-"""Entries of E C that are added to scores at a time; bounds memory."""
 
 
 class LowRank(NamedTuple):
@@ -41,30 +44,51 @@ class LowRank(NamedTuple):
     left: torch.Tensor
     right: torch.Tensor
 
-    def scores(self, slots: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+
+class Scores:
+    """Score with B, its rows of many entries as they are in a dense matrix: these are added several times faster."""
+
+    def __init__(self, held: LowRank) -> None:
+        near, num = held.near, len(held.left)
+        self._left, self._right = held.left, held.right
+        long = near.starts.diff() * LONG > num
+        self._number = torch.where(long, long.cumsum(0) - 1, -1)
+        self._long = torch.zeros(int(long.sum()), num)
+        row = torch.repeat_interleave(torch.arange(num), near.starts.diff())
+        inside = long[row]
+        self._long[self._number[row[inside]], near.columns[inside]] = near.values[inside]
+        self._starts = torch.cat([torch.zeros(1, dtype=torch.long), torch.where(long, 0, near.starts.diff()).cumsum(0)])
+        self._columns, self._values = near.columns[~inside], near.values[~inside]
+
+    def of(self, slots: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Return rows of B summed: [Q, M].
 
         Args:
             slots: Rows, -1 for none. [Q, N] int64
             weights: What each counts, 0 for none. [Q, N] float32
         """
-        pooled = torch.nn.functional.embedding_bag(slots.clamp(min=0), self.left, per_sample_weights=weights, mode="sum")
-        result = pooled.neg() @ self.right
-        lengths = torch.where(slots >= 0, self.near.starts.diff()[slots.clamp(min=0)], 0)  # [Q, N]
-        ends = lengths.sum(1).cumsum(0)
-        cuts = torch.searchsorted(ends, torch.tensor(range(CHUNK_ENTRIES, int(lengths.sum()), CHUNK_ENTRIES))).tolist()
+        held = slots.clamp(min=0)
+        pooled = torch.nn.functional.embedding_bag(held, self._left, per_sample_weights=weights, mode="sum")
+        number = torch.where(slots >= 0, self._number[held], -1)
+        is_long = number >= 0
+        ends = torch.cat([torch.zeros(1, dtype=torch.long), is_long.sum(1).cumsum(0)])
+        result = torch.nn.functional.embedding_bag(
+            number[is_long], self._long, ends, per_sample_weights=weights[is_long], mode="sum", include_last_offset=True
+        ).addmm_(pooled, self._right, alpha=-1)
+        lengths = torch.where(slots >= 0, self._starts.diff()[held], 0)  # [Q, N]
+        cuts = torch.searchsorted(lengths.sum(1).cumsum(0), torch.tensor(range(CHUNK_ENTRIES, int(lengths.sum()), CHUNK_ENTRIES))).tolist()
         for start, end in itertools.pairwise([0, *cuts, len(slots)]):
-            self._add_near(result[start:end], slots[start:end], weights[start:end], lengths[start:end])
+            self._add_entries(result[start:end], held[start:end], weights[start:end], lengths[start:end])
         return result
 
-    def _add_near(self, result: torch.Tensor, slots: torch.Tensor, weights: torch.Tensor, lengths: torch.Tensor) -> None:
-        """Add rows of E C to scores, in place."""
+    def _add_entries(self, result: torch.Tensor, slots: torch.Tensor, weights: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Add the rows of few entries to scores, in place."""
         each = lengths.reshape(-1)
-        first = self.near.starts[slots.clamp(min=0)].reshape(-1) - (each.cumsum(0) - each)
+        first = self._starts[slots].reshape(-1) - (each.cumsum(0) - each)
         entries = torch.repeat_interleave(first, each) + torch.arange(int(each.sum()))
-        query = torch.repeat_interleave(torch.arange(len(slots)), lengths.sum(1))
-        values = self.near.values[entries] * torch.repeat_interleave(weights.reshape(-1), each)
-        result.view(-1).index_add_(0, query * result.shape[1] + self.near.columns[entries], values)
+        query = torch.repeat_interleave(torch.arange(len(slots)) * result.shape[1], lengths.sum(1))
+        values = self._values[entries] * torch.repeat_interleave(weights.reshape(-1), each)
+        result.view(-1).index_add_(0, query + self._columns[entries], values)
 
 
 def largest(gram: Rows, rank: int, seed: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from streamrec.config import LinearConfig, TeachersConfig
 from streamrec.errors import ConfigError
 from streamrec.models.linear import solve_ridge
-from streamrec.models.low_rank import LowRank, solve_low_rank
+from streamrec.models.low_rank import LowRank, Scores, solve_low_rank
 from streamrec.models.sparse_sums import Rows, split
 from streamrec.state import ComponentState
 from streamrec.teachers.protocol import Kind, Material
@@ -69,7 +69,7 @@ def _product_with(arrays: Arrays) -> Product:
         return lambda slots, decay: torch.nn.functional.embedding_bag(slots.clamp(min=0), weights, per_sample_weights=decay, mode="sum")
     starts, columns, values = (torch.tensor(np.array(arrays[f"near_{name}"])) for name in Rows._fields)
     left, right = (torch.tensor(np.array(arrays[name])) for name in ("left", "right"))
-    return LowRank(Rows(starts, columns.long(), values), left, right).scores
+    return Scores(LowRank(Rows(starts, columns.long(), values), left, right)).of
 
 
 class LinearTeacher:

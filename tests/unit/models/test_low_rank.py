@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from streamrec.models.linear import solve_ridge
-from streamrec.models.low_rank import LowRank, largest, solve_low_rank
+from streamrec.models.low_rank import LowRank, Scores, largest, solve_low_rank
 from streamrec.models.sparse_sums import Rows
 
 NUM, QUERIES = 60, 400
@@ -30,7 +30,7 @@ def solved(gram: torch.Tensor, cross: torch.Tensor, rank: int) -> LowRank:
 
 
 def weights(found: LowRank) -> torch.Tensor:
-    return found.scores(torch.arange(NUM)[:, None], torch.ones(NUM, 1))
+    return Scores(found).of(torch.arange(NUM)[:, None], torch.ones(NUM, 1))
 
 
 def test_of_full_rank_it_is_the_ridge_regression() -> None:
@@ -58,7 +58,10 @@ def test_directions_are_those_of_the_largest_eigenvalues() -> None:
     assert (directions @ directions.T - best).norm() < 0.02 * best.norm()
 
 
-def test_a_history_is_its_rows_summed_however_few_entries_are_added_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("long", [1, 4, 10**6])
+def test_a_history_is_its_rows_summed_whatever_is_added_at_a_time(long: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few entries, and however many rows are taken for long."""
+    monkeypatch.setattr("streamrec.models.low_rank.LONG", long)
     gram, cross = sums(own=0.1)
     found = solved(gram, cross, 8)
     every = weights(found)
@@ -67,5 +70,5 @@ def test_a_history_is_its_rows_summed_however_few_entries_are_added_at_a_time(mo
     expected = torch.stack([(every[place.clamp(min=0)] * count[:, None]).sum(0) for place, count in zip(slots, counts, strict=True)])
     for size in (1, 40, 2**21):
         monkeypatch.setattr("streamrec.models.low_rank.CHUNK_ENTRIES", size)
-        torch.testing.assert_close(found.scores(slots, counts), expected, rtol=1e-4, atol=1e-5)
-    assert found.scores(slots[:0], counts[:0]).shape == (0, NUM)
+        torch.testing.assert_close(Scores(found).of(slots, counts), expected, rtol=1e-4, atol=1e-5)
+    assert Scores(found).of(slots[:0], counts[:0]).shape == (0, NUM)
