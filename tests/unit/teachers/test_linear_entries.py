@@ -152,6 +152,22 @@ def test_a_snapshot_of_square_matrices_of_before_is_read_and_goes_on_by_entries(
     assert_equal(statistics, expected)
 
 
+@pytest.mark.parametrize("dense_items", [8, 4096])
+def test_a_state_of_a_larger_bound_on_items_is_read_and_takes_no_more(dense_items: int) -> None:
+    statistics = LinearStatistics(BOUNDED.model_copy(update={"dense_items": dense_items}))
+    statistics.update(some_examples(60, 0, num_items=20))
+    smaller = LinearStatistics(BOUNDED.model_copy(update={"dense_items": dense_items, "max_items": 10}))
+    smaller.restore(statistics.snapshot())
+    assert smaller.digest() == statistics.digest()
+    smaller.update(some_examples(60, 1))
+    assert len(smaller.matrices().arrays["rows"]) == 20
+    assert smaller.take_back(some_examples(1, 1, user=OWN), OWN) == -1
+    larger = LinearStatistics(BOUNDED.model_copy(update={"dense_items": dense_items}))
+    larger.restore(smaller.snapshot())
+    larger.update(some_examples(60, 2))
+    assert len(larger.matrices().arrays["rows"]) == NUM_ITEMS
+
+
 def test_a_version_of_full_rank_scores_as_the_exact_one() -> None:
     bounded, dense = both(some_examples(300, 0))
     exact = LinearTeacher(solve_version(dense.matrices(), DENSE))
