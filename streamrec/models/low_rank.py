@@ -24,8 +24,11 @@ ITERATIONS = 4
 CHUNK_ENTRIES = 2**18
 """Entries of E C that are added to scores at a time; bounds memory, and what lies in a processor's cache is added faster."""
 
-LONG = 4
-"""A row is long when one in so many of its places holds an entry: then it takes as much memory as its entries did, and a few times that at most."""
+LONG = 64
+"""A row is long when one in so many of its places holds an entry: then to add all of its places, one beside the other, takes less time."""
+
+LONG_BYTES = 2**28
+"""What long rows may take as dense ones, the longest first."""
 
 MORE = 32
 """Directions beyond the rank that are iterated and left out: the last ones converge slowly."""
@@ -51,13 +54,15 @@ class Scores:
     def __init__(self, held: LowRank) -> None:
         near, num = held.near, len(held.left)
         self._left, self._right = held.left, held.right
-        long = near.starts.diff() * LONG > num
+        lengths = near.starts.diff()
+        most = LONG_BYTES // (4 * max(num, 1))
+        long = lengths > max(num // LONG, int(lengths.sort(descending=True).values[most]) if most < num else 0)
         self._number = torch.where(long, long.cumsum(0) - 1, -1)
         self._long = torch.zeros(int(long.sum()), num)
-        row = torch.repeat_interleave(torch.arange(num), near.starts.diff())
+        row = torch.repeat_interleave(torch.arange(num), lengths)
         inside = long[row]
         self._long[self._number[row[inside]], near.columns[inside]] = near.values[inside]
-        self._starts = torch.cat([torch.zeros(1, dtype=torch.long), torch.where(long, 0, near.starts.diff()).cumsum(0)])
+        self._starts = torch.cat([torch.zeros(1, dtype=torch.long), torch.where(long, 0, lengths).cumsum(0)])
         self._columns, self._values = near.columns[~inside], near.values[~inside]
 
     def of(self, slots: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -58,10 +58,10 @@ def test_directions_are_those_of_the_largest_eigenvalues() -> None:
     assert (directions @ directions.T - best).norm() < 0.02 * best.norm()
 
 
-@pytest.mark.parametrize("long", [1, 4, 10**6])
-def test_a_history_is_its_rows_summed_whatever_is_added_at_a_time(long: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_long", [0, 1, 7, NUM])
+def test_a_history_is_its_rows_summed_whatever_is_added_at_a_time(num_long: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few entries, and however many rows are taken for long."""
-    monkeypatch.setattr("streamrec.models.low_rank.LONG", long)
+    monkeypatch.setattr("streamrec.models.low_rank.LONG_BYTES", 4 * NUM * num_long)
     gram, cross = sums(own=0.1)
     found = solved(gram, cross, 8)
     every = weights(found)
