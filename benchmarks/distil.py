@@ -36,7 +36,8 @@ from streamrec.features.examples import Examples
 from streamrec.models.linear import solve_ridge
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.student.learner import Learner
-from streamrec.teachers.linear import LinearStatistics, solve_version
+from streamrec.teachers.linear import LinearStatistics
+from streamrec.teachers.linear_version import solve_version
 
 FEW, MANY, DENSE = 10_000, 1_000_000, 4_000
 BATCH = 1024

@@ -80,15 +80,16 @@ def _vocabulary_3(state: ComponentState) -> ComponentState:
 
 FORMATS: Mapping[str, Format] = {
     "head": Format("Checkpoint: the pointer", 3, {1: _same, 2: _head_3}),
-    # Tombstones of 2 don't say how far ahead events lay, those of 3 don't name requests.
-    "commit": Format("Checkpoint: a commit", 4, {1: _commit_2, 2: _same, 3: _same}),
+    # Tombstones of 2 don't say how far ahead events lay, those of 3 don't name requests. Linear statistics of 4 are square matrices.
+    "commit": Format("Checkpoint: a commit", 5, {1: _commit_2, 2: _same, 3: _same, 4: _same}),
     "current": Format("Lineage: the pointer"),
     "lineage": Format("Lineage: the name"),
     "rebuild": Format("Rebuild: the record", 2, {1: _rebuild_2}),
     "plan": Format("Plan: one"),
     "receipt": Format("Receipt: one"),
     "vocabulary": Format("Vocabulary: the state", 3, {1: _vocabulary_2, 2: _vocabulary_3}),
-    "teacher": Format("Teacher: the version", 2, {1: _same}),  # A version without generations: all rows held their first item.
+    # A version of 1 has no generations: all rows held their first item. Linear ones of 2 are square matrices.
+    "teacher": Format("Teacher: the version", 3, {1: _same, 2: _same}),
     "version": Format("Registry: the version", 2, {1: _same}),  # As of teachers.
     "move": Format("Registry: a record of the alias"),
     "forgotten": Format("Registry: the record of deletions"),

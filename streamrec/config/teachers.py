@@ -48,9 +48,16 @@ class TransformerConfig(Section):
 
 
 class LinearConfig(Section):
-    """Shape the closed-form item-item teacher."""
+    """Shape the closed-form item-item teacher.
 
-    max_items: int = Field(default=4096, ge=2, le=32_768)
+    Its sums over up to ``dense_items`` items are square matrices, and the solve is exact. Beyond that they hold the entries that there are, of each
+    of the two matrices ``max_entries`` at most, 12 bytes each, and the solve takes the ``rank`` directions in which histories differ most.
+    """
+
+    max_items: int = Field(default=65_536, ge=2, le=2**20)
+    dense_items: int = Field(default=4096, ge=2, le=32_768)
+    max_entries: int = Field(default=2**24, ge=1024)
+    rank: int = Field(default=8, ge=1, le=4096)
     ridge: float = Field(default=300.0, gt=0)
     history_decay: float = Field(default=0.98, gt=0, le=1)
 

@@ -11,6 +11,7 @@ Item-Item Models", WWW 2021, arXiv:2103.16104. **Deviation**: no zero-diagonal c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -61,14 +62,20 @@ class Runs(NamedTuple):
         return Runs(torch.from_numpy(slots), torch.from_numpy(ends.astype(np.float32)), torch.from_numpy(starts), length)
 
 
-def add_gram(gram: torch.Tensor, runs: Runs, decay: float) -> None:
-    """Add XᵀX to ``gram``, in place, from the few entries that the rows of X have.
+Entries = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Rows [n] int64, columns [n] int64 and values [n] float32; a place may come several times."""
+
+Pairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+"""Slots of the older and of the newer place [n], what they add to G at (older, newer) and, where they are apart, at (newer, older) [n], and where."""
+
+
+def gram_pairs(runs: Runs, decay: float) -> Iterator[Pairs]:
+    """Give XᵀX in parts, from the few entries that the rows of X have.
 
     Two places of a run, ``gap`` apart, meet in each history that ends at most N - 1 places after the older one, with d^(2 · distance - gap). So a
     pair of places is added once, however many histories hold it.
 
     Args:
-        gram: [M, M] float32, contiguous.
         runs: The histories; ``ends`` below 0 take them out again.
         decay: d, of each place further back.
     """
@@ -89,17 +96,27 @@ def add_gram(gram: torch.Tensor, runs: Runs, decay: float) -> None:
         older = newer[:, :1]
         inside = mine & (older >= 0) & (newer >= 0) & (values != 0)
         older, newer, values = older.expand_as(newer)[inside], newer[inside], values[inside]
-        apart = step.expand_as(inside)[inside] > 0
+        yield older, newer, values, step.expand_as(inside)[inside] > 0
+
+
+def add_gram(gram: torch.Tensor, runs: Runs, decay: float) -> None:
+    """Add XᵀX to ``gram``, in place: [M, M] float32, contiguous. See `gram_pairs`."""
+    for older, newer, values, apart in gram_pairs(runs, decay):
         flat = gram.view(-1)
         flat.index_add_(0, older * gram.shape[1] + newer, values)
         flat.index_add_(0, (newer * gram.shape[1] + older)[apart], values[apart])
 
 
-def add_cross(cross: torch.Tensor, history: torch.Tensor, targets: torch.Tensor, share: torch.Tensor, decay: float) -> None:
-    """Add XᵀY to ``cross``, in place.
+def upper(pairs: Pairs) -> Entries:
+    """Return what pairs add to the upper triangle of G."""
+    older, newer, values, apart = pairs
+    return torch.minimum(older, newer), torch.maximum(older, newer), torch.where(apart & (older == newer), 2 * values, values)
+
+
+def cross_entries(history: torch.Tensor, targets: torch.Tensor, share: torch.Tensor, decay: float) -> Entries:
+    """Return XᵀY.
 
     Args:
-        cross: [M, M] float32, contiguous.
         history: Slots of the history of each target's query, newest first, -1 for padding and unknown items. [T, N] int64
         targets: Slots. [T] int64
         share: Entry of Y. [T] float32
@@ -107,8 +124,13 @@ def add_cross(cross: torch.Tensor, history: torch.Tensor, targets: torch.Tensor,
     """
     weights = decay ** torch.arange(history.shape[1], dtype=torch.float32)
     inside = history >= 0
-    places = (history * cross.shape[1] + targets[:, None])[inside]
-    cross.view(-1).index_add_(0, places, (share[:, None] * weights[None, :])[inside])
+    return history[inside], targets[:, None].expand_as(history)[inside], (share[:, None] * weights[None, :])[inside]
+
+
+def add_cross(cross: torch.Tensor, history: torch.Tensor, targets: torch.Tensor, share: torch.Tensor, decay: float) -> None:
+    """Add XᵀY to ``cross``, in place: [M, M] float32, contiguous. See `cross_entries`."""
+    rows, columns, values = cross_entries(history, targets, share, decay)
+    cross.view(-1).index_add_(0, rows * cross.shape[1] + columns, values)
 
 
 def solve_ridge(gram: torch.Tensor, cross: torch.Tensor, ridge: float) -> torch.Tensor:

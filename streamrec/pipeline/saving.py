@@ -39,7 +39,6 @@ SHAPING = (
     "soft_labels.top_k",
     "student.replay_capacity",
     "teachers.window_events",
-    "teachers.linear.max_items",
     "teachers.linear.history_decay",
     "teachers.transitions.max_partners",
     "teachers.neighbours.max_sessions",

@@ -10,7 +10,7 @@ from streamrec.config import TeachersConfig
 from streamrec.config.teacher_names import plugins
 from streamrec.errors import OperatorError, RegistryError
 from streamrec.state import ComponentState
-from streamrec.teachers.linear import LINEAR
+from streamrec.teachers.linear_version import LINEAR
 from streamrec.teachers.plugins import plugin_kind
 from streamrec.teachers.protocol import Kind, LoadedTeacher, TeacherClass
 from streamrec.teachers.text import TEXT

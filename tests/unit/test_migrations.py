@@ -142,7 +142,7 @@ SAMPLES: Mapping[str, Sample] = {
         parsed_by(Commit.from_json),
         {
             1: {**COMMIT, "components": {**COMPONENTS, "histories": ENTRY}},
-            **{number: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": COMPONENTS} for number in (2, 3, 4)},
+            **{number: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": COMPONENTS} for number in (2, 3, 4, 5)},
         },
     ),
     "current": Sample(
@@ -155,7 +155,7 @@ SAMPLES: Mapping[str, Sample] = {
     "vocabulary": Sample(
         read_vocabulary, {1: {"namespaces": ["n"]}, 2: {**VOCABULARY, "arrays": KNOWN}, 3: {**VOCABULARY, "arrays": {**KNOWN, **SAID}}}
     ),
-    "teacher": Sample(read_teacher, {1: {"teacher": "linear", "facts": {"loss": 1.0}}, 2: {"teacher": "linear", "facts": {"loss": 1.0}}}),
+    "teacher": Sample(read_teacher, {number: {"teacher": "linear", "facts": {"loss": 1.0}} for number in (1, 2, 3)}),
     "version": Sample(parsed_by(VersionManifest.from_json), {1: VERSION, 2: VERSION}),
     "move": Sample(parsed_by(Move.from_json), {1: MOVE}),
     "forgotten": Sample(

@@ -12,7 +12,8 @@ from streamrec.config import LinearConfig
 from streamrec.features.examples import Examples
 from streamrec.models.linear import Runs, add_cross, add_gram
 from streamrec.state import ComponentState
-from streamrec.teachers.linear import LinearStatistics, LinearTeacher, solve_version
+from streamrec.teachers.linear import LinearStatistics
+from streamrec.teachers.linear_version import LinearTeacher, solve_version
 
 NUM_ITEMS, LENGTH, PLANTED = 12, 4, 7 * 2**40 + 5
 CONFIG = LinearConfig(max_items=64, ridge=2.0, history_decay=0.9)
@@ -61,7 +62,7 @@ def test_sums_over_batches_equal_one_pass_and_the_formula() -> None:
 
 
 def test_batches_larger_than_a_chunk_are_summed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamrec.teachers.linear.CHUNK_ENTRIES", 5 * LENGTH)
+    monkeypatch.setattr("streamrec.teachers.linear_sums.CHUNK_ENTRIES", 5 * LENGTH)
     monkeypatch.setattr("streamrec.models.linear.CHUNK_PAIRS", 5 * LENGTH)
     examples = some_examples(2503, 1)
     statistics = LinearStatistics(CONFIG)

@@ -18,7 +18,8 @@ from streamrec.state import ComponentState, from_bytes, to_bytes
 from streamrec.storage.local import LocalStorage
 from streamrec.teachers.batches import Sequences
 from streamrec.teachers.kinds import load_teacher
-from streamrec.teachers.linear import LinearStatistics, solve_version
+from streamrec.teachers.linear import LinearStatistics
+from streamrec.teachers.linear_version import solve_version
 from streamrec.teachers.store import TeacherStore
 from streamrec.teachers.train_loop import build_transformer, train_transformer
 from streamrec.teachers.window import EventWindow
