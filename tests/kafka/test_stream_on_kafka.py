@@ -251,10 +251,7 @@ def test_a_tail_and_a_writer_in_use_go_on_soon_after_the_broker_restarted_on_its
         own.stop()
 
 
-@pytest.mark.parametrize("end", [EmbeddedKafka.stop, kill])
-def test_a_stream_asks_again_while_its_broker_is_away_and_goes_on_where_it_was(
-    tmp_path: Path, broker: EmbeddedKafka, cfg: LogConfig, end: Callable[[EmbeddedKafka], None]
-) -> None:
+def test_a_stream_asks_again_while_its_broker_is_away_and_goes_on_where_it_was(tmp_path: Path, broker: EmbeddedKafka, cfg: LogConfig) -> None:
     del broker  # It says whether one can be started here.
     patience = cfg.model_copy(update={"connect_timeout_s": 5.0})
     brokers = [start_embedded(tmp_path / "kafka", lambda _: None)]
@@ -274,7 +271,7 @@ def test_a_stream_asks_again_while_its_broker_is_away_and_goes_on_where_it_was(
             driver.step()
         before = driver.controller
         stream.append(100, 200)
-        end(brokers[0])
+        kill(brokers[0])
         while not driver.is_caught_up():
             driver.step()
         driver.controller.finish()

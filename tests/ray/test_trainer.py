@@ -132,15 +132,14 @@ def test_one_worker_that_is_killed_ends_in_the_bits_of_the_plain_loop(tmp_path: 
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("shard_items", [False, True])
-def test_two_workers_train_the_version_that_one_trains_without_ray(tmp_path: Path, shard_items: bool) -> None:
-    together = fit(tmp_path, TRANSFORMER.model_copy(update={"shard_items": shard_items}), 2)
+def test_two_workers_train_the_version_that_one_trains_without_ray(tmp_path: Path) -> None:
+    together = fit(tmp_path, TRANSFORMER, 2)
     assert is_close(together, alone(TRANSFORMER))
     assert not is_close(together, alone(TRANSFORMER.model_copy(update={"batch_events": 28}))), "what a worker that heard nobody would have"
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_one_worker_goes_on_from_what_two_have_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_worker_goes_on_from_what_two_with_half_of_the_items_each_have_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TRANSFORMER.model_copy(update={"shard_items": True})
 
     @contextmanager
