@@ -48,6 +48,9 @@ def _say(outcome: Mapping[str, Any] | str, options: Lake) -> None:
 def _sentences(report: LakeReport) -> str:
     removed = f", {report.removed} removed by deletions" if report.removed else ""
     ahead = f"; {report.rows_ahead} rows up to batch {report.last_batch} wait for their checkpoint" if report.rows_ahead else ""
+    said = f"; {report.rows_before} rows are of a topic before the one of batch {report.topic_batch}: they are counted, their offsets not checked"
+    before = said if report.rows_before else ""
     if not report.differences:
-        return f"{report.address} agrees with the checkpoint of batch {report.batch}: {report.rows} rows{removed}{ahead}"
-    return "\n".join([f"{report.address} differs from the checkpoint of batch {report.batch}:", *(f"  {text}" for text in report.differences)])
+        return f"{report.address} agrees with the checkpoint of batch {report.batch}: {report.rows} rows{removed}{before}{ahead}"
+    first = f"{report.address} differs from the checkpoint of batch {report.batch}{before}:"
+    return "\n".join([first, *(f"  {text}" for text in report.differences)])

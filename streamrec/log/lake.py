@@ -28,7 +28,7 @@ from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
 from streamrec.log.lake_deletion import DELETED_BY, Asked, Deleted, Place, owners, rows_of
 from streamrec.log.lake_files import check_log, damaged_file, sync_commit, sync_log, torn_entry
-from streamrec.log.lake_table import COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, RECOUNT, places_of
+from streamrec.log.lake_table import COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, places_of, recount
 from streamrec.migrations import migrated, number_of
 
 # A commit that loses against another process reads what that one wrote and tries again.
@@ -57,14 +57,16 @@ class Held:
 
     Attributes:
         rows: Rows up to the batch that was asked about.
-        highest: Their highest offset, -1 without rows.
+        rows_before: Rows, of those, of topics before the one of today.
+        highest: The highest offset of the others, -1 without rows.
         rows_ahead: Rows of later batches.
         lowest_ahead: Their lowest offset, None without rows.
-        duplicates: Rows, of any batch, whose offset another row has.
+        duplicates: Rows, of any batch, whose offset another row of the topic has; of topics before, another row of the batch.
         removed: Rows that deletions took away, ever.
     """
 
     rows: int = 0
+    rows_before: int = 0
     highest: int = -1
     rows_ahead: int = 0
     lowest_ahead: int | None = None
@@ -140,22 +142,22 @@ class EventLake:
                 break
         return [int(num) for num in counts]
 
-    def held(self, batch: int, partitions: Mapping[int, int]) -> dict[int, Held]:
-        """Recount the table: per partition that has rows or is asked for, what it holds up to ``batch`` and beyond it."""
+    def held(self, batch: int, partitions: Mapping[int, int], since: int = 0) -> dict[int, Held]:
+        """Recount the table: per partition that has rows or is asked for, what it holds up to ``batch`` and beyond it.
+
+        Offsets of rows up to the batch ``since`` are another topic's than those of later rows.
+        """
         table = self._table()
         if table is None:
             return {partition: Held() for partition in partitions}
         with self._explained("read"):
-            sql = RECOUNT.format(batch=int(batch))
-            rows = pa.table(QueryBuilder().register("lake", table).execute(sql).read_all()).to_pylist()
+            rows = pa.table(QueryBuilder().register("lake", table).execute(recount(batch, since)).read_all()).to_pylist()
             removed = {partition: self._removed(table, partition) for partition in {*(row["partition"] for row in rows), *partitions}}
         found = {row["partition"]: row for row in rows}
         result = {}
         for partition in sorted(removed):
-            row = found.get(partition, {"rows": 0, "highest": None, "rows_ahead": 0, "lowest_ahead": None, "duplicates": 0})
-            highest = -1 if row["highest"] is None else row["highest"]
-            values = {name: row[name] for name in ("rows", "rows_ahead", "lowest_ahead", "duplicates")}
-            result[partition] = Held(highest=highest, removed=removed[partition], **values)
+            row = {name: value for name, value in found.get(partition, {}).items() if name != "partition" and value is not None}
+            result[partition] = Held(removed=removed[partition], **row)
         return result
 
     def extent(self) -> dict[int, tuple[int, int]]:

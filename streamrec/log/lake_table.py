@@ -22,11 +22,14 @@ PROPERTIES = {
 }
 """What every table is told of its log."""
 
-RECOUNT = (
-    "select partition, count(*) filter (where batch <= {batch}) as rows, max(offset) filter (where batch <= {batch}) as highest,"
+_RECOUNT = (
+    "select partition, count(*) filter (where batch <= {batch}) as rows, count(*) filter (where batch <= {since}) as rows_before,"
+    " max(offset) filter (where batch <= {batch} and batch > {since}) as highest,"
     " count(*) filter (where batch > {batch}) as rows_ahead, min(offset) filter (where batch > {batch}) as lowest_ahead,"
-    " count(*) - count(distinct offset) as duplicates from lake group by partition"
+    " count(*) - count(distinct {place}) as duplicates from lake group by partition"
 )
+# Of topics before, no row says which one it is of; within a batch an offset is there once in any case.
+_PLACE_IN_TOPICS = "case when batch > {since} then concat('', offset) else concat(batch, '/', offset) end"
 
 EXTENT = (
     'with batches as (select "partition", batch, min("offset") as first, max("offset") as last from lake group by "partition", batch),'
@@ -34,6 +37,16 @@ EXTENT = (
     " and 1 preceding) as before from batches)"
     ' select "partition", min(first) as first, count(*) filter (where first <= before) as repeated from ordered group by "partition"'
 )
+
+
+def recount(batch: int, since: int) -> str:
+    """Return a query by partition; see `streamrec.log.lake.Held`.
+
+    Args:
+        batch: Later ones are ahead.
+        since: Rows of batches up to this one are of topics before; 0 while there was one topic.
+    """
+    return _RECOUNT.format(batch=int(batch), since=int(since), place=_PLACE_IN_TOPICS.format(since=int(since)) if since else "offset")
 
 
 def lake_rows(events: pa.Table, topic: str, batch: int) -> pa.Table:

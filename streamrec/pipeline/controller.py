@@ -23,6 +23,7 @@ from streamrec.pipeline.forgetting import Forgetting
 from streamrec.pipeline.ingest import Ingest
 from streamrec.pipeline.intake import Intake
 from streamrec.pipeline.labelling import Labelling
+from streamrec.pipeline.lost_plans import check_plans
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Measured, Plan, next_plan, take_ranges, version_name
 from streamrec.pipeline.plan_time import PlanTime
@@ -85,11 +86,14 @@ class Controller:
 
         Raises:
             StorageError: The state can't be read.
-            Damaged: No commit is whole.
+            Damaged: No commit is whole, or a plan is lost whose rows the lake has.
         """
-        if not self._saver.restore():
+        is_restored = self._saver.restore()
+        if is_restored:
+            self.state.go_on_as(self.parts.current)
+        check_plans(self.parts, self.state.batch)
+        if not is_restored:
             return False
-        self.state.go_on_as(self.parts.current)
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         if self.state.candidate is not None:  # It waits anew: a restart is no sign that events have stopped coming.
             self._last["publish"] = self.parts.clock.monotonic_s()

@@ -25,6 +25,8 @@ class LakeReport:
         applied: Events that the checkpoint applied.
         expected: Rows that it appended, of them all those that were removed since.
         rows: Rows that the table has of them.
+        topic_batch: The batch by which the stream went on with a topic that was made anew; 0 while there was none.
+        rows_before: Rows, of those, of topics before; whether their offsets were read, and were there once, nobody can say any more.
         removed: Rows that deletions took away.
         left_out: Applied events that are no rows, by reason.
         rows_ahead: Rows of batches that the checkpoint does not cover yet.
@@ -37,6 +39,8 @@ class LakeReport:
     applied: int
     expected: int
     rows: int
+    topic_batch: int
+    rows_before: int
     removed: int
     left_out: Mapping[str, int]
     rows_ahead: int
@@ -68,7 +72,8 @@ def check_lake(lake: EventLake, checkpoints: CheckpointStore, lineage_url: str =
     manifest, stream = (dict(loaded.components[name][0].meta) for name in ("lake", "stream"))
     offsets = {int(partition): int(offset) for partition, offset in stream["offsets"].items()}
     expected = {int(partition): int(num) for partition, num in manifest["rows"].items()}
-    held = lake.held(stream["batch"], dict.fromkeys({*offsets, *expected}, 0))
+    topic_batch = int(stream.get("topic_batch", 0))
+    held = lake.held(stream["batch"], dict.fromkeys({*offsets, *expected}, 0), topic_batch)
     last = lake.last_batch()
     report = LakeReport(
         address=lake.address,
@@ -77,6 +82,8 @@ def check_lake(lake: EventLake, checkpoints: CheckpointStore, lineage_url: str =
         applied=stream["counts"]["applied"],
         expected=sum(expected.values()),
         rows=sum(part.rows for part in held.values()),
+        topic_batch=topic_batch,
+        rows_before=sum(part.rows_before for part in held.values()),
         removed=sum(part.removed for part in held.values()),
         left_out=manifest["left_out"],
         rows_ahead=sum(part.rows_ahead for part in held.values()),

@@ -51,7 +51,7 @@ class PlanStore:
         return self._parsed(self._storage.read(_key(batch)), batch)
 
     def _parsed(self, data: bytes, batch: int) -> dict[str, Any]:
-        where = f"{self._storage.address}/{_key(batch)}"
+        where = self.where(batch)
         try:
             values = read_json("plan", data)
             plan: dict[str, Any] = values["plan"]
@@ -63,6 +63,10 @@ class PlanStore:
             what = f"Plan: that of batch {batch} does not match its digest, {where}"
             raise Damaged(what, do="restore it from a copy")
         return plan
+
+    def where(self, batch: int) -> str:
+        """Return the address of a batch's plan, there or not."""
+        return f"{self._storage.address}/{_key(batch)}"
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
         """Return the highest batch number that has a plan, and the plan; None while there is none."""

@@ -16,7 +16,7 @@ from streamrec.teachers.policy import RefreshFacts
 
 BOOK_COLUMNS = ("received", "applied", "duplicate", "rejected", "late", "quarantined")
 _BY_PARTITION = ("offsets", "watermarks_ms")
-_NOT_LEARNED = ("topic_id", "planned_ms")
+_NOT_LEARNED = ("topic_id", "topic_batch", "planned_ms")
 
 KEPT_LABELS = 20
 """Versions of a teacher whose labels are counted each by itself: a stream makes new ones for ever, and every commit tells of all that are kept."""
@@ -45,6 +45,8 @@ class StreamState(Impersonal):
         labels: "teacher version" to the number of queries that it labelled, for each teacher's newest `KEPT_LABELS`; "teacher earlier": all before.
         topic_id: Id of the topic that the offsets belong to, as far as the log gives one; not in the digest, because it says nothing of what was
             learned.
+        topic_batch: The micro-batch by which the stream went on with a topic that was made anew: offsets of rows up to it are another topic's; 0
+            while there was none. Not in the digest, as `topic_id`.
         forgot_batch: The last micro-batch that deleted a user; 0 while there is none.
         forget_since_ms: Teacher name to the processing time of the first deletion since its last refresh began.
         evidence: Paired sums of candidate and live, as far as collected; see `streamrec.registry.gate.Window`.
@@ -65,6 +67,7 @@ class StreamState(Impersonal):
     versions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("published", "promoted", "rejected"), 0))
     labels: dict[str, int] = field(default_factory=dict)
     topic_id: str = ""
+    topic_batch: int = 0
     forgot_batch: int = 0
     forget_since_ms: dict[str, int] = field(default_factory=dict)
     evidence: dict[str, float] = field(default_factory=dict)
@@ -96,7 +99,8 @@ class StreamState(Impersonal):
         self.forget_since_ms = {name: min(since_ms, plan.now_ms) for name, since_ms in self.forget_since_ms.items()}
         self.watermarks_ms = dict(ingested.watermarks_ms)
         if plan.topic_id is not None:
-            self.topic_id, self.offsets, self.watermarks_ms = plan.topic_id, {}, {}
+            self.topic_id, self.topic_batch = plan.topic_id, plan.batch
+            self.offsets, self.watermarks_ms = {}, {}
         self.offsets |= {part.partition: part.end for part in plan.ranges}
         for name in ("received", "lost") if plan.lost else ():
             self.counts[name] = self.counts.get(name, 0) + plan.lost
