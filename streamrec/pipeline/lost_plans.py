@@ -1,4 +1,4 @@
-"""Look at a start whether every batch that only the lake has can be executed again as it was planned."""
+"""Look at a start whether every batch that was taken beyond the last commit can be executed again as it was planned."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ from streamrec.pipeline.parts import Parts
 
 
 def check_plans(parts: Parts, batch: int) -> None:
-    """Return if the plans of all batches that the lake has beyond the state's last one are there.
+    """Return if the plans of all batches beyond the state's last one are there, up to the last one that the lake has or that is planned.
 
-    The lake takes rows of a batch once. Planned anew, a batch would read another range under the same number, and its rows would be left out.
+    Planned anew, a batch would read another range under the same number: the lake, which takes rows of a batch once, would leave its rows out, and
+    the plan that follows would read some records twice or never.
 
     Args:
-        parts: The lake and the plans; without either there is nothing to check.
+        parts: The lake and the plans; without plans there is nothing to check.
         batch: The state's last one, as it was restored; 0 for a new one.
 
     Raises:
         Damaged: Plans are lost.
         StorageError: The lake or the plans can't be read.
     """
-    if parts.lake is None or parts.plans is None:
+    if parts.plans is None:
         return
-    last = parts.lake.lake.last_batch()
-    stored = set(parts.plans.batches()) if last > batch else set()
+    stored, in_lake = set(parts.plans.batches()), parts.lake.lake.last_batch() if parts.lake is not None else 0
+    last = max(in_lake, max(stored, default=0))
     lost = [number for number in range(batch + 1, last + 1) if number not in stored]
     if lost:
         what = f"Plan: that of batch {lost[0]} is lost, {parts.plans.where(lost[0])}"
-        where = parts.lake.lake.address
-        got = f"rows up to batch {last} in the lake at {where}, the state at batch {batch}, {len(lost)} of the plans between missing"
+        held = f"the plan of batch {last}"
+        if parts.lake is not None and last == in_lake:
+            held = f"rows up to batch {last} in the lake at {parts.lake.lake.address}"
+        got = f"{held}, the state at batch {batch}, {len(lost)} of the plans between missing"
         do = "restore it from a copy; without one make the state anew with `python -m jobs.rebuild`"
         raise Damaged(what, got=got, allowed="none missing", do=do, batches=lost)

@@ -141,6 +141,16 @@ def test_a_lost_plan_that_the_lake_knows_nothing_of_is_made_anew(make_world: Cal
     assert check(controller, world).differences == []
 
 
+def test_a_lost_plan_before_one_that_is_there_is_named(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> None:
+    world = make_world(mixed, FAST, folder=tmp_path / "state")
+    controller = world.controller()
+    for _ in range(3):
+        controller.step()
+    lose(path := world.folder / "plans" / "00000002.json")
+    with pytest.raises(Damaged, match=rf"{path}, got the plan of batch 3, the state at batch 0, 1 of the plans between missing"):
+        world.controller()
+
+
 def test_numbers_that_skipping_left_out_are_no_lost_plans(ahead: World) -> None:
     topic = ahead.config.log.events_topic
     given_up = plans_ahead(ahead)
