@@ -56,7 +56,9 @@ class KafkaWriter:
         if batch.num_waiting:
             raise unavailable(self._servers, f"{batch.num_waiting} of {len(records)} records not acknowledged")
         if num_lost := sum(place == _NOWHERE for place in batch.places):  # Acknowledged as a duplicate of what the broker can't name.
-            raise unavailable(self._servers, f"{num_lost} of {len(records)} records acknowledged without an offset, so that nobody knows of them")
+            what = "Broker: it does not say where it wrote what it acknowledged"
+            got = f"no offset for {num_lost} of {len(records)} records of {topic}"
+            raise BrokerUnavailable(what, got=got, do="send them again: an event counts once by its event_id", address=self._servers)
         return batch.places
 
     def close(self) -> None:
