@@ -36,6 +36,7 @@ from streamrec.features.examples import Examples
 from streamrec.models.linear import solve_ridge
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.student.learner import Learner
+from streamrec.student.lesson import Lesson
 from streamrec.teachers.linear import LinearStatistics
 from streamrec.teachers.linear_version import solve_version
 
@@ -120,12 +121,11 @@ def stepper(made: Learner, items: Popular, *, with_labels: bool = True) -> Calla
     """Return what takes one step of new and replayed queries, the same ones whoever asks."""
     rng = np.random.default_rng(3)
     parts = [(examples_of(rng, items, BATCH), labels_of(rng, items, BATCH)) for _ in range(4)]
-    for examples, labels in parts:
-        made.replay.add(examples, labels if with_labels else None)
 
     def step(number: int) -> None:
-        examples, labels = parts[number % len(parts)]
-        made.step(examples, labels if with_labels else None, number, 1, 1)
+        (examples, labels), (old, old_labels) = parts[number % len(parts)], parts[(number + 1) % len(parts)]
+        joined = SoftLabels.concat([labels, old_labels]) if with_labels else None
+        made.step(Lesson(Examples.concat([examples, old]), joined, BATCH, number))
 
     return step
 

@@ -52,7 +52,6 @@ from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.session import open_session
 from streamrec.pipeline.wiring import build_local
-from streamrec.student.learner import Learner
 from streamrec.testing.measure import Client
 
 LOT_S, QUICK_S = 0.1, 8
@@ -107,15 +106,11 @@ class Size:
 
     def full(self, controller: Controller) -> dict[str, float]:
         """Return how much of each bound is reached."""
-        ingest, replayed = controller.ingest, controller.parts.student.submit(_num_replayed).result()
+        ingest, replayed = controller.ingest, len(controller.labelling.store)
         return {
             "users": len(ingest.histories) / self.max_users, "items": ingest.vocabulary.num_items / self.max_items,
             "event ids": len(ingest.dedupe) / self.event_ids, "replay": replayed / self.replayed,
         }  # fmt: skip
-
-
-def _num_replayed(learner: Learner) -> int:
-    return len(learner.replay)
 
 
 def settings(folder: Path, broker: str, size: Size, num_replicas: int) -> Config:

@@ -28,9 +28,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks._common import arguments, facts, finish
-from streamrec.config import FeaturesConfig, StudentConfig
+from streamrec.config import FeaturesConfig, SoftLabelsConfig, StudentConfig, TeachersConfig
 from streamrec.evaluation.baselines import Popularity
 from streamrec.features.dedupe import Dedupe, EventKeys, hash_key
+from streamrec.features.examples import Examples
 from streamrec.features.histories import Histories, HistoryEvents
 from streamrec.features.item_keys import ItemKeys
 from streamrec.features.vocabulary import Vocabulary
@@ -38,14 +39,18 @@ from streamrec.pipeline import saving
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.compaction import CompactionProcess, Compactor
 from streamrec.pipeline.saving import Saver
+from streamrec.soft_labels.ensemble import mix
+from streamrec.soft_labels.schema import Answer
+from streamrec.soft_labels.store import LabelStore
 from streamrec.state import Component, ComponentState, from_bytes, pack_strings, to_bytes
 from streamrec.storage import LocalStorage
 from streamrec.student.learner import Learner
+from streamrec.student.lesson import Lesson
 from streamrec.teachers.window import EventWindow
 
 LENGTH, DIM, WORDS, BATCH, START_MS = 50, 64, 12, 4096, 1_700_000_000_000
 FULL, QUICK = (1_000_000, 1_000_000, 5_000_000), (50_000, 50_000, 100_000)
-TOP_K = 20
+TOP_K = SoftLabelsConfig().top_k
 MAX_ITEMS = 100_000
 """Bound of the vocabulary that gets more ids than it may hold."""
 BARS = {
@@ -128,8 +133,8 @@ class Stream:
         self.vocabulary.rows_for(["default"] * num_items, [f"item-{number}" for number in range(num_items)])
         self.vocabulary.take_changed()
         self.rng, self.batch = np.random.default_rng(2), 0
-        self.student.replay.name = "student_replay"
-        parts: list[Component] = [self.vocabulary, histories, self.popularity, self.window, self.dedupe, self.student, self.student.replay]
+        self.store = LabelStore(StudentConfig().replay_capacity, LENGTH, TOP_K)
+        parts: list[Component] = [self.vocabulary, histories, self.popularity, self.window, self.dedupe, self.student, self.store]
         self.components = {part.name: part for part in parts}
         self.compactor = Compactor(lambda blobs: CompactionProcess(folder, blobs))
         self.saver = Saver(CheckpointStore(LocalStorage(folder)), self.components, compactor=self.compactor)
@@ -147,8 +152,16 @@ class Stream:
         ids = self.rng.integers(0, 2**63, BATCH).astype(np.uint64)
         self.dedupe.remember(EventKeys(ids, hashes[events.user_of_event].astype(np.uint64), events.times))
         self.popularity.update(examples.target_rows, examples.query_of_target)
-        self.student.step(examples, None, self.batch, 1, 1)
+        old = self.store.examples(self.store.draw(len(examples), self.batch))
+        self.student.step(Lesson(Examples.concat([examples, old]), None, len(examples), self.batch))
+        answers = {name: self._answer(len(examples)) for name in TeachersConfig().enabled}
+        self.store.add(examples, mix(answers, len(examples), TOP_K, 1.0), answers)
         return len(events.users) + self.student.tables.changed.count() + 2 * len(np.unique(rows)) + len(examples) + 2 * BATCH
+
+    def _answer(self, num: int) -> Answer:
+        rows = items_of(self.rng, num * TOP_K, self.num_items).reshape(num, TOP_K)
+        chances, ones = self.rng.random((num, TOP_K)) / TOP_K, np.ones(num, np.float32)
+        return Answer(("v1",), rows.astype(np.int32), chances, ones, np.zeros(num, np.int32), ones / np.float32(len(TeachersConfig().enabled)))
 
     def _keys(self, rows: NDArray[np.int64]) -> ItemKeys:
         return ItemKeys.of(["default"] * len(rows), [f"item-{row}" for row in rows.tolist()])

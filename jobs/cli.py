@@ -101,7 +101,7 @@ def summary(controller: Controller) -> dict[str, Any]:
         "live": state.live,
         "teachers": state.teachers,
         "labels": state.labels,
-        "weights": controller.ensemble.weights([*state.teachers, *controller.labelling.counted.teachers]),
+        "weights": controller.labelling.ensemble.weights([*state.teachers, *controller.labelling.counted.teachers]),
         "offsets": {str(partition): offset for partition, offset in sorted(state.offsets.items())},
         "metrics": controller.progressive.means(),
         "gain": found._asdict() if (found := controller.gain.estimate()) is not None else None,

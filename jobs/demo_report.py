@@ -53,7 +53,7 @@ def summarise(run: Run, board: RemoteBoard, registry: Registry, controller: Cont
         "freshness": {name: measured[name] for name in FRESHNESS},
         "recall20": {**{name: value for name, value in recall.items() if not name.startswith("teachers.")}, "teachers": teachers},
         "refreshes": {"used": _used_refreshes(controller), "labels": dict(state.labels)},
-        "ensemble_weights": controller.ensemble.weights([*state.teachers, *controller.labelling.counted.teachers]),
+        "ensemble_weights": controller.labelling.ensemble.weights([*state.teachers, *controller.labelling.counted.teachers]),
     }
 
 

@@ -53,6 +53,13 @@ def _commit_2(commit: dict[str, Any]) -> dict[str, Any]:
     return {**commit, "facts": {**commit["facts"], NEEDS_REBUILD: True}, "components": components}
 
 
+def _commit_6(commit: dict[str, Any]) -> dict[str, Any]:
+    """The student's replay is the store of labels, and the control has none of its own."""
+    names = {"student_replay": "labels"}
+    components = {names.get(name, name): entry for name, entry in commit["components"].items() if name != "control_replay"}
+    return {**commit, "components": components}
+
+
 def _head_3(head: dict[str, Any]) -> dict[str, Any]:
     """An owner may say why it took over."""
     return {**head, "owner": {**head["owner"], "why": ""}}
@@ -80,8 +87,9 @@ def _vocabulary_3(state: ComponentState) -> ComponentState:
 
 FORMATS: Mapping[str, Format] = {
     "head": Format("Checkpoint: the pointer", 3, {1: _same, 2: _head_3}),
-    # Tombstones of 2 don't say how far ahead events lay, those of 3 don't name requests. Linear statistics of 4 are square matrices.
-    "commit": Format("Checkpoint: a commit", 5, {1: _commit_2, 2: _same, 3: _same, 4: _same}),
+    # Tombstones of 2 don't say how far ahead events lay, those of 3 don't name requests. Linear statistics of 4 are square matrices. Up to 5
+    # students have replay buffers of their own, with one mixture a query (`streamrec.soft_labels.store`).
+    "commit": Format("Checkpoint: a commit", 6, {1: _commit_2, 2: _same, 3: _same, 4: _same, 5: _commit_6}),
     "current": Format("Lineage: the pointer"),
     "lineage": Format("Lineage: the name"),
     "rebuild": Format("Rebuild: the record", 2, {1: _rebuild_2}),

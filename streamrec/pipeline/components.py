@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.state import Component, ComponentState
-from streamrec.student.learner import Learner
-from streamrec.teachers.linear import LinearStatistics
 from streamrec.workers import Pending, Worker
 
 C = TypeVar("C")
+S = TypeVar("S", bound=Component)
 
 
 class WorkerComponent(Generic[C]):
-    """A component inside a worker: ``pick`` finds it there, for example the replay buffer of a learner."""
+    """A component inside a worker: ``pick`` finds it there."""
 
     def __init__(self, name: str, worker: Worker[C], pick: Callable[[C], Component]) -> None:
         self.name = name
@@ -59,26 +58,9 @@ def change_of(component: Component, *, by_delta: bool) -> tuple[bool, ComponentS
     return (True, delta) if delta is not None else (False, component.snapshot())
 
 
-def learner_components(name: str, worker: Worker[Learner]) -> list[Component]:
-    """Return a learner's weights under ``name`` and its replay buffer under ``name``_replay."""
-    return [WorkerComponent(name, worker, _weights), WorkerComponent(f"{name}_replay", worker, _replay)]
-
-
-def statistics_component(worker: Worker[LinearStatistics]) -> Component:
-    """Return the linear teacher's statistics."""
-    return WorkerComponent("linear_statistics", worker, _statistics)
-
-
-def _weights(learner: Learner) -> Component:
-    return learner
-
-
-def _replay(learner: Learner) -> Component:
-    return learner.replay
-
-
-def _statistics(statistics: LinearStatistics) -> Component:
-    return statistics
+def itself(component: S) -> S:
+    """Return what a worker holds, where that is the component."""
+    return component
 
 
 def _change(target: C, pick: Callable[[C], Component], by_delta: bool) -> tuple[bool, ComponentState]:

@@ -17,7 +17,7 @@ from streamrec.evaluation.gain import Gain
 from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.ranking import known_queries, per_query_metrics
 from streamrec.features.examples import Examples
-from streamrec.pipeline.components import learner_components, statistics_component
+from streamrec.pipeline.components import WorkerComponent, itself
 from streamrec.pipeline.dead_letters import send_dead_letters
 from streamrec.pipeline.forgetting import Forgetting
 from streamrec.pipeline.ingest import Ingest
@@ -32,6 +32,7 @@ from streamrec.pipeline.refreshing import Refreshing
 from streamrec.pipeline.report import StageTimer, StepReport
 from streamrec.pipeline.saving import Saver, shape_of
 from streamrec.pipeline.stream_state import StreamState, books
+from streamrec.pipeline.students import Students
 from streamrec.registry.gate import Verdict, Window
 from streamrec.registry.version import VersionFacts
 from streamrec.soft_labels.schema import SoftLabels
@@ -58,8 +59,8 @@ class Controller:
         self.progressive, self.gain = Progressive(), Gain()
         self.refreshing = Refreshing(parts, self.ingest, self.state, self.gain)
         self.labelling = Labelling(parts, self.ingest, self.progressive, self.refreshing.record)
-        self.ensemble = self.labelling.ensemble
-        self._forgetting = Forgetting(parts, self.ingest, self.components())
+        self.students = Students(parts, self.labelling)
+        self._forgetting = Forgetting(parts, self.ingest, self.components(), self.labelling.store, self.students)
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         now = parts.clock.monotonic_s()
@@ -71,13 +72,12 @@ class Controller:
     def components(self) -> dict[str, Component]:
         """Return all state by name."""
         parts = self.parts
-        own: list[Component] = [self.state, *self.ingest.components(), self.ensemble, *self.labelling.counted.components()]
+        own: list[Component] = [self.state, *self.ingest.components(), *self.labelling.components()]
         own += [self.progressive, self.gain, self.refreshing.record]
-        for name, worker in (("student", parts.student), ("control", parts.control)):
-            if worker is not None:
-                own += learner_components(name, worker)
+        learners = {"student": parts.student, "control": parts.control}
+        own += [WorkerComponent(name, worker, itself) for name, worker in learners.items() if worker is not None]
         if parts.linear is not None:
-            own.append(statistics_component(parts.linear))
+            own.append(WorkerComponent("linear_statistics", parts.linear, itself))
         own += filter(None, (parts.lake, parts.other_lakes))
         return {component.name: component for component in own}
 
@@ -231,7 +231,7 @@ class Controller:
         self.refreshing.note(ingested.targets[0])
         with timer.stage("learn"):
             self._learn(examples, labels, plan, report)
-        self.state.account(ingested, plan, labels.versions if labels is not None else {}, self.config.teachers.refreshed)
+        self.state.account(ingested, plan, labels.versions, self.config.teachers.refreshed)
         if forgetting.correct(plan):
             self.state.forgot(plan.batch, plan.now_ms, self.config.teachers.refreshed)
         with timer.stage("publish"):
@@ -300,20 +300,14 @@ class Controller:
         if decision.promote:
             self.state.live = candidate
 
-    def _learn(self, examples: Examples, labels: SoftLabels | None, plan: Plan, report: StepReport) -> None:
-        items = self.ingest.vocabulary.take_changed()
-        for worker in filter(None, (self.parts.student, self.parts.control)):
-            worker.submit(Learner.put_items, *items)
+    def _learn(self, examples: Examples, labels: SoftLabels, plan: Plan, report: StepReport) -> None:
+        self.students.put_items(*self.ingest.vocabulary.take_changed())
         if not plan.new_passes or not len(examples):
             return
-        passes = (plan.seed, plan.new_passes, plan.replay_passes)
-        student = self.parts.student.submit(Learner.step, examples, labels, *passes)
-        control = self.parts.control.submit(Learner.step, examples, None, *passes) if self.parts.control is not None else None
         statistics = self.parts.linear.submit(LinearStatistics.update, examples) if self.parts.linear is not None else None
-        self.labelling.learn()
-        report.learned = student.result()
-        for other in filter(None, (control, statistics)):
-            other.result()
+        report.learned = self.students.learn(examples, labels, plan, self.labelling.learn)
+        if statistics is not None:
+            statistics.result()
 
     def _publish(self, examples: Examples, plan: Plan, report: StepReport) -> None:
         """Publish the weights as the next candidate, unless one is still waiting for evidence."""

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from streamrec.errors import Damaged
 from streamrec.features.dedupe import hash_key
-from streamrec.features.examples import Examples
 from streamrec.log.lake_deletion import Deleted
 from streamrec.migrations import number_of
 from streamrec.pipeline.ingest import Ingest, Request
@@ -23,10 +22,11 @@ from streamrec.pipeline.lineage import read_small
 from streamrec.pipeline.other_lakes import Reached
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan, version_name
+from streamrec.pipeline.students import Students
 from streamrec.registry.registry import Registry
+from streamrec.soft_labels.store import LabelStore
 from streamrec.state import Component
 from streamrec.storage import Storage
-from streamrec.student.learner import Learner
 from streamrec.teachers.linear import LinearStatistics
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ _RECEIPTS = "deletions"
 
 EXACT = {
     "histories": "the user's history, here and in the replicas' views, which follow the log",
-    "replay": "the user's queries and their soft labels, of the student and of its control",
+    "labels": "the user's queries, and what teachers said of them",
     "neighbours": "the user's session, which no other user's label comes from any more",
     "window": "the user's events in what transformers are trained on from now on",
     "dedupe": "the user's event ids; the tombstone drops what comes again",
@@ -84,25 +84,25 @@ class Forgetting:
         parts: Students and their workers; ``receipts`` is where receipts go, under ``deletions/``.
         ingest: Components that events go into.
         components: All of them by name.
+        store: Has the users' queries.
+        students: Are told of items, and learn once more.
     """
 
-    def __init__(self, parts: Parts, ingest: Ingest, components: Mapping[str, Component]) -> None:
-        self._parts = parts
-        self._ingest = ingest
-        self._components = components
+    def __init__(self, parts: Parts, ingest: Ingest, components: Mapping[str, Component], store: LabelStore, students: Students) -> None:
+        self._parts, self._ingest, self._components = parts, ingest, components
+        self._store, self._students = store, students
         self._open: list[_Open] = []
 
     def remove(self, request: Request) -> None:
         """Remove a user from all components and remember what the receipt needs."""
         user = (request.namespace, request.user_id)
-        own = [self._ingest.histories.get(*user), self._ingest.window.rows_of(*user), self._parts.student.submit(_rows_of, *user).result()]
+        own = [self._ingest.histories.get(*user), self._ingest.window.rows_of(*user), self._store.rows_of(*user)]
         rows = np.unique(np.concatenate(own)).astype(np.int32)
         share = np.max([np.bincount(np.searchsorted(rows, part), minlength=len(rows)) for part in own], axis=0, initial=0)
         self._ingest.popularity.take_back(rows, share)
         left = None
         if self._parts.linear is not None:
-            queries = self._parts.student.submit(_queries_of, *user).result()
-            left = self._parts.linear.submit(LinearStatistics.take_back, queries, hash_key(*user)).result()
+            left = self._parts.linear.submit(LinearStatistics.take_back, self._store.of_user(*user), hash_key(*user)).result()
         removed = {name: component.delete_user(*user) for name, component in self._components.items() if name != LakeWriter.name}
         self._open.append(_Open(request, rows, self._ingest.vocabulary.generation_of_rows()[rows], removed, left))
         logger.info("deletion: removed %s", {name: num for name, num in removed.items() if num})
@@ -110,7 +110,7 @@ class Forgetting:
     def forget_rows(self, rows: NDArray[np.int32]) -> None:
         """Remove rows whose items have left from all components."""
         if self._parts.linear is not None:  # What is left of these queries is no longer what the sums hold of them.
-            self._parts.linear.submit(LinearStatistics.doubt, self._parts.student.submit(_users_of, rows).result()).result()
+            self._parts.linear.submit(LinearStatistics.doubt, self._store.users_of(rows)).result()
         removed = {name: component.forget_rows(rows) for name, component in self._components.items()}
         logger.info("vocabulary: %d items left, removed %s", len(rows), {name: num for name, num in removed.items() if num})
 
@@ -128,9 +128,9 @@ class Forgetting:
                 self._ingest.vocabulary.release(alone[~known])
                 self.forget_rows(alone)
                 self._ingest.vocabulary.tell_again(alone[known])
-                self._tell_items()
+                self._students.put_items(*self._ingest.vocabulary.take_changed())
             shared = np.setdiff1d(rows, alone)
-            num_steps = self._correct(shared, (plan.seed * 31 + number) % 2**31) if len(shared) else 0
+            num_steps = self._students.correct(shared, (plan.seed * 31 + number) % 2**31) if len(shared) else 0
             items = {"released": int((~known).sum()), "begun_anew": int(known.sum()), "shared": len(shared)}
             self._write(one, plan, items, num_steps, reached[number])
         return len(done)
@@ -141,17 +141,7 @@ class Forgetting:
             return np.zeros(0, bool)
         counted = self._ingest.popularity.counts(len(self._ingest.vocabulary))[rows] > 0
         held = self._ingest.histories.held(rows) | self._ingest.window.held(rows) | counted
-        return np.asarray(held | self._parts.student.submit(_held, rows).result())
-
-    def _tell_items(self) -> None:
-        changed = self._ingest.vocabulary.take_changed()
-        for worker in filter(None, (self._parts.student, self._parts.control)):
-            worker.submit(Learner.put_items, *changed)
-
-    def _correct(self, rows: NDArray[np.int32], seed: int) -> int:
-        workers = filter(None, (self._parts.student, self._parts.control))
-        asked = [worker.submit(Learner.correct, rows, seed, self._parts.config.student.corrective_steps) for worker in workers]
-        return max(pending.result() for pending in asked)
+        return np.asarray(held | self._store.held(rows))
 
     def _write(self, one: _Open, plan: Plan, items: Mapping[str, int], num_steps: int, reached: Reached) -> None:
         request, config = one.request, self._parts.config
@@ -208,8 +198,10 @@ def _say_sums(queries_left: int | None) -> tuple[dict[str, str], dict[str, str]]
     if queries_left < 0:
         reason = "how many is not known: the statistics left items out, being full, or are older than the count of queries"
     else:
-        reason = f"at most {queries_left}: they had left the replay, or were changed there when items left it, or had more items than it keeps"
-    return {}, {SUMS: f"of the user's queries those in the replay were taken out of the sums; some of before may be left, {reason}"}
+        reason = (
+            f"at most {queries_left}: they had left the store of labels, or were changed there when items left it, or had more items than it keeps"
+        )
+    return {}, {SUMS: f"of the user's queries those in the store of labels were taken out of the sums; some of before may be left, {reason}"}
 
 
 def receipt_key(namespace: str, event_id: str) -> str:
@@ -238,19 +230,3 @@ def read_receipt(storage: Storage, namespace: str, event_id: str) -> dict[str, A
     """
     remedy = "restore it from a copy; without one ask once more with `streamrec delete-user`, whose receipt says what is left and until when"
     return read_small(storage, receipt_key(namespace, event_id), "receipt", dict, remedy)
-
-
-def _rows_of(learner: Learner, namespace: str, user_id: str) -> NDArray[np.int32]:
-    return learner.replay.rows_of(namespace, user_id)
-
-
-def _queries_of(learner: Learner, namespace: str, user_id: str) -> Examples:
-    return learner.replay.of_user(namespace, user_id)
-
-
-def _users_of(learner: Learner, rows: NDArray[np.int32]) -> NDArray[np.int64]:
-    return learner.replay.users_of(rows)
-
-
-def _held(learner: Learner, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
-    return learner.replay.held(rows)

@@ -1,4 +1,4 @@
-"""Have teachers answer a micro-batch's examples before anyone learns from them, and mix the answers into soft labels."""
+"""Have teachers answer a micro-batch's examples before anyone learns from them, keep the answers, and mix them into soft labels."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan
 from streamrec.pipeline.refresh_state import RefreshState
 from streamrec.pipeline.report import StepReport
-from streamrec.soft_labels.ensemble import Candidates, Ensemble
+from streamrec.soft_labels.ensemble import Candidates, Ensemble, mix
 from streamrec.soft_labels.lists import list_ranks, score_counted
-from streamrec.soft_labels.schema import SoftLabels, TeacherScores
+from streamrec.soft_labels.schema import Answer, SoftLabels, TeacherScores, answers_of
 from streamrec.soft_labels.scorer import RowFacts, Scorer
+from streamrec.soft_labels.store import LabelStore
+from streamrec.state import Component
 from streamrec.student.learner import Learner
 from streamrec.teachers.counted import CountedTeachers
 from streamrec.workers import Pending
@@ -33,10 +35,10 @@ ENSEMBLE = "ensemble"
 
 
 class Labelling:
-    """Own the ensemble and the counted teachers.
+    """Own the ensemble, the counted teachers and the label store.
 
-    **Contract.** In a step: `begin`, `finish`, then `learn`. So no label comes from a state that has seen its example; the teachers that come in
-    versions were asked for before the step.
+    **Contract.** In a step: `begin`, `finish`, `replayed` for each pass, then `learn`. So no label comes from a state that has seen its example; the
+    teachers that come in versions were asked for before the step.
 
     Args:
         parts: The scorer and the student.
@@ -48,12 +50,19 @@ class Labelling:
     def __init__(self, parts: Parts, ingest: Ingest, progressive: Progressive, record: RefreshState) -> None:
         self.ensemble = Ensemble()
         self.counted = CountedTeachers(parts.config.teachers)
+        student, features = parts.config.student, parts.config.features
+        self.store = LabelStore(student.replay_capacity, features.history_length, parts.config.soft_labels.top_k, student.replay_kind)
         self._parts, self._ingest, self._progressive, self._record = parts, ingest, progressive, record
         self._answers: Pending[dict[str, TeacherScores]] | None = None
         self._challenge: tuple[NDArray[np.int64], Pending[dict[str, TeacherScores]]] | None = None
         self._seen: list[NDArray[np.int32]] | None = None
         self._expected: Pending[NDArray[np.float32]] | None = None
         self._unlearned: Examples | None = None
+        self._unstored: list[tuple[Examples, SoftLabels, dict[str, Answer]]] = []
+
+    def components(self) -> list[Component]:
+        """Return what is kept."""
+        return [self.ensemble, *self.counted.components(), self.store]
 
     def begin(self, examples: Examples, plan: Plan, seen: list[NDArray[np.int32]] | None) -> None:
         """Ask the scorer, which answers while the students are evaluated."""
@@ -64,14 +73,14 @@ class Labelling:
         temperatures, score = self.ensemble.temperatures(plan.teachers), Scorer.score
         self._expected = self._expect(examples) if len(self._lots(len(examples))) == 1 else None
         self._answers = self._parts.scorer.submit(score, examples, teachers, temperatures, rows, seen, plan.challengers)
-        self._challenge = None
+        self._challenge, self._unstored = None, []
         if plan.challengers and plan.evaluate and len(examples):
             sample = _spread(len(examples), CHALLENGE_QUERIES)
             some, some_seen = examples.take(sample), None if seen is None else [seen[query] for query in sample]
             self._challenge = sample, self._parts.scorer.submit(score, some, plan.challengers, {}, rows, some_seen, plan.teachers)
 
-    def finish(self, examples: Examples, judged: NDArray[np.int64], plan: Plan, report: StepReport) -> SoftLabels | None:
-        """Judge the teachers as they were before the step, then mix their answers into labels; None where none answered.
+    def finish(self, examples: Examples, judged: NDArray[np.int64], plan: Plan, report: StepReport) -> SoftLabels:
+        """Judge the teachers as they were before the step, then mix their answers into labels; ``versions`` is empty where none answered.
 
         A step larger than any micro-batch, as of a bootstrap or a backtest, is labelled in lots: what counts learns each lot once it is labelled, and
         the ensemble sees it then. So labels are as fresh, and weights as far, as if a stream had brought the events.
@@ -82,23 +91,41 @@ class Labelling:
         scores: dict[str, TeacherScores] = {}
         if plan.evaluate or len(lots) == 1:
             scores = {**versioned, **self._ask_counted(examples, self._seen)}
-        candidates = Candidates.of(scores) if scores else None
+        answers = answers_of(scores)
+        candidates = Candidates.of(answers) if answers else None
         if plan.evaluate:
-            self._judge(examples, scores, candidates, judged, report)
+            self._judge(examples, scores, answers, candidates, judged, report)
             self._compare(examples, scores)
         labels = []
         for number, lot in enumerate(lots):
             part = examples if len(lots) == 1 else examples.take(lot)
             if len(lots) > 1:
                 scores = {**{name: answer.take(examples, lot) for name, answer in versioned.items()}, **self._ask_counted(part)}
-                candidates, self._expected = None, self._expect(part)
-            labels.append(self._mix(part, scores, candidates))
+                answers, candidates, self._expected = answers_of(scores), None, self._expect(part)
+            self._observe(part, scores)
+            answers = self.ensemble.weigh(part, answers)
+            labels.append(self._mix(len(part), answers, candidates))
             self._unlearned = part
+            self._unstored.append((part, labels[-1], answers))
             if number + 1 < len(lots) and plan.new_passes:
-                self.learn()
+                self._count()
         report.weights = self.ensemble.weights(scores)
-        together = SoftLabels.concat(labels)
-        return together if together.versions else None
+        return SoftLabels.concat(labels)
+
+    def replayed(self, num: int, seed: int) -> tuple[Examples, SoftLabels]:
+        """Draw earlier queries with their labels."""
+        return self._at(self.store.draw(num, seed))
+
+    def replayed_holding(self, rows: NDArray[np.int32], num: int, seed: int) -> tuple[Examples, SoftLabels]:
+        """Draw earlier queries with one of the rows; see `LabelStore.draw_holding`."""
+        return self._at(self.store.draw_holding(rows, num, seed))
+
+    def _at(self, places: NDArray[np.int64]) -> tuple[Examples, SoftLabels]:
+        return self.store.examples(places), self.store.labels(places)
+
+    def _mix(self, num: int, answers: dict[str, Answer], candidates: Candidates | None = None) -> SoftLabels:
+        config = self._parts.config.soft_labels
+        return mix(answers, num, config.top_k, config.temperature, candidates)
 
     def _lots(self, num: int) -> list[NDArray[np.int64]]:
         """Cut a step's queries; a user's stand side by side, so that few users are in two lots."""
@@ -117,12 +144,17 @@ class Labelling:
         return self._parts.student.submit(Learner.target_log_probs, examples.take(_spread(len(examples), OBSERVED_QUERIES)))
 
     def _judge(
-        self, examples: Examples, scores: dict[str, TeacherScores], candidates: Candidates | None, judged: NDArray[np.int64], report: StepReport
+        self,
+        examples: Examples,
+        scores: dict[str, TeacherScores],
+        answers: dict[str, Answer],
+        candidates: Candidates | None,
+        judged: NDArray[np.int64],
+        report: StepReport,
     ) -> None:
-        config = self._parts.config.soft_labels
         ranks = {name: part.target_ranks for name, part in scores.items()}
         if len(scores) > 1:
-            mixed = self.ensemble.mix(examples, scores, config.top_k, config.temperature, candidates)
+            mixed = self._mix(len(examples), self.ensemble.weigh(examples, answers), candidates)
             ranks[ENSEMBLE] = list_ranks(mixed.rows, examples, self._seen)
         for name, found in ranks.items():
             values = {metric: per_query[judged] for metric, per_query in per_query_metrics(found, examples).items()}
@@ -141,20 +173,25 @@ class Labelling:
             pairs = [per_query_metrics(each.target_ranks, some)[METRIC] for each in (new, old)]
             self._record.add_pairs(name, new.version, *pairs)
 
-    def _mix(self, examples: Examples, scores: dict[str, TeacherScores], candidates: Candidates | None) -> SoftLabels:
-        """Let the ensemble see what the users did, then mix: its few weights can't leak a target, and nobody is believed without any evidence."""
-        config = self._parts.config.soft_labels
+    def _observe(self, examples: Examples, scores: dict[str, TeacherScores]) -> None:
+        """Let the ensemble see what the users did before it mixes: its few weights can't leak a target, and nobody is believed without evidence."""
         expected, self._expected = self._expected, None
-        if scores and expected is not None:
-            sample = _spread(len(examples), OBSERVED_QUERIES)
-            observed, student = examples.take(sample), expected.result()
-            taken = {name: part.take(examples, sample) for name, part in scores.items()}
-            # One that has no items yet, in a stream's first step, is no part of the mixture.
-            self.ensemble.observe(observed, taken, student if np.isfinite(student).any() else None, self._ingest.vocabulary.num_items)
-        return self.ensemble.mix(examples, scores, config.top_k, config.temperature, candidates)
+        if not scores or expected is None:
+            return
+        sample = _spread(len(examples), OBSERVED_QUERIES)
+        observed, student = examples.take(sample), expected.result()
+        taken = {name: part.take(examples, sample) for name, part in scores.items()}
+        # One that has no items yet, in a stream's first step, is no part of the mixture.
+        self.ensemble.observe(observed, taken, student if np.isfinite(student).any() else None, self._ingest.vocabulary.num_items)
 
     def learn(self) -> None:
-        """Let the counted teachers learn from what `finish` has labelled and they have not learned yet."""
+        """Let the counted teachers learn from what `finish` has labelled, and keep it for replay."""
+        self._count()
+        for unstored in self._unstored:
+            self.store.add(*unstored)
+        self._unstored = []
+
+    def _count(self) -> None:
         if self._unlearned is not None:
             self.counted.update(self._unlearned)
         self._unlearned = None

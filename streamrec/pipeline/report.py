@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from streamrec.evaluation.gain import Estimate
 from streamrec.pipeline.plan import Plan
 from streamrec.registry.gate import Decision
-from streamrec.student.learner import StepMetrics
+from streamrec.student.lesson import StepMetrics
 
 STAGES = ("plan", "read", "ingest", "evaluate", "label", "gate", "learn", "publish", "refresh", "checkpoint")
 

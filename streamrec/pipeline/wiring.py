@@ -39,9 +39,7 @@ ACTOR_CPUS = 0.1
 
 def make_learner(config: Config, name: str) -> Learner:
     """Build the student, or with the name ``control`` the same student that never gets labels."""
-    learner = Learner(config.student, config.features, config.soft_labels.top_k, config.seed, name)
-    learner.replay.name = f"{name}_replay"
-    return learner
+    return Learner(config.student, config.features, config.soft_labels.top_k, config.seed, name)
 
 
 def build_local(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.features.examples import Examples
-from streamrec.soft_labels.schema import SoftLabels, TeacherScores
+from streamrec.soft_labels.schema import Answer, SoftLabels, TeacherScores, padded, probability
 from streamrec.state import ComponentState, Impersonal
 
 LENGTH_BOUNDS = (1, 3, 10)
@@ -87,7 +88,7 @@ class Ensemble(Impersonal):
             return
         query = examples.query_of_target
         chance = 1.0 / max(num_items, 1)
-        known = {name: _probability(part.target_logits, part.log_norm[query], part.temperature) for name, part in scores.items()}
+        known = {name: probability(part.target_logits, part.log_norm[query], part.temperature) for name, part in scores.items()}
         likelihoods = {name: np.maximum(probability - chance, 0.0) for name, probability in known.items()}
         if student is not None:
             likelihoods[STUDENT] = np.exp(student.astype(np.float64))
@@ -110,37 +111,13 @@ class Ensemble(Impersonal):
         fitted = [_mixture(likelihood[explained & (buckets == bucket)], overall, before[:, bucket]) for bucket in range(len(LENGTH_BOUNDS) + 1)]
         self._weights |= dict(zip(names, np.stack(fitted, 1).tolist(), strict=True))
 
-    def mix(
-        self, examples: Examples, scores: Mapping[str, TeacherScores], top_k: int, temperature: float, candidates: Candidates | None = None
-    ) -> SoftLabels:
-        """Mix the teachers' top candidates into one distribution per query.
-
-        Args:
-            examples: Q queries.
-            scores: Teacher name to its answer.
-            top_k: K candidates are kept.
-            temperature: Above 1 flattens the mixture.
-            candidates: Of these scores, where they are mixed more than once.
-
-        Returns:
-            Labels whose sum is the probability that the teachers give to the kept candidates, times `share`: a teacher that spreads its
-            bets over the whole catalogue says little about the best few.
-        """
-        num = len(examples)
-        if not scores or num == 0:
-            return SoftLabels(np.full((num, top_k), -1, np.int32), np.zeros((num, top_k), np.float32), {})
-        weights, buckets = self.weights(scores), _buckets(examples)
-        rows, probs = (candidates or Candidates.of(scores)).mixed(np.asarray([weights[name] for name in scores]).T[buckets])
-        order = np.argsort(-probs, axis=1, kind="stable")[:, :top_k]
-        rows, probs = np.take_along_axis(rows, order, 1), np.take_along_axis(probs, order, 1)
-        mass = np.minimum(1.0, probs.sum(1, keepdims=True))
-        probs = probs ** (1.0 / temperature)
-        total = probs.sum(1, keepdims=True)
-        counts = mass * self.share(scores)[buckets][:, None]
-        probs = np.divide(probs * counts, total, out=np.zeros_like(probs), where=total > 0).astype(np.float32)
-        pad = top_k - rows.shape[1]
-        rows = np.pad(np.where(probs > 0, rows, -1), ((0, 0), (0, max(0, pad))), constant_values=-1).astype(np.int32)
-        return SoftLabels(rows, np.pad(probs, ((0, 0), (0, max(0, pad)))), {name: part.version for name, part in scores.items()})
+    def weigh(self, examples: Examples, answers: Mapping[str, Answer]) -> dict[str, Answer]:
+        """Return the answers with the say that each teacher has now in queries of this length."""
+        if not answers:
+            return {}
+        buckets, weights = _buckets(examples), self.weights(answers)
+        share = self.share(answers)[buckets]
+        return {name: replace(answer, say=(np.asarray(weights[name])[buckets] * share).astype(np.float32)) for name, answer in answers.items()}
 
     def snapshot(self) -> ComponentState:
         """Return weights, temperatures and the window."""
@@ -155,6 +132,35 @@ class Ensemble(Impersonal):
         names = tuple(base.meta.get("observed", ()))
         likelihood, buckets = base.arrays.get("likelihood", np.zeros((0, len(names)))), base.arrays.get("bucket", np.zeros(0))
         self._observed = _Observed(names, np.asarray(likelihood, np.float32), np.asarray(buckets, np.int8))
+
+
+def mix(answers: Mapping[str, Answer], num: int, top_k: int, temperature: float, candidates: Candidates | None = None) -> SoftLabels:
+    """Mix the teachers' top candidates into one distribution per query.
+
+    Args:
+        answers: Teacher name to its answer, weighed.
+        num: Q queries.
+        top_k: K candidates are kept.
+        temperature: Above 1 flattens the mixture.
+        candidates: Of these answers, where they are mixed more than once.
+
+    Returns:
+        Labels whose sum is the probability that the teachers give to the kept candidates, times the teachers' say: a teacher that spreads its
+        bets over the whole catalogue says little about the best few.
+    """
+    if not answers or num == 0:
+        return SoftLabels(np.full((num, top_k), -1, np.int32), np.zeros((num, top_k), np.float32), {})
+    says = np.stack([answer.say for answer in answers.values()], 1).astype(np.float64)
+    rows, probs = (candidates or Candidates.of(answers)).mixed(says)
+    order = np.argsort(-probs, axis=1, kind="stable")[:, :top_k]
+    rows, probs = np.take_along_axis(rows, order, 1), np.take_along_axis(probs, order, 1)
+    mass = np.minimum(1.0, probs.sum(1, keepdims=True))
+    probs = probs ** (1.0 / temperature)
+    total = probs.sum(1, keepdims=True)
+    probs = np.divide(probs * mass, total, out=np.zeros_like(probs), where=total > 0).astype(np.float32)
+    rows = np.where(probs > 0, rows, -1).astype(np.int32)
+    versions = {name: answer.versions[-1] for name, answer in answers.items() if answer.versions}
+    return SoftLabels(padded(rows, top_k, -1), padded(probs, top_k, 0), versions)
 
 
 class _Observed(NamedTuple):
@@ -189,14 +195,14 @@ class Candidates(NamedTuple):
     group: NDArray[np.int64]
 
     @staticmethod
-    def of(scores: Mapping[str, TeacherScores]) -> Candidates:
+    def of(answers: Mapping[str, Answer]) -> Candidates:
         """Put the candidates of at least one teacher in order."""
-        rows = np.concatenate([part.rows for part in scores.values()], 1)
-        chances = np.concatenate([_probability(part.logits, part.log_norm[:, None], part.temperature) for part in scores.values()], 1)
+        rows = np.concatenate([part.rows for part in answers.values()], 1)
+        chances = np.concatenate([part.chances for part in answers.values()], 1).astype(np.float64)
         order = np.argsort(rows, axis=1, kind="stable")
         ordered = np.take_along_axis(rows, order, 1)
         first = np.concatenate([np.ones((len(rows), 1), bool), np.diff(ordered, axis=1) != 0], 1)
-        teacher = np.repeat(np.arange(len(scores)), [part.rows.shape[1] for part in scores.values()])[order]
+        teacher = np.repeat(np.arange(len(answers)), [part.rows.shape[1] for part in answers.values()])[order]
         chances = np.where(ordered >= 0, np.take_along_axis(chances, order, 1), 0.0)
         return Candidates(ordered, chances, teacher, first, np.cumsum(first.ravel()) - 1)
 
@@ -220,9 +226,3 @@ def _mixture(likelihood: NDArray[np.float32], prior: NDArray[np.float64], weight
 
 def _buckets(examples: Examples) -> NDArray[np.int64]:
     return np.searchsorted(LENGTH_BOUNDS, examples.lengths, side="left").astype(np.int64)
-
-
-def _probability(logits: NDArray[np.float32], log_norm: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    known = np.isfinite(logits) & np.isfinite(log_norm)
-    exponent = np.where(known, logits, 0.0) / temperature - np.where(known, log_norm, 0.0)
-    return np.where(known, np.exp(np.minimum(exponent, 0.0)), 0.0)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.features.examples import Examples
+
+T = TypeVar("T", bound=np.generic)
 
 PROBE_FACTORS = (0.4, 0.64, 0.8, 1.0, 1.25, 1.56, 2.5)
 """Temperatures are tried over a wide range, because a backtest has few steps to find the right one."""
@@ -55,6 +58,52 @@ class TeacherScores:
             target_logits=self.target_logits[kept],
             target_ranks=self.target_ranks[kept],
         )
+
+    def answer(self) -> Answer:
+        """Return what is kept of it."""
+        chances = probability(self.logits, self.log_norm[:, None], self.temperature)
+        ones = np.ones(len(self.rows), np.float32)
+        return Answer((self.version,), self.rows, chances, self.temperature * ones, np.zeros(len(self.rows), np.int32), ones)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Hold what is kept of one teacher's answers to queries, and what they counted for: enough to mix them, whenever that is.
+
+    Logits are ``temperature * log(chances)`` up to a constant a query; the tail, what the teacher gave to all other items, is 1 less the sum.
+
+    Attributes:
+        versions: Of the teacher.
+        rows: Its best candidates; -1 pads. [Q, C] int32
+        chances: What it gave to each; 0 pads. [Q, C] float
+        temperature: At which it did. [Q] float32
+        version: Which of the versions answered; -1: none was asked. [Q] int32
+        say: Its weight in the mixture, times how much the labels count. [Q] float32
+    """
+
+    versions: tuple[str, ...]
+    rows: NDArray[np.int32]
+    chances: NDArray[np.float64]
+    temperature: NDArray[np.float32]
+    version: NDArray[np.int32]
+    say: NDArray[np.float32]
+
+
+def answers_of(scores: Mapping[str, TeacherScores]) -> dict[str, Answer]:
+    """Return what is kept of each teacher's scores."""
+    return {name: part.answer() for name, part in scores.items()}
+
+
+def padded(values: NDArray[T], width: int, fill: float) -> NDArray[T]:
+    """Return values [Q, C] with columns to a width of at least C."""
+    return values if values.shape[1] >= width else np.pad(values, ((0, 0), (0, width - values.shape[1])), constant_values=fill)
+
+
+def probability(logits: NDArray[np.float32], log_norm: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    """Return exp(logit / temperature - log_norm), 0 where either is not finite."""
+    known = np.isfinite(logits) & np.isfinite(log_norm)
+    exponent = np.where(known, logits, 0.0) / temperature - np.where(known, log_norm, 0.0)
+    return np.where(known, np.exp(np.minimum(exponent, 0.0)), 0.0)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from streamrec.models.student import StudentModel
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import ROWS, Arrays, ComponentState, digest_of, merge
 from streamrec.student.frozen import FrozenStudent
+from streamrec.student.lesson import Lesson, StepMetrics
 from streamrec.student.losses import Batch, LossParts, Weights, full_softmax_loss, localise, sampled_softmax_loss, shuffled
-from streamrec.student.replay import Replay
 from streamrec.student.tables import ItemTables, adam_step
 
 CURRENT = "current"
@@ -30,27 +29,8 @@ ANNEALED = 0.7
 """A step of several passes, as of a bootstrap or an offline protocol, has taken so much off its learning rate by its end; a stream has no end."""
 
 
-@dataclass(frozen=True)
-class StepMetrics:
-    """Report one `Learner.step`.
-
-    Attributes:
-        num_new: Queries of the batch.
-        num_trained: Queries trained on, replay and passes included.
-        num_labelled: New queries with soft labels.
-        hard_loss: Mean cross-entropy to the targets.
-        soft_loss: Mean cross-entropy to the labels.
-    """
-
-    num_new: int
-    num_trained: int
-    num_labelled: int
-    hard_loss: float
-    soft_loss: float
-
-
 class Learner:
-    """Hold a student, its optimiser and its replay buffer.
+    """Hold a student and its optimiser; which queries it learns, new and replayed, a `Lesson` says.
 
     The same class is the control: a learner that is given no labels.
 
@@ -66,7 +46,7 @@ class Learner:
             torch.manual_seed(seed)
             self.model = StudentModel(student.dim, features.history_length, features.word_buckets, student.scale)
         self.tables = ItemTables(student.dim, features.words_per_item, seed)
-        self.replay = Replay(student.replay_capacity, features.history_length, top_k, kind=student.replay_kind)
+        self._top_k = top_k
         self._dense = dict(self.model.named_parameters())
         self._moments = {f"{name}_{part}": torch.zeros_like(p) for name, p in self._dense.items() for part in _MOMENTS}
         self._num_steps = 0
@@ -86,61 +66,24 @@ class Learner:
             frozen.forget_rows(rows)
         return self.tables.forget_rows(rows)
 
-    def step(self, examples: Examples, labels: SoftLabels | None, seed: int, new_passes: int, replay_passes: int) -> StepMetrics:
-        """Learn from new examples and as many replayed ones a pass.
-
-        Args:
-            examples: New queries; remembered for replay afterwards.
-            labels: Their soft labels, made before anyone learned from them; None for events alone.
-            seed: Of shuffling, dropout, negatives and replay.
-            new_passes: Passes over the new queries.
-            replay_passes: Replayed queries a pass, as a multiple of the new ones.
-        """
-        num, top_k = len(examples), self.replay.top_k
+    def step(self, lesson: Lesson) -> StepMetrics:
+        """Learn one pass."""
+        num, total = lesson.num_new, len(lesson.examples)
         if num == 0:
             return StepMetrics(0, 0, 0, 0.0, 0.0)
-        if labels is None:
-            labels = SoftLabels(np.full((num, top_k), -1, np.int32), np.zeros((num, top_k), np.float32), {})
-        sums, trained, num_trained = np.zeros(2), 0, num * new_passes * (1 + replay_passes)
+        rows, probs = lesson.label_arrays(self._top_k)
+        sums, trained = np.zeros(2), 0
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            for number in range(new_passes):
-                old, old_labels = self.replay.draw(num * replay_passes, seed * 1000 + number)
-                together = Examples.concat([examples, old])
-                rows = np.concatenate([labels.rows, old_labels.rows])
-                probs = np.concatenate([labels.probs, old_labels.probs])
-                for index in shuffled(len(together), self.config.batch_size, seed * 1000 + number):
-                    part = SoftLabels(rows[index], probs[index], {})
-                    batch = Batch.of(together.take(index), part, self.config.history_dropout, self.config.element_dropout)
-                    parts = self._descend(batch, 1.0 - ANNEALED * trained / num_trained if new_passes > 1 else 1.0)
-                    sums += np.asarray([parts.hard, parts.soft]) * len(index)
-                    trained += len(index)
-        self.replay.add(examples, labels)
+            torch.manual_seed(lesson.seed * 1000 + lesson.number)
+            for index in shuffled(total, self.config.batch_size, lesson.seed * 1000 + lesson.number):
+                part = SoftLabels(rows[index], probs[index], {})
+                batch = Batch.of(lesson.examples.take(index), part, self.config.history_dropout, self.config.element_dropout)
+                done = (lesson.number + trained / total) / lesson.num_passes if lesson.num_passes > 1 else 0.0
+                parts = self._descend(batch, 1.0 - ANNEALED * done)
+                sums += np.asarray([parts.hard, parts.soft]) * len(index)
+                trained += len(index)
         self._held.pop(CURRENT, None)
-        return StepMetrics(num, trained, int((labels.probs.sum(1) > 0).sum()), *(sums / trained).tolist())
-
-    def correct(self, rows: NDArray[np.int32], seed: int, num_steps: int) -> int:
-        """Learn once more from what others did with these rows, whose vectors a user who is gone has moved.
-
-        Args:
-            rows: Item rows.
-            seed: Of the draw, dropout and negatives.
-            num_steps: Mini-batches at most.
-
-        Returns:
-            Mini-batches trained on; 0 when no replayed query has one of the rows.
-        """
-        size = self.config.batch_size
-        examples, labels = self.replay.draw_holding(rows, num_steps * size, seed)
-        starts = range(0, len(examples), size)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            for start in starts:
-                index = np.arange(start, min(start + size, len(examples)))
-                part = SoftLabels(labels.rows[index], labels.probs[index], {})
-                self._descend(Batch.of(examples.take(index), part, self.config.history_dropout, self.config.element_dropout))
-        self._held.pop(CURRENT, None)
-        return len(starts)
+        return StepMetrics(num, trained, int((probs[:num].sum(1) > 0).sum()), *(sums / trained).tolist())
 
     def _descend(self, batch: Batch, factor: float = 1.0) -> LossParts:
         self._num_steps += 1
@@ -232,7 +175,7 @@ class Learner:
         return {"items": self.tables.num_rows * (self.config.dim + 1), "shared": sum(p.numel() for p in self._dense.values())}
 
     def snapshot(self) -> ComponentState:
-        """Return weights, moments and the step count; the replay buffer is a component of its own."""
+        """Return weights, moments and the step count."""
         self.tables.changed.take()
         return self._state(self.tables.state())
 
@@ -266,7 +209,7 @@ class Learner:
         self._num_steps = int(state.meta["num_steps"])
 
     def delete_user(self, namespace: str, user_id: str) -> int:
-        """Return 0: the weights keep no users; `Replay` does."""
+        """Return 0: the weights keep no users; what they are taught from does."""
         return 0
 
     def digest(self) -> str:

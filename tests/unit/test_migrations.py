@@ -142,7 +142,9 @@ SAMPLES: Mapping[str, Sample] = {
         parsed_by(Commit.from_json),
         {
             1: {**COMMIT, "components": {**COMPONENTS, "histories": ENTRY}},
-            **{number: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": COMPONENTS} for number in (2, 3, 4, 5)},
+            **{number: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": COMPONENTS} for number in (2, 3, 4)},
+            5: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": {**COMPONENTS, "control_replay": ENTRY}},
+            6: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": COMPONENTS},
         },
     ),
     "current": Sample(
@@ -185,6 +187,12 @@ def test_an_older_number_is_read_as_todays(name: str, number: int, tmp_path: Pat
     sample, today = SAMPLES[name], FORMATS[name].number
     expected = sample.read({"format": today, **sample.by_number[today]}, tmp_path)
     assert sample.read({"format": number, **sample.by_number[number]}, tmp_path) == expected
+
+
+def test_the_students_replay_of_before_is_the_store_of_labels() -> None:
+    replay = {**ENTRY, "deltas": [BLOB]}
+    commit = {**COMMIT, "facts": {"batch": 3}, "components": {"stream": ENTRY, "student_replay": replay, "control_replay": ENTRY}}
+    assert migrated("commit", commit, 5)["components"] == {"stream": ENTRY, "labels": replay}
 
 
 @pytest.mark.parametrize("name", WITHOUT)

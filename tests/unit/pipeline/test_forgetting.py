@@ -123,7 +123,7 @@ def test_the_receipt_says_what_went_where_what_is_approximate_and_until_when(wor
     assert receipt["removed"]["dedupe"] == 18
     assert receipt["removed"]["window"] == 18
     assert receipt["removed"]["lake"] == 18
-    assert receipt["removed"]["student_replay"] > 0
+    assert receipt["removed"]["labels"] > 0
     assert receipt["items"] == {"released": 4, "begun_anew": 0, "shared": 2}
     assert 0 < receipt["corrective_steps"] <= 8
     assert PLANTED not in json.dumps(receipt).replace(f"forget-{PLANTED}", "")

@@ -18,6 +18,7 @@ from streamrec.evaluation.baselines import RECENT_BASKETS
 from streamrec.log.base import Record
 from streamrec.pipeline import saving, stream_state
 from streamrec.pipeline.controller import Controller
+from streamrec.soft_labels import store
 
 World = Any
 SHARED = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType, types.FrameType, logging.Logger, threading.Thread)
@@ -78,6 +79,7 @@ def stretch(world: World, controller: Controller, source: Iterator[list[Record]]
 def full_world(make_world: Callable[..., World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(saving, "MAX_DELTAS", KEPT)
     monkeypatch.setattr(stream_state, "KEPT_LABELS", KEPT)
+    monkeypatch.setattr(store, "MANY_VERSIONS", KEPT)
     return make_world(settings=FULL_SOON, folder=tmp_path / "state")
 
 

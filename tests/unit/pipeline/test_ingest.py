@@ -157,10 +157,9 @@ def test_a_deleted_user_is_gone_from_all_components_also_after_a_restart(world: 
     again.finish()  # The promotion of an idle stream is not committed; its plan is.
     key, other = hash_key("default", "u7"), hash_key("shop", "u7")
     for one in (controller, again):
-        replay = one.parts.student.target.replay.snapshot().arrays["user"]  # type: ignore[attr-defined]
-        control = one.parts.control.target.replay.snapshot().arrays["user"]  # type: ignore[attr-defined, union-attr]
+        labels = one.labelling.store.snapshot().arrays["user"]
         window = one.ingest.window.snapshot().arrays["user"]
-        assert not any((users == key).any() for users in (replay, control, window))
+        assert not any((users == key).any() for users in (labels, window))
         assert (window == other).any()
         assert len(one.ingest.histories.get("default", "u7")) == 0
     assert {name: part.digest() for name, part in again.components().items()} == {

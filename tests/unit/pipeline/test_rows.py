@@ -160,15 +160,16 @@ class Watcher:
         window = ingest.window.snapshot().arrays
         for user_hash, row in zip(window["user"].tolist(), window["row"].tolist(), strict=True):
             assert keys[row] in self.touched[user_hash]
+        store = self.controller.labelling.store
+        kept = store.snapshot().arrays
+        for user_hash, history, targets in zip(kept["user"].tolist(), kept["history"].tolist(), kept["targets"].tolist(), strict=True):
+            assert {keys[row] for row in (*history, *targets) if row >= 0} <= self.touched[user_hash]
+            assert history[0] >= 0
+            assert max(targets) >= 0
+        for teacher in store.teachers:
+            assert all(keys[row] != ("", "") for row in kept[f"{teacher}/rows"][kept[f"{teacher}/chances"] > 0].tolist())
         for worker in (self.controller.parts.student, self.controller.parts.control):
             learner: Learner = worker.target  # type: ignore[union-attr]
-            replay = learner.replay.snapshot().arrays
-            for user_hash, history, targets in zip(replay["user"].tolist(), replay["history"].tolist(), replay["targets"].tolist(), strict=True):
-                assert {keys[row] for row in (*history, *targets) if row >= 0} <= self.touched[user_hash]
-                assert history[0] >= 0
-                assert max(targets) >= 0
-            labels = set(replay["label_rows"][replay["label_probs"] > 0].tolist())
-            assert all(keys[row] != ("", "") for row in labels)
             np.testing.assert_array_equal(learner.tables.rows("generation").numpy(), ingest.vocabulary.generation_of_rows())
             np.testing.assert_array_equal(learner.tables.rows("namespace").numpy(), ingest.vocabulary.namespace_of_rows())
         counts = ingest.popularity.counts(len(keys))
@@ -339,7 +340,7 @@ def test_a_replica_that_starts_from_a_checkpoint_with_deltas_reads_each_rows_ite
 
 ROW_ARRAYS = {"histories": ["rows", "entry_rows"], "window": ["row"], "popularity": ["basket_rows"], "linear_statistics": ["rows"]}
 ROW_ARRAYS |= {"transitions": ["partners"], "neighbours": ["items"]}
-ROW_ARRAYS |= {f"{name}_replay": ["history", "targets", "label_rows"] for name in ("student", "control")}
+ROW_ARRAYS |= {"labels": ["history", "targets", "label_rows"]}
 LISTS_BY_ROW = {"neighbours_index"}
 
 
@@ -359,6 +360,8 @@ def test_every_component_forgets_rows_and_says_so_in_its_next_delta(moving: Worl
         after = component.snapshot()
         for array in after.arrays.keys() & ROW_ARRAYS.get(name, []):
             assert not np.isin(after.arrays[array], rows).any(), (name, array)
+        for array in [array for array in after.arrays if name == "labels" and array.endswith("/rows")]:
+            assert not np.isin(after.arrays[array][after.arrays[array.replace("rows", "chances")] > 0], rows).any(), array
         again = twin.components()[name]
         states = (base, [delta]) if delta is not None else (after, list[ComponentState]())
         again.restore(from_bytes(to_bytes(states[0])), [from_bytes(to_bytes(state)) for state in states[1]])

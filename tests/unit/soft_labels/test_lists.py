@@ -6,8 +6,9 @@ import pytest
 from streamrec.config import TeachersConfig
 from streamrec.evaluation.ranking import UNRANKED
 from streamrec.features.examples import Examples
-from streamrec.soft_labels.ensemble import Ensemble
+from streamrec.soft_labels.ensemble import Ensemble, mix
 from streamrec.soft_labels.lists import COUNTED_VERSION, list_ranks, list_scores, score_counted
+from streamrec.soft_labels.schema import answers_of
 from streamrec.teachers.counted import CountedTeachers
 
 
@@ -52,7 +53,7 @@ def test_what_a_user_has_had_takes_no_place_in_the_ranks() -> None:
 def test_a_teacher_that_lists_nothing_of_a_query_leaves_it_to_the_others() -> None:
     data = asking([7, 9, 4])
     scores = {"one": list_scores(ROWS, VALUES, data, 1.0, 3), "other": list_scores(ROWS[[0, 0, 0]], VALUES[[0, 0, 0]], data, 1.0, 3)}
-    labels = Ensemble().mix(data, scores, 4, 1.0)
+    labels = mix(Ensemble().weigh(data, answers_of(scores)), 3, 4, 1.0)
     np.testing.assert_allclose(labels.probs.sum(1), [1.0, 1.0, 0.5], rtol=1e-5)
     ensemble = Ensemble()
     ensemble.observe(data, scores, None, 10)

@@ -10,8 +10,8 @@ from streamrec.config import LinearConfig
 from streamrec.errors import RegistryError
 from streamrec.evaluation.ranking import UNRANKED
 from streamrec.features.examples import Examples
-from streamrec.soft_labels.ensemble import LENGTH_BOUNDS, MOST_OBSERVED, WINDOW, Ensemble
-from streamrec.soft_labels.schema import PROBE_FACTORS, TeacherScores
+from streamrec.soft_labels.ensemble import LENGTH_BOUNDS, MOST_OBSERVED, WINDOW, Ensemble, mix
+from streamrec.soft_labels.schema import PROBE_FACTORS, TeacherScores, answers_of
 from streamrec.soft_labels.scorer import RowFacts, Scorer
 from streamrec.state import ComponentState
 from streamrec.storage import LocalStorage
@@ -102,7 +102,7 @@ def test_temperatures_move_towards_what_predicts_and_stand_still_when_nothing_is
 
 def test_a_mix_sums_to_the_probability_of_what_is_kept_and_adds_what_teachers_agree_on() -> None:
     data = some_examples(30)
-    labels = Ensemble().mix(data, {"a": planted(data, 3.0), "b": planted(data, 3.0, version="v2")}, 4, 1.0)
+    labels = mix(Ensemble().weigh(data, answers_of({"a": planted(data, 3.0), "b": planted(data, 3.0, version="v2")})), len(data), 4, 1.0)
     likely = np.exp(3.0) / (np.exp(3.0) + NUM_ITEMS - 1)
     np.testing.assert_allclose(labels.probs[:, 0], likely, rtol=1e-5)
     np.testing.assert_allclose(labels.probs.sum(1), likely + 3 * (1 - likely) / (NUM_ITEMS - 1), rtol=1e-5)
@@ -121,10 +121,10 @@ def test_a_mix_is_the_weighted_sum_of_the_teachers_probabilities() -> None:
         return TeacherScores("1", np.asarray([[*rows, -1]], np.int32), logits, zero, zero, zero.astype(np.int32), 1.0, {1.0: 0.0})
 
     one, two = answer([3, 5], [0.6, 0.4]), answer([5, 7], [0.8, 0.2])
-    labels = Ensemble().mix(data, {"one": one, "two": two}, 6, 1.0)
+    labels = mix(Ensemble().weigh(data, answers_of({"one": one, "two": two})), len(data), 6, 1.0)
     assert labels.rows.tolist() == [[5, 3, 7, -1, -1, -1]]
     np.testing.assert_allclose(labels.probs, [[0.6, 0.3, 0.1, 0, 0, 0]], rtol=1e-5)
-    flat = Ensemble().mix(data, {"one": one, "two": two}, 6, 2.0)
+    flat = mix(Ensemble().weigh(data, answers_of({"one": one, "two": two})), len(data), 6, 2.0)
     root = np.sqrt([0.6, 0.3, 0.1])
     np.testing.assert_allclose(flat.probs[0, :3], root / root.sum(), rtol=1e-5)
 
@@ -139,14 +139,17 @@ def test_labels_count_for_little_once_the_student_explains_more_than_the_teacher
     assert useless.share(["t"])[:3].max() < 0.5
     assert useful.share(["t"])[:3].tolist() == [1.0] * 3
     data = some_examples(20, 99)
-    assert useless.mix(data, {"t": planted(data, 4.0)}, 4, 1.0).probs.sum() < 0.4 * useful.mix(data, {"t": planted(data, 4.0)}, 4, 1.0).probs.sum()
+    assert (
+        mix(useless.weigh(data, answers_of({"t": planted(data, 4.0)})), len(data), 4, 1.0).probs.sum()
+        < 0.4 * mix(useful.weigh(data, answers_of({"t": planted(data, 4.0)})), len(data), 4, 1.0).probs.sum()
+    )
 
 
 def test_a_teacher_that_knows_nothing_of_a_query_leaves_it_unlabelled() -> None:
     data = some_examples(2)
     none = np.full((2, 3), -np.inf, np.float32)
     silent = TeacherScores("1", np.full((2, 3), -1, np.int32), none, none[:, 0], none[:, 0], np.zeros(2, np.int32), 1.0, {1.0: 0.0})
-    labels = Ensemble().mix(data, {"silent": silent}, 4, 1.0)
+    labels = mix(Ensemble().weigh(data, answers_of({"silent": silent})), len(data), 4, 1.0)
     assert labels.probs.sum() == 0
     assert (labels.rows == -1).all()
 

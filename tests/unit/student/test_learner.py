@@ -12,16 +12,17 @@ from streamrec.features.examples import Examples
 from streamrec.models.student import StudentModel
 from streamrec.serving.recommender import Recommender
 from streamrec.soft_labels.schema import SoftLabels
-from streamrec.state import ComponentState, pack_strings
+from streamrec.state import pack_strings
 from streamrec.student.learner import ANNEALED, CURRENT, Learner
 from streamrec.student.losses import Batch, Products, Weights, full_softmax_loss, localise, sampled_softmax_loss, temperature_by_certainty, tempered
+from streamrec.testing.classroom import teach
 
 LENGTH, WORDS, TOP = 6, 3, 5
 FEATURES = FeaturesConfig(history_length=LENGTH, words_per_item=WORDS, word_buckets=16)
 
 
 def learner(num_items: int = 30, *, namespaces: int = 1, words_per_item: int = WORDS, **student: Any) -> Learner:
-    config = StudentConfig(**{"dim": 8, "batch_size": 16, "replay_capacity": 50, **student})
+    config = StudentConfig(**{"dim": 8, "batch_size": 16, **student})
     made = Learner(config, FEATURES.model_copy(update={"words_per_item": words_per_item}), TOP, seed=3)
     rows = np.arange(num_items, dtype=np.int32)
     words = np.random.default_rng(0).integers(-1, 16, (num_items, words_per_item)).astype(np.int32)
@@ -53,7 +54,7 @@ def some_labels(examples: Examples, num_items: int = 30, *, namespaces: int = 1,
 def shaken(made: Learner) -> Learner:
     """The learner after some steps, with every parameter away from where it started."""
     data = some_examples(40, made.tables.num_rows)
-    made.step(data, some_labels(data, made.tables.num_rows), 1, 2, 1)
+    teach(made, data, some_labels(data, made.tables.num_rows), 1, 2)
     with torch.no_grad():
         for number, parameter in enumerate(made._dense.values()):
             parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
@@ -226,8 +227,8 @@ def test_a_student_that_gets_no_labels_learns_bit_for_bit_what_one_does_that_giv
     without, shareless = learner(**settings), learner(distill_weight=0.0, **settings)
     for seed in range(3):
         data = some_examples(24, seed=seed)
-        without.step(data, None, seed, 2, 1)
-        shareless.step(data, None, seed, 2, 1)
+        teach(without, data, None, seed, 2)
+        teach(shareless, data, None, seed, 2)
     assert without.digest() == shareless.digest()
 
 
@@ -252,9 +253,9 @@ def test_each_further_loss_adds_its_weight_to_labelled_queries_alone(further: Lo
 
 
 def test_a_step_against_the_gradient_lowers_the_loss() -> None:
-    made = learner(history_dropout=0.0, element_dropout=0.0, learning_rate=1e-3, replay_capacity=0)
+    made = learner(history_dropout=0.0, element_dropout=0.0, learning_rate=1e-3)
     data = some_examples(16)
-    losses = [made.step(data, None, seed, 1, 0).hard_loss for seed in range(12)]
+    losses = [teach(made, data, None, seed, 1).hard_loss for seed in range(12)]
     assert losses[-1] < losses[0]
 
 
@@ -262,41 +263,34 @@ def test_a_step_against_the_gradient_lowers_the_loss() -> None:
 def test_vectors_stay_on_the_unit_sphere(settings: dict[str, Any]) -> None:
     made = learner(**settings)
     data = some_examples(50)
-    made.step(data, some_labels(data), 1, 3, 1)
+    teach(made, data, some_labels(data), 1, 3)
     np.testing.assert_allclose(made.tables.rows("vectors").norm(dim=1), 1.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{}, {"full_softmax_items": 5, "num_negatives": 6}])
 def test_a_restored_learner_takes_the_same_steps_bit_for_bit(settings: dict[str, Any]) -> None:
     one, other = learner(**settings), learner(**settings)
-    base, replayed = ComponentState(), ComponentState()
-    deltas = []
     for seed in range(4):
         data = some_examples(24, seed=seed)
-        one.step(data, some_labels(data, seed=seed), seed, 1, 1)
-        if seed == 1:
-            replayed = one.replay.snapshot()
-        if seed > 1:
-            deltas.append(one.replay.delta() or ComponentState())
+        teach(one, data, some_labels(data, seed=seed), seed, 1)
     base = one.snapshot()
-    other.step(some_examples(9), None, 99, 1, 1)  # It had another past.
+    teach(other, some_examples(9), None, 99, 1)  # It had another past.
     other.restore(base)
-    other.replay.restore(replayed, deltas)
-    assert (other.digest(), other.replay.digest()) == (one.digest(), one.replay.digest())
+    assert other.digest() == one.digest()
     for made in (one, other):
         rows = np.arange(25, 35, dtype=np.int32)
         made.put_items(rows, np.ones((10, WORDS), np.int32), np.zeros(10, np.int32))
     data = some_examples(24, seed=50)
-    metrics = [made.step(data, some_labels(data, seed=50), 7, 2, 1) for made in (one, other)]
+    metrics = [teach(made, data, some_labels(data, seed=50), 7, 2) for made in (one, other)]
     assert metrics[0] == metrics[1]
-    assert (other.digest(), other.replay.digest()) == (one.digest(), one.replay.digest())
+    assert other.digest() == one.digest()
     np.testing.assert_array_equal(one.ranks(data, [CURRENT])[CURRENT], other.ranks(data, [CURRENT])[CURRENT])
 
 
 def test_rows_that_a_sampled_step_does_not_touch_keep_their_bits() -> None:
-    made = learner(400, full_softmax_items=10, num_negatives=5, batch_size=4, replay_capacity=0)
+    made = learner(400, full_softmax_items=10, num_negatives=5, batch_size=4)
     before = made.snapshot().arrays
-    made.step(some_examples(4, 400), None, 1, 1, 0)
+    teach(made, some_examples(4, 400), None, 1, 1)
     after = made.snapshot().arrays
     changed = (before["table/vectors"] != after["table/vectors"]).any(1)
     assert 0 < changed.sum() <= 4 * LENGTH + 12 + 5
@@ -305,11 +299,11 @@ def test_rows_that_a_sampled_step_does_not_touch_keep_their_bits() -> None:
 
 
 def test_deltas_hold_the_rows_that_steps_and_new_items_touched_and_restore_to_the_same_bits() -> None:
-    settings: dict[str, Any] = {"full_softmax_items": 10, "num_negatives": 5, "batch_size": 4, "replay_capacity": 0}
+    settings: dict[str, Any] = {"full_softmax_items": 10, "num_negatives": 5, "batch_size": 4}
     one, other = learner(400, **settings), learner(1, **settings)
     base, deltas = one.snapshot(), []
     for seed in (1, 2):
-        one.step(some_examples(4, 400, seed=seed), None, seed, 1, 0)
+        teach(one, some_examples(4, 400, seed=seed), None, seed, 1)
         one.put_items(np.asarray([7, 399 + seed], np.int32), np.ones((2, WORDS), np.int32), np.zeros(2, np.int32))
         delta = one.delta()
         assert delta is not None
@@ -318,17 +312,17 @@ def test_deltas_hold_the_rows_that_steps_and_new_items_touched_and_restore_to_th
         deltas.append(delta)
     other.restore(base, deltas)
     assert other.digest() == one.digest()
-    one.step(some_examples(200, 400), None, 3, 1, 0)
+    teach(one, some_examples(200, 400), None, 3, 1)
     assert one.delta() is None, "most rows changed"
 
 
 def test_ranking_changes_nothing_and_versions_that_are_held_stay_as_they_were() -> None:
     made = learner()
     data = some_examples(20)
-    made.step(data, None, 1, 1, 0)
+    teach(made, data, None, 1, 1)
     made.hold_current("v1")
     digest, ranks = made.digest(), made.ranks(data, ["v1"])["v1"]
-    made.step(data, None, 2, 5, 0)
+    teach(made, data, None, 2, 5)
     assert made.digest() != digest
     np.testing.assert_array_equal(made.ranks(data, ["v1"])["v1"], ranks)
     made.hold_current("v2", ["v1"])
@@ -372,13 +366,13 @@ def test_seen_rows_are_no_candidates() -> None:
 
 def test_a_student_without_words_learns() -> None:
     made = learner(words_per_item=0)
-    assert made.step(some_examples(20), None, 1, 2, 0).num_trained == 40
+    assert teach(made, some_examples(20), None, 1, 2).num_trained == 40
 
 
 def test_an_empty_batch_changes_nothing() -> None:
     made = learner()
     digest = made.digest()
-    assert made.step(Examples.empty(LENGTH), None, 1, 1, 1).num_trained == 0
+    assert teach(made, Examples.empty(LENGTH), None, 1, 1).num_trained == 0
     assert made.digest() == digest
 
 
@@ -392,7 +386,7 @@ def test_a_step_of_several_passes_anneals_its_rate_and_one_pass_does_not(passes:
         descend(rows, vectors_grad, bias_grad, learning_rate, number)
 
     monkeypatch.setattr(made.tables, "step", step)
-    made.step(some_examples(160), None, 1, passes, 0)
+    teach(made, some_examples(160), None, 1, passes)
     assert len(rates) == passes * 10
     assert rates[0] == 1.0
     assert rates == sorted(rates, reverse=True)

@@ -7,17 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from streamrec.config import FeaturesConfig, StudentConfig
 from streamrec.evaluation.ranking import UNRANKED
 from streamrec.features.examples import Examples
-from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import ComponentState
 from streamrec.student.learner import CURRENT, Learner
-from streamrec.student.replay import Replay
 from streamrec.student.tables import ItemTables
+from streamrec.testing.classroom import teach
 
 LENGTH, TOP = 3, 2
 WORDS = np.full((1, 2), -1, np.int32)
@@ -33,10 +30,10 @@ def queries(*pairs: tuple[list[int], list[int]]) -> Examples:
 
 
 def learner(**student: Any) -> Learner:
-    config = StudentConfig(**{"dim": 4, "batch_size": 8, "replay_capacity": 20, **student})
+    config = StudentConfig(**{"dim": 4, "batch_size": 8, **student})
     made = Learner(config, FeaturesConfig(history_length=LENGTH, words_per_item=2, word_buckets=8), TOP, seed=5)
     made.put_items(np.arange(8, dtype=np.int32), np.full((8, 2), 1, np.int32), np.zeros(8, np.int32), np.zeros(8, np.int32))
-    made.step(queries(*[([row, (row + 1) % 8], [(row + 2) % 8]) for row in range(8)]), None, 1, 2, 1)
+    teach(made, queries(*[([row, (row + 1) % 8], [(row + 2) % 8]) for row in range(8)]), None, 1, 2)
     return made
 
 
@@ -73,7 +70,7 @@ def test_a_version_held_again_after_a_restart_knows_as_little() -> None:
 def test_a_free_row_is_no_candidate_and_nothing_in_it_moves() -> None:
     made = learner()
     made.forget_rows(ROW)
-    made.step(queries(([5], [2]), ([6], [1])), None, 3, 3, 0)
+    teach(made, queries(([5], [2]), ([6], [1])), None, 3, 3)
     arrays = made.export()[0]
     assert arrays["item_generation"].tolist() == [0, 0, 0, -1, 0, 0, 0, 0]
     assert arrays["item_namespace"][3] == -1
@@ -86,7 +83,7 @@ def test_a_free_row_is_no_candidate_and_nothing_in_it_moves() -> None:
 def test_a_new_item_starts_where_its_row_and_generation_say_whatever_was_there_before(full_softmax_items: int) -> None:
     made, other = learner(full_softmax_items=full_softmax_items), learner()
     give_to_another(made)
-    other.step(queries(([1], [3]), ([3], [1])), None, 9, 4, 0)
+    teach(other, queries(([1], [3]), ([3], [1])), None, 9, 4)
     other.put_items(ROW, WORDS, np.zeros(1, np.int32), np.ones(1, np.int32))  # Also when nobody said that the old one left.
     for name in ("vectors", "bias", "vectors_m", "vectors_v", "bias_m", "bias_v", "words"):
         torch.testing.assert_close(made.tables.tensors[name][3], other.tables.tensors[name][3])
@@ -112,34 +109,3 @@ def test_a_student_of_the_time_before_generations_is_read_as_all_first_items() -
     again = learner()
     again.restore(ComponentState(old, state.meta))
     assert again.digest() == made.digest()
-
-
-@given(
-    st.lists(st.tuples(st.lists(st.integers(0, 7), min_size=1, max_size=LENGTH), st.sets(st.integers(0, 7), min_size=1, max_size=3)), max_size=12),
-    st.sets(st.integers(0, 7), max_size=4),
-    st.integers(1, 9),
-)
-def test_a_replay_forgets_rows_and_keeps_the_rest_in_order(stored: list[tuple[list[int], set[int]]], gone: set[int], capacity: int) -> None:
-    replay = Replay(capacity, LENGTH, TOP)
-    for number, (history, targets) in enumerate(stored):
-        labels = SoftLabels(np.asarray([[number % 8, (number + 3) % 8]], np.int32), np.full((1, TOP), 0.25, np.float32), {})
-        one = queries((history, sorted(targets)))
-        replay.add(Examples(one.history, one.indptr, one.target_rows, np.asarray([number], np.float32), one.user, one.namespace), labels)
-    replay.forget_rows(np.asarray(sorted(gone), np.int32))
-    expected = []
-    for number, (history, targets) in list(enumerate(stored))[-capacity:]:
-        left = [row for row in history if row not in gone], sorted(targets - gone)
-        if all(left):
-            expected.append((number, *left, [row for row in (number % 8, (number + 3) % 8) if row not in gone]))
-    arrays = replay.snapshot().arrays
-    order = np.argsort(arrays["weight"])
-    found = [
-        (
-            int(arrays["weight"][at]),
-            *([row for row in arrays[name][at].tolist() if row >= 0] for name in ("history", "targets")),
-            arrays["label_rows"][at][arrays["label_probs"][at] > 0].tolist(),
-        )
-        for at in order.tolist()
-    ]
-    assert found == expected
-    assert all(row[0] >= 0 for row in arrays["history"].tolist())

@@ -13,6 +13,7 @@ from streamrec.features.histories import Histories, HistoryEvents
 from streamrec.features.item_text import hash_words
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.student.learner import CURRENT, Learner
+from streamrec.testing.classroom import Classroom
 
 LENGTH, WORDS, TOP = 6, 3, 5
 FEATURES = FeaturesConfig(history_length=LENGTH, words_per_item=WORDS, word_buckets=16)
@@ -38,8 +39,9 @@ def toy_world(num_events: int = 1400) -> list[Examples]:
 
 def play(labelled: str) -> tuple[float, float]:
     """Progressive Recall@20 over the second half, of the student and of popularity."""
-    made = Learner(StudentConfig(dim=16, batch_size=64, replay_capacity=2000, distill_weight=0.5), FEATURES, TOP * 2, seed=0)
+    made = Learner(StudentConfig(dim=16, batch_size=64, distill_weight=0.5), FEATURES, TOP * 2, seed=0)
     titles = [f"taste{row % NUM_TASTES}" for row in range(60)]
+    room = Classroom(made, 2000, FEATURES.history_length, TOP * 2)
     made.put_items(np.arange(60, dtype=np.int32), hash_words(titles, WORDS, 16) * 0 - 1, np.zeros(60, np.int32))
     popularity, rng = Popularity(), np.random.default_rng(0)
     recalls: list[float] = []
@@ -58,7 +60,7 @@ def play(labelled: str) -> tuple[float, float]:
                 rows = rng.integers(0, 60, rows.shape)
             weights = 1.0 / np.arange(2, 2 + TOP * 2) if labelled == "good" else np.ones(TOP * 2)
             labels = SoftLabels(rows.astype(np.int32), np.tile(weights / weights.sum(), (len(part), 1)).astype(np.float32), {})
-        made.step(part, labels, number, 1, 1)
+        room.step(part, labels, number)
     return float(np.mean(recalls)), float(np.mean(popular))
 
 

@@ -12,8 +12,10 @@ from streamrec.config import FeaturesConfig, LossesConfig, StudentConfig
 from streamrec.evaluation.ranking import per_query_metrics
 from streamrec.features.examples import Examples
 from streamrec.features.item_text import hash_words
-from streamrec.soft_labels.ensemble import Ensemble
+from streamrec.soft_labels.ensemble import Ensemble, mix
+from streamrec.soft_labels.schema import answers_of
 from streamrec.student.learner import CURRENT, Learner
+from streamrec.testing.classroom import Classroom
 from streamrec.testing.worlds import Quality, Tastes, planted
 
 TOP, NUM, STEPS = 10, 256, 24
@@ -21,11 +23,15 @@ WORLD = Tastes()
 
 
 def student(world: Tastes, words: Any = None, **settings: Any) -> Learner:
-    config = StudentConfig(**{"dim": 16, "batch_size": 32, "replay_capacity": 2000, **settings})
+    config = StudentConfig(**{"dim": 16, "batch_size": 32, **settings})
     made = Learner(config, FeaturesConfig(history_length=world.length, words_per_item=2, word_buckets=64), TOP, seed=1)
     rows = np.arange(world.num_items, dtype=np.int32)
     made.put_items(rows, np.full((len(rows), 2), -1, np.int32) if words is None else words, np.zeros(len(rows), np.int32))
     return made
+
+
+def classroom(made: Learner) -> Classroom:
+    return Classroom(made, 2000, WORLD.length, TOP)
 
 
 def recall(made: Learner, examples: Examples) -> float:
@@ -39,15 +45,16 @@ def found(examples: Examples, rows: Any) -> float:
 def played(teachers: tuple[Quality, ...], *, drift_at: int = STEPS, steps: int = STEPS, **settings: Any) -> tuple[list[float], Ensemble]:
     """Distil as the stream does, each example judged before it is learned: the student's recall step by step, and the ensemble at the end."""
     made, ensemble, recalls = student(WORLD, **settings), Ensemble(), []
+    room = classroom(made)
     for number in range(steps):
         world = WORLD if number < drift_at else WORLD.drifted()
         examples = world.draw(NUM, number)
         recalls.append(recall(made, examples))
         temperatures = ensemble.temperatures(teachers)
         scores = {name: planted(world, examples, name, TOP, temperatures[name]) for name in teachers}
-        labels = ensemble.mix(examples, scores, TOP, 1.0) if scores else None
+        labels = mix(ensemble.weigh(examples, answers_of(scores)), NUM, TOP, 1.0) if scores else None
         ensemble.observe(examples, scores, made.target_log_probs(examples), world.num_items)
-        made.step(examples, labels, number, 1, 1)
+        room.step(examples, labels, number)
     return recalls, ensemble
 
 
@@ -113,19 +120,21 @@ def test_a_teacher_of_before_a_drift_loses_its_say_after_it() -> None:
 def test_repeat_buyers_are_found_by_the_bias_on_own_items() -> None:
     world = Tastes(repeats=0.8, num_items=400)
     made = student(world)
+    room = classroom(made)
     for number in range(STEPS):
         examples = world.draw(NUM, number)
-        made.step(examples, None, number, 1, 1)
+        room.step(examples, None, number)
     assert recall(made, world.draw(2000, 999)) > 0.9 * world.best(world.draw(2000, 999), 20)
 
 
 def test_a_new_item_with_a_telling_title_is_offered_to_those_who_like_its_kind() -> None:
     titles = hash_words([f"taste{row % WORLD.num_tastes}" for row in range(WORLD.num_items)], 2, 64)
     told, untold = student(WORLD, titles), student(WORLD)
+    rooms = classroom(told), classroom(untold)
     for number in range(STEPS):
         examples = WORLD.draw(NUM, number)
-        for made in (told, untold):
-            made.step(examples, None, number, 2, 1)
+        for room in rooms:
+            room.step(examples, None, number, 2)
     new = np.arange(WORLD.num_items, WORLD.num_items + WORLD.num_tastes, dtype=np.int32)
     for made, words in ((told, titles[new % WORLD.num_tastes]), (untold, np.full((len(new), 2), -1, np.int32))):
         made.put_items(new, words, np.zeros(len(new), np.int32))

@@ -1,0 +1,70 @@
+"""Say what a student learns in one pass, and what came of it. The same lesson goes to every student; the control's has no labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.features.examples import Examples
+from streamrec.soft_labels.schema import SoftLabels
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Hold the queries of one pass.
+
+    Attributes:
+        examples: New queries, then replayed ones.
+        labels: Theirs; None for events alone.
+        num_new: How many are new.
+        seed: Of shuffling, dropout and negatives; the same for all passes of a step.
+        number: Of the pass, from 0.
+        num_passes: Of the step.
+    """
+
+    examples: Examples
+    labels: SoftLabels | None
+    num_new: int
+    seed: int
+    number: int = 0
+    num_passes: int = 1
+
+    def label_arrays(self, top_k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the labels' rows and probabilities; without labels none, in as much room."""
+        if self.labels is not None:
+            return self.labels.rows, self.labels.probs
+        num = len(self.examples)
+        return np.full((num, top_k), -1, np.int32), np.zeros((num, top_k), np.float32)
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """Report what a student learned in a pass or a step.
+
+    Attributes:
+        num_new: New queries.
+        num_trained: Queries trained on, replay and passes included.
+        num_labelled: New queries with soft labels.
+        hard_loss: Mean cross-entropy to the targets.
+        soft_loss: Mean cross-entropy to the labels.
+    """
+
+    num_new: int
+    num_trained: int
+    num_labelled: int
+    hard_loss: float
+    soft_loss: float
+
+    @staticmethod
+    def of_passes(passes: Sequence[StepMetrics]) -> StepMetrics:
+        """Join the passes of a step; there must be at least one."""
+        trained = sum(one.num_trained for one in passes)
+        hard, soft = (sum(value * one.num_trained for value, one in zip(values, passes, strict=True)) / max(trained, 1) for values in _losses(passes))
+        return StepMetrics(passes[0].num_new, trained, passes[0].num_labelled, hard, soft)
+
+
+def _losses(passes: Sequence[StepMetrics]) -> tuple[list[float], list[float]]:
+    return [one.hard_loss for one in passes], [one.soft_loss for one in passes]
