@@ -97,10 +97,15 @@ class FeaturesConfig(Section):
 
 
 class SoftLabelsConfig(Section):
-    """Say how much of each teacher's answer is kept."""
+    """Say how much of each teacher's answer is kept.
+
+    ``relabel``: so many stored queries a micro-batch are labelled anew, in turn, by teachers that can leave a query out of what they know (the
+    neighbours).
+    """
 
     top_k: int = Field(default=32, ge=1, le=1024)
     temperature: float = Field(default=1.0, gt=0, le=20)
+    relabel: int = Field(default=0, ge=0)
 
 
 class LossesConfig(Section):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -185,11 +187,23 @@ class Labelling:
         self.ensemble.observe(observed, taken, student if np.isfinite(student).any() else None, self._ingest.vocabulary.num_items)
 
     def learn(self) -> None:
-        """Let the counted teachers learn from what `finish` has labelled, and keep it for replay."""
+        """Let the counted teachers learn from what `finish` has labelled, and keep it for replay; then label anew what is due."""
         self._count()
         for unstored in self._unstored:
             self.store.add(*unstored)
         self._unstored = []
+        self._relabel(self._parts.config.soft_labels.relabel)
+
+    def _relabel(self, num: int) -> None:
+        asked = {name: teacher for name, teacher in self.counted.teachers.items() if teacher.leaves_own_out and teacher.num_queries}
+        if not num or not asked:
+            return
+        places = self.store.take_turn(num)
+        examples, before = self.store.examples(places), self.store.answers(places)
+        scores = score_counted(asked, examples, self.ensemble.temperatures(asked), self._parts.config.soft_labels.top_k)
+        # Who was not asked then has no say.
+        fresh = {name: replace(answer, say=before[name].say) for name, answer in answers_of(scores).items() if name in before}
+        self.store.replace(places, self._mix(len(examples), {**before, **fresh}), fresh)
 
     def _count(self) -> None:
         if self._unlearned is not None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from streamrec.features.dedupe import hash_key
 from streamrec.features.examples import Examples
 from streamrec.soft_labels.schema import Answer, SoftLabels, padded
-from streamrec.state import ROWS, ComponentState, digest_of, merge
+from streamrec.state import ROWS, ChangedRows, ComponentState, digest_of, merge
 
 MAX_TARGETS = 32
 """A stored basket keeps at most so many targets: a bound on memory, far above a usual basket."""
@@ -40,7 +40,7 @@ class LabelStore:
     first target is drawn as often as the average.
 
     **Contract.** `draw` is a function of the contents and the seed. Places mean the same queries until the next change. `delta` holds the places of
-    the ring that were written since the last snapshot or delta; it is None after a removal and when more was added than is kept.
+    the ring that were written since the last snapshot or delta; it is None after a removal and when all were written.
     """
 
     name = "labels"
@@ -49,7 +49,9 @@ class LabelStore:
     _names: dict[str, dict[int, str]]
     _next: int
     _size: int
-    _num_unsaved: int | None
+    _turn: int
+    _changed: ChangedRows
+    _has_lost: bool
 
     def __init__(self, capacity: int, history_length: int, top_k: int, kind: ReplayKind = "uniform") -> None:
         self.kind = kind
@@ -72,8 +74,6 @@ class LabelStore:
         for name, answer in answers.items():
             columns |= {f"{name}/{column}": values for column, values in self._answer_columns(name, answer, kept).items()}
         self._append(columns, len(kept))
-        if self._num_unsaved is not None:
-            self._num_unsaved += len(kept)
 
     def _columns(self, examples: Examples) -> dict[str, NDArray[Any]]:
         num = len(examples)
@@ -123,6 +123,7 @@ class LabelStore:
         places = (self._next + np.arange(num)) % self.capacity
         for name, held in self._data.items():
             held[places] = columns.get(name, 0)
+        self._changed.mark(places)
         self._next = int((self._next + num) % self.capacity)
         self._size = min(self.capacity, self._size + num)
 
@@ -180,6 +181,20 @@ class LabelStore:
         rows, version = np.where(held, data["rows"], -1), number[data["version"]]
         return Answer(tuple(names.values()), rows, data["chances"], data["temperature"], version, data["say"])
 
+    def take_turn(self, num: int) -> NDArray[np.int64]:
+        """Return the places of the next queries to be labelled anew: around the ring, so that none waits longer than any other."""
+        places = (self._turn + np.arange(min(num, self._size))) % max(self._size, 1)
+        self._turn = int((self._turn + len(places)) % max(self._size, 1))
+        return places
+
+    def replace(self, places: NDArray[np.int64], labels: SoftLabels, answers: Mapping[str, Answer]) -> None:
+        """Take other labels of the queries at places, and other answers of some teachers, made without knowing the examples."""
+        self._data["label_rows"][places], self._data["label_probs"][places] = labels.rows, labels.probs
+        for teacher, answer in answers.items():
+            for column, values in self._answer_columns(teacher, answer, np.arange(len(places))).items():
+                self._data[f"{teacher}/{column}"][places] = values
+        self._changed.mark(places)
+
     @property
     def teachers(self) -> tuple[str, ...]:
         """Names of the teachers that have said something of a query that is kept."""
@@ -210,7 +225,8 @@ class LabelStore:
 
     def snapshot(self) -> ComponentState:
         """Return the ring's contents."""
-        self._num_unsaved = 0
+        self._changed.take()
+        self._has_lost = False
         return self._state()
 
     def _state(self) -> ComponentState:
@@ -218,15 +234,13 @@ class LabelStore:
 
     def _meta(self) -> dict[str, Any]:
         names = {teacher: {str(number): version for number, version in held.items()} for teacher, held in self._names.items()}
-        return {"next": self._next, "size": self._size, "versions": names}
+        return {"next": self._next, "size": self._size, "turn": self._turn, "versions": names}
 
     def delta(self) -> ComponentState | None:
         """Return the places written since the last snapshot or delta."""
-        num = self._num_unsaved
-        if num is None or num > self.capacity:
+        if self._has_lost or self._changed.count() >= self.capacity > 0:
             return None
-        self._num_unsaved = 0
-        places = np.sort((self._next - 1 - np.arange(num)) % self.capacity) if num else np.zeros(0, np.int64)
+        places = self._changed.take()
         return ComponentState({ROWS: places, **{f"{name}@values": held[places] for name, held in self._data.items()}}, self._meta())
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
@@ -238,8 +252,9 @@ class LabelStore:
         self._next, self._size = int(state.meta.get("next", 0)), int(state.meta.get("size", 0))
         versions: dict[str, dict[str, str]] = state.meta.get("versions", {})
         self._names = {teacher: {int(number): version for number, version in held.items()} for teacher, held in versions.items()}
+        self._turn = int(state.meta.get("turn", 0))
         self._fit_to(self._size)
-        self._num_unsaved = 0
+        self._changed, self._has_lost = ChangedRows(), False
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Remove the user's queries and return how many went."""
@@ -264,7 +279,7 @@ class LabelStore:
         history = self._data["history"][: self._size]
         history[:] = np.take_along_axis(history, np.argsort(history < 0, axis=1, kind="stable"), 1)
         self._keep((history[:, 0] >= 0) & (self._data["targets"][: self._size] >= 0).any(1))
-        self._num_unsaved = None  # A delta can't say what went.
+        self._has_lost = True
         return num
 
     def _keep(self, wanted: NDArray[np.bool_]) -> int:
@@ -272,10 +287,10 @@ class LabelStore:
         order = kept if self._size < self.capacity else kept[np.argsort((kept - self._next) % self.capacity, kind="stable")]
         removed = self._size - len(kept)
         if removed:
-            meta = {**self._meta(), "next": len(order) % self.capacity, "size": len(order)}
+            meta = {**self._meta(), "turn": 0, "next": len(order) % self.capacity, "size": len(order)}
             base = ComponentState({name: held[order] for name, held in self._data.items()}, meta)
             self.restore(base)
-            self._num_unsaved = None  # A delta can't say what went.
+            self._has_lost = True  # A delta can't say what went.
         return removed
 
     def digest(self) -> str:

@@ -19,9 +19,14 @@ from streamrec.teachers.transitions import Transitions
 class CountedTeacher(Protocol):
     """A teacher whose state is sums and lists.
 
+    Attributes:
+        leaves_own_out: Whether an answer to a query that it has learned is as if it had not, so that the query may be labelled anew.
+
     **Contract.** `answer` changes nothing and must not know the examples' targets: it is asked before `update` gets them. Of equal answers and
     updates in equal order the state has the same bits.
     """
+
+    leaves_own_out: bool
 
     @property
     def num_queries(self) -> int:

@@ -27,6 +27,7 @@ class Neighbours:
     """
 
     name = "neighbours"
+    leaves_own_out = True
 
     def __init__(self, config: NeighboursConfig) -> None:
         self._config = config

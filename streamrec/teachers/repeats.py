@@ -20,6 +20,7 @@ class Repeats(Impersonal):
     """
 
     name = "repeats"
+    leaves_own_out = False
 
     def __init__(self) -> None:
         self.restore(ComponentState())

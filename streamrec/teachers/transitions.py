@@ -22,6 +22,7 @@ class Transitions:
     """
 
     name = "transitions"
+    leaves_own_out = False
 
     def __init__(self, config: TransitionsConfig) -> None:
         self._config = config

@@ -59,6 +59,7 @@ class SpoiledCounted:
     def __init__(self, teacher: CountedTeacher, spoiling: Spoiling, seed: int) -> None:
         self._teacher, self._spoiling = teacher, spoiling
         self._rng = np.random.default_rng(seed)
+        self.leaves_own_out = teacher.leaves_own_out
 
     @property
     def num_queries(self) -> int:

@@ -71,6 +71,17 @@ class CountedContract:
         rows, _ = _only(counted, teacher).answer(Examples(history, asked.indptr, asked.target_rows, asked.weight, asked.user, asked.namespace), TOP)
         assert 4 not in rows
 
+    def test_who_says_so_leaves_the_users_own_session_out(self, counted: CountedTeachers, teacher: str) -> None:
+        """Of what one user alone has taken after an item, an answer to that user's query says nothing; to another's it may."""
+        alone = _only(counted, teacher)
+        counted.update(_batch(0))
+        history, target = np.full((1, _batch(0).history.shape[1]), -1, np.int32), np.asarray([40], np.int32)
+        history[0, 0] = 41
+        secret = Examples(history, np.asarray([0, 1]), target, np.ones(1, np.float32), np.asarray([77]), np.zeros(1, np.int32))
+        counted.update(secret)
+        if alone.leaves_own_out:
+            assert 40 not in alone.answer(secret, TOP)[0]
+
     def test_an_empty_batch_changes_nothing_and_an_empty_teacher_has_no_answer(self, counted: CountedTeachers, teacher: str) -> None:
         """It says so with ``num_queries`` 0."""
         counted.update(_batch(0).take(np.zeros(0, np.int64)))

@@ -98,3 +98,28 @@ def test_a_large_step_is_labelled_in_lots_as_a_stream_would_have_and_learned_onc
     assert reports[0].learned.num_labelled > 0  # What came first labels the rest of the very step.
     shown = [controller.components()["repeats"].snapshot().arrays["shown"] for controller in (whole, cut)]
     np.testing.assert_allclose(*shown)
+
+
+def stored_labels(controller: Any) -> dict[str, np.ndarray]:
+    arrays = controller.labelling.store.snapshot().arrays
+    return {name: arrays[name] for name in ("label_rows", "label_probs", "neighbours/rows", "neighbours/version", "repeats/rows")}
+
+
+def test_stored_queries_are_labelled_anew_in_turn_by_who_can_leave_them_out_and_by_nobody_unless_asked(
+    make_world: Callable[..., World], mixed: list[Record], tmp_path: Path
+) -> None:
+    settings = {"teachers": {"enabled": ["repeats", "neighbours"]}, "student": {"control": False}}
+    worlds = {num: make_world(mixed, {**settings, "soft_labels": {"relabel": num}}, folder=tmp_path / str(num)) for num in (0, 3, 10_000)}
+    played = {num: world.controller() for num, world in worlds.items()}
+    for num, world in worlds.items():
+        world.play(played[num])
+    then, some, now = (stored_labels(played[num]) for num in (0, 3, 10_000))
+    changed = {num: (labels["neighbours/rows"] != then["neighbours/rows"]).any(1) for num, labels in ((3, some), (10_000, now))}
+    assert 0 < changed[3].sum() < changed[10_000].sum()
+    np.testing.assert_array_equal(now["repeats/rows"], then["repeats/rows"])
+    assert not (then["label_probs"] == now["label_probs"]).all()
+    # Where neighbours were not asked then they have no say now.
+    unasked = then["neighbours/version"] == 0
+    np.testing.assert_array_equal(now["label_rows"][unasked], then["label_rows"][unasked])
+    again = worlds[3].controller()  # Recovered.
+    assert again.labelling.store.digest() == played[3].labelling.store.digest()

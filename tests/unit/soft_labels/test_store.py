@@ -120,6 +120,28 @@ def test_names_of_versions_that_no_answer_has_any_more_are_dropped_and_the_other
         assert sorted(one.versions[number] for number in one.version.tolist()) == ["v497", "v497", "v498", "v498", "v499", "v499"]
 
 
+def test_turns_go_around_the_ring_and_what_is_replaced_is_in_the_next_delta() -> None:
+    store, again = LabelStore(6, 3, 2), LabelStore(6, 3, 2)
+    store.add(*batch([1, 2, 3, 4, 5], 1))
+    base = store.snapshot()
+    assert [store.take_turn(2).tolist() for _ in range(3)] == [[0, 1], [2, 3], [4, 0]]
+    assert store.take_turn(9).tolist() == [1, 2, 3, 4, 0]
+    places = store.take_turn(2)
+    labels = SoftLabels(np.asarray([[70, 71], [72, -1]], np.int32), np.asarray([[0.5, 0.25], [0.75, 0]], np.float32), {})
+    store.replace(places, labels, {"other": answer("w2", np.asarray([8, 9]))})
+    assert store.labels(np.asarray([0, *places.tolist()])).rows.tolist() == [[1, 1], [70, 71], [72, -1]]
+    told = store.answers(places)
+    assert told["other"].rows.tolist() == [[8, 108], [9, 109]]
+    assert [told["other"].versions[number] for number in told["other"].version] == ["w2", "w2"]
+    assert told["one"].rows.tolist() == [[2, 102], [3, 103]]
+    delta = store.delta()
+    assert delta is not None
+    assert delta.arrays["@rows"].tolist() == [1, 2]
+    again.restore(base, [delta])
+    assert again.digest() == store.digest()
+    assert LabelStore(6, 3, 2).take_turn(4).tolist() == []
+
+
 def test_only_as_many_candidates_are_kept_as_there_is_room_for() -> None:
     store = LabelStore(6, 3, 1)
     examples, _, answers = batch([1, 2], 4)
