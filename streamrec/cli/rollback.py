@@ -6,6 +6,7 @@ import sys
 
 from streamrec.cli.options import Rollback
 from streamrec.cli.show_config import resolve
+from streamrec.config import check_student
 from streamrec.errors import RegistryError
 from streamrec.pipeline.forgetting import check_deletions_noted
 from streamrec.pipeline.layout import registry_url
@@ -16,7 +17,7 @@ from streamrec.storage import open_storage
 def run(options: Rollback) -> int:
     """Move the registry's alias back and print from which version to which."""
     config = resolve(options.settings)
-    registry = Registry(open_storage(registry_url(config.state)))
+    registry = Registry(open_storage(registry_url(config.state)), check_student(config, options.student))
     check_deletions_noted(open_storage(config.state), registry)
     live = registry.live()
     if options.to is not None:

@@ -4,13 +4,14 @@ In come TOML or YAML, dotted overrides and defaults.
 Out goes a `Config` of one section per stage, or an error that names the key, what was got and the nearest valid key.
 """
 
-from streamrec.config.loading import load_config, parse_config, parse_overrides
+from streamrec.config.loading import check_student, load_config, parse_config, parse_overrides
 from streamrec.config.section import Duration, Section, parse_duration_s
 from streamrec.config.sections import (
     DEFAULT_MEANINGS,
     Config,
     EventsConfig,
     FeaturesConfig,
+    FurtherStudent,
     LakeConfig,
     LogConfig,
     LossesConfig,
@@ -29,6 +30,7 @@ __all__ = [
     "Duration",
     "EventsConfig",
     "FeaturesConfig",
+    "FurtherStudent",
     "LakeConfig",
     "LinearConfig",
     "LogConfig",
@@ -45,6 +47,7 @@ __all__ = [
     "TextConfig",
     "TransformerConfig",
     "TransitionsConfig",
+    "check_student",
     "load_config",
     "parse_config",
     "parse_duration_s",

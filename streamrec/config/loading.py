@@ -6,13 +6,13 @@ import difflib
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from streamrec.config.sections import DEFAULT_MEANINGS, Config, Meaning
+from streamrec.config.sections import DEFAULT_MEANINGS, Config
 from streamrec.environment import config_path
 from streamrec.errors import ConfigError
 
@@ -107,6 +107,19 @@ def parse_config(values: dict[str, Any]) -> Config:
         raise _explain(error) from error
 
 
+def check_student(config: Config, name: str) -> str:
+    """Return the name of a student, ``default`` being the configuration's own.
+
+    Raises:
+        ConfigError: It names none.
+    """
+    if name not in {"default", *config.students}:
+        what = "Config: there is no such student"
+        allowed = ", ".join(["default", *config.students])
+        raise ConfigError(what, got=repr(name), allowed=allowed, do="name one of them, or add a table students.NAME", key="students")
+    return name
+
+
 def _default_path() -> Path | None:
     named = config_path()
     if named is not None:
@@ -135,9 +148,12 @@ def _read(path: Path) -> dict[str, Any]:
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
     model: Any = Config
     for part in location:
+        if get_origin(model) is dict:  # Its keys are names that the user gives.
+            model = get_args(model)[1]
+            continue
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
-            return list(Meaning.model_fields)
+            return []
         model = field.annotation
     return list(getattr(model, "model_fields", {}))
 

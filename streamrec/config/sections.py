@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -150,6 +151,30 @@ class StudentConfig(Section):
     control: bool = True
 
 
+class FurtherStudent(Section):
+    """Shape and train one more student from the same lessons, with a version line of its own; what is not given is as the student's.
+
+    ``namespaces``: it learns of these alone; none given: of all.
+    """
+
+    namespaces: tuple[str, ...] = ()
+    losses: LossesConfig | None = None
+    dim: int | None = Field(default=None, ge=2, le=1024)
+    scale: float | None = Field(default=None, gt=0)
+    distill_weight: float | None = Field(default=None, ge=0, le=1)
+    learning_rate: float | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, ge=1)
+    history_dropout: float | None = Field(default=None, ge=0, lt=1)
+    element_dropout: float | None = Field(default=None, ge=0, lt=1)
+    num_negatives: int | None = Field(default=None, ge=1)
+    full_softmax_items: int | None = Field(default=None, ge=1)
+
+    def completed(self, student: StudentConfig) -> StudentConfig:
+        """Return its settings with those of the student where none are given."""
+        given = {name: getattr(self, name) for name in type(self).model_fields if name != "namespaces" and getattr(self, name) is not None}
+        return student.model_copy(update=given)
+
+
 class RegistryConfig(Section):
     """Keep and promote versions.
 
@@ -227,8 +252,11 @@ class PipelineConfig(Section):
         return value
 
 
+TAKEN_NAMES = ("default", "student", "control", "live")
+
+
 class Config(Section):
-    """Hold every setting of a deployment."""
+    """Hold every setting of a deployment. ``students``: further ones by name, each a table ``students.NAME``."""
 
     state: str = Field(default="runs/default", min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -238,7 +266,17 @@ class Config(Section):
     teachers: TeachersConfig = TeachersConfig()
     soft_labels: SoftLabelsConfig = SoftLabelsConfig()
     student: StudentConfig = StudentConfig()
+    students: dict[str, FurtherStudent] = Field(default_factory=dict)
     registry: RegistryConfig = RegistryConfig()
     serving: ServingConfig = ServingConfig()
     pipeline: PipelineConfig = PipelineConfig()
     lake: LakeConfig = LakeConfig()
+
+    @field_validator("students")
+    @classmethod
+    def _have_names_of_their_own(cls, values: dict[str, FurtherStudent]) -> dict[str, FurtherStudent]:
+        for name in values:
+            if name in TAKEN_NAMES or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
+                msg = f"student {name!r}, allowed names of up to 40 of a-z, 0-9 and -, other than {', '.join(TAKEN_NAMES)}"
+                raise ValueError(msg)
+        return values

@@ -131,6 +131,18 @@ def test_without_the_record_of_deletions_nothing_goes_back_and_nothing_is_pinned
     assert registry.live() == "v2"
 
 
+def test_a_further_student_is_rolled_back_and_pinned_by_its_name(tmp_path: Path) -> None:
+    registry = Registry(LocalStorage(tmp_path / "state" / "registry"), "edge")
+    for name in ("v1", "v2"):
+        registry.publish(name, {"item_bias": np.zeros(3, np.float32)}, {})
+        registry.promote(name, "a test")
+    to = ("--set", f"state={tmp_path / 'state'}", "--set", "students.edge.dim=8", "--student", "edge")
+    assert call("pin", "v2", *to).stdout == "v2\n"
+    assert call("rollback", *to, "--reason", "worse").stdout == "v2 → v1\n"
+    refused = call("rollback", "--set", f"state={tmp_path / 'state'}", "--student", "edge", "--reason", "worse")
+    assert "there is no such student, got 'edge', allowed default" in refused.stderr
+
+
 def test_a_rollback_names_both_versions_and_its_reason_is_kept(tmp_path: Path) -> None:
     registry = Registry(LocalStorage(tmp_path / "state" / "registry"))
     for version in ("v1", "v2"):
