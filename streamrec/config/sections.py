@@ -129,7 +129,8 @@ class StudentConfig(Section):
     """Shape and train the student.
 
     ``replay_kind``: ``uniform``; ``recency`` draws half of the replay among the newest queries; ``quota`` draws no item as a target more often than
-    the average one. ``corrective_steps``: after a deletion the rows that the user touched get so many mini-batches of what others did with them.
+    the average one. ``bootstrap_rounds``: a step of a bootstrap or an offline protocol learns in rounds of ``bootstrap_passes`` passes, at most so
+    many, and goes on as long as queries that were held out get likelier; 1 holds none out. ``corrective_steps``: after a deletion the rows that the user touched get so many mini-batches of what others did with them.
     """
 
     losses: LossesConfig = LossesConfig()
@@ -140,6 +141,7 @@ class StudentConfig(Section):
     batch_size: int = Field(default=256, ge=1)
     new_passes: int = Field(default=1, ge=1)
     bootstrap_passes: int = Field(default=4, ge=1)
+    bootstrap_rounds: int = Field(default=4, ge=1)
     replay_passes: int = Field(default=1, ge=0)
     replay_capacity: int = Field(default=100_000, ge=0)
     replay_kind: Literal["uniform", "recency", "quota"] = "uniform"

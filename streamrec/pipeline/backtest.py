@@ -261,6 +261,7 @@ class _Player:
             seed=(config.seed * 1_000_003 + batch) % 2**31,
             evaluate=evaluate,
             new_passes=config.student.bootstrap_passes if learn else 0,
+            rounds=config.student.bootstrap_rounds,
             replay_passes=config.student.replay_passes,
             teachers=self._newest_teachers(),
             start_refresh=config.teachers.refreshed if learn else (),

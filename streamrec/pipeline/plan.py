@@ -43,6 +43,7 @@ class Plan(BaseModel):
         evaluate: Score the students on the new events first.
         new_passes: Passes over the new examples; 0 does not learn.
         replay_passes: Replayed examples a pass, as a multiple of the new ones.
+        rounds: Of ``new_passes`` passes each, at most; more than one are ended by held-out queries.
         teachers: Teacher name to the version whose labels are used.
         challengers: Teacher name to a new version that is compared with the one in use on this step's queries.
         verdicts: How comparisons have ended, by the steps before: `teachers` and `challengers` follow them.
@@ -70,6 +71,7 @@ class Plan(BaseModel):
     evaluate: bool = True
     new_passes: int = 1
     replay_passes: int = 1
+    rounds: int = 1
     teachers: dict[str, str] = {}
     challengers: dict[str, str] = {}
     verdicts: tuple[ChallengeDecision, ...] = ()

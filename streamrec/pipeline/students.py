@@ -19,6 +19,14 @@ from streamrec.student.lesson import Lesson, StepMetrics
 from streamrec.workers import Pending
 
 
+LEAST_FOR_ROUNDS = 256
+"""A step of fewer new queries is learned in one round: what is held out of it would say too little."""
+HELD_OUT = 16
+"""One of so many new queries is held out."""
+GAIN_A_ROUND = 0.01
+"""By so much, in nats a target, a round must make the held-out queries likelier for another one to follow."""
+
+
 class Students:
     """Make lessons and give them to all students, to the control without labels.
 
@@ -55,18 +63,43 @@ class Students:
     def learn(self, examples: Examples, labels: SoftLabels, plan: Plan, meanwhile: Callable[[], None]) -> StepMetrics:
         """Teach new queries, and as many replayed ones a pass as the plan says.
 
+        A plan of several rounds holds some new queries out, and ends once a round has not made them likelier for the student; all others learn as
+        many. Then what was held out is learned in one pass.
+
         Args:
             examples: New queries.
             labels: Theirs.
             plan: Says how many passes.
             meanwhile: Called while the last pass is learned, when nothing more is drawn.
         """
-        passes = []
-        for number in range(plan.new_passes):
-            old, old_labels = self._labelling.replayed(len(examples) * plan.replay_passes, plan.seed * 1000 + number)
+        if plan.rounds == 1 or len(examples) < LEAST_FOR_ROUNDS:
+            return self._round(examples, labels, plan, 0, meanwhile)
+        held = np.arange(len(examples)) % HELD_OUT == HELD_OUT - 1
+        rest, out = np.flatnonzero(~held), np.flatnonzero(held)
+        taught, asked = (examples.take(rest), labels.take(rest)), examples.take(out)
+        done, likelihood = [], -np.inf
+        for number in range(plan.rounds):
+            done.append(self._round(*taught, plan, number))
+            before, likelihood = likelihood, self._likelihood(asked)
+            if likelihood < before + GAIN_A_ROUND:
+                break
+        once = plan.model_copy(update={"new_passes": 1})
+        self._round(asked, labels.take(out), once, plan.rounds, meanwhile)
+        return StepMetrics.of_passes(done)
+
+    def _likelihood(self, examples: Examples) -> float:
+        found = self._parts.student.submit(Learner.target_log_probs, examples).result()
+        return float(found[np.isfinite(found)].mean()) if np.isfinite(found).any() else -np.inf
+
+    def _round(
+        self, examples: Examples, labels: SoftLabels, plan: Plan, number: int, meanwhile: Callable[[], None] = lambda: None
+    ) -> StepMetrics:
+        passes, first = [], number * plan.new_passes
+        for part in range(plan.new_passes):
+            old, old_labels = self._labelling.replayed(len(examples) * plan.replay_passes, plan.seed * 1000 + first + part)
             together, joined = Examples.concat([examples, old]), SoftLabels.concat([labels, old_labels])
-            asked = self._teach(Lesson(together, joined, len(examples), plan.seed, number, plan.new_passes))
-            if number + 1 == plan.new_passes:
+            asked = self._teach(Lesson(together, joined, len(examples), plan.seed + 7919 * number, part, plan.new_passes))
+            if part + 1 == plan.new_passes:
                 meanwhile()
             done = [pending.result() for pending in asked]
             passes.append(done[0])
