@@ -20,6 +20,7 @@ from serve.launch import launch, shutdown
 from streamrec.cli.sending import stop_on_interrupt
 from streamrec.config import load_config, parse_overrides
 from streamrec.errors import StreamrecError
+from streamrec.pipeline.places import check_places
 from streamrec.pipeline.session import log_address, state_address
 
 _POLL_S = 0.2
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(path: str | None, overrides: list[str], log: str | None) -> int:
     config = load_config(path, {**parse_overrides(overrides), **({"log.broker": log} if log else {})})
+    check_places(config)
     address, stop_log = log_address(config, _say, must_answer=False)
     try:
         url = launch(config, address, state_address(config))
