@@ -11,7 +11,8 @@ a step that fails, as of a broker that is away, begins that time anew. ``--max-e
 Where records that come next have left the log, or the topic was made anew, the job ends with an error. ``--skip-lost`` then goes on where the log
 begins now: what is lost is said, logged and booked as ``lost``. It does nothing where nothing is lost.
 
-SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0; while it starts, as in the wait for a broker, at once. A
+SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0; while it starts, as in the wait for a broker, at once. When
+it ends by itself or by a signal it ends its actors too; ``--max-events 0`` reads nothing and ends those that a killed one has left. A
 line per step goes to the error output; the last line of the output is one JSON object with the books, versions and metrics. The exit status is
 0, 1 after an error, 2 when the state has no live version yet, 130 after a signal during the start.
 """
@@ -27,6 +28,7 @@ from streamrec.config import parse_duration_s
 from streamrec.errors import ConfigError
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.driver import Driver
+from streamrec.pipeline.ray_workers import leave
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.session import has_commits, open_session
 from streamrec.pipeline.skipping import skip_lost
@@ -76,6 +78,8 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
                 tell(report)
         driver.controller.finish()
         summary = cli.summary(driver.controller)
+        parts = driver.controller.parts
+        leave([parts.student, parts.control, parts.scorer, parts.linear])
     # Ray prints its warnings to the same stream until it is shut down.
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamrec.code_version import code_version
 from streamrec.config import Config, LogConfig
 from streamrec.errors import BrokerUnavailable
 from streamrec.log.base import LogAddress, LogWriter, TableReader
@@ -115,13 +116,24 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         stack.callback(reader.close)
         stack.callback(writer.close)
         state_url = state_address(config)
+        was_there = RemoteBoard.exists()
         board = RemoteBoard.get_or_create(registry_url(state_url))
+        if was_there:  # One that has just been made runs this code, and takes seconds to answer.
+            tell_other_code(board, say)
         progress = None
         if address.kind == "kafka":
             group = GroupOffsets(address.where, consumer_group(config), config.log)
             stack.callback(group.close)
             progress = group.commit
         yield Session(config, state_url, current_url(state_url), address, reader, writer, board, progress)
+
+
+def tell_other_code(board: RemoteBoard, say: Callable[[str], None]) -> None:
+    """Say so loudly where the board runs other code than this driver; it is left alone, because servers may have made it with theirs."""
+    other = board.other_code()
+    if other:
+        do = "deploy the servers with the same code and end it, see 'An upgrade' in docs/operations.md"
+        say(f"WARNING: the board, which hands versions to the servers, runs other code ({other}) than this job ({code_version()}): {do}")
 
 
 def stream_reader(address: LogAddress, cfg: LogConfig) -> TableReader:

@@ -97,7 +97,7 @@ def build_on_ray(
     clock: Clock | None = None,
     progress: Callable[[str, Mapping[int, int]], None] | None = None,
 ) -> Controller:
-    """Wire the student, its control, the scorer and the linear statistics as detached named actors.
+    """Wire the student, its control, the scorer and the linear statistics as detached named actors that run this driver's code.
 
     Args:
         config: The resolved configuration.
@@ -112,6 +112,7 @@ def build_on_ray(
 
     Raises:
         ConfigError: The state was made with another shape; whoever moves it is left alone. Or a teacher's model is not here.
+        Fenced: Another driver has taken over the state meanwhile.
         OperatorError: A package's teacher can't be imported.
         Damaged: The pointer or the lineage's name is torn or lost; the same.
     """
@@ -125,7 +126,7 @@ def build_on_ray(
     workers: list[RayWorker[Any]] = []
 
     def worker(role: str, build: Callable[..., C], *args: Any) -> Worker[C]:
-        made: RayWorker[C] = RayWorker(host(f"{name}-{role}", ACTOR_CPUS), epoch, build, *args)
+        made: RayWorker[C] = RayWorker(host(f"{name}-{role}", ACTOR_CPUS, checkpoints.check_owner), epoch, build, *args)
         workers.append(made)
         return made
 

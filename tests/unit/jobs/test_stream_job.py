@@ -91,7 +91,8 @@ class Told:
 
     def __init__(self, outcomes: list[Any], clock: ManualClock) -> None:
         self.outcomes, self.clock = outcomes, clock
-        self.parts = SimpleNamespace(checkpoints=None, clock=clock)
+        self.left: list[object] = []
+        self.parts = SimpleNamespace(checkpoints=None, clock=clock, student="student", control=None, scorer="scorer", linear=None)
         self.config = parse_config({})
         self.state = SimpleNamespace(batch=0, live="v00000001", counts={})
         self.num_unread = sum(report.plan.num_records for report in outcomes if isinstance(report, StepReport))
@@ -136,6 +137,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[Any]], 
         monkeypatch.setattr(stream, "has_commits", lambda _: True)
         monkeypatch.setattr(cli, "waiter", lambda _: clock.advance)
         monkeypatch.setattr(cli, "summary", lambda _: {"unread": controller.num_unread})
+        monkeypatch.setattr(stream, "leave", controller.left.extend)
         monkeypatch.setattr("time.monotonic", clock.monotonic_s)
         return stream.main(["--until-idle", "3s"]), controller
 
@@ -147,6 +149,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[Any]], 
 def test_until_idle_is_not_until_the_steps_fail(streamed: Callable[[list[Any]], tuple[int, Told]], error: Exception) -> None:
     status, controller = streamed([REPORT, error, error, REPORT])
     assert (status, controller.num_unread, controller.outcomes) == (0, 0, [])
+    assert controller.left == ["student", None, "scorer", None]
 
 
 @pytest.mark.usefixtures("handlers")
@@ -154,7 +157,7 @@ def test_a_stream_that_fails_until_it_gives_up_is_no_success_although_it_should_
     streamed: Callable[[list[Any]], tuple[int, Told]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, controller = streamed([REPORT, *[BrokerUnavailable("Broker: away")] * MAX_FAILURES, REPORT])
-    assert (status, controller.num_unread) == (1, 16)
+    assert (status, controller.num_unread, controller.left) == (1, 16, [])
     assert f"failure {MAX_FAILURES - 1} of {MAX_FAILURES}" in capsys.readouterr().err
 
 
