@@ -92,4 +92,6 @@ def _answer(ref: ray.ObjectRef[T]) -> T:
         if isinstance(error.cause, StreamrecError):
             raise error.cause from error
         raise
+    if isinstance(value, StreamrecError):  # The actor refused the call.
+        raise value
     return value

@@ -71,16 +71,15 @@ class Host(Generic[C]):
             end: Any = ray.actor.exit_actor  # Ray ships it untyped, and the context's method too
             end()
 
-    def call(self, epoch: int, method: Callable[Concatenate[C, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``method(object, …)``.
+    def call(self, epoch: int, method: Callable[Concatenate[C, P], T], *args: P.args, **kwargs: P.kwargs) -> T | OperatorError:
+        """Call ``method(object, …)``; where the epoch is not the owner's, return the error that says so.
 
-        Raises:
-            OperatorError: The epoch is not the owner's.
+        A value: of an error that is raised, and that a driver which ends has not asked for, Ray prints the traceback.
         """
         if epoch != self._epoch or self._target is None:
             what = "Actor: the call is not its owner's"
             allowed = self._epoch or "none since its restart"
-            raise OperatorError(what, got=f"epoch {epoch}", allowed=allowed, do="adopt the actor and restore it from the checkpoint")
+            return OperatorError(what, got=f"epoch {epoch}", allowed=allowed, do="adopt the actor and restore it from the checkpoint")
         result = method(self._target, *args, **kwargs)
         self._memory.after_work()
         return result

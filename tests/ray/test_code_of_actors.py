@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -97,6 +98,21 @@ def test_a_driver_that_was_replaced_ends_no_actor_of_the_newer_one(monkeypatch: 
     with pytest.raises(Fenced):
         host(NAME, 0.1, fenced)
     assert newer.submit(pid_of).result() == pid
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_was_refused_to_a_replaced_driver_that_never_asked_for_it_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: list[object] = []
+    monkeypatch.setattr("ray._private.worker._unhandled_error_handler", printed.append)
+    older = taking(1)
+    newer = taking(2)
+    refused = older.handle.call.remote(1, pid_of)  # Ray prints of no error that somebody has waited for.
+    with pytest.raises(OperatorError, match="not its owner's"):
+        older.submit(pid_of).result()
+    del refused
+    gc.collect()
+    assert newer.submit(pid_of).result() > 0
+    assert printed == []
 
 
 @pytest.mark.usefixtures("ray_cluster")
