@@ -161,6 +161,28 @@ def test_a_stream_that_fails_until_it_gives_up_is_no_success_although_it_should_
     assert f"failure {MAX_FAILURES - 1} of {MAX_FAILURES}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("cluster", "key", "is_told"), [("auto", None, True), ("auto", "secret", False), (None, None, False)])
+def test_a_state_that_begins_on_a_cluster_under_the_key_that_everybody_knows_is_told_so_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cluster: str | None, key: str | None, is_told: bool
+) -> None:
+    for name, value in (("RAY_ADDRESS", cluster), ("STREAMREC_TOMBSTONE_KEY", key)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    what = "Broker: nobody answers"
+    away = BrokerUnavailable(what)
+
+    def no_broker(*_: object) -> None:
+        raise away
+
+    monkeypatch.setattr("streamrec.pipeline.session.log_address", no_broker)
+    assert bootstrap.main(["--set", f"state={tmp_path / 'new'}"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("WARNING: STREAMREC_TOMBSTONE_KEY is not set in this process") == is_told
+    assert ("--runtime-env-json" in told) == is_told
+    assert told.rstrip().endswith(what)
+
+
 def test_a_misspelt_teacher_is_told_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert refresh_teachers.main(["--teacher", "linera"]) == 1
     assert "got linera, allowed" in (said := capsys.readouterr().err.replace("\n", " "))
