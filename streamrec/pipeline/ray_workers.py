@@ -62,10 +62,10 @@ class RayWorker(Generic[C]):
         if there != here:
             logger.warning("Actor: its node has other code (%s) than this driver (%s): install the same streamrec on all nodes", there, here)
 
-    def leave(self) -> None:
-        """End the actor for good, unless another driver has adopted it by now: then it is left alone, as it is when it does not answer."""
-        with suppress(RayActorError, GetTimeoutError):
-            ray.get(self.handle.leave.remote(self._epoch), timeout=LEAVE_WITHIN_S)
+    def leave(self) -> ray.ObjectRef[None]:
+        """Ask the actor to end for good, unless another driver has adopted it by now; see `leave`."""
+        asked: ray.ObjectRef[None] = self.handle.leave.remote(self._epoch)
+        return asked
 
     def submit(self, method: Callable[Concatenate[C, P], T], *args: P.args, **kwargs: P.kwargs) -> RayPending[T]:
         """Send the call; see `streamrec.workers.Worker`."""
@@ -73,10 +73,13 @@ class RayWorker(Generic[C]):
 
 
 def leave(workers: Iterable[object]) -> None:
-    """End the actors of workers that live in some and are still this driver's: they are detached, and would hold CPUs and memory for ever."""
-    for worker in workers:
-        if isinstance(worker, RayWorker):
-            worker.leave()
+    """End the actors of workers that live in some and are still this driver's: they are detached, and would hold CPUs and memory for ever.
+
+    One that another driver has adopted is left alone, and so is one that does not answer.
+    """
+    for asked in [worker.leave() for worker in workers if isinstance(worker, RayWorker)]:
+        with suppress(RayActorError, GetTimeoutError):  # Its end is the answer.
+            ray.get(asked, timeout=LEAVE_WITHIN_S)
 
 
 def release(workers: Iterable[object]) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,10 @@ def taking(number: int) -> RayWorker[dict[str, int]]:
 
 def pid_of(_: object) -> int:
     return os.getpid()
+
+
+def never(_: object) -> None:
+    threading.Event().wait()
 
 
 def named() -> bool:
@@ -112,6 +117,21 @@ def test_what_was_refused_to_a_replaced_driver_that_never_asked_for_it_is_no_tra
     del refused
     gc.collect()
     assert newer.submit(pid_of).result() > 0
+    assert printed == []
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_nor_is_what_an_actor_was_about_to_answer_that_a_newer_driver_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: list[object] = []
+    monkeypatch.setattr("ray._private.worker._unhandled_error_handler", printed.append)
+    older = taking(1)
+    unanswered = [older.handle.call.remote(1, pid_of), older.handle.call.remote(1, never)]
+    ray.kill(older.handle, no_restart=True)
+    with pytest.raises(RayActorError):
+        older.submit(pid_of).result()
+    del unanswered
+    gc.collect()
+    assert taking(2).submit(pid_of).result() > 0
     assert printed == []
 
 
