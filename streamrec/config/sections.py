@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from streamrec.config.section import Duration, Section
+from streamrec.config.section import Address, Duration, Section
 from streamrec.config.teachers import TeachersConfig
 
 LEAST_BATCH_EVENTS = 1024
@@ -183,7 +183,7 @@ class LakeConfig(Section):
     """
 
     enabled: bool = True
-    address: str = ""
+    address: Address = ""
     max_buffer_bytes: int = Field(default=64 << 20, ge=1)
     optimize_every: int = Field(default=100, ge=0)
     target_file_bytes: int = Field(default=128 << 20, ge=1024)
@@ -225,7 +225,7 @@ class PipelineConfig(Section):
 class Config(Section):
     """Hold every setting of a deployment."""
 
-    state: str = Field(default="runs/default", min_length=1)
+    state: Address = Field(default="runs/default", min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     events: EventsConfig = EventsConfig()
     log: LogConfig = LogConfig()
