@@ -2,7 +2,7 @@
 #
 #   make demo [DATA=PATH] [MAP=user=COLUMN,…] [BROKER=auto|embedded|local|HOST:PORT] [MAX_EVENTS=N] [NAME=RUN]
 #   make dev          the demo without an end
-#   make test         the quick tier            make test-all   the quick and the slow tier
+#   make test [TEST_PROCESSES=2]   the quick tier      make test-all   the quick and the slow tier
 #   make lint         ruff, mypy, import order  make bench      every benchmark, --quick
 #   make chaos [KILLS=200] [SEED=N] [SECONDS=N]   kill the loop again and again and compare with an undisturbed run
 #   make fuzz         bytes that nobody thought of, for FUZZ_S=60 seconds

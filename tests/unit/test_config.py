@@ -251,6 +251,7 @@ def test_the_least_a_micro_batch_takes_is_not_above_the_most() -> None:
             {"events": {"namespace": "n" * 65}},
             "n' (65 characters), allowed a text of at most 64 characters",
         ),
+        ({"events": {"namespace": "中" * 28}}, "中', allowed at most 81 bytes in UTF-8"),
         ({"state": "s3://"}, "state is not valid, got 's3://', allowed s3://BUCKET or s3://BUCKET/PREFIX, correct the value"),
         ({"state": "gs:///runs"}, "state is not valid, got 'gs:///runs', allowed gs://BUCKET or gs://BUCKET/PREFIX"),
         ({"lake": {"address": "s3:/events"}}, "lake.address is not valid, got 's3:/events', allowed s3://BUCKET"),
