@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 from typer.testing import CliRunner
 
+import streamrec
 from streamrec.cli import app
 from streamrec.pipeline.forgetting import receipt_key
 from streamrec.storage import LocalStorage
@@ -22,6 +24,13 @@ def test_a_receipt_is_printed_with_what_the_broker_says_of_retention(tmp_path: P
     printed = json.loads(out)
     assert printed["removed"] == {"histories": 3}
     assert printed["retention_ms"] == {"streamrec.events": None, "streamrec.dead-letters": None}
+
+
+def test_a_receipt_lies_where_the_page_of_formats_says() -> None:
+    names = r'["default", "caf\u00e9"]'
+    page = (Path(streamrec.__file__).parents[1] / "docs" / "formats.md").read_text()
+    assert f"`{names}`" in page
+    assert receipt_key("default", "café") == f"deletions/{hashlib.sha256(names.encode()).hexdigest()}.json"
 
 
 def test_a_broker_that_is_away_costs_the_retention_only(tmp_path: Path) -> None:
