@@ -84,7 +84,7 @@ def _rebuild(options: argparse.Namespace) -> int:
             summary = {"lineage": current_lineage(session.state_url).folder, **(cli.summary(controller) if controller is not None else {})}
         finally:
             for parts in (controller.parts for controller in made):
-                release([parts.student, parts.control, parts.scorer, parts.linear])
+                release([*parts.learners().values(), parts.scorer, parts.linear])
     # Ray prints its warnings to the same stream until it is shut down.
     _print(summary)
     return 0

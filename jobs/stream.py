@@ -116,6 +116,7 @@ def describe(report: StepReport, counts: Mapping[str, int] | None = None) -> str
         f"published {report.published}" if report.published else "",
         decision,
         ("commit handed over" if report.is_commit_under_way else "committed") if report.committed else "",
+        *report.about_students(),
         *report.about_teachers(),
     ]
     return ", ".join(part for part in parts if part)

@@ -27,7 +27,7 @@ from streamrec.errors import StorageError
 from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
 from streamrec.log.lake_deletion import DELETED_BY, Asked, Deleted, Place, owners, rows_of
-from streamrec.log.lake_files import check_log, damaged_file, sync_commit, sync_log, torn_entry
+from streamrec.log.lake_files import check_log, damaged_file, damaged_log, sync_commit, sync_log
 from streamrec.log.lake_table import COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, places_of, recount
 from streamrec.migrations import migrated, number_of
 
@@ -104,6 +104,11 @@ class EventLake:
         table = self._table()
         with self._explained("read"):
             return 0 if table is None else table.transaction_version(self.app) or 0
+
+    def next_entry(self) -> str:
+        """Return where the log's entry after the newest one would be: the first that is lost, when the newest ones are."""
+        table = self._table()
+        return f"{self.address}/_delta_log/{0 if table is None else table.version() + 1:020d}.json"
 
     def append(self, events: pa.Table, batch: int) -> int:
         """Append those of the events that the table does not have, as one commit, and return how many.
@@ -370,7 +375,7 @@ class EventLake:
         lines = (_DECORATION.sub("", line).strip() for line in str(error).splitlines())
         told = takewhile(lambda line: not _BACKTRACE.match(line), (line for line in lines if line))
         reason = ": ".join(told)[:500] or type(error).__name__
-        damaged = torn_entry(self.address, reason) or damaged_file(self.address, opened, reason)
+        damaged = damaged_log(self.address, reason) or damaged_file(self.address, opened, reason)
         if damaged is not None:
             return damaged
         what = f"Lake: could not {action} the table at {self.address} ({reason})"

@@ -193,8 +193,9 @@ class LakeWriter:
             return
         if not self._is_checked and (held := self.lake.last_batch()) < self._manifest["batch"]:
             what = f"Lake: the table at {self.lake.address} is older than the checkpoint"
-            got, allowed = f"rows up to batch {held}", f"{self._manifest['batch']} or later"
-            raise Damaged(what, got=got, allowed=allowed, do="restore it from a copy, or give `lake.address` a new folder", address=self.lake.address)
+            got, allowed = f"rows up to batch {held}, no entry {self.lake.next_entry()}", f"{self._manifest['batch']} or later"
+            do = "restore that entry of its log, and those after it, from a copy, or give `lake.address` a new folder"
+            raise Damaged(what, got=got, allowed=allowed, do=do, address=self.lake.address)
         self._is_checked = True
         self.lake.append(pa.concat_tables(self._waiting), self._last)
         self._manifest["batch"] = self._last

@@ -217,7 +217,8 @@ class Rebuild:
                 self._on_step(report)
         controller.finish()
         newest = PlanStore(open_storage(old_url)).batches()[-1:]
-        versions = [batch_of(name) for name in Registry(open_storage(registry_url(self._state_url))).versions()]
+        registry = open_storage(registry_url(self._state_url))
+        versions = [batch_of(name) for student in ("default", *self._config.students) for name in Registry(registry, student).versions()]
         last = max([controller.state.batch, int(source["batch"]), *newest, *versions])
         first = (last // NUMBERS_LEFT_OUT + 2) * NUMBERS_LEFT_OUT
         self._check_begun(folder)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 from typer.testing import CliRunner
 
+import streamrec
 from streamrec.cli import app
 from streamrec.pipeline.forgetting import receipt_key
 from streamrec.pipeline.layout import registry_url
@@ -56,6 +58,13 @@ def test_a_torn_record_of_deletions_is_said_and_the_receipt_is_shown(tmp_path: P
     status, out, err = run(tmp_path, "d1")
     assert (status, json.loads(out)["versions_not_before"]) == (0, None)
     assert registry.deletions_address in err
+
+
+def test_a_receipt_lies_where_the_page_of_formats_says() -> None:
+    names = r'["default", "caf\u00e9"]'
+    page = (Path(streamrec.__file__).parents[1] / "docs" / "formats.md").read_text()
+    assert f"`{names}`" in page
+    assert receipt_key("default", "café") == f"deletions/{hashlib.sha256(names.encode()).hexdigest()}.json"
 
 
 def test_a_broker_that_is_away_costs_the_retention_only(tmp_path: Path) -> None:
