@@ -111,6 +111,7 @@ def summary(controller: Controller) -> dict[str, Any]:
         "books": controller.books(),
         "versions": state.versions,
         "live": state.live,
+        "students": {name: {"live": line.live, "versions": line.versions} for name, line in state.lines.items()},
         "teachers": state.teachers,
         "labels": state.labels,
         "weights": controller.labelling.ensemble.weights([*state.teachers, *controller.labelling.counted.teachers]),

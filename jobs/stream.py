@@ -79,7 +79,7 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
         driver.controller.finish()
         summary = cli.summary(driver.controller)
         parts = driver.controller.parts
-        leave([parts.student, parts.control, parts.scorer, parts.linear])
+        leave([*parts.learners().values(), parts.scorer, parts.linear])
     # Ray prints its warnings to the same stream until it is shut down.
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0
@@ -120,6 +120,7 @@ def describe(report: StepReport, counts: Mapping[str, int] | None = None) -> str
         f"published {report.published}" if report.published else "",
         decision,
         ("commit handed over" if report.is_commit_under_way else "committed") if report.committed else "",
+        *report.about_students(),
         *report.about_teachers(),
     ]
     return ", ".join(part for part in parts if part)

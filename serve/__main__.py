@@ -20,7 +20,7 @@ from contextlib import contextmanager
 
 from serve.launch import launch, shutdown
 from streamrec.cli.sending import stop_on_interrupt
-from streamrec.config import load_config, parse_overrides
+from streamrec.config import check_student, load_config, parse_overrides
 from streamrec.errors import StreamrecError
 from streamrec.log.broker import NothingToStop
 from streamrec.pipeline.places import check_places
@@ -34,23 +34,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", metavar="FILE", help="without it STREAMREC_CONFIG, then ./streamrec.toml, then defaults")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, such as serving.port=8080")
+    parser.add_argument("--student", default="default", metavar="NAME", help="serve a further student of the configuration")
     parser.add_argument("--log", metavar="ADDRESS", help="kafka://HOST:PORT or local:///FOLDER; without it log.broker")
     options = parser.parse_args(argv)
     try:
-        return _serve(options.config, options.set, options.log)
+        return _serve(options.config, options.set, options.log, options.student)
     except StreamrecError as error:
         _say(str(error))
         return 1
 
 
-def _serve(path: str | None, overrides: list[str], log: str | None) -> int:
+def _serve(path: str | None, overrides: list[str], log: str | None, student: str) -> int:
     config = load_config(path, {**parse_overrides(overrides), **({"log.broker": log} if log else {})})
     check_places(config)
+    check_student(config, student)
     stop_log: Callable[[], None] = NothingToStop().stop
     try:
         with _interrupted_by_signals():
             address, stop_log = log_address(config, _say, must_answer=False)
-            url = launch(config, address, state_address(config))
+            url = launch(config, address, state_address(config), student=student)
         with stop_on_interrupt() as stop:
             sys.stdout.write(f"{url}\n")
             sys.stdout.flush()

@@ -33,7 +33,7 @@ from streamrec.pipeline import layout
 from streamrec.pipeline.cluster import ray_cluster
 from streamrec.pipeline.resources import SERVING_CPUS
 from streamrec.pipeline.temporary import temporary_folder
-from streamrec.registry.board import BOARD_NAME, RemoteBoard
+from streamrec.registry.board import RemoteBoard
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def launch(
         what = "Serving: this process serves already"
         raise OperatorError(what, do="call shutdown first")
     registry_url = layout.registry_url(state_url) if registry_url is None and state_url is not None else registry_url
-    settings = ReplicaSettings(config, address, state_url, registry_url, student, BOARD_NAME)
+    settings = ReplicaSettings(config, address, state_url, registry_url, student)
     applications = {APP_NAME: build_application(settings, num_cpus_per_replica), **(beside or {})}
     host, port = config.serving.host, config.serving.port or free_port()
     if not ray.is_initialized() and ray_address() is None:  # On a cluster that is there, Serve itself may listen already.
@@ -99,7 +99,7 @@ def launch(
     try:
         _launched.ray = ExitStack()
         _launched.ray.enter_context(ray_cluster())
-        if not RemoteBoard.exists():
+        if not RemoteBoard.exists(registry_url, student):
             _launched.board = RemoteBoard.get_or_create(registry_url, student)
         flags = _flags(proxy)
         serve.start(

@@ -54,7 +54,6 @@ class ReplicaSettings:
         state_url: Where the pipeline's state is, for the first histories; None starts them from the log.
         registry_url: Where the registry is, for the board; None when versions are published to the board only.
         student: Whose versions are served.
-        board_name: Name of the board actor.
     """
 
     config: Config
@@ -62,7 +61,6 @@ class ReplicaSettings:
     state_url: str | None = None
     registry_url: str | None = None
     student: str = "default"
-    board_name: str = "streamrec-board"
 
 
 class Replica:
@@ -96,9 +94,7 @@ class Replica:
         self._answerer = Answerer(self._view, clock)
         self._slot = ModelSlot(warm_up=self._answerer.prepare, digest_of=digest_arrays)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
-        self._subscription = BoardSubscription(
-            replica_id, settings.board_name, settings.registry_url, settings.student, self._slot.load, self._loader
-        )
+        self._subscription = BoardSubscription(replica_id, settings.registry_url, settings.student, self._slot.load, self._loader)
         self._stopping = threading.Event()
         self._histories_tried = threading.Event()
         self._threads: list[threading.Thread] = []

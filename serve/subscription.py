@@ -26,18 +26,15 @@ class BoardSubscription:
 
     Args:
         replica_id: Who acknowledges.
-        board_name: The board actor's name; it is created when it is not there.
-        registry_url: What a created board reads its versions from.
+        registry_url: Whose board; what it reads its versions from when it is not there and is created.
         student: Whose versions.
         load: Verifies and swaps (manifest, arrays, meta); raises `ModelRejected`.
         loader: Where ``load`` runs, so that requests are answered meanwhile.
     """
 
-    def __init__(
-        self, replica_id: str, board_name: str, registry_url: str | None, student: str, load: Callable[..., object], loader: Executor
-    ) -> None:
+    def __init__(self, replica_id: str, registry_url: str | None, student: str, load: Callable[..., object], loader: Executor) -> None:
         self._replica_id = replica_id
-        self._created = (registry_url, student, board_name)
+        self._created = (registry_url, student)
         self._load = load
         self._loader = loader
         self._actor: Any = None

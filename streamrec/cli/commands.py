@@ -49,6 +49,7 @@ app.add_typer(dlq_app, name="dlq")
 app.add_typer(lake_app, name="lake")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Default: $STREAMREC_CONFIG, then ./streamrec.toml.")]
+Student = Annotated[str, typer.Option("--student", metavar="NAME", help="A further student of the configuration.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as student.dim=32.")]
 Mapping = Annotated[str | None, typer.Option("--map", metavar="FIELD=COLUMN,…", help="The columns of a file of an unknown format.")]
 Broker = Annotated[
@@ -140,6 +141,7 @@ def backtest(
 def rollback(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Goes into the registry's history.")] = "rolled back by hand",
     to: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="This version, also a newer one. Default: the one before.")] = None,
+    student: Student = "default",
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
@@ -147,12 +149,13 @@ def rollback(
 
     Servers take it within a second. A stream that goes on may promote its next version; while a version of before a rebuild is live, it does not.
     """
-    _run("rollback", Rollback(_settings(config, overrides), reason, to))
+    _run("rollback", Rollback(_settings(config, overrides), reason, to, student))
 
 
 @app.command()
 def pin(
     version: Annotated[str, typer.Argument(help="A version of the student, such as v00000042.")],
+    student: Student = "default",
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
@@ -160,12 +163,13 @@ def pin(
 
     It stays also when a user is deleted that it has learned from.
     """
-    _run("pin", Pin(_settings(config, overrides), version, pins=True))
+    _run("pin", Pin(_settings(config, overrides), version, pins=True, student=student))
 
 
 @app.command()
 def unpin(
     version: Annotated[str, typer.Argument(help="A version that is pinned.")],
+    student: Student = "default",
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
@@ -173,7 +177,7 @@ def unpin(
 
     The stream removes what the policy gives up at its next commit.
     """
-    _run("pin", Pin(_settings(config, overrides), version, pins=False))
+    _run("pin", Pin(_settings(config, overrides), version, pins=False, student=student))
 
 
 @app.command()

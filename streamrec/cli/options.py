@@ -74,6 +74,7 @@ class Rollback:
     settings: Settings
     reason: str
     to: str | None = None
+    student: str = "default"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Pin:
     settings: Settings
     version: str
     pins: bool
+    student: str = "default"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import sys
 
 from streamrec.cli.options import Pin
 from streamrec.cli.show_config import resolve
+from streamrec.config import check_student
 from streamrec.errors import RegistryError
 from streamrec.pipeline.forgetting import check_deletions_noted
 from streamrec.pipeline.layout import registry_url
@@ -15,8 +16,9 @@ from streamrec.storage import open_storage
 
 def run(options: Pin) -> int:
     """Pin or unpin the version, and print all that are pinned then, one a line."""
-    state = resolve(options.settings).state
-    registry = Registry(open_storage(registry_url(state)))
+    config = resolve(options.settings)
+    state = config.state
+    registry = Registry(open_storage(registry_url(state)), check_student(config, options.student))
     if options.pins:
         check_deletions_noted(open_storage(state), registry)
         registry.pin(options.version)

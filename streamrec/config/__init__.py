@@ -4,13 +4,16 @@ In come TOML or YAML, dotted overrides and defaults.
 Out goes a `Config` of one section per stage, or an error that names the key, what was got and the nearest valid key.
 """
 
-from streamrec.config.loading import load_config, parse_config, parse_overrides
+from streamrec.config.loading import check_student, load_config, parse_config, parse_overrides
 from streamrec.config.section import Duration, Section, parse_duration_s
 from streamrec.config.sections import (
     DEFAULT_MEANINGS,
+    MAX_NAMESPACE_BYTES,
+    MAX_NAMESPACE_CHARS,
     Config,
     EventsConfig,
     FeaturesConfig,
+    FurtherStudent,
     LakeConfig,
     LogConfig,
     LossesConfig,
@@ -25,10 +28,13 @@ from streamrec.config.teachers import LinearConfig, NeighboursConfig, TeachersCo
 
 __all__ = [
     "DEFAULT_MEANINGS",
+    "MAX_NAMESPACE_BYTES",
+    "MAX_NAMESPACE_CHARS",
     "Config",
     "Duration",
     "EventsConfig",
     "FeaturesConfig",
+    "FurtherStudent",
     "LakeConfig",
     "LinearConfig",
     "LogConfig",
@@ -45,6 +51,7 @@ __all__ = [
     "TextConfig",
     "TransformerConfig",
     "TransitionsConfig",
+    "check_student",
     "load_config",
     "parse_config",
     "parse_duration_s",

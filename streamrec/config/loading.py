@@ -6,13 +6,13 @@ import difflib
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from streamrec.config.sections import DEFAULT_MEANINGS, Config, Meaning
+from streamrec.config.sections import DEFAULT_MEANINGS, Config
 from streamrec.environment import config_path
 from streamrec.errors import ConfigError
 
@@ -24,7 +24,9 @@ _BOUNDS = {
     "literal_error": "{expected}",
     "string_pattern_mismatch": "a text that matches {pattern}",
     "string_too_short": "a text of at least {min_length} characters",
+    "string_too_long": "a text of at most {max_length} characters",
     "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
 }
 _TYPES = {  # By the start of pydantic's name of the error.
     "int_": "a whole number",
@@ -107,6 +109,19 @@ def parse_config(values: dict[str, Any]) -> Config:
         raise _explain(error) from error
 
 
+def check_student(config: Config, name: str) -> str:
+    """Return the name of a student, ``default`` being the configuration's own.
+
+    Raises:
+        ConfigError: It names none.
+    """
+    if name not in {"default", *config.students}:
+        what = "Config: there is no such student"
+        allowed = ", ".join(["default", *config.students])
+        raise ConfigError(what, got=repr(name), allowed=allowed, do="name one of them, or add a table students.NAME", key="students")
+    return name
+
+
 def _default_path() -> Path | None:
     named = config_path()
     if named is not None:
@@ -135,9 +150,12 @@ def _read(path: Path) -> dict[str, Any]:
 def _fields_at(location: tuple[int | str, ...]) -> list[str]:
     model: Any = Config
     for part in location:
+        if get_origin(model) is dict:  # Its keys are names that the user gives.
+            model = get_args(model)[1]
+            continue
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
-            return list(Meaning.model_fields)
+            return []
         model = field.annotation
     return list(getattr(model, "model_fields", {}))
 
@@ -154,7 +172,14 @@ def _explain(error: ValidationError) -> ConfigError:
         hint = f"{parent}.{near[0]}" if parent and near else (near[0] if near else "")
         what = "Config: unknown key"
         return ConfigError(what, got=repr(dotted), do=f"did you mean {hint!r}? ({', '.join(allowed)} are allowed)", key=dotted)
-    return ConfigError(f"Config: {dotted} is not valid", got=repr(first.get("input")), allowed=_allowed(first), do="correct the value", key=dotted)
+    return ConfigError(f"Config: {dotted} is not valid", got=_got(first), allowed=_allowed(first), do="correct the value", key=dotted)
+
+
+def _got(detail: ErrorDetails) -> str:
+    """Say what a value is, and its length where that is what is wrong."""
+    value = detail.get("input")
+    unit = {"string_too_long": "characters", "too_long": "of them"}.get(detail["type"])
+    return repr(value) if unit is None or value is None else f"{value!r} ({len(value)} {unit})"
 
 
 def _allowed(detail: ErrorDetails) -> str:

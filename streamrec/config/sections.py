@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from streamrec.config.section import Duration, Section
+from streamrec.config.section import Address, Duration, Section
 from streamrec.config.teachers import TeachersConfig
 
 LEAST_BATCH_EVENTS = 1024
 """What a micro-batch takes at least by default: below it, few events cost nearly as much as many."""
+
+MAX_NAMESPACE_CHARS = 64
+MAX_NAMESPACE_BYTES = 81
+"""The lake has a folder for each namespace, whose name has up to three characters for a byte, and file systems give a name 255."""
 
 
 class Meaning(Section):
@@ -41,10 +46,19 @@ DEFAULT_MEANINGS: dict[str, Meaning] = {
 class EventsConfig(Section):
     """Validate events and say what they mean."""
 
-    namespace: str = Field(default="default", min_length=1, max_length=64)
+    namespace: str = Field(default="default", min_length=1, max_length=MAX_NAMESPACE_CHARS)
     meanings: dict[str, Meaning] = Field(default_factory=lambda: dict(DEFAULT_MEANINGS))
     future_tolerance_s: Duration = 86_400.0
     max_id_bytes: int = Field(default=512, ge=8, le=65_536)
+
+    @field_validator("namespace")
+    @classmethod
+    def _fits_a_folder(cls, value: str) -> str:
+        """Refuse what the codec refuses of an event, since those without a namespace get this one."""
+        if len(value.encode("utf-8", "surrogatepass")) > MAX_NAMESPACE_BYTES:
+            msg = f"allowed at most {MAX_NAMESPACE_BYTES} bytes in UTF-8"
+            raise ValueError(msg)
+        return value
 
 
 class LogConfig(Section):
@@ -150,6 +164,30 @@ class StudentConfig(Section):
     control: bool = True
 
 
+class FurtherStudent(Section):
+    """Shape and train one more student from the same lessons, with a version line of its own; what is not given is as the student's.
+
+    ``namespaces``: it learns of these alone; none given: of all.
+    """
+
+    namespaces: tuple[str, ...] = ()
+    losses: LossesConfig | None = None
+    dim: int | None = Field(default=None, ge=2, le=1024)
+    scale: float | None = Field(default=None, gt=0)
+    distill_weight: float | None = Field(default=None, ge=0, le=1)
+    learning_rate: float | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, ge=1)
+    history_dropout: float | None = Field(default=None, ge=0, lt=1)
+    element_dropout: float | None = Field(default=None, ge=0, lt=1)
+    num_negatives: int | None = Field(default=None, ge=1)
+    full_softmax_items: int | None = Field(default=None, ge=1)
+
+    def completed(self, student: StudentConfig) -> StudentConfig:
+        """Return its settings with those of the student where none are given."""
+        given = {name: getattr(self, name) for name in type(self).model_fields if name != "namespaces" and getattr(self, name) is not None}
+        return student.model_copy(update=given)
+
+
 class RegistryConfig(Section):
     """Keep and promote versions.
 
@@ -188,7 +226,7 @@ class LakeConfig(Section):
     """
 
     enabled: bool = True
-    address: str = ""
+    address: Address = ""
     max_buffer_bytes: int = Field(default=64 << 20, ge=1)
     optimize_every: int = Field(default=100, ge=0)
     target_file_bytes: int = Field(default=128 << 20, ge=1024)
@@ -227,10 +265,13 @@ class PipelineConfig(Section):
         return value
 
 
-class Config(Section):
-    """Hold every setting of a deployment."""
+TAKEN_NAMES = ("default", "student", "control", "live")
 
-    state: str = Field(default="runs/default", min_length=1)
+
+class Config(Section):
+    """Hold every setting of a deployment. ``students``: further ones by name, each a table ``students.NAME``."""
+
+    state: Address = Field(default="runs/default", min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     events: EventsConfig = EventsConfig()
     log: LogConfig = LogConfig()
@@ -238,7 +279,17 @@ class Config(Section):
     teachers: TeachersConfig = TeachersConfig()
     soft_labels: SoftLabelsConfig = SoftLabelsConfig()
     student: StudentConfig = StudentConfig()
+    students: dict[str, FurtherStudent] = Field(default_factory=dict)
     registry: RegistryConfig = RegistryConfig()
     serving: ServingConfig = ServingConfig()
     pipeline: PipelineConfig = PipelineConfig()
     lake: LakeConfig = LakeConfig()
+
+    @field_validator("students")
+    @classmethod
+    def _have_names_of_their_own(cls, values: dict[str, FurtherStudent]) -> dict[str, FurtherStudent]:
+        for name in values:
+            if name in TAKEN_NAMES or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
+                msg = f"student {name!r}, allowed names of up to 40 of a-z, 0-9 and -, other than {', '.join(TAKEN_NAMES)}"
+                raise ValueError(msg)
+        return values

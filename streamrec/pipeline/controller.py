@@ -8,8 +8,10 @@ one. Nothing in here sleeps.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamrec.errors import OperatorError
@@ -31,14 +33,15 @@ from streamrec.pipeline.publisher import ItemFacts
 from streamrec.pipeline.refreshing import Refreshing
 from streamrec.pipeline.report import StageTimer, StepReport
 from streamrec.pipeline.saving import Saver, shape_of
-from streamrec.pipeline.stream_state import StreamState, books
+from streamrec.pipeline.stream_state import LIVE, StreamState, books
 from streamrec.pipeline.students import Students
-from streamrec.registry.gate import Verdict, Window
+from streamrec.pipeline.version_line import MAIN, VersionLine
 from streamrec.registry.version import VersionFacts
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import Component
 from streamrec.student.learner import CURRENT, Learner
 from streamrec.teachers.linear import LinearStatistics
+from streamrec.workers import Pending
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +62,14 @@ class Controller:
         self.progressive, self.gain = Progressive(), Gain()
         self.refreshing = Refreshing(parts, self.ingest, self.state, self.gain)
         self.labelling = Labelling(parts, self.ingest, self.progressive, self.refreshing.record)
-        self.students = Students(parts, self.labelling)
+        self.students = Students(parts, self.labelling, self.ingest.vocabulary)
+        self.line = VersionLine(parts, MAIN, lambda: self.state, self._check_owner)
+        self._further = {name: VersionLine(parts, name, partial(self.state.line, name), self._check_owner) for name in parts.students}
         self._forgetting = Forgetting(parts, self.ingest, self.components(), self.labelling.store, self.students)
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
         now = parts.clock.monotonic_s()
-        self._last = {"publish": -np.inf, "checkpoint": now}
+        self._checkpoint_s = now
         self.time = PlanTime(parts.clock, parts.plans, self.state)
         self._plans_ahead: set[int] | None = None
         self._is_torn = False
@@ -74,8 +79,7 @@ class Controller:
         parts = self.parts
         own: list[Component] = [self.state, *self.ingest.components(), *self.labelling.components()]
         own += [self.progressive, self.gain, self.refreshing.record]
-        learners = {"student": parts.student, "control": parts.control}
-        own += [WorkerComponent(name, worker, itself) for name, worker in learners.items() if worker is not None]
+        own += [WorkerComponent(name, worker, itself) for name, worker in parts.learners().items()]
         if parts.linear is not None:
             own.append(WorkerComponent("linear_statistics", parts.linear, itself))
         own += filter(None, (parts.lake, parts.other_lakes))
@@ -91,15 +95,14 @@ class Controller:
         is_restored = self._saver.restore()
         if is_restored:
             self.state.go_on_as(self.parts.current)
+            self.state.keep_lines(self.parts.students)
         check_plans(self.parts, self.state.batch)
         if not is_restored:
             return False
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
-        if self.state.candidate is not None:  # It waits anew: a restart is no sign that events have stopped coming.
-            self._last["publish"] = self.parts.clock.monotonic_s()
-        for version in {self.state.live, self.state.candidate} - {None}:
-            if self.parts.publisher is not None and version is not None:
-                self.parts.student.submit(Learner.hold, version, *self.parts.publisher.load(version)).result()
+        for line in self._lines():
+            line.recover()
+        self.students.greet_newcomers()
         self.refreshing.restart()
         self._prune(self.state.planned_ms)  # Who made the commit may have died before it did so, and an idle stream makes no other.
         return True
@@ -116,8 +119,11 @@ class Controller:
         plan = self.planned() or given or self._new_plan()
         return None if plan is None else self.run(plan)
 
-    def run(self, plan: Plan) -> StepReport:
-        """Make a plan durable, unless another of its number is, then execute the one that stands; raises `Fenced` as `step` does."""
+    def run(self, plan: Plan, rows: pa.Table | None = None) -> StepReport:
+        """Make a plan durable, unless another of its number is, then execute the one that stands; raises `Fenced` as `step` does.
+
+        Rows that are given take the place of what the log holds in its ranges; see `streamrec.pipeline.skipping`.
+        """
         self._check_owner()
         if self.parts.plans is not None:
             # A stored plan keeps the fields that it was written with: a streamrec before this one may have known fewer.
@@ -125,7 +131,7 @@ class Controller:
             plan = Plan.model_validate(stands)
             if self._plans_ahead is not None:  # If this step fails before it changes anything, it is tried again as planned.
                 self._plans_ahead = {batch for batch in self._plans_ahead if batch > plan.batch} | {plan.batch}
-        return self.execute(plan)
+        return self.execute(plan, rows)
 
     def _check_owner(self) -> None:
         if self.parts.checkpoints is not None:
@@ -171,14 +177,15 @@ class Controller:
         return Plan.model_validate(self.parts.plans.read(batch))
 
     def _new_plan(self) -> Plan | None:
-        last, now = self._last, self.parts.clock.monotonic_s()
         measured = Measured(
             ends=self.intake.ends(),
             finished=self.refreshing.finished(),
             now_ms=self.time.now_ms(),
-            since_publish_s=now - last["publish"],
-            since_checkpoint_s=now - last["checkpoint"],
-            live=self.parts.publisher.live() if self.parts.publisher is not None else None,
+            since_publish_s=self.line.since_publish_s(),
+            since_checkpoint_s=self.parts.clock.monotonic_s() - self._checkpoint_s,
+            live=self.line.now_live(),
+            lives={name: live for name, line in self._further.items() if (live := line.now_live()) is not None},
+            waits_s={name: line.since_publish_s() for name, line in self._further.items() if line.state.candidate is not None},
             seconds_per_event=self.intake.seconds_per_event,
             ahead=self.intake.ahead,
             costs_s=self.refreshing.costs_s(),
@@ -186,14 +193,15 @@ class Controller:
         )
         due_ms = [lakes.vacuum_at_ms for lakes in (self.parts.lake, self.parts.other_lakes) if lakes is not None and lakes.vacuum_at_ms is not None]
         refreshes = self.refreshing.facts(measured.now_ms)
-        facts = self.state.facts(self._has_uncommitted(), min(due_ms, default=None), self.refreshing.record, refreshes)
+        must_publish = any(line.must_publish(self.state.not_before) for line in self._lines())
+        facts = self.state.facts(self._has_uncommitted(), must_publish, min(due_ms, default=None), self.refreshing.record, refreshes)
         return next_plan(facts, measured, self.config)
 
     def _has_uncommitted(self) -> bool:
         return self.parts.checkpoints is not None and self.state.batch != self._committed_batch
 
-    def execute(self, plan: Plan) -> StepReport:
-        """Execute a plan; it must be the next one.
+    def execute(self, plan: Plan, rows: pa.Table | None = None) -> StepReport:
+        """Execute a plan, on the rows of its ranges unless others are given; it must be the next one.
 
         Raises:
             OperatorError: An earlier step broke off after it had begun to change the state; only a new controller can go on.
@@ -205,9 +213,10 @@ class Controller:
         self.time.note(plan.now_ms)
         with timer.stage("refresh"):
             self.refreshing.check(plan)
-        self._follow_live(plan)
+        for line in self._lines():
+            line.follow(plan.live if line is self.line else plan.lives.get(line.name))
         with timer.stage("read"):
-            rows = self.intake.read(plan)
+            rows = self.intake.read(plan) if rows is None else rows
             self.intake.look_ahead(plan)
         num_known, self._is_torn = len(self.ingest.vocabulary), True
         if plan.topic_id is not None:
@@ -234,6 +243,8 @@ class Controller:
         self.state.account(ingested, plan, labels.versions, self.config.teachers.refreshed)
         if forgetting.correct(plan):
             self.state.forgot(plan.batch, plan.now_ms, self.config.teachers.refreshed)
+            for line in self._lines():
+                line.give_up(version_name(plan.batch))
         with timer.stage("publish"):
             self._publish(examples, plan, report)
         with timer.stage("refresh"):
@@ -245,18 +256,6 @@ class Controller:
         report.books, report.items, report.seconds = self.books(), self.ingest.vocabulary.facts(), timer.seconds
         return report
 
-    def _follow_live(self, plan: Plan) -> None:
-        """Take the version that an operator has made live for the live one; what was scored against another says nothing of it.
-
-        One of an earlier lineage ranks other rows: candidates are still compared with this lineage's own, and the alias stays where it is.
-        """
-        state, publisher = self.state, self.parts.publisher
-        if publisher is None or plan.live is None or state.live in {None, plan.live} or not self.parts.current.holds(plan.live):
-            return
-        logger.info("%s is live by an operator or an earlier run, not %s: candidates are compared with it", plan.live, state.live)
-        self.parts.student.submit(Learner.hold, plan.live, *publisher.load(plan.live)).result()
-        state.live, state.evidence = plan.live, {}
-
     def _seen(self, examples: Examples, plan: Plan) -> list[NDArray[np.int32]] | None:
         return self.parts.seen(examples) if self.parts.seen is not None and plan.evaluate else None
 
@@ -266,39 +265,34 @@ class Controller:
             return
         with timer.stage("evaluate"):
             seen = self._seen(examples, plan)
-            versions = [CURRENT, *{version for version in (self.state.candidate, self.state.live) if version is not None}]
-            student = self.parts.student.submit(Learner.ranks, examples, versions, seen)
+            student = self.parts.student.submit(Learner.ranks, examples, self.line.asked(), seen)
+            further = {name: self._ask(line, examples) for name, line in self._further.items()}
             control = self.parts.control.submit(Learner.ranks, examples, [CURRENT], seen) if self.parts.control is not None else None
             for name, ranks in self.ingest.popularity.ranks(examples, self.ingest.vocabulary.namespace_of_rows(), seen).items():
                 report.metrics[name] = self.progressive.add(name, per_query_metrics(ranks, examples))
             by_version = {version: per_query_metrics(ranks, examples) for version, ranks in student.result().items()}
             report.metrics["student"] = self.progressive.add("student", by_version[CURRENT])
         with timer.stage("gate"):
-            self._decide(plan, report, {version: values["recall@20"] for version, values in by_version.items()})
+            report.decision = self.line.decide(plan, {version: values["recall@20"] for version, values in by_version.items()})
         if control is not None:
             with timer.stage("evaluate"):
                 values = per_query_metrics(control.result()[CURRENT], examples)
                 report.metrics["student_events_only"] = self.progressive.add("student_events_only", values)
                 report.gain = self.gain.add(by_version[CURRENT]["recall@20"], values["recall@20"])
+        for name, (own, pending) in further.items():
+            with timer.stage("evaluate"):
+                scores = {version: per_query_metrics(ranks, own) for version, ranks in pending.result().items()}
+                report.metrics[f"students.{name}"] = self.progressive.add(f"students.{name}", scores[CURRENT])
+            with timer.stage("gate"):
+                recalls = {version: values["recall@20"] for version, values in scores.items()}
+                report.note(name, decision=self._further[name].decide(plan, recalls))
 
-    def _decide(self, plan: Plan, report: StepReport, recalls: dict[str, NDArray[np.float32]]) -> None:
-        candidate, live = self.state.candidate, self.state.live
-        if candidate is None or self.parts.publisher is None:
-            return
-        window = Window.from_scores(plan.batch, recalls[candidate], recalls.get(live) if live is not None else None)
-        if self.state.evidence:
-            held = self.state.evidence
-            window += Window(plan.batch, int(held["num_queries"]), held["candidate_sum"], held["live_sum"], held["difference_squares"])
-        self._check_owner()  # A step can be long, and a driver that was replaced must not move what is live.
-        report.decision = decision = self.parts.publisher.decide(candidate, live, window, plan.idle)
-        if decision.verdict is Verdict.WAIT:
-            names = ("num_queries", "candidate_sum", "live_sum", "difference_squares")
-            self.state.evidence = {name: getattr(window, name) for name in names}
-            return
-        self.state.candidate, self.state.evidence = None, {}
-        self.state.versions["promoted" if decision.promote else "rejected"] += 1
-        if decision.promote:
-            self.state.live = candidate
+    def _ask(self, line: VersionLine, examples: Examples) -> tuple[Examples, Pending[dict[str, NDArray[np.int32]]]]:
+        own = self.students.of(line.name, examples)
+        return own, line.student.submit(Learner.ranks, own, line.asked(), self.parts.seen(own) if self.parts.seen is not None else None)
+
+    def _lines(self) -> list[VersionLine]:
+        return [self.line, *self._further.values()]
 
     def _learn(self, examples: Examples, labels: SoftLabels, plan: Plan, report: StepReport) -> None:
         self.students.put_items(*self.ingest.vocabulary.take_changed())
@@ -310,34 +304,29 @@ class Controller:
             statistics.result()
 
     def _publish(self, examples: Examples, plan: Plan, report: StepReport) -> None:
-        """Publish the weights as the next candidate, unless one is still waiting for evidence."""
-        state, publisher = self.state, self.parts.publisher
-        if publisher is None or not plan.publish or state.candidate is not None or not (len(examples) or state.live is None):
+        """Publish each student's weights as its next candidate, unless one is still waiting for evidence."""
+        if self.parts.publisher is None or not plan.publish:
             return
         # Where teachers make it worse, the same student on events alone takes its place.
         chosen = self.parts.control if self.gain.is_harmful and self.parts.control is not None else self.parts.student
-        export, probes = chosen.submit(Learner.export), chosen.submit(Learner.probes, examples)
         facts = VersionFacts(
-            offsets={self.config.log.events_topic: dict(state.offsets)},
+            offsets={self.config.log.events_topic: dict(self.state.offsets)},
             metrics={f"{model}.{name}": value for model, values in self.progressive.recent().items() for name, value in values.items()},
-            teachers=dict(state.teachers) if chosen is self.parts.student else {},
+            teachers=dict(self.state.teachers),
             config=self.config.model_dump(mode="json"),
-            parent=state.live,
             seed=self.config.seed,
         )
         items = ItemFacts(self.ingest.vocabulary, self.ingest.popularity.counts(len(self.ingest.vocabulary)))
-        version = publisher.publish(version_name(plan.batch), export.result(), probes.result(), items, facts)
-        kept = [] if state.live is None else [state.live]
-        if chosen is self.parts.student:
-            chosen.submit(Learner.hold_current, version, kept)
-        else:
-            self.parts.student.submit(Learner.hold, version, *publisher.load(version), kept)
-        state.candidate, state.evidence = version, {}
-        state.versions["published"] += 1
-        report.published = version
-        self._last["publish"] = self.parts.clock.monotonic_s()
-        if state.live is None:  # Nothing to compare with: the first version goes live on its probes.
-            self._decide(plan, report, {version: np.zeros(0, np.float32)})
+        mine = facts if chosen is self.parts.student else facts.model_copy(update={"teachers": {}})
+        report.published = self.line.publish(plan, examples, chosen, items, mine, self.state.not_before)
+        if report.published is not None and self.state.live is None:  # Nothing to compare with: the first version goes live on its probes.
+            report.decision = self.line.decide(plan, {report.published: np.zeros(0, np.float32)})
+        for name, line in self._further.items():
+            version = line.publish(plan, self.students.of(name, examples), line.student, items, facts, self.state.not_before)
+            if version is not None:
+                report.note(name, published=version)
+                if line.state.live is None:
+                    report.note(name, decision=line.decide(plan, {version: np.zeros(0, np.float32)}))
 
     def _checkpoint(self, plan: Plan, report: StepReport) -> None:
         if not plan.checkpoint or self.parts.checkpoints is None:
@@ -352,15 +341,15 @@ class Controller:
         report.committed, report.is_commit_under_way = True, self._saver.is_under_way
         if self._saver.durable:
             self.parts.progress(self.config.log.events_topic, {int(name): next_ for name, next_ in self._saver.durable["offsets"].items()})
-        self._last["checkpoint"] = self.parts.clock.monotonic_s()
+        self._checkpoint_s = self.parts.clock.monotonic_s()
         if self.parts.plans is not None:
             self.parts.plans.prune(needed)
         self._prune(plan.now_ms)
 
     def _prune(self, now_ms: int) -> None:
         """Remove versions of students and teachers that no kept commit needs and the policy gives up, or that know a deleted user."""
-        state = self.state
-        if self.parts.publisher is not None:
-            needed = self._saver.oldest_kept("versions").values()
-            self.parts.publisher.prune(now_ms, state.versions_not_before(needed), {*needed, state.live, state.candidate})
+        kept = self._saver.oldest_kept("versions")
+        for line in self._lines():
+            needed = kept.get(LIVE if line is self.line else line.name)
+            line.prune(now_ms, self.state.versions_not_before(needed), needed)
         self.parts.refresher.prune(self._saver.oldest_kept("teachers"))

@@ -171,8 +171,8 @@ class Forgetting:
             "topics": {"events": config.log.events_topic, "dead_letters": config.log.dead_letter_topic},
             "versions_not_before": version_name(plan.batch),
         }
-        if self._parts.publisher is not None:
-            self._parts.publisher.forget_before(version_name(plan.batch), request.event_id)
+        for publisher in self._parts.publishers():
+            publisher.forget_before(version_name(plan.batch), request.event_id)
         if self._parts.receipts is not None:
             self._parts.receipts.write_new(receipt_key(request.namespace, request.event_id), json.dumps(receipt, indent=1, sort_keys=True).encode())
 

@@ -30,6 +30,21 @@ def _nobody(topic: str, offsets: Mapping[int, int]) -> None:
     """Stand for nobody who wants to know."""
 
 
+@dataclass(frozen=True)
+class Pupil:
+    """A further student.
+
+    Attributes:
+        worker: Where it lives.
+        publisher: Of its version line; None publishes nothing.
+        namespaces: It learns of these alone; none: of all.
+    """
+
+    worker: Worker[Learner]
+    publisher: Publisher | None
+    namespaces: tuple[str, ...] = ()
+
+
 @dataclass
 class Parts:
     """Hold a controller's collaborators; what is None is left out of the flow.
@@ -40,6 +55,7 @@ class Parts:
         reader: Reads planned ranges.
         student: The distilled student.
         control: The same student on events alone.
+        students: Further students by name.
         scorer: Scores with teachers.
         linear: Statistics of the linear teacher.
         refresher: Carries out refreshes.
@@ -64,6 +80,7 @@ class Parts:
     refresher: Refresher
     linear: Worker[LinearStatistics] | None = None
     control: Worker[Learner] | None = None
+    students: Mapping[str, Pupil] = field(default_factory=dict)
     dead_letters: LogWriter | None = None
     publisher: Publisher | None = None
     checkpoints: CheckpointStore | None = None
@@ -75,3 +92,12 @@ class Parts:
     current: Current = field(default_factory=Current)
     progress: Callable[[str, Mapping[int, int]], None] = _nobody
     known_only: bool = False
+
+    def learners(self) -> dict[str, Worker[Learner]]:
+        """Return all that learn by their component's name: ``student``, ``control``, ``students.NAME``."""
+        control = {} if self.control is None else {"control": self.control}
+        return {"student": self.student, **control, **{f"students.{name}": pupil.worker for name, pupil in self.students.items()}}
+
+    def publishers(self) -> list[Publisher]:
+        """Return all that publish; none where the student's is left out."""
+        return [] if self.publisher is None else [self.publisher, *(each.publisher for each in self.students.values() if each.publisher is not None)]

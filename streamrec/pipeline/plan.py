@@ -54,6 +54,8 @@ class Plan(BaseModel):
         checkpoint: Commit at the end.
         idle: A version has waited for a while, so too few events come to judge it: it is promoted unless it is measurably worse.
         live: What the registry had live when the step was planned: after a rollback another version than the state's. None says nothing.
+        lives: The same of further students, by name.
+        idles: Further students of which the same is true as ``idle`` says.
         lag: Records of the log behind the ranges when this was planned.
         seconds_per_event: What the size of the ranges was chosen by; None while nothing was measured.
         lost: Records that the log no longer had and that this step books as lost; the ranges then begin behind them.
@@ -79,6 +81,8 @@ class Plan(BaseModel):
     checkpoint: bool = False
     idle: bool = False
     live: str | None = None
+    lives: dict[str, str] = {}
+    idles: tuple[str, ...] = ()
     lag: int = 0
     seconds_per_event: float | None = None
     lost: int = 0
@@ -107,6 +111,8 @@ class Measured:
         since_publish_s: Since the last publication.
         since_checkpoint_s: Since the last commit.
         live: What is live in the registry.
+        lives: And in those of further students.
+        waits_s: Name of a further student to the time since its last publication, for those whose candidate waits.
         seconds_per_event: Of recent micro-batches, None while there is none.
         ahead: Ranges that are being read already; taken when they follow the state's offsets.
         costs_s: Teacher name to the worker-seconds of its finished refresh.
@@ -120,6 +126,8 @@ class Measured:
     since_checkpoint_s: float
     live: str | None = None
     seconds_per_event: float | None = None
+    lives: Mapping[str, str] = field(default_factory=dict)
+    waits_s: Mapping[str, float] = field(default_factory=dict)
     ahead: tuple[PlannedRange, ...] = ()
     costs_s: Mapping[str, float] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
@@ -254,7 +262,11 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     """Plan the next micro-batch, or return None when there is nothing to do."""
     ranges = next_ranges(state.offsets, measured, config)
     num = sum(part.end - part.start for part in ranges)
-    idle = state.candidate is not None and measured.since_publish_s >= config.pipeline.idle_promote_s
+    patience_s = config.pipeline.idle_promote_s
+    idle = state.candidate is not None and measured.since_publish_s >= patience_s
+    idles = tuple(name for name, waits_s in measured.waits_s.items() if waits_s >= patience_s)
+    # What is live may know a user who was deleted, and nothing else may come for long.
+    publish = (num > 0 or state.must_publish) and measured.since_publish_s >= config.pipeline.publish_interval_s
     forgets, finished = _must_forget(state, measured.now_ms, config), _finished(state, measured)
     failed = {name: reason for name, reason in measured.failed.items() if name in state.pending}
     lag = lag_of(state.offsets, measured.ends) - num
@@ -267,7 +279,7 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     waits_for_solve = "linear" in start_refresh or ("linear" in state.pending and not {"linear"} & {*finished, *failed})
     checkpoint = _commit_is_due(measured.since_checkpoint_s, config.pipeline.checkpoint_interval_s, waits_for_solve)
     commits = checkpoint and (state.has_uncommitted or (state.tidy_at_ms is not None and measured.now_ms >= state.tidy_at_ms))
-    if num == 0 and not idle and not start_refresh and not settles and not commits:
+    if num == 0 and not publish and not idle and not idles and not start_refresh and not settles and not commits:
         return None
     batch = state.batch + 1
     return Plan(
@@ -284,10 +296,12 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
         decisions=tuple(each for each in decisions if each.is_put_off or each.teacher in start_refresh),
         costs_s={name: measured.costs_s[name] for name in finished if name in measured.costs_s},
         failed=failed,
-        publish=num > 0 and measured.since_publish_s >= config.pipeline.publish_interval_s,
+        publish=publish,
         checkpoint=checkpoint,
         idle=idle,
         live=measured.live,
+        lives=dict(measured.lives),
+        idles=idles,
         lag=lag,
         seconds_per_event=measured.seconds_per_event,
     )
@@ -309,6 +323,7 @@ class StreamFacts:
     events_since: Mapping[str, int]
     candidate: str | None
     has_uncommitted: bool
+    must_publish: bool = False
     forget_since_ms: Mapping[str, int] = field(default_factory=dict)
     tidy_at_ms: int | None = None
     challengers: Mapping[str, str] = field(default_factory=dict)

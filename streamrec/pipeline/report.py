@@ -31,6 +31,14 @@ class StageTimer:
             self.seconds[name] += time.perf_counter() - began
 
 
+@dataclass(frozen=True)
+class LineReport:
+    """Hold a further student's `StepReport.decision` and `StepReport.published`."""
+
+    decision: Decision | None = None
+    published: str | None = None
+
+
 @dataclass
 class StepReport:
     """Hold one step's outcome.
@@ -45,6 +53,7 @@ class StepReport:
         learned: What the student did, None when the step did not learn.
         decision: The gate's, if one was asked.
         published: Version published by this step.
+        lines: Name of a further student to what became of its versions; those of which nothing is to be said are left out.
         activated: Teacher name to the version whose labels are used from this step on.
         challenged: Teacher name to the new version that is compared with the one in use from this step on; the plan's ``verdicts`` say how it ends.
         refreshes_started: Teacher name to version; the plan's ``decisions`` say why.
@@ -64,6 +73,7 @@ class StepReport:
     learned: StepMetrics | None = None
     decision: Decision | None = None
     published: str | None = None
+    lines: dict[str, LineReport] = field(default_factory=dict)
     activated: dict[str, str] = field(default_factory=dict)
     challenged: dict[str, str] = field(default_factory=dict)
     refreshes_started: dict[str, str] = field(default_factory=dict)
@@ -72,6 +82,22 @@ class StepReport:
     committed: bool = False
     is_commit_under_way: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def note(self, student: str, decision: Decision | None = None, published: str | None = None) -> None:
+        """Add what became of a further student's versions."""
+        before = self.lines.get(student, LineReport())
+        after = LineReport(decision or before.decision, published or before.published)
+        if after != LineReport():
+            self.lines[student] = after
+
+    def about_students(self) -> list[str]:
+        """Return what became of further students' versions, a line each."""
+        lines = []
+        for name, line in self.lines.items():
+            said = [f"published {line.published}"] if line.published else []
+            said += [f"{line.decision.verdict.value} {line.decision.candidate}"] if line.decision is not None else []
+            lines.append(f"student {name}: {', '.join(said)}")
+        return lines
 
     def about_teachers(self) -> list[str]:
         """Return what became of teachers' versions, a line each, with the reason."""

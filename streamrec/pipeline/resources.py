@@ -48,7 +48,7 @@ def needed(config: Config, actor_cpus: float, num_replicas: int = 0) -> Resource
     teachers = config.teachers
     trains = "transformer" in teachers.enabled
     training = teachers.num_train_workers * teachers.cpus_per_worker if trains else 0.0
-    num_actors = 2 + int(config.student.control) + int("linear" in teachers.enabled)
+    num_actors = 2 + int(config.student.control) + int("linear" in teachers.enabled) + len(config.students)
     cpus = num_actors * actor_cpus + training + READ_CPUS + num_replicas * SERVING_CPUS
     gpus = teachers.num_train_workers if trains and teachers.use_gpu else 0
     return Resources(cpus, gpus, max(READ_CPUS, teachers.cpus_per_worker if trains else 0.0))

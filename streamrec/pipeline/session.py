@@ -23,12 +23,15 @@ from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import checkpoint_url, registry_url, run_folder
 from streamrec.pipeline.lineage import current_url, named_lineage
 from streamrec.pipeline.reader_actor import RecycledReader
-from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
+from streamrec.pipeline.wiring import ACTOR_CPUS, STUDENT, build_on_ray
 from streamrec.registry.board import RemoteBoard
 from streamrec.storage import open_storage
 
 ONE_LOOK_S = 5.0
 """How long a server that can do without the log looks for it at its start."""
+
+
+Progress = Callable[[str, Mapping[int, int]], None]
 
 
 @dataclass
@@ -42,7 +45,7 @@ class Session:
         address: The event log.
         reader: Reads it, a Kafka through Ray Data.
         writer: Appends to it.
-        board: Hands promoted versions to replicas.
+        boards: Hand promoted versions to replicas, by student.
         progress: Is told the offsets of each commit.
     """
 
@@ -52,16 +55,25 @@ class Session:
     address: LogAddress
     reader: TableReader
     writer: LogWriter
-    board: RemoteBoard
-    progress: Callable[[str, Mapping[int, int]], None] | None = None
+    boards: Mapping[str, RemoteBoard]
+    progress: Progress | None = None
 
-    def controller(self, name: str = "streamrec") -> Controller:
+    @property
+    def board(self) -> RemoteBoard:
+        """The student's."""
+        return self.boards[STUDENT]
+
+    def controller(self, name: str | None = None) -> Controller:
         """Build a controller of the current lineage on Ray actors, without restoring it."""
-        return build_on_ray(self.config, self.reader, self.lineage_url, dead_letters=self.writer, board=self.board, name=name, progress=self.progress)
+        return self._build(self.lineage_url, self.reader, name, self.progress)
 
     def controller_of(self, lineage_url: str, reader: TableReader, name: str) -> Controller:
         """Build a controller of another lineage, on actors of its own: lag tools hear nothing of it."""
-        return build_on_ray(self.config, reader, lineage_url, dead_letters=self.writer, board=self.board, name=name)
+        return self._build(lineage_url, reader, name)
+
+    def _build(self, lineage_url: str, reader: TableReader, name: str | None, progress: Progress | None = None) -> Controller:
+        writer, boards = self.writer, self.boards
+        return build_on_ray(self.config, reader, lineage_url, dead_letters=writer, boards=boards, name=name, progress=progress)
 
 
 def has_commits(config: Config) -> bool:
@@ -118,16 +130,17 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         stack.callback(reader.close)
         stack.callback(writer.close)
         state_url = state_address(config)
-        was_there = RemoteBoard.exists()
-        board = RemoteBoard.get_or_create(registry_url(state_url))
-        if was_there:  # One that has just been made runs this code, and takes seconds to answer.
-            tell_other_code(board, say)
+        students = (STUDENT, *config.students)
+        were_there = {student for student in students if RemoteBoard.exists(registry_url(state_url), student)}
+        boards = {student: RemoteBoard.get_or_create(registry_url(state_url), student) for student in students}
+        for student in sorted(were_there):  # One that has just been made runs this code, and takes seconds to answer.
+            tell_other_code(boards[student], say)
         progress = None
         if address.kind == "kafka":
             group = GroupOffsets(address.where, consumer_group(config), config.log)
             stack.callback(group.close)
             progress = group.commit
-        yield Session(config, state_url, current_url(state_url), address, reader, writer, board, progress)
+        yield Session(config, state_url, current_url(state_url), address, reader, writer, boards, progress)
 
 
 def tell_other_code(board: RemoteBoard, say: Callable[[str], None]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from streamrec.pipeline.ingest import Ingested
@@ -14,6 +14,7 @@ from streamrec.pipeline.refresh_state import RefreshState
 from streamrec.state import ComponentState, Impersonal, digest_of
 from streamrec.teachers.policy import RefreshFacts
 
+OUTCOMES = ("published", "promoted", "rejected")
 BOOK_COLUMNS = ("received", "applied", "duplicate", "rejected", "late", "quarantined")
 _BY_PARTITION = ("offsets", "watermarks_ms")
 _NOT_LEARNED = ("topic_id", "topic_batch", "planned_ms")
@@ -21,8 +22,22 @@ _NOT_LEARNED = ("topic_id", "topic_batch", "planned_ms")
 KEPT_LABELS = 20
 """Versions of a teacher whose labels are counted each by itself: a stream makes new ones for ever, and every commit tells of all that are kept."""
 
+LIVE = "live"
+"""Stands for the student among the live versions that a commit tells."""
+
 EARLIER = "earlier"
 """Stands for the versions before these."""
+
+
+@dataclass
+class Line:
+    """Hold how far a further student's versions are: `StreamState` has the same of the student's own."""
+
+    newest: str | None = None
+    candidate: str | None = None
+    live: str | None = None
+    evidence: dict[str, float] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
 
 
 @dataclass
@@ -39,9 +54,11 @@ class StreamState(Impersonal):
         pending: Teacher name to the version being made.
         challengers: Teacher name to the version that is compared with the one in use.
         events_since: Teacher name to interactions since its last refresh began.
+        newest: Version that was published last.
         candidate: Published version that waits for the gate.
         live: Promoted version.
         versions: How many were published, promoted, rejected.
+        lines: The same five of each further student.
         labels: "teacher version" to the number of queries that it labelled, for each teacher's newest `KEPT_LABELS`; "teacher earlier": all before.
         topic_id: Id of the topic that the offsets belong to, as far as the log gives one; not in the digest, because it says nothing of what was
             learned.
@@ -62,9 +79,11 @@ class StreamState(Impersonal):
     pending: dict[str, str] = field(default_factory=dict)
     challengers: dict[str, str] = field(default_factory=dict)
     events_since: dict[str, int] = field(default_factory=dict)
+    newest: str | None = None
     candidate: str | None = None
     live: str | None = None
-    versions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("published", "promoted", "rejected"), 0))
+    versions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    lines: dict[str, Line] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     topic_id: str = ""
     topic_batch: int = 0
@@ -72,18 +91,21 @@ class StreamState(Impersonal):
     forget_since_ms: dict[str, int] = field(default_factory=dict)
     evidence: dict[str, float] = field(default_factory=dict)
 
-    def facts(self, has_uncommitted: bool, tidy_at_ms: int | None, record: RefreshState, refreshes: Mapping[str, RefreshFacts]) -> StreamFacts:
+    def facts(
+        self, has_uncommitted: bool, must_publish: bool, tidy_at_ms: int | None, record: RefreshState, refreshes: Mapping[str, RefreshFacts]
+    ) -> StreamFacts:
         """Return what planning depends on.
 
         Args:
             has_uncommitted: Whether steps were taken since the last commit.
+            must_publish: Whether no version was published since a user was deleted.
             tidy_at_ms: A commit is due then even if nothing comes.
             record: Has the scores of versions that are compared.
             refreshes: What is known of each teacher that comes in versions.
         """
         shared = (self.batch, self.offsets, self.teachers, self.pending, self.events_since, self.candidate)
         windows = {teacher: record.window(teacher, version) for teacher, version in self.challengers.items()}
-        return StreamFacts(*shared, has_uncommitted, self.forget_since_ms, tidy_at_ms, self.challengers, windows, refreshes)
+        return StreamFacts(*shared, has_uncommitted, must_publish, self.forget_since_ms, tidy_at_ms, self.challengers, windows, refreshes)
 
     def account(self, ingested: Ingested, plan: Plan, labelled_by: Mapping[str, str], teachers: Iterable[str]) -> None:
         """Book what a micro-batch read and what became of it.
@@ -131,20 +153,40 @@ class StreamState(Impersonal):
             self.forgot_batch = current.first_batch if self.forgot_batch else current.forgot_batch
 
     def commit_facts(self) -> dict[str, Any]:
-        """Return what a commit says of the stream; a candidate is never older than the live version."""
-        live = {} if self.live is None else {"live": self.live}
+        """Return what a commit says of the stream, live versions by student; a candidate is never older than the live version."""
+        live = {} if self.live is None else {LIVE: self.live}
+        live |= {name: line.live for name, line in self.lines.items() if line.live is not None}
         return {"offsets": self.offsets, "counts": self.counts, "teachers": self.teachers, "versions": live}
 
-    def versions_not_before(self, needed: Iterable[str]) -> str | None:
+    def line(self, name: str) -> Line:
+        """Return a further student's, which begins when it is first asked for."""
+        return self.lines.setdefault(name, Line())
+
+    @property
+    def waiting(self) -> str | None:
+        """A version that waits for the gate, of any student."""
+        return self.candidate or next((line.candidate for line in self.lines.values() if line.candidate is not None), None)
+
+    def keep_lines(self, names: Iterable[str]) -> None:
+        """Forget the lines of students that there are no more."""
+        self.lines = {name: line for name, line in self.lines.items() if name in set(names)}
+
+    @property
+    def not_before(self) -> str | None:
+        """The oldest version that has learned from nobody who was deleted since; None while nobody was."""
+        return version_name(self.forgot_batch) if self.forgot_batch else None
+
+    def versions_not_before(self, needed: str | None) -> str | None:
         """Return the oldest version that has learned from nobody who was deleted since; None while nobody was, or no kept commit has a version.
 
         Args:
-            needed: Versions that a kept commit was made with.
+            needed: Version that the oldest kept commit was made with.
         """
-        return version_name(self.forgot_batch) if self.forgot_batch and any(needed) else None
+        return self.not_before if needed else None
 
     def _meta(self) -> dict[str, Any]:
-        return {key: copy.deepcopy(value) for key, value in vars(self).items() if key != "name"}
+        meta = {key: copy.deepcopy(value) for key, value in vars(self).items() if key not in {"name", "lines"}}
+        return {**meta, "lines": {name: asdict(line) for name, line in self.lines.items()}}
 
     def snapshot(self) -> ComponentState:
         """Return everything."""
@@ -156,6 +198,7 @@ class StreamState(Impersonal):
         fresh = StreamState()
         vars(self).update(vars(fresh))
         vars(self).update(copy.deepcopy(dict(base.meta)))
+        self.lines = {name: Line(**copy.deepcopy(line)) for name, line in base.meta.get("lines", {}).items()}
         for name in _BY_PARTITION:
             setattr(self, name, {int(partition): value for partition, value in base.meta.get(name, {}).items()})
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.features.examples import Examples
+from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline.labelling import Labelling
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan
@@ -19,20 +20,37 @@ from streamrec.workers import Pending
 
 
 class Students:
-    """Make lessons and give them to the student and its control, which sees no labels.
+    """Make lessons and give them to all students, to the control without labels.
 
     Args:
         parts: The students.
         labelling: Has the store.
+        vocabulary: Knows the namespaces.
     """
 
-    def __init__(self, parts: Parts, labelling: Labelling) -> None:
-        self._parts, self._labelling = parts, labelling
+    def __init__(self, parts: Parts, labelling: Labelling, vocabulary: Vocabulary) -> None:
+        self._parts, self._labelling, self._vocabulary = parts, labelling, vocabulary
 
     def put_items(self, rows: NDArray[np.int32], words: NDArray[np.int32], namespaces: NDArray[np.int32], generations: NDArray[np.int32]) -> None:
         """Tell all of items; see `Learner.put_items`."""
-        for worker in filter(None, (self._parts.student, self._parts.control)):
+        for worker in self._parts.learners().values():
             worker.submit(Learner.put_items, rows, words, namespaces, generations)
+
+    def greet_newcomers(self) -> None:
+        """Have all items told again in the next step where a further student does not know them: it is new, or was away."""
+        rows = np.flatnonzero(self._vocabulary.namespace_of_rows() >= 0).astype(np.int32)
+        known = [pupil.worker.submit(Learner.knows, len(self._vocabulary)).result() for pupil in self._parts.students.values()]
+        if not all(known):
+            self._vocabulary.tell_again(rows)
+
+    def of(self, name: str, examples: Examples) -> Examples:
+        """Return the queries that a further student is there for."""
+        return examples if not self._parts.students[name].namespaces else examples.take(self._chosen(name, examples))
+
+    def _chosen(self, name: str, examples: Examples) -> NDArray[np.int64]:
+        names = self._vocabulary.namespaces
+        codes = [names.index(each) for each in self._parts.students[name].namespaces if each in names]
+        return np.flatnonzero(np.isin(examples.namespace, codes))
 
     def learn(self, examples: Examples, labels: SoftLabels, plan: Plan, meanwhile: Callable[[], None]) -> StepMetrics:
         """Teach new queries, and as many replayed ones a pass as the plan says.
@@ -67,4 +85,7 @@ class Students:
         asked = [self._parts.student.submit(Learner.step, lesson)]
         if self._parts.control is not None:
             asked.append(self._parts.control.submit(Learner.step, replace(lesson, labels=None)))
+        for name, pupil in self._parts.students.items():
+            own = lesson.take(self._chosen(name, lesson.examples)) if pupil.namespaces else lesson
+            asked.append(pupil.worker.submit(Learner.step, own))
         return asked

@@ -47,7 +47,7 @@ from streamrec.pipeline.lake_writer import open_lake
 from streamrec.pipeline.layout import checkpoint_url, registry_url, run_folder
 from streamrec.pipeline.lineage import current_url, known_lineage
 from streamrec.pipeline.places import misplaced
-from streamrec.pipeline.readable import newest_plan_ms, unreadable
+from streamrec.pipeline.readable import damaged_teachers, newest_plan_ms, unreadable
 from streamrec.pipeline.resources import Resources, needed
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.wiring import ACTOR_CPUS
@@ -182,7 +182,7 @@ def _storage(config: Config) -> Iterator[Finding]:
     finally:
         _remove_what_was_made(made)
     yield check_storage(address, trial)
-    errors = list(unreadable(address))
+    errors = [*unreadable(address), *damaged_teachers(address)]
     yield from check_readable(address, errors)
     planned_ms = newest_plan_ms(address)
     if planned_ms is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from streamrec.pipeline.lake_writer import build_lake
 from streamrec.pipeline.layout import checkpoint_url, registry_url
 from streamrec.pipeline.lineage import Current, made_current
 from streamrec.pipeline.other_lakes import OtherLakes
-from streamrec.pipeline.parts import Parts
+from streamrec.pipeline.parts import Parts, Pupil
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import PromotionBoard, Publisher
 from streamrec.pipeline.ray_workers import RayWorker
@@ -37,9 +38,28 @@ ACTOR_CPUS = 0.1
 """Logical CPUs of each long-lived actor: they take turns with the stream, so they must fit beside Ray Train's workers."""
 
 
+STUDENT = "default"
+"""Name of the student among those of a registry."""
+
+
+def actor_prefix(lineage_url: str) -> str:
+    """Return what the names of a lineage's actors begin with: two states on one cluster have actors of their own."""
+    return f"streamrec-{hashlib.sha256(lineage_url.rstrip('/').encode()).hexdigest()[:10]}"
+
+
 def make_learner(config: Config, name: str) -> Learner:
-    """Build the student, or with the name ``control`` the same student that never gets labels."""
-    return Learner(config.student, config.features, config.soft_labels.top_k, config.seed, name)
+    """Build a student: ``student``, ``control``, the same that never gets labels, or a further one by its name."""
+    further = config.students.get(name)
+    student = config.student if further is None else further.completed(config.student)
+    return Learner(student, config.features, config.soft_labels.top_k, config.seed, name)
+
+
+def _publisher(config: Config, state_url: str, clock: Clock, board: PromotionBoard | None, student: str = STUDENT) -> Publisher:
+    return Publisher(config, Registry(open_storage(registry_url(state_url)), student, clock=clock), board)
+
+
+def _pupils(config: Config, make: Callable[[str], Worker[Learner]], publisher: Callable[[str], Publisher | None]) -> dict[str, Pupil]:
+    return {name: Pupil(make(name), publisher(name), further.namespaces) for name, further in config.students.items()}
 
 
 def build_local(
@@ -71,11 +91,16 @@ def build_local(
         reader=reader,
         student=LocalWorker(make_learner(config, "student")),
         control=LocalWorker(make_learner(config, "control")) if config.student.control else None,
+        students=_pupils(
+            config,
+            lambda name: LocalWorker(make_learner(config, name)),
+            lambda name: _publisher(config, state_url, clock, None, name) if durable else None,
+        ),
         scorer=LocalWorker(Scorer(state_url, config.soft_labels.top_k)),
         linear=LocalWorker(LinearStatistics(config.teachers.linear)) if "linear" in config.teachers.enabled else None,
         refresher=LocalRefresher(config.teachers, state_url),
         dead_letters=dead_letters,
-        publisher=Publisher(config, Registry(open_storage(registry_url(state_url)), clock=clock), board) if durable else None,
+        publisher=_publisher(config, state_url, clock, board) if durable else None,
         checkpoints=CheckpointStore(open_storage(checkpoint_url(state_url))) if durable else None,
         plans=PlanStore(storage) if durable else None,
         receipts=storage if durable else None,
@@ -92,8 +117,8 @@ def build_on_ray(
     state_url: str,
     *,
     dead_letters: LogWriter | None,
-    board: PromotionBoard | None,
-    name: str = "streamrec",
+    boards: Mapping[str, PromotionBoard] | None = None,
+    name: str | None = None,
     clock: Clock | None = None,
     progress: Callable[[str, Mapping[int, int]], None] | None = None,
 ) -> Controller:
@@ -105,8 +130,8 @@ def build_on_ray(
         state_url: Storage address of the lineage, so of plans, checkpoints and teachers, reachable from all nodes. Versions go to the state's
             registry.
         dead_letters: Where rejected records go.
-        board: Gets promoted versions.
-        name: Prefix of the actors' names; one stream per name.
+        boards: Get promoted versions, by student.
+        name: Prefix of the actors' names; one stream per name. None makes one of the lineage's address.
         clock: Processing time.
         progress: Is told the topic and the next offsets after each commit.
 
@@ -124,9 +149,10 @@ def build_on_ray(
     checkpoints.acquire()  # Before the actors are adopted: the driver whose calls are refused then knows why.
     epoch = secrets.randbits(62) + 1
     workers: list[RayWorker[Any]] = []
+    prefix = name or actor_prefix(state_url)
 
     def worker(role: str, build: Callable[..., C], *args: Any) -> Worker[C]:
-        made: RayWorker[C] = RayWorker(host(f"{name}-{role}", ACTOR_CPUS, checkpoints.check_owner), epoch, build, *args)
+        made: RayWorker[C] = RayWorker(host(f"{prefix}-{role}", ACTOR_CPUS, checkpoints.check_owner), epoch, build, *args)
         workers.append(made)
         return made
 
@@ -137,11 +163,16 @@ def build_on_ray(
         reader=reader,
         student=worker("student", make_learner, config, "student"),
         control=worker("control", make_learner, config, "control") if config.student.control else None,
+        students=_pupils(
+            config,
+            lambda student: worker(f"students-{student}", make_learner, config, student),
+            lambda student: _publisher(config, state_url, clock, (boards or {}).get(student), student),
+        ),
         scorer=worker("scorer", Scorer, state_url, config.soft_labels.top_k),
         linear=worker("linear", LinearStatistics, config.teachers.linear) if "linear" in config.teachers.enabled else None,
         refresher=RayRefresher(config.teachers, state_url),
         dead_letters=dead_letters,
-        publisher=Publisher(config, Registry(open_storage(registry_url(state_url)), clock=clock), board),
+        publisher=_publisher(config, state_url, clock, (boards or {}).get(STUDENT)),
         checkpoints=checkpoints,
         plans=PlanStore(open_storage(state_url)),
         receipts=open_storage(state_url),

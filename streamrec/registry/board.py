@@ -7,6 +7,7 @@ rollback, or a stream on another Ray cluster, reaches the replicas too. A push b
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import uuid
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from streamrec.storage import open_storage
 logger = logging.getLogger(__name__)
 
 BOARD_NAME = "streamrec-board"
+"""Of a board without a registry; others add a digest of theirs, so that two states on one cluster have two."""
 BOARD_NAMESPACE = "streamrec"
 
 # A rollback takes effect within a second; on a bucket each look is one paid request.
@@ -219,6 +221,14 @@ class Board:
         return self._registry
 
 
+def board_name(registry_url: str | None, student: str = "default") -> str:
+    """Return the name of the actor that has the board of a student's registry."""
+    if registry_url is None:
+        return BOARD_NAME
+    address = registry_url.rstrip("/")
+    return f"{BOARD_NAME}-{hashlib.sha256(f'{address} {student}'.encode()).hexdigest()[:10]}"
+
+
 class RemoteBoard:
     """Talk to the board actor; blocking, for drivers and command lines.
 
@@ -237,10 +247,10 @@ class RemoteBoard:
         self._timeout_s = timeout_s
 
     @classmethod
-    def get_or_create(cls, registry_url: str | None = None, student: str = "default", name: str = BOARD_NAME) -> RemoteBoard:
-        """Return the cluster's board; the first call creates it, detached, so that it outlives its creator."""
+    def get_or_create(cls, registry_url: str | None = None, student: str = "default") -> RemoteBoard:
+        """Return the board of a student's registry; the first call creates it, detached, so that it outlives its creator."""
         options = {
-            "name": name,
+            "name": board_name(registry_url, student),
             "namespace": BOARD_NAMESPACE,
             "lifetime": "detached",
             "get_if_exists": True,
@@ -252,10 +262,10 @@ class RemoteBoard:
         return cls(cast("ActorHandle[Any]", ray.remote(Board).options(**options).remote(registry_url, student)))
 
     @classmethod
-    def exists(cls, name: str = BOARD_NAME) -> bool:
-        """Return whether the cluster has a board."""
+    def exists(cls, registry_url: str | None = None, student: str = "default") -> bool:
+        """Return whether the cluster has this board."""
         try:
-            ray.get_actor(name, namespace=BOARD_NAMESPACE)
+            ray.get_actor(board_name(registry_url, student), namespace=BOARD_NAMESPACE)
         except ValueError:
             return False
         return True

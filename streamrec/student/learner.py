@@ -66,10 +66,14 @@ class Learner:
             frozen.forget_rows(rows)
         return self.tables.forget_rows(rows)
 
+    def knows(self, num_rows: int) -> bool:
+        """Return whether it has been told of as many item rows."""
+        return self.tables.num_rows >= num_rows
+
     def step(self, lesson: Lesson) -> StepMetrics:
         """Learn one pass."""
         num, total = lesson.num_new, len(lesson.examples)
-        if num == 0:
+        if total == 0:
             return StepMetrics(0, 0, 0, 0.0, 0.0)
         rows, probs = lesson.label_arrays(self._top_k)
         sums, trained = np.zeros(2), 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,11 @@ class Lesson:
     seed: int
     number: int = 0
     num_passes: int = 1
+
+    def take(self, index: NDArray[np.int64]) -> Lesson:
+        """Return the queries ``index``, ascending, of it."""
+        labels = None if self.labels is None else self.labels.take(index)
+        return replace(self, examples=self.examples.take(index), labels=labels, num_new=int((index < self.num_new).sum()))
 
     def label_arrays(self, top_k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return the labels' rows and probabilities; without labels none, in as much room."""

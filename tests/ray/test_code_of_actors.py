@@ -152,7 +152,7 @@ def test_a_driver_that_ends_ends_its_actors_and_none_that_another_has_adopted() 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_board_with_other_code_is_told_loudly_and_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    board, said = RemoteBoard.get_or_create(name="test-board"), []
+    board, said = RemoteBoard.get_or_create(), []
     try:
         assert board.live() == (0, "")
         tell_other_code(board, said.append)

@@ -86,7 +86,7 @@ def server(ray_cluster, tmp_path_factory, make_version):
     state = str(folder / "state")
     base_url = launcher.launch(config, address, state)
     host, port = base_url.removeprefix("http://").split(":")
-    yield Server(host, int(port), Registry(open_storage(f"{state}/registry")), RemoteBoard.get_or_create(), make_version)
+    yield Server(host, int(port), Registry(open_storage(f"{state}/registry")), RemoteBoard.get_or_create(f"{state}/registry"), make_version)
     launcher.shutdown()
 
 

@@ -12,6 +12,7 @@ from streamrec.config import Config
 from streamrec.log.base import TableReader
 from streamrec.log.connect import kafka_address, open_table_reader
 from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.session import state_address
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 from streamrec.testing.chaos.compare import differences, fingerprint
@@ -80,7 +81,7 @@ class Campaign:
         kills = choose(rng, wanted, reference.windows)
         config = self._new_config()
         write_plans(config, make_plans(config, self._rig.ends, with_transformer=with_transformer))
-        replica = Replica()
+        replica = Replica(registry_url(state_address(config)))
         disturbed = Disturbed(self._rig, config, self.tally, self._say)
         try:
             disturbed.play(kills)

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from streamrec.errors import ModelRejected
-from streamrec.registry.board import BOARD_NAME, BOARD_NAMESPACE, Posted, RemoteBoard
+from streamrec.registry.board import BOARD_NAMESPACE, Posted, RemoteBoard, board_name
 from streamrec.registry.registry import Registry
 from streamrec.registry.version import digest_arrays
 from streamrec.serving.slot import ModelSlot
@@ -29,7 +29,8 @@ class Replica:
     once loaded, stays until the next one, whatever the board does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, registry_url: str) -> None:
+        self._registry_url = registry_url
         self._slot = ModelSlot(digest_of=digest_arrays)
         self._moved = threading.Condition()
         self._served: list[str] = []
@@ -68,10 +69,10 @@ class Replica:
         """End the thread, and the board with it: it belongs to one registry, and the next run has another."""
         self._is_over.set()
         self._thread.join()
-        if RemoteBoard.exists():
-            RemoteBoard(ray.get_actor(BOARD_NAME, namespace=BOARD_NAMESPACE)).kill()
+        if RemoteBoard.exists(self._registry_url):
+            RemoteBoard.get_or_create(self._registry_url).kill()
         deadline = time.monotonic() + _CATCHES_UP_WITHIN_S
-        while RemoteBoard.exists():
+        while RemoteBoard.exists(self._registry_url):
             assert time.monotonic() < deadline, "the board does not end"
 
     def _run(self) -> None:
@@ -82,7 +83,7 @@ class Replica:
                 self._is_over.wait(_RETRY_S)
 
     def _step(self) -> None:
-        board: Any = ray.get_actor(BOARD_NAME, namespace=BOARD_NAMESPACE)
+        board: Any = ray.get_actor(board_name(self._registry_url), namespace=BOARD_NAMESPACE)
         posted: Posted | None = ray.get(board.wait.remote("chaos", self._epoch, self._seq, _POLL_S), timeout=10 * _POLL_S)
         if posted is None:
             return

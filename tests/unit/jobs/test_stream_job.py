@@ -92,7 +92,7 @@ class Told:
     def __init__(self, outcomes: list[Any], clock: ManualClock) -> None:
         self.outcomes, self.clock = outcomes, clock
         self.left: list[object] = []
-        self.parts = SimpleNamespace(checkpoints=None, clock=clock, student="student", control=None, scorer="scorer", linear=None)
+        self.parts = SimpleNamespace(checkpoints=None, clock=clock, learners=lambda: {"student": "student"}, scorer="scorer", linear=None)
         self.config = parse_config({})
         self.state = SimpleNamespace(batch=0, live="v00000001", counts={})
         self.num_unread = sum(report.plan.num_records for report in outcomes if isinstance(report, StepReport))
@@ -149,7 +149,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[Any]], 
 def test_until_idle_is_not_until_the_steps_fail(streamed: Callable[[list[Any]], tuple[int, Told]], error: Exception) -> None:
     status, controller = streamed([REPORT, error, error, REPORT])
     assert (status, controller.num_unread, controller.outcomes) == (0, 0, [])
-    assert controller.left == ["student", None, "scorer", None]
+    assert controller.left == ["student", "scorer", None]
 
 
 @pytest.mark.usefixtures("handlers")

@@ -1,0 +1,163 @@
+"""Bring students' weights to those who serve them: publish a candidate, compare it with the live version, promote it or not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.features.examples import Examples
+from streamrec.pipeline.parts import Parts
+from streamrec.pipeline.plan import Plan, version_name
+from streamrec.pipeline.publisher import ItemFacts, Publisher
+from streamrec.pipeline.stream_state import Line, StreamState
+from streamrec.registry.gate import Decision, Verdict, Window
+from streamrec.registry.version import VersionFacts
+from streamrec.student.learner import CURRENT, Learner
+from streamrec.workers import Worker
+
+logger = logging.getLogger(__name__)
+
+MAIN = ""
+"""Name of the student's own line among those of further ones."""
+_EVIDENCE = ("num_queries", "candidate_sum", "live_sum", "difference_squares")
+
+
+class VersionLine:
+    """Own the versions of one student.
+
+    Args:
+        parts: Its worker and its publisher.
+        name: Of the further student, `MAIN` for the student itself.
+        state: Gives what is remembered.
+        check_owner: Raises once another driver owns the state: a step can be long, and one that was replaced must not move what is live.
+    """
+
+    def __init__(self, parts: Parts, name: str, state: Callable[[], StreamState | Line], check_owner: Callable[[], None]) -> None:
+        self.name = name
+        self._parts, self._state, self._check_owner = parts, state, check_owner
+        self._published_s = -np.inf
+
+    @property
+    def state(self) -> StreamState | Line:
+        """What is remembered."""
+        return self._state()
+
+    @property
+    def student(self) -> Worker[Learner]:
+        """Who learns, and scores versions."""
+        return self._parts.student if self.name == MAIN else self._parts.students[self.name].worker
+
+    @property
+    def publisher(self) -> Publisher | None:
+        """Who has the registry; None: nothing is published."""
+        return self._parts.publisher if self.name == MAIN or self._parts.publisher is None else self._parts.students[self.name].publisher
+
+    def now_live(self) -> str | None:
+        """Return what is live in the registry, which an operator may have moved."""
+        return None if self.publisher is None else self.publisher.live()
+
+    def versions(self) -> list[str]:
+        """Return the candidate and the live version, where there are any."""
+        return [version for version in dict.fromkeys((self.state.candidate, self.state.live)) if version is not None]
+
+    def since_publish_s(self) -> float:
+        """Return the time since the last publication by this process, or since it recovered a candidate."""
+        return self._parts.clock.monotonic_s() - self._published_s
+
+    def must_publish(self, not_before: str | None) -> bool:
+        """Return whether all that was published is older than ``not_before``; see `StreamState.versions_not_before`."""
+        return self.publisher is not None and not_before is not None and self.state.live is not None and (self.state.newest or "") < not_before
+
+    def give_up(self, not_before: str) -> None:
+        """Let no version that is older than ``not_before`` wait for the gate any more: it knows a user who was deleted."""
+        if self.state.candidate is not None and self.state.candidate < not_before:
+            logger.info("%s knows a deleted user and will not go live", self.state.candidate)
+            self.state.candidate, self.state.evidence = None, {}
+            self.state.versions["rejected"] += 1
+
+    def recover(self) -> None:
+        """Give the student the versions that it must score. A candidate waits anew: a restart is no sign that events have stopped coming."""
+        if self.state.candidate is not None:
+            self._published_s = self._parts.clock.monotonic_s()
+        if self.publisher is not None:
+            for version in self.versions():
+                self.student.submit(Learner.hold, version, *self.publisher.load(version)).result()
+
+    def follow(self, live: str | None) -> None:
+        """Take the version that an operator has made live for the live one; what was scored against another says nothing of it.
+
+        One of an earlier lineage ranks other rows: candidates are still compared with this lineage's own, and the alias stays where it is.
+        """
+        state, publisher = self.state, self.publisher
+        if publisher is None or live is None or state.live in {None, live} or not self._parts.current.holds(live):
+            return
+        logger.info("%s is live by an operator or an earlier run, not %s: candidates are compared with it", live, state.live)
+        self.student.submit(Learner.hold, live, *publisher.load(live)).result()
+        state.live, state.evidence = live, {}
+
+    def asked(self) -> list[str]:
+        """Return what the student scores: its newest weights and `versions`."""
+        return [CURRENT, *self.versions()]
+
+    def decide(self, plan: Plan, recalls: dict[str, NDArray[np.float32]]) -> Decision | None:
+        """Ask the gate about the candidate; None without one.
+
+        Args:
+            plan: The step's.
+            recalls: Version to its scores of the step's queries.
+        """
+        state, publisher, candidate = self.state, self.publisher, self.state.candidate
+        if candidate is None or publisher is None:
+            return None
+        window = Window.from_scores(plan.batch, recalls[candidate], recalls.get(state.live) if state.live is not None else None)
+        if held := state.evidence:
+            window += Window(plan.batch, int(held["num_queries"]), held["candidate_sum"], held["live_sum"], held["difference_squares"])
+        self._check_owner()
+        decision = publisher.decide(candidate, state.live, window, plan.idle if self.name == MAIN else self.name in plan.idles)
+        if decision.verdict is Verdict.WAIT:
+            state.evidence = {name: getattr(window, name) for name in _EVIDENCE}
+            return decision
+        state.candidate, state.evidence = None, {}
+        state.versions["promoted" if decision.promote else "rejected"] += 1
+        if decision.promote:
+            state.live = candidate
+        return decision
+
+    def publish(
+        self, plan: Plan, examples: Examples, source: Worker[Learner], items: ItemFacts, facts: VersionFacts, not_before: str | None = None
+    ) -> str | None:
+        """Publish weights as the next candidate and return its name; None while one is still waiting for evidence, or nothing was learned.
+
+        Args:
+            plan: The step's.
+            examples: Some become probes.
+            source: Whose weights: the student's, or those of one that takes its place.
+            items: What a version says of items.
+            facts: And of itself.
+            not_before: What is published although nothing was learned; see `must_publish`.
+        """
+        state, publisher = self.state, self.publisher
+        has_news = len(examples) or state.live is None or self.must_publish(not_before)
+        if publisher is None or not plan.publish or state.candidate is not None or not has_news:
+            return None
+        export, probes = source.submit(Learner.export), source.submit(Learner.probes, examples)
+        facts = facts.model_copy(update={"parent": state.live})
+        version = publisher.publish(version_name(plan.batch), export.result(), probes.result(), items, facts)
+        kept = [] if state.live is None else [state.live]
+        if source is self.student:
+            source.submit(Learner.hold_current, version, kept)
+        else:
+            self.student.submit(Learner.hold, version, *publisher.load(version), kept)
+        state.newest = state.candidate = version
+        state.evidence = {}
+        state.versions["published"] += 1
+        self._published_s = self._parts.clock.monotonic_s()
+        return version
+
+    def prune(self, now_ms: int, not_before: str | None, needed: str | None) -> None:
+        """Remove versions that nobody needs; see `Publisher.prune`."""
+        if self.publisher is not None:
+            self.publisher.prune(now_ms, not_before, {needed, *self.versions()})
