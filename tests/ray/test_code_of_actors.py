@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,12 @@ worker = RayWorker(host("test-student", 0.1), int(sys.argv[3]), dict)
 worker.adopted()
 print("runs", worker.submit(marker).result())
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _none_stays(ray_cluster: None) -> Iterator[None]:
+    yield
+    ray.kill(ray.get_actor(NAME, namespace=NAMESPACE), no_restart=True)
 
 
 def taking(number: int) -> RayWorker[dict[str, int]]:
