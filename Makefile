@@ -2,7 +2,7 @@
 #
 #   make demo [DATA=PATH] [MAP=user=COLUMN,…] [BROKER=auto|embedded|local|HOST:PORT] [MAX_EVENTS=N] [NAME=RUN]
 #   make dev          the demo without an end
-#   make test         the quick tier            make test-all   the quick and the slow tier
+#   make test [TEST_PROCESSES=2]   the quick tier      make test-all   the quick and the slow tier
 #   make lint         ruff, mypy, import order  make bench      every benchmark, --quick
 #   make chaos [KILLS=200] [SEED=N] [SECONDS=N]   kill the loop again and again and compare with an undisturbed run
 #   make fuzz         bytes that nobody thought of, for FUZZ_S=60 seconds
@@ -18,6 +18,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/[!_]*.py)))
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 FUZZ_S ?= 60
 BENCH_ARGS ?= --quick
 
@@ -35,7 +36,7 @@ dev: $(INSTALLED)
 	@$(BIN)/python -m jobs.demo --forever $(if $(DATA),--data "$(DATA)") $(if $(MAP),--map "$(MAP)") $(if $(BROKER),--broker "$(BROKER)") $(if $(NAME),--name "$(NAME)")
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow" $(PYTEST_ARGS)
 
 test-all: test
 	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)

@@ -18,6 +18,7 @@ from streamrec.errors import StreamrecError
 from streamrec.memory import bound_heaps
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lineage import current_lineage
+from streamrec.pipeline.places import check_places
 from streamrec.pipeline.session import state_address
 
 _console = Console(stderr=True)
@@ -32,9 +33,20 @@ def parser(doc: str | None, prog: str) -> argparse.ArgumentParser:
     return result
 
 
-def resolve(path: str | None, overrides: list[str]) -> Config:
-    """Return the configuration with the command line's overrides."""
-    return load_config(path, parse_overrides(overrides))
+def resolve(path: str | None, overrides: list[str], broker: str | None = None) -> Config:
+    """Return the configuration with the command line's overrides.
+
+    Args:
+        path: The configuration file, or None for the default places.
+        overrides: ``KEY=VALUE`` texts.
+        broker: What the job takes instead of ``log.broker``.
+
+    Raises:
+        ConfigError: A setting is wrong, or what the job keeps would lie in Ray's cache of working folders.
+    """
+    config = load_config(path, parse_overrides(overrides))
+    check_places(config, broker)
+    return config
 
 
 def not_live(config: Config) -> str:

@@ -79,7 +79,7 @@ def _stop_with_input() -> None:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    config = cli.resolve(options.config, options.set)
+    config = cli.resolve(options.config, options.set, options.broker)
     pace = Pace.parse(options.speed, options.rate)
     path = Path(options.data) if options.data else demo_dataset(cache_folder())
     dataset = load_dataset(path, parse_mapping(options.map) if options.map else None)

@@ -4,13 +4,15 @@
     ray job submit --working-dir . -- python -m jobs.stream --config streamrec.toml
 
 The state is in the configured folder or bucket; a job that was killed goes on from the last commit with the same bits. A new state needs
-``python -m jobs.bootstrap`` first. ``--until-idle 5s`` ends when nothing was to do for that long, ``--max-events N`` after N records.
+``python -m jobs.bootstrap`` first. ``--until-idle 5s`` ends when the log has been read to its end and nothing was to do for that long;
+a step that fails, as of a broker that is away, begins that time anew. ``--max-events N`` ends after N records.
 ``--set KEY=VALUE`` overrides a setting, such as ``--set log.broker=127.0.0.1:9092``.
 
 Where records that come next have left the log, or the topic was made anew, the job ends with an error. ``--skip-lost`` then goes on where the log
 begins now: what is lost is said, logged and booked as ``lost``. It does nothing where nothing is lost.
 
-SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0; while it starts, as in the wait for a broker, at once. A
+SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0; while it starts, as in the wait for a broker, at once. When
+it ends by itself or by a signal it ends its actors too; ``--max-events 0`` reads nothing and ends those that a killed one has left. A
 line per step goes to the error output; the last line of the output is one JSON object with the books, versions and metrics. The exit status is
 0, 1 after an error, 2 when the state has no live version yet, 130 after a signal during the start.
 """
@@ -19,7 +21,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 from jobs import cli
@@ -27,6 +28,7 @@ from streamrec.config import parse_duration_s
 from streamrec.errors import ConfigError
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.driver import Driver
+from streamrec.pipeline.ray_workers import leave
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.session import has_commits, open_session
 from streamrec.pipeline.skipping import skip_lost
@@ -35,7 +37,7 @@ from streamrec.pipeline.skipping import skip_lost
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit status."""
     parser = cli.parser(__doc__, "jobs.stream")
-    parser.add_argument("--until-idle", help="end when nothing came for that long")
+    parser.add_argument("--until-idle", help="end when all was read and nothing came for that long")
     parser.add_argument("--max-events", type=int, help="end after so many records")
     parser.add_argument("--skip-lost", action="store_true", help="go on where the log begins now, booking what it no longer has as lost")
     options = parser.parse_args(argv)
@@ -67,15 +69,17 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
             cli.say("nothing is lost: the log still has what comes next")
         lag = driver.lag()
         cli.say(f"going on after batch {driver.controller.state.batch}, {'an unknown number of' if lag is None else lag} records behind")
-        last, read = time.monotonic(), 0
-        while not stop.is_set() and time.monotonic() - last < idle_s and (max_events is None or read < max_events):
+        read = 0
+        while not stop.is_set() and driver.idle_s() < idle_s and (max_events is None or read < max_events):
             tell = teller(driver.controller)
             report = driver.step()
             if report is not None:  # Also one that only waited for a refresh was something to do.
-                last, read = time.monotonic(), read + report.plan.num_records
+                read += report.plan.num_records
                 tell(report)
         driver.controller.finish()
         summary = cli.summary(driver.controller)
+        parts = driver.controller.parts
+        leave([*parts.learners().values(), parts.scorer, parts.linear])
     # Ray prints its warnings to the same stream until it is shut down.
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0

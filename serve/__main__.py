@@ -6,20 +6,24 @@
 The only line of the output is the server's URL, once it answers; remarks and errors go to the error output. A server that starts before the
 first version is live says so at ``/readyz`` and takes it when it comes; one that finds no broker says so and serves without the newest events
 until there is one. Ray is the one of RAY_ADDRESS, else a local one that ends with the
-server. SIGTERM and Ctrl-C stop it; the exit status is then 0, and 1 after an error.
+server. SIGTERM and Ctrl-C stop it, also while it starts; the exit status is then 0, and 1 after an error.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from serve.launch import launch, shutdown
 from streamrec.cli.sending import stop_on_interrupt
 from streamrec.config import check_student, load_config, parse_overrides
 from streamrec.errors import StreamrecError
+from streamrec.log.broker import NothingToStop
+from streamrec.pipeline.places import check_places
 from streamrec.pipeline.session import log_address, state_address
 
 _POLL_S = 0.2
@@ -42,21 +46,46 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(path: str | None, overrides: list[str], log: str | None, student: str) -> int:
     config = load_config(path, {**parse_overrides(overrides), **({"log.broker": log} if log else {})})
+    check_places(config)
     check_student(config, student)
-    address, stop_log = log_address(config, _say, must_answer=False)
+    stop_log: Callable[[], None] = NothingToStop().stop
     try:
-        url = launch(config, address, state_address(config), student=student)
-        # Not before: Ray takes SIGTERM when it starts.
+        with _interrupted_by_signals():
+            address, stop_log = log_address(config, _say, must_answer=False)
+            url = launch(config, address, state_address(config), student=student)
         with stop_on_interrupt() as stop:
             sys.stdout.write(f"{url}\n")
             sys.stdout.flush()
             # Not stop.wait: a handler that sets the event while this thread holds its lock would wait for ever.
             while not stop.is_set():
                 time.sleep(_POLL_S)
+    except KeyboardInterrupt:
+        _say("stopped by a signal during the start")
     finally:
         shutdown()
         stop_log()
     return 0
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let SIGINT or SIGTERM raise `KeyboardInterrupt`, whatever waits; a second signal has its usual effect."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def interrupt(*_: object) -> None:
+        restore()
+        raise KeyboardInterrupt
+
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        restore()
 
 
 def _say(line: str) -> None:

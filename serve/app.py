@@ -23,6 +23,7 @@ from streamrec.config import load_config
 from streamrec.errors import ConfigError
 from streamrec.log.base import LogAddress
 from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.places import misplacement
 
 
 class Arguments(BaseModel):
@@ -42,7 +43,7 @@ def app(arguments: dict[str, Any]) -> Application:
     """Return the application that the arguments describe.
 
     Raises:
-        ConfigError: The configuration is not valid, or an argument is unknown.
+        ConfigError: The configuration is not valid, an argument is unknown, or the state would lie in Ray's cache of working folders.
     """
     try:
         args = Arguments.model_validate(arguments)
@@ -52,6 +53,8 @@ def app(arguments: dict[str, Any]) -> Application:
         raise ConfigError(what, got=repr(first["input"]), allowed=", ".join(Arguments.model_fields), do="correct the argument") from error
     config = load_config(args.config)
     state = args.state or config.state
+    if (wrong := misplacement("state", state)) is not None:
+        raise wrong
     # Replicas have other working folders.
     state = state if "://" in state else str(Path(state).absolute())
     settings = ReplicaSettings(

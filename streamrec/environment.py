@@ -30,6 +30,11 @@ def tombstone_key() -> bytes:
     return os.environ.get("STREAMREC_TOMBSTONE_KEY", "streamrec tombstones").encode()[:64]
 
 
+def has_tombstone_key() -> bool:
+    """Return whether `STREAMREC_TOMBSTONE_KEY` is set in this process."""
+    return "STREAMREC_TOMBSTONE_KEY" in os.environ
+
+
 def cache_folder() -> Path:
     """Return the per-user cache folder (`STREAMREC_CACHE`, else `XDG_CACHE_HOME`/streamrec, else ~/.cache/streamrec)."""
     own = os.environ.get("STREAMREC_CACHE")

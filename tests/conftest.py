@@ -1,15 +1,20 @@
-"""Settings of all tests: one torch thread, so that results are the same bits on every machine."""
+"""Settings of all tests: one torch thread, so that results are the same bits on every machine; no waiting for disks; who runs beside whom."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Before Ray is imported: a local cluster of a test leaves no token in the home folder.
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -17,6 +22,24 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 settings.register_profile("streamrec", deadline=None, max_examples=40, derandomize=True, database=None)
 settings.load_profile("streamrec")
+
+STARTS_SERVERS = ("tests/kafka/", "tests/ray/", "tests/e2e/", "tests/faults/")
+
+
+class OneClusterAtATime(LoadScopeScheduling):
+    """Share tests out by file, because a file's tests share fixtures; whatever starts a broker or Ray stays in one process, one after another."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "servers" if nodeid.startswith(STARTS_SERVERS) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneClusterAtATime:
+    return OneClusterAtATime(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Move the tests of the one Ray cluster to the end: the others start their own, or hold that there is none."""
+    items.sort(key=lambda item: "ray_cluster" in getattr(item, "fixturenames", ()))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,6 +52,14 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _one_torch_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_disks() -> Iterator[None]:
+    """A process that is killed loses nothing that it has written; only a machine that loses power would, and no test takes its power away."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +78,24 @@ def files_naming() -> Callable[[Path, str], list[str]]:
         return found
 
     return find
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Start Ray with two logical CPUs, once, in a folder of its own, and leave neither process nor file behind."""
+    ray = pytest.importorskip("ray")  # Tests without it don't wait for its import.
+    # Not tmp_path: a socket's name may have 107 characters.
+    folder = tempfile.mkdtemp(prefix="sr-", dir="/tmp")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        namespace="streamrec",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=200 * 2**20,
+        _temp_dir=folder,
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Show what a deletion removed, and until when the rest goes."""
+"""Show what a deletion removed in each lineage, and until when the rest goes."""
 
 from __future__ import annotations
 
@@ -9,28 +9,68 @@ from typing import Any
 from streamrec.cli.options import Receipt
 from streamrec.cli.show_config import resolve
 from streamrec.config import Config
-from streamrec.errors import BrokerError, DataError
+from streamrec.errors import BrokerError, DataError, OperatorError
 from streamrec.log.kafka_facts import kafka_facts
 from streamrec.pipeline.forgetting import read_receipt
+from streamrec.pipeline.layout import lineage_folder, registry_url
 from streamrec.pipeline.lineage import lineage_urls
+from streamrec.pipeline.rebuild_record import holds_state
+from streamrec.pipeline.session import state_address
+from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 
 PATIENCE_S = 3.0
 
 
 def run(options: Receipt) -> int:
-    """Print the receipt as JSON, with how long the broker keeps the raw records."""
+    """Print the receipts of all lineages as JSON, with what nobody goes back behind and how long the broker keeps the raw records."""
     config = resolve(options.settings)
     namespace = config.events.namespace if options.namespace is None else options.namespace
-    read = (read_receipt(open_storage(url), namespace, options.event_id) for url in lineage_urls(config.state))
-    receipt = next((found for found in read if found is not None), None)
-    if receipt is None:
+    receipts = _receipts(state_address(config), namespace, options.event_id)
+    if not receipts:
         what = "Receipt: there is none"
         do = "wait until the stream has reached the event, or give the event id that `streamrec delete-user` printed"
         raise DataError(what, got=repr((namespace, options.event_id)), do=do)
     broker = options.broker or config.log.broker
-    sys.stdout.write(json.dumps({**receipt, "retention_ms": _retention_ms(config, broker)}, indent=1) + "\n")
+    shown = {
+        "event_id": options.event_id,
+        "namespace": namespace,
+        "receipts": receipts,
+        "versions_not_before": _not_before(state_address(config)),
+        "retention_ms": _retention_ms(config, broker),
+    }
+    sys.stdout.write(json.dumps(shown, indent=1) + "\n")
     return 0
+
+
+def _receipts(state: str, namespace: str, event_id: str) -> list[dict[str, Any]]:
+    """Return a deletion's receipt of each lineage that has carried it out, oldest first.
+
+    Versions are named by the batches of the lineage that has written a receipt, so it does not say what the registry, which they share, refuses.
+    What was out of reach and has been removed since is told apart.
+    """
+    urls = lineage_urls(state)[::-1]
+    gone = {url for url in urls if not holds_state(open_storage(url))}
+    receipts = []
+    for number, url in enumerate(urls, 1):
+        receipt = read_receipt(open_storage(url), namespace, event_id)
+        if receipt is not None:
+            receipt.pop("versions_not_before", None)
+            missed = receipt.get("out_of_reach", {})
+            receipt["out_of_reach"] = {address: why for address, why in missed.items() if address not in gone}
+            receipt["removed_since"] = sorted(gone & missed.keys())
+            receipts.append({"lineage": lineage_folder(number), **receipt})
+    return receipts
+
+
+def _not_before(state: str) -> str | None:
+    """Return the version before which the registry goes back to none, by this deletion or a later one; None where it does not say."""
+    try:
+        forgotten = Registry(open_storage(registry_url(state))).forgotten()
+    except OperatorError as error:
+        sys.stderr.write(f"{error}\n")
+        return None
+    return None if forgotten is None else forgotten.version
 
 
 def _retention_ms(config: Config, broker: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 from streamrec.cli.options import Rollback
 from streamrec.cli.show_config import resolve
 from streamrec.config import check_student
-from streamrec.errors import RegistryError
+from streamrec.errors import ConfigError, RegistryError
 from streamrec.pipeline.forgetting import check_deletions_noted
 from streamrec.pipeline.layout import registry_url
 from streamrec.registry.registry import Registry
@@ -16,6 +16,9 @@ from streamrec.storage import open_storage
 
 def run(options: Rollback) -> int:
     """Move the registry's alias back and print from which version to which."""
+    if not options.reason.strip():
+        what = "Rollback: the reason is empty"
+        raise ConfigError(what, got=repr(options.reason), allowed="words", do="say why, for the registry's history, or leave --reason out")
     config = resolve(options.settings)
     registry = Registry(open_storage(registry_url(config.state)), check_student(config, options.student))
     check_deletions_noted(open_storage(config.state), registry)

@@ -8,6 +8,8 @@ from streamrec.config.loading import check_student, load_config, parse_config, p
 from streamrec.config.section import Duration, Section, parse_duration_s
 from streamrec.config.sections import (
     DEFAULT_MEANINGS,
+    MAX_NAMESPACE_BYTES,
+    MAX_NAMESPACE_CHARS,
     Config,
     EventsConfig,
     FeaturesConfig,
@@ -26,6 +28,8 @@ from streamrec.config.teachers import LinearConfig, NeighboursConfig, TeachersCo
 
 __all__ = [
     "DEFAULT_MEANINGS",
+    "MAX_NAMESPACE_BYTES",
+    "MAX_NAMESPACE_CHARS",
     "Config",
     "Duration",
     "EventsConfig",

@@ -24,7 +24,9 @@ _BOUNDS = {
     "literal_error": "{expected}",
     "string_pattern_mismatch": "a text that matches {pattern}",
     "string_too_short": "a text of at least {min_length} characters",
+    "string_too_long": "a text of at most {max_length} characters",
     "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
 }
 _TYPES = {  # By the start of pydantic's name of the error.
     "int_": "a whole number",
@@ -170,7 +172,14 @@ def _explain(error: ValidationError) -> ConfigError:
         hint = f"{parent}.{near[0]}" if parent and near else (near[0] if near else "")
         what = "Config: unknown key"
         return ConfigError(what, got=repr(dotted), do=f"did you mean {hint!r}? ({', '.join(allowed)} are allowed)", key=dotted)
-    return ConfigError(f"Config: {dotted} is not valid", got=repr(first.get("input")), allowed=_allowed(first), do="correct the value", key=dotted)
+    return ConfigError(f"Config: {dotted} is not valid", got=_got(first), allowed=_allowed(first), do="correct the value", key=dotted)
+
+
+def _got(detail: ErrorDetails) -> str:
+    """Say what a value is, and its length where that is what is wrong."""
+    value = detail.get("input")
+    unit = {"string_too_long": "characters", "too_long": "of them"}.get(detail["type"])
+    return repr(value) if unit is None or value is None else f"{value!r} ({len(value)} {unit})"
 
 
 def _allowed(detail: ErrorDetails) -> str:

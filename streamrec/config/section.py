@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -43,6 +44,22 @@ def _bounded(seconds: float, value: object) -> float:
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration_s), Field(ge=0)]
+
+
+def names_bucket(address: str) -> str:
+    """Return an address, unless it is of a bucket and names none: what is put below it would be a folder here.
+
+    Raises:
+        ValueError: It is ``s3://`` or ``gs://``, or has a prefix alone.
+    """
+    if address.startswith(("s3:", "gs:")) and not urlsplit(address).netloc:
+        msg = f"got {address!r}, which names no bucket, allowed {address[:2]}://BUCKET or {address[:2]}://BUCKET/PREFIX"
+        raise ValueError(msg)
+    return address
+
+
+Address = Annotated[str, AfterValidator(names_bucket)]
+"""A folder, or where in a bucket."""
 
 
 class Section(BaseModel):

@@ -7,11 +7,15 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from streamrec.config.section import Duration, Section
+from streamrec.config.section import Address, Duration, Section
 from streamrec.config.teachers import TeachersConfig
 
 LEAST_BATCH_EVENTS = 1024
 """What a micro-batch takes at least by default: below it, few events cost nearly as much as many."""
+
+MAX_NAMESPACE_CHARS = 64
+MAX_NAMESPACE_BYTES = 81
+"""The lake has a folder for each namespace, whose name has up to three characters for a byte, and file systems give a name 255."""
 
 
 class Meaning(Section):
@@ -42,10 +46,19 @@ DEFAULT_MEANINGS: dict[str, Meaning] = {
 class EventsConfig(Section):
     """Validate events and say what they mean."""
 
-    namespace: str = Field(default="default", min_length=1, max_length=64)
+    namespace: str = Field(default="default", min_length=1, max_length=MAX_NAMESPACE_CHARS)
     meanings: dict[str, Meaning] = Field(default_factory=lambda: dict(DEFAULT_MEANINGS))
     future_tolerance_s: Duration = 86_400.0
     max_id_bytes: int = Field(default=512, ge=8, le=65_536)
+
+    @field_validator("namespace")
+    @classmethod
+    def _fits_a_folder(cls, value: str) -> str:
+        """Refuse what the codec refuses of an event, since those without a namespace get this one."""
+        if len(value.encode("utf-8", "surrogatepass")) > MAX_NAMESPACE_BYTES:
+            msg = f"allowed at most {MAX_NAMESPACE_BYTES} bytes in UTF-8"
+            raise ValueError(msg)
+        return value
 
 
 class LogConfig(Section):
@@ -215,7 +228,7 @@ class LakeConfig(Section):
     """
 
     enabled: bool = True
-    address: str = ""
+    address: Address = ""
     max_buffer_bytes: int = Field(default=64 << 20, ge=1)
     optimize_every: int = Field(default=100, ge=0)
     target_file_bytes: int = Field(default=128 << 20, ge=1024)
@@ -260,7 +273,7 @@ TAKEN_NAMES = ("default", "student", "control", "live")
 class Config(Section):
     """Hold every setting of a deployment. ``students``: further ones by name, each a table ``students.NAME``."""
 
-    state: str = Field(default="runs/default", min_length=1)
+    state: Address = Field(default="runs/default", min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**31)
     events: EventsConfig = EventsConfig()
     log: LogConfig = LogConfig()

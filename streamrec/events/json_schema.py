@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from streamrec.config import MAX_NAMESPACE_BYTES, MAX_NAMESPACE_CHARS
 from streamrec.events.schema import (
     CONTEXT_TYPE,
     FIELD_MEANINGS,
     FIELDS_OF,
-    MAX_NAMESPACE_BYTES,
-    MAX_NAMESPACE_CHARS,
     MAX_TIME_MS,
     REASONS,
     REJECTED,

@@ -20,9 +20,6 @@ SessionId = NewType("SessionId", str)
 RequestId = NewType("RequestId", str)
 Namespace = NewType("Namespace", str)
 
-MAX_NAMESPACE_CHARS = 64
-MAX_NAMESPACE_BYTES = 81
-"""The lake has a folder for each namespace, whose name has up to three characters for a byte, and file systems give a name 255."""
 MAX_TIME_MS = 253_402_300_799_999  # the last millisecond of the year 9999, the end of ISO 8601's four-digit years
 
 

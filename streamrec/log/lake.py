@@ -27,7 +27,7 @@ from streamrec.errors import StorageError
 from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
 from streamrec.log.lake_deletion import DELETED_BY, Asked, Deleted, Place, owners, rows_of
-from streamrec.log.lake_files import check_log, damaged_file, sync_commit, sync_log, torn_entry
+from streamrec.log.lake_files import check_log, damaged_file, damaged_log, sync_commit, sync_log
 from streamrec.log.lake_table import COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, places_of, recount
 from streamrec.migrations import migrated, number_of
 
@@ -105,6 +105,11 @@ class EventLake:
         with self._explained("read"):
             return 0 if table is None else table.transaction_version(self.app) or 0
 
+    def next_entry(self) -> str:
+        """Return where the log's entry after the newest one would be: the first that is lost, when the newest ones are."""
+        table = self._table()
+        return f"{self.address}/_delta_log/{0 if table is None else table.version() + 1:020d}.json"
+
     def append(self, events: pa.Table, batch: int) -> int:
         """Append those of the events that the table does not have, as one commit, and return how many.
 
@@ -161,7 +166,7 @@ class EventLake:
         return result
 
     def extent(self) -> dict[int, tuple[int, int]]:
-        """Return per partition with rows the lowest offset, and how many batches repeat offsets of earlier ones, as of a topic that was made anew."""
+        """Return per partition with rows the lowest offset, and how many batches begin at or below offsets of earlier ones."""
         table = self._table()
         if table is None:
             return {}
@@ -171,11 +176,31 @@ class EventLake:
 
     def rows(self, partition: int, start: int, end: int) -> pa.Table:
         """Return a partition's events with offsets in ``[start, end)``, ascending, in `EVENT`; deletions may have taken some away since."""
+        return self._events(f'"partition" = {int(partition)} and "offset" >= {int(start)} and "offset" < {int(end)}')
+
+    def beyond(self, batch: int) -> pa.Table:
+        """Return the events of later batches in `EVENT`, by offset, each place once: the same events, where a batch repeats those of another."""
+        found = self._events(f"batch > {int(batch)}")
+        places = np.stack([found[name].to_numpy() for name in ("partition", "offset")])
+        return take(found, np.sort(np.unique(places, axis=1, return_index=True)[1]))
+
+    def take_back(self, after: int, before: int, appended: Mapping[int, int]) -> int:
+        """Remove the rows of the batches in between (both exclusive) as if they had never been appended, and return how many went.
+
+        Rows of them that a deletion took count as removed no more.
+
+        Args:
+            after: The last batch that stays.
+            before: The first one that stays after it.
+            appended: Partition to the rows that were ever appended up to ``after``.
+        """
+        return self._retried("take rows back from", lambda: self._take_back(after, before, appended))
+
+    def _events(self, chosen: str) -> pa.Table:
         table = self._table()
         if table is None:
             return EVENT.empty_table()
         with self._explained("read"):
-            chosen = f'"partition" = {int(partition)} and "offset" >= {int(start)} and "offset" < {int(end)}'
             names = [name for name in EVENT.names if name in {field.name for field in table.schema().fields}]
             found = pa.table(table.scan(columns=names, predicate=chosen).read_all())
         # A table that was begun before a field was there lacks its column.
@@ -263,6 +288,21 @@ class EventLake:
         sync_commit(self.address, table.version())
         return before, went
 
+    def _take_back(self, after: int, before: int, appended: Mapping[int, int]) -> int:
+        table, held = self._table(), self.held(after, dict.fromkeys(appended, 0))
+        if table is None:
+            return 0
+        between = f"batch > {int(after)} and batch < {int(before)}"
+        num: int = pa.table(table.scan(columns=["batch"], predicate=between).read_all()).num_rows
+        beyond = {partition: there.rows + there.removed - appended.get(partition, 0) for partition, there in held.items()}
+        marks = [Transaction(self._removed_app(partition), held[partition].removed - more) for partition, more in beyond.items() if more > 0]
+        if num:
+            table.delete(between, commit_properties=CommitProperties(app_transactions=marks))
+        elif marks:  # A deletion of nothing is no commit.
+            write_deltalake(table, COLUMNS.empty_table(), mode="append", commit_properties=CommitProperties(app_transactions=marks))
+        sync_commit(self.address, table.version())
+        return num
+
     def _gone(self, table: DeltaTable, asked: Asked, number: int) -> int:
         return asked.rows(table.transaction_version(f"{self.app}/{asked.mark(number, 0)[0]}"))
 
@@ -335,7 +375,7 @@ class EventLake:
         lines = (_DECORATION.sub("", line).strip() for line in str(error).splitlines())
         told = takewhile(lambda line: not _BACKTRACE.match(line), (line for line in lines if line))
         reason = ": ".join(told)[:500] or type(error).__name__
-        damaged = torn_entry(self.address, reason) or damaged_file(self.address, opened, reason)
+        damaged = damaged_log(self.address, reason) or damaged_file(self.address, opened, reason)
         if damaged is not None:
             return damaged
         what = f"Lake: could not {action} the table at {self.address} ({reason})"

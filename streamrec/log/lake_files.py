@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -15,17 +14,21 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from streamrec.errors import Damaged, StorageError
+from streamrec.log.lake_checkpoints import (
+    ENTRY,
+    LAST_CHECKPOINT,
+    WITHOUT_A_COPY,
+    actions,
+    damaged_checkpoint,
+    is_whole_entry,
+    versions_of_checkpoints,
+)
 from streamrec.storage import open_storage
 
 _IS_APPEND = b'"operation":"WRITE"'
 _REMOVE = "remove that file and start again: its rows are appended again, and if the checkpoint counts on them the next append says so"
 _RESTORE = "restore that file from a copy; without one remove it, start again, and repeat the deletions of users since the checkpoint before"
-_RESTORE_ROWS = (
-    "restore that file from a copy; without one give `lake.address` a new folder: what comes from then on goes there, and receipts name this table, "
-    "which no deletion reaches, until the file is back or you have removed the table"
-)
-_ENTRY = re.compile(r"\d{20}\.json")
-_CHECKPOINT = re.compile(r"\d{20}\.checkpoint\..*(parquet|json)")
+_RESTORE_ROWS = f"restore that file from a copy; {WITHOUT_A_COPY}"
 _NAMED = re.compile(r"[^\s\"'():]*\.parquet")
 
 
@@ -54,42 +57,39 @@ def torn_entry(address: str, reason: str) -> Damaged | None:
 
 
 def check_log(address: str) -> None:
-    """Return if no entry of a local table's log is damaged; a file is read for each commit since its last checkpoint, as by who opens it.
+    """Return if of a local table's log neither the newest checkpoint nor an entry since is damaged, all of which are read by who opens it.
 
     Raises:
-        Damaged: See `torn_entry`.
+        Damaged: See `damaged_log`.
     """
-    if (torn := torn_entry(address, "found before the table was opened")) is not None:
-        raise torn
+    if "://" not in address and (damaged := damaged_log(address, "found before the table was opened", to_the_end=False)) is not None:
+        raise damaged
+
+
+def damaged_log(address: str, reason: str, *, to_the_end: bool = True) -> Damaged | None:
+    """Return an error if a table's log is damaged, see `damaged_checkpoint` and `torn_entry`; a bucket's is looked at where delta-rs blames it."""
+    if "://" not in address or "checkpoint" in reason.lower() or "parquet" in reason.lower():
+        with suppress(OSError, StorageError):  # A log that nobody may or can read is no damage; what delta-rs says of it is told.
+            if (damaged := damaged_checkpoint(address, reason, to_the_end=to_the_end)) is not None:
+                return damaged
+    return torn_entry(address, reason)
 
 
 def _first_bad_entry(table: Path) -> tuple[Path, bytes | None, bool] | None:
     """Return an entry since the log's newest checkpoint, what is left of it, and whether it is the newest."""
     log = table / "_delta_log"
     names = [path.name for path in log.glob("*")]
-    begin = max((int(name[:20]) + 1 for name in names if _CHECKPOINT.fullmatch(name)), default=0)
-    end = max((int(name[:20]) + 1 for name in names if _ENTRY.fullmatch(name)), default=0)
+    begin = max(versions_of_checkpoints(names), default=-1) + 1
+    end = max((int(name[:20]) + 1 for name in names if ENTRY.fullmatch(name)), default=0)
     for version in range(begin, end):
         entry = log / f"{version:020d}.json"
         try:
             data = entry.read_bytes()
         except FileNotFoundError:
             return entry, None, False
-        if not _is_whole(data):
+        if not is_whole_entry(data):
             return entry, data, version == end - 1
     return None
-
-
-def _is_whole(entry: bytes) -> bool:
-    try:
-        return bool(_actions(entry))
-    except ValueError:
-        return False  # It ends in the middle of an action.
-
-
-def _actions(entry: bytes) -> list[dict[str, Any]]:
-    """Return the actions of an entry; ids within them may hold what text takes for the end of a line."""
-    return [json.loads(line) for line in entry.split(b"\n") if line]
 
 
 def damaged_file(address: str, table: DeltaTable | None, reason: str) -> Damaged | None:
@@ -139,7 +139,7 @@ def sync_commit(address: str, version: int) -> None:
         return
     folder = Path(address)
     entry = folder / "_delta_log" / f"{version:020d}.json"
-    files = [folder / unquote(action["add"]["path"]) for action in _actions(entry.read_bytes()) if "add" in action]
+    files = [folder / unquote(action["add"]["path"]) for action in actions(entry.read_bytes()) if "add" in action]
     folders = {parent for file in files for parent in file.parents if parent.is_relative_to(folder)}
     for path in (*files, *folders, entry, entry.parent, folder, folder.parent):
         _sync_path(path)
@@ -150,7 +150,7 @@ def sync_log(address: str, version: int) -> None:
     if "://" in address:
         return
     log = Path(address) / "_delta_log"
-    for path in (*log.glob(f"{version:020d}.checkpoint*"), log / "_last_checkpoint", log):
+    for path in (*log.glob(f"{version:020d}.checkpoint*"), log / LAST_CHECKPOINT, log):
         _sync_path(path)
 
 

@@ -57,7 +57,7 @@ class LakeThenLog:
         for part in ranges:
             bound = min(max(self._ends.get(part.partition, 0), part.start), part.end)
             if part.start < bound:
-                tables.append(_log_rows(part.topic, self._lake.rows(part.partition, part.start, bound)))
+                tables.append(log_rows(part.topic, self._lake.rows(part.partition, part.start, bound)))
             if bound < part.end:
                 tables.append(self._log.read_table([OffsetRange(part.topic, part.partition, bound, part.end)]))
         return concatenated(tables)
@@ -75,7 +75,7 @@ class LakeThenLog:
         self._log.close()
 
 
-def _log_rows(topic: str, events: pa.Table) -> pa.Table:
+def log_rows(topic: str, events: pa.Table) -> pa.Table:
     """Return a lake's rows as records of the log; their broker time, which the lake does not keep, is the event's."""
     keys, values = encode_table(events)
     columns = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,7 +49,7 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
     """Be connected to Ray inside the block.
 
     `RAY_ADDRESS` is used when it is set, and a connection that is there already is kept. Otherwise a local cluster is started; it ends with
-    the block and its temporary folder is removed.
+    the block and its temporary folder is removed. A handler of SIGTERM that the caller has set before stays in place.
 
     Args:
         num_cpus: Logical CPUs of a local cluster; None takes the machine's, but at least `LOCAL_CPUS`.
@@ -58,27 +60,46 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     if ray_address() is not None:
-        ray.init(namespace=NAMESPACE, log_to_driver=False)
+        # Between its connection and our handler Ray's native one would end this process with a stack trace, whatever it was doing.
+        os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+        with _own_signals():
+            ray.init(namespace=NAMESPACE, log_to_driver=False)
         yield
         return
     for name, value in {"RAY_USAGE_STATS_ENABLED": "0", **FOR_CHILDREN}.items():
         os.environ.setdefault(name, value)
     with temporary_folder(longest=_MAX_FOLDER_CHARS) as folder:
         try:
-            ray.init(
-                address="local",
-                namespace=NAMESPACE,
-                num_cpus=num_cpus or max(LOCAL_CPUS, os.cpu_count() or 1),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-                _temp_dir=str(folder),
-                _system_config=RAY_SETTINGS,
-            )
+            with _own_signals():
+                ray.init(
+                    address="local",
+                    namespace=NAMESPACE,
+                    num_cpus=num_cpus or max(LOCAL_CPUS, os.cpu_count() or 1),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.WARNING,
+                    _temp_dir=str(folder),
+                    _system_config=RAY_SETTINGS,
+                )
             yield
         finally:
             ray.shutdown()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the caller's handler of SIGTERM, if it has one: Ray sets its own when it starts, which exits with a status of its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit as error:  # Ray's handler was called.
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _quieten() -> None:

@@ -11,6 +11,7 @@ import logging
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamrec.errors import OperatorError
@@ -118,8 +119,11 @@ class Controller:
         plan = self.planned() or given or self._new_plan()
         return None if plan is None else self.run(plan)
 
-    def run(self, plan: Plan) -> StepReport:
-        """Make a plan durable, unless another of its number is, then execute the one that stands; raises `Fenced` as `step` does."""
+    def run(self, plan: Plan, rows: pa.Table | None = None) -> StepReport:
+        """Make a plan durable, unless another of its number is, then execute the one that stands; raises `Fenced` as `step` does.
+
+        Rows that are given take the place of what the log holds in its ranges; see `streamrec.pipeline.skipping`.
+        """
         self._check_owner()
         if self.parts.plans is not None:
             # A stored plan keeps the fields that it was written with: a streamrec before this one may have known fewer.
@@ -127,7 +131,7 @@ class Controller:
             plan = Plan.model_validate(stands)
             if self._plans_ahead is not None:  # If this step fails before it changes anything, it is tried again as planned.
                 self._plans_ahead = {batch for batch in self._plans_ahead if batch > plan.batch} | {plan.batch}
-        return self.execute(plan)
+        return self.execute(plan, rows)
 
     def _check_owner(self) -> None:
         if self.parts.checkpoints is not None:
@@ -196,8 +200,8 @@ class Controller:
     def _has_uncommitted(self) -> bool:
         return self.parts.checkpoints is not None and self.state.batch != self._committed_batch
 
-    def execute(self, plan: Plan) -> StepReport:
-        """Execute a plan; it must be the next one.
+    def execute(self, plan: Plan, rows: pa.Table | None = None) -> StepReport:
+        """Execute a plan, on the rows of its ranges unless others are given; it must be the next one.
 
         Raises:
             OperatorError: An earlier step broke off after it had begun to change the state; only a new controller can go on.
@@ -212,7 +216,7 @@ class Controller:
         for line in self._lines():
             line.follow(plan.live if line is self.line else plan.lives.get(line.name))
         with timer.stage("read"):
-            rows = self.intake.read(plan)
+            rows = self.intake.read(plan) if rows is None else rows
             self.intake.look_ahead(plan)
         num_known, self._is_torn = len(self.ingest.vocabulary), True
         if plan.topic_id is not None:

@@ -49,12 +49,14 @@ class Driver:
         self._is_down = False
         self._due_s = -math.inf
         self._lag: int | None = None
+        self._idle_since_s: float | None = None
         self.controller, self.recovered = self._renewed()
         self._memory = GivesBack(self.controller.parts.clock)
 
     def step(self) -> StepReport | None:
         """Do one step, or wait a moment when there is nothing to do."""
         batch = self.controller.state.batch + 1
+        idle_since_s, self._idle_since_s = self._idle_since_s, None  # A step that fails has seen nothing, so what came before it counts no more.
         try:
             self._let_gather()
             began_s = self.controller.parts.clock.monotonic_s()
@@ -71,11 +73,16 @@ class Driver:
         if batch >= self._failed_batch:
             self._failures = 0
         if report is None:
+            self._idle_since_s = began_s if idle_since_s is None else idle_since_s
             self._wait(IDLE_WAIT_S)
         else:
             self._due_s = began_s + self.controller.config.pipeline.batch_interval_s
         self._memory.after_work()
         return report
+
+    def idle_s(self) -> float:
+        """Return for how long each step has found nothing to do: the log was read to its end, and no step failed."""
+        return 0.0 if self._idle_since_s is None else self.controller.parts.clock.monotonic_s() - self._idle_since_s
 
     def lag(self) -> int | None:
         """Return how many records of the log have not been read, as last known: None when the broker has not answered yet."""

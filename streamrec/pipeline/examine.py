@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from streamrec.config import Config
-from streamrec.errors import StreamrecError
+from streamrec.errors import Damaged, StreamrecError
 from streamrec.log.kafka_facts import TopicFacts
 from streamrec.pipeline.dead_letters import PART_BYTES
 from streamrec.pipeline.plan_time import LONGEST_AHEAD_S
@@ -90,8 +90,17 @@ def check_readable(address: str, errors: Sequence[StreamrecError]) -> list[Findi
     """Judge what of a state can't be read, as `streamrec.pipeline.readable` found it."""
     check = "state can be read"
     remedy = "restore it from a copy, or give `state` a new folder"
-    found = [failed(check, error, error.remedy or remedy) for error in errors]
+    found = [
+        _lost(check, error) if error.facts.get("lost") and isinstance(error, Damaged) else failed(check, error, error.remedy or remedy)
+        for error in errors
+    ]
     return found or [Finding(check, Verdict.OK, address)]
+
+
+def _lost(check: str, error: Damaged) -> Finding:
+    """Return the finding for what is lost and the stream can do without; see `streamrec.pipeline.lost_teachers`."""
+    remedy = "restore it from a copy before the start, or let the stream go on without it: it makes a new version"
+    return Finding(check, Verdict.WARN, str(error).removesuffix(f", {error.remedy}"), remedy)
 
 
 def check_alias(damage: StreamrecError | None) -> list[Finding]:

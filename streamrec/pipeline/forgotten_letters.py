@@ -9,9 +9,8 @@ from typing import Any
 
 import orjson
 
-from streamrec.config import Config
+from streamrec.config import MAX_NAMESPACE_CHARS, Config
 from streamrec.environment import tombstone_key
-from streamrec.events.schema import MAX_NAMESPACE_CHARS
 from streamrec.features.tombstones import Tombstones
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.dead_letter_box import Letter

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from streamrec.config import Config, LakeConfig
 from streamrec.errors import Damaged, StorageError
+from streamrec.events.schema import EVENT
 from streamrec.log.lake import EventLake, lake_address
 from streamrec.log.lake_deletion import Asked, Deleted
 from streamrec.log.lake_files import check_log
@@ -60,6 +61,7 @@ class LakeWriter:
         self._manifest = copy.deepcopy(_NEW)
         self._is_checked = False
         self._waiting: list[pa.Table] = []
+        self._back: tuple[int, int, dict[int, int]] | None = None
         self._clear()
 
     def record(self, batch: int, kept: pa.Table, num_applied: int, num_earlier: int) -> None:
@@ -86,8 +88,25 @@ class LakeWriter:
         if self._waiting_bytes > self._config.max_buffer_bytes:
             self._flush()
 
+    def take_over(self, batch: int, by: int, num_applied: int) -> pa.Table:
+        """Return the table's events of the steps between ``batch`` and ``by``, which no checkpoint covers and which are given up; see `EVENT`.
+
+        The next `commit` gives their rows back, after it has appended what step ``by`` has recorded: at no moment is a row in no batch.
+
+        Args:
+            batch: The state's last step.
+            by: The step that is to apply what of them the log does not have any more.
+            num_applied: Events that steps up to ``batch`` applied.
+        """
+        if self.lake.last_batch() <= batch:
+            return EVENT.empty_table()
+        if self._manifest["address"] != self._config.address:
+            self._begin(batch, num_applied)
+        self._back = (batch, by, {int(partition): num for partition, num in self._manifest["rows"].items()})
+        return self.lake.beyond(batch)
+
     def commit(self, now_ms: int) -> None:
-        """Append what waits, as one commit, and tidy the table if that is due.
+        """Append what waits, as one commit, give back what `take_over` has said, and tidy the table if that is due.
 
         Args:
             now_ms: Processing time, as planned.
@@ -96,6 +115,9 @@ class LakeWriter:
             StorageError: The storage refused; the table has the rows or does not, and the checkpoint must not move.
         """
         self._flush()
+        if self._back is not None:
+            logger.warning("lake: %d rows of steps that were given up are taken back", self.lake.take_back(*self._back))
+            self._back, self._has_garbage = None, True
         every = self._config.optimize_every
         if every and self._manifest["commits"] >= every and self._tidy("optimize", lambda: merge_apart(self.lake)):
             self._manifest["commits"] = 0
@@ -154,6 +176,7 @@ class LakeWriter:
     def _clear(self) -> None:
         self._waiting, self._waiting_bytes = [], 0
         self._last = 0
+        self._back = None
         self._has_garbage = False
 
     def _begin(self, batch: int, num_applied: int) -> None:
@@ -170,8 +193,9 @@ class LakeWriter:
             return
         if not self._is_checked and (held := self.lake.last_batch()) < self._manifest["batch"]:
             what = f"Lake: the table at {self.lake.address} is older than the checkpoint"
-            got, allowed = f"rows up to batch {held}", f"{self._manifest['batch']} or later"
-            raise Damaged(what, got=got, allowed=allowed, do="restore it from a copy, or give `lake.address` a new folder", address=self.lake.address)
+            got, allowed = f"rows up to batch {held}, no entry {self.lake.next_entry()}", f"{self._manifest['batch']} or later"
+            do = "restore that entry of its log, and those after it, from a copy, or give `lake.address` a new folder"
+            raise Damaged(what, got=got, allowed=allowed, do=do, address=self.lake.address)
         self._is_checked = True
         self.lake.append(pa.concat_tables(self._waiting), self._last)
         self._manifest["batch"] = self._last

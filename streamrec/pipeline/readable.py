@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 
 from streamrec.errors import StreamrecError
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number, registry_url
 from streamrec.pipeline.lineage import current_lineage, named_lineage, url_of
+from streamrec.pipeline.lost_teachers import look_at_teachers
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_record import read_record
 from streamrec.pipeline.stream_state import StreamState
 from streamrec.registry.registry import Registry
-from streamrec.storage import Storage, open_storage
+from streamrec.storage import open_storage
 from streamrec.teachers.store import TeacherStore
 
 
@@ -25,7 +25,7 @@ def unreadable(state_url: str) -> Iterator[StreamrecError]:
     """Give an error for each thing of the current lineage, and of one that is being made, that can't be read; it says what to do.
 
     Of commits that are torn while an older one is whole nothing is said: a job falls back by itself. What the components hold is not read but for
-    the stream's own; of the teachers' versions that it names the manifests are.
+    the stream's own.
 
     Args:
         state_url: The state's address; nothing need be there.
@@ -47,24 +47,31 @@ def unreadable(state_url: str) -> Iterator[StreamrecError]:
         registry.check_live,
         registry.forgotten,
     )
-    teachers = TeacherStore(open_storage(url))
-    manifests: list[Callable[[], object]] = [partial(teachers.manifest, *named) for named in _teachers(checkpoint)]
-    for look in (*looks, *manifests):
+    for look in looks:
         try:
             look()
         except StreamrecError as error:
             yield error
 
 
-def _teachers(checkpoint: Storage) -> list[tuple[str, str]]:
-    """Return teacher and version, each that the newest commit names as in use or compared."""
-    with suppress(StreamrecError):  # Said already.
-        loaded = CheckpointStore(checkpoint).load_newest(only=("stream",))
-        if loaded is not None:
-            state = StreamState()
-            state.restore(loaded.components["stream"][0])
-            return [*state.teachers.items(), *state.challengers.items()]
-    return []
+def damaged_teachers(state_url: str) -> Iterator[StreamrecError]:
+    """Give what is wrong with the teachers' versions that the newest commit names, in use or compared; their weights are read.
+
+    The fact ``lost`` is true where the stream goes on by itself; at all else it stops.
+    """
+    try:
+        url = url_of(state_url, current_lineage(state_url).folder)
+        loaded = CheckpointStore(open_storage(checkpoint_url(url))).load_newest(only=("stream",))
+    except StreamrecError:  # Said already.
+        return
+    if loaded is None:
+        return
+    state, storage = StreamState(), open_storage(url)
+    state.restore(loaded.components["stream"][0])
+    try:
+        yield from look_at_teachers(TeacherStore(storage).load, PlanStore(storage), state)
+    except StreamrecError as error:  # A storage, or a plan.
+        yield error
 
 
 def newest_plan_ms(state_url: str) -> int | None:

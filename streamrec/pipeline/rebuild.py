@@ -100,17 +100,18 @@ class Rebuild:
         self._on_step = on_step
         self._say = say
 
-    def run(self, *, anew: bool = False) -> Controller | None:
+    def run(self, *, anew: bool = False, from_log: bool = False) -> Controller | None:
         """Make the new lineage and let it take over; return its controller, or None where the current one was made with these settings.
 
         Args:
             anew: Make one nevertheless, and begin it anew where an earlier run could be taken up.
+            from_log: Read the log alone from its beginning, so that what the old lineage did not apply is judged once more.
 
         Raises:
             ConfigError: One has taken over with other settings, and its version is not live yet.
             OperatorError: There is no state to rebuild, the log was made anew, something foreign lies where the new lake is to go, or the lineage was
                 removed while it was made.
-            DataError: The lake lacks events that the log does not have any more.
+            DataError: The lake lacks events, or is not to be read, that the log does not have any more.
             StorageError: Another rebuild has taken this one's lineage over, or moved the pointer.
         """
         current = current_lineage(self._state_url)
@@ -124,27 +125,28 @@ class Rebuild:
             self._say(f"{current.folder}, which is current, was made with these settings: nothing to do")
             return None
         folder = lineage_folder(lineage_number(current.folder) + 1)
-        record = self._begin(folder, current.folder, anew=anew)
+        record = self._begin(folder, current.folder, anew=anew, from_log=from_log)
         with self._told_if_removed(folder):
             controller = self._learned(folder, record)
             self._catch_up(controller)
             self._take_over(controller, folder, current)
         return self._go_live(folder)
 
-    def _begin(self, folder: str, source: str, *, anew: bool) -> Record:
+    def _begin(self, folder: str, source: str, *, anew: bool, from_log: bool) -> Record:
         storage = open_storage(url_of(self._state_url, folder))
         record, lake = read_record(storage), lake_to(self._config)
         began_at = lake if record is None or record.lake_to is None else record.lake_to
+        anew |= from_log and record is not None and record.lake_address is not None
         if record is not None and record.made_with == made_with(self._config) and began_at == lake and not anew:
             self._say(f"going on with {folder}, which an earlier run began")
             return record
+        new = new_record(self._config, self._state_url, source, self._log, from_log=from_log)  # Refused before anything goes.
         _empty(self._config, self._state_url, folder, self._say)
         if record is not None:
             self._say(f"{folder}, which an earlier run began, is removed")
-        record = new_record(self._config, self._state_url, source, self._log)
-        record.write(storage)
-        self._say(f"beginning {folder} from {'the lake and the log' if record.lake_address is not None else 'the log'}")
-        return record
+        new.write(storage)
+        self._say(f"beginning {folder} from {'the lake and the log' if new.lake_address is not None else 'the log'}")
+        return new
 
     @contextmanager
     def _told_if_removed(self, folder: str) -> Iterator[None]:

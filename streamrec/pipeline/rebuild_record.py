@@ -136,25 +136,35 @@ def differences(held: Mapping[str, Any], mine: Mapping[str, Any], prefix: str = 
     return found
 
 
-def new_record(config: Config, state_url: str, source: str, log: TableReader) -> Record:
+def new_record(config: Config, state_url: str, source: str, log: TableReader, *, from_log: bool = False) -> Record:
     """Look at the source's newest commit, its lake and the log, and return what a lineage is to be made from.
+
+    Args:
+        config: The new settings.
+        state_url: The state's address.
+        source: Folder of the lineage that it is made from.
+        log: The event log.
+        from_log: Read the log alone from its beginning, whatever the lake holds.
 
     Raises:
         OperatorError: There is no state to rebuild, or its topic was made anew once.
-        DataError: The lake lacks events that the log does not have any more.
+        DataError: The lake lacks events that the log does not have any more, or is not to be read.
     """
     loaded = load_source(url_of(state_url, source))
     topic = config.log.events_topic
     until = log.latest(topic)
-    address = _whole_lake(loaded, config, url_of(state_url, source))
+    address = None if from_log else _whole_lake(loaded, config, url_of(state_url, source))
     begins: dict[int, int] = {}
     ends: dict[int, int] = {}
     if address is not None:
-        ends = {int(partition): int(offset) for partition, offset in loaded.components["stream"][0].meta["offsets"].items()}
-        begins = _begins(_lake(config, url_of(state_url, source), address), ends)
+        stream = loaded.components["stream"][0].meta
+        ends = {int(partition): int(offset) for partition, offset in stream["offsets"].items()}
+        begins = _begins(_lake(config, url_of(state_url, source), address), ends, is_of_two=bool(stream.get("topic_batch", 0)))
     elif lost := {partition: offset for partition, offset in log.earliest(topic).items() if offset}:
-        what = "Rebuild: the lake does not hold every event that the state has applied, and the log has dropped its first ones"
-        raise DataError(what, got=f"earliest offsets {lost}", do="begin a new `state` with python -m jobs.bootstrap")
+        lacks = "the lake is not to be read" if from_log else "the lake does not hold every event that the state has applied"
+        what = f"Rebuild: {lacks}, and the log has dropped its first ones"
+        do = "leave out --from-log" if from_log else "begin a new `state` with python -m jobs.bootstrap"
+        raise DataError(what, got=f"earliest offsets {lost}", do=do)
     starts = {partition: begins.get(partition, 0) for partition in until}
     return Record(source, address, begins, ends, until, chunk_of(starts, until), made_with(config), lake_to(config))
 
@@ -186,10 +196,13 @@ def _whole_lake(loaded: Checkpoint, config: Config, source_url: str) -> str | No
     return address
 
 
-def _begins(lake: EventLake, ends: Mapping[int, int]) -> dict[int, int]:
+def _begins(lake: EventLake, ends: Mapping[int, int], *, is_of_two: bool) -> dict[int, int]:
+    """Return where each partition begins in the lake. Offsets of one topic that are there twice are the same event's, which learning takes once."""
     extent = lake.extent()
     repeated = sorted(partition for partition, (_, num) in extent.items() if num)
-    if repeated:
+    if repeated and not is_of_two:
+        logger.warning("rebuild: the lake holds events of partitions %s twice, which count once", repeated)
+    if repeated and is_of_two:
         what = "Rebuild: the lake holds events of two topics, of which one was made anew, so their order can't be told from offsets"
         raise OperatorError(what, got=f"partitions {repeated}", do="begin a new `state` with python -m jobs.bootstrap")
     return {partition: extent[partition][0] if partition in extent else end for partition, end in ends.items()}

@@ -9,7 +9,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamrec.code_version import code_version
 from streamrec.config import Config, LogConfig
+from streamrec.environment import has_tombstone_key, ray_address
 from streamrec.errors import BrokerUnavailable
 from streamrec.log.base import LogAddress, LogWriter, TableReader
 from streamrec.log.broker import NothingToStop, resolve_broker
@@ -113,7 +115,8 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         ResourcesShort: The cluster can't hold the plan.
         Damaged: As `has_commits`; nothing was started.
     """
-    has_commits(config)
+    if not has_commits(config):
+        tell_default_key(say)
     with ExitStack() as stack:
         address, handle = log_address(config, say)
         stack.callback(handle)
@@ -127,13 +130,34 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         stack.callback(reader.close)
         stack.callback(writer.close)
         state_url = state_address(config)
-        boards = {student: RemoteBoard.get_or_create(registry_url(state_url), student) for student in (STUDENT, *config.students)}
+        students = (STUDENT, *config.students)
+        were_there = {student for student in students if RemoteBoard.exists(registry_url(state_url), student)}
+        boards = {student: RemoteBoard.get_or_create(registry_url(state_url), student) for student in students}
+        for student in sorted(were_there):  # One that has just been made runs this code, and takes seconds to answer.
+            tell_other_code(boards[student], say)
         progress = None
         if address.kind == "kafka":
             group = GroupOffsets(address.where, consumer_group(config), config.log)
             stack.callback(group.close)
             progress = group.commit
         yield Session(config, state_url, current_url(state_url), address, reader, writer, boards, progress)
+
+
+def tell_other_code(board: RemoteBoard, say: Callable[[str], None]) -> None:
+    """Say so loudly where the board runs other code than this driver; it is left alone, because servers may have made it with theirs."""
+    other = board.other_code()
+    if other:
+        do = "deploy the servers with the same code and end it, see 'An upgrade' in docs/operations.md"
+        say(f"WARNING: the board, which hands versions to the servers, runs other code ({other}) than this job ({code_version()}): {do}")
+
+
+def tell_default_key(say: Callable[[str], None]) -> None:
+    """Say so loudly where a state begins on a cluster under the key of deleted users that everybody knows."""
+    if ray_address() is None or has_tombstone_key():
+        return
+    what = "STREAMREC_TOMBSTONE_KEY is not set in this process: deleted users are remembered under a key that everybody knows"
+    do = "give it to this job, the stream and the servers before the first deletion, by --runtime-env-json or on the nodes"
+    say(f"WARNING: {what}, and who has the state can try ids: {do}, see 'A job of ray job submit' in docs/operations.md")
 
 
 def stream_reader(address: LogAddress, cfg: LogConfig) -> TableReader:

@@ -46,7 +46,8 @@ from streamrec.pipeline.examine import (
 from streamrec.pipeline.lake_writer import open_lake
 from streamrec.pipeline.layout import checkpoint_url, registry_url, run_folder
 from streamrec.pipeline.lineage import current_url, known_lineage
-from streamrec.pipeline.readable import newest_plan_ms, unreadable
+from streamrec.pipeline.places import misplaced
+from streamrec.pipeline.readable import damaged_teachers, newest_plan_ms, unreadable
 from streamrec.pipeline.resources import Resources, needed
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.wiring import ACTOR_CPUS
@@ -69,7 +70,10 @@ def survey(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:
         downtime_s: The longest time for which the stream may be down and lose nothing.
     """
     yield check_python((sys.version_info.major, sys.version_info.minor))
-    yield check_extras(config.state, has_obstore=HAS_OBSTORE, shares_disk=ray_address() is None)
+    wrong = misplaced(config, broker)
+    yield from (failed(name, error, error.remedy) for name, error in wrong.items())
+    if "state" not in wrong:
+        yield check_extras(config.state, has_obstore=HAS_OBSTORE, shares_disk=ray_address() is None)
     yield check_lateness(config.features.lateness_s, config.events.future_tolerance_s)
     yield from _log(config, broker, downtime_s)
     yield from _storage(config)
@@ -178,7 +182,7 @@ def _storage(config: Config) -> Iterator[Finding]:
     finally:
         _remove_what_was_made(made)
     yield check_storage(address, trial)
-    errors = list(unreadable(address))
+    errors = [*unreadable(address), *damaged_teachers(address)]
     yield from check_readable(address, errors)
     planned_ms = newest_plan_ms(address)
     if planned_ms is not None:

@@ -58,8 +58,18 @@ def _publisher(config: Config, state_url: str, clock: Clock, board: PromotionBoa
     return Publisher(config, Registry(open_storage(registry_url(state_url)), student, clock=clock), board)
 
 
-def _pupils(config: Config, make: Callable[[str], Worker[Learner]], publisher: Callable[[str], Publisher | None]) -> dict[str, Pupil]:
-    return {name: Pupil(make(name), publisher(name), further.namespaces) for name, further in config.students.items()}
+def _learners(config: Config, make: Callable[[str], Worker[Learner]], publisher: Callable[[str], Publisher | None]) -> dict[str, Any]:
+    """Return the parts that learn, by their names among `Parts`."""
+    students = {name: Pupil(make(name), publisher(name), further.namespaces) for name, further in config.students.items()}
+    return {"student": make("student"), "control": make("control") if config.student.control else None, "students": students}
+
+
+def _fitting_checkpoints(config: Config, state_url: str) -> CheckpointStore:
+    """Return the checkpoints if the configuration fits them; raises as `build_on_ray` does."""
+    checkpoints = CheckpointStore(open_storage(checkpoint_url(state_url)))
+    for facts in checkpoints.kept_facts()[:1]:
+        check_shape(shape_of(config), facts.get("shape", {}))
+    return checkpoints
 
 
 def build_local(
@@ -89,9 +99,7 @@ def build_local(
         config=config,
         clock=clock,
         reader=reader,
-        student=LocalWorker(make_learner(config, "student")),
-        control=LocalWorker(make_learner(config, "control")) if config.student.control else None,
-        students=_pupils(
+        **_learners(
             config,
             lambda name: LocalWorker(make_learner(config, name)),
             lambda name: _publisher(config, state_url, clock, None, name) if durable else None,
@@ -122,7 +130,7 @@ def build_on_ray(
     clock: Clock | None = None,
     progress: Callable[[str, Mapping[int, int]], None] | None = None,
 ) -> Controller:
-    """Wire the student, its control, the scorer and the linear statistics as detached named actors.
+    """Wire the student, its control, the scorer and the linear statistics as detached named actors that run this driver's code.
 
     Args:
         config: The resolved configuration.
@@ -137,13 +145,12 @@ def build_on_ray(
 
     Raises:
         ConfigError: The state was made with another shape; whoever moves it is left alone. Or a teacher's model is not here.
+        Fenced: Another driver has taken over the state meanwhile.
         OperatorError: A package's teacher can't be imported.
         Damaged: The pointer or the lineage's name is torn or lost; the same.
     """
     check_teachers(config.teachers)
-    checkpoints = CheckpointStore(open_storage(checkpoint_url(state_url)))
-    for facts in checkpoints.kept_facts()[:1]:
-        check_shape(shape_of(config), facts.get("shape", {}))
+    checkpoints = _fitting_checkpoints(config, state_url)
     lake = build_lake(config, state_url)
     checkpoints.acquire()  # Before the actors are adopted: the driver whose calls are refused then knows why.
     epoch = secrets.randbits(62) + 1
@@ -151,22 +158,19 @@ def build_on_ray(
     prefix = name or actor_prefix(state_url)
 
     def worker(role: str, build: Callable[..., C], *args: Any) -> Worker[C]:
-        made: RayWorker[C] = RayWorker(host(f"{prefix}-{role}", ACTOR_CPUS), epoch, build, *args)
+        made: RayWorker[C] = RayWorker(host(f"{prefix}-{role}", ACTOR_CPUS, checkpoints.check_owner), epoch, build, *args)
         workers.append(made)
         return made
+
+    def learner(student: str) -> Worker[Learner]:
+        return worker(f"students-{student}" if student in config.students else student, make_learner, config, student)
 
     clock = clock or SystemClock()
     parts = Parts(
         config=config,
         clock=clock,
         reader=reader,
-        student=worker("student", make_learner, config, "student"),
-        control=worker("control", make_learner, config, "control") if config.student.control else None,
-        students=_pupils(
-            config,
-            lambda student: worker(f"students-{student}", make_learner, config, student),
-            lambda student: _publisher(config, state_url, clock, (boards or {}).get(student), student),
-        ),
+        **_learners(config, learner, lambda student: _publisher(config, state_url, clock, (boards or {}).get(student), student)),
         scorer=worker("scorer", Scorer, state_url, config.soft_labels.top_k),
         linear=worker("linear", LinearStatistics, config.teachers.linear) if "linear" in config.teachers.enabled else None,
         refresher=RayRefresher(config.teachers, state_url),

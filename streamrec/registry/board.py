@@ -16,8 +16,10 @@ from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
 from streamrec.clock import SystemClock
+from streamrec.code_version import code_version
 from streamrec.errors import RegistryError, StreamrecError
 from streamrec.registry.alias import Move
 from streamrec.registry.registry import Registry
@@ -74,6 +76,7 @@ class Board:
     def __init__(self, registry_url: str | None = None, student: str = "default") -> None:
         self._registry_url = registry_url
         self._student = student
+        self._code = code_version()
         self._registry: Registry | None = None
         self._epoch = uuid.uuid4().hex
         self._state = BoardState(SystemClock())
@@ -163,6 +166,10 @@ class Board:
     async def swap_report(self) -> list[dict[str, Any]]:
         """Return for each promotion how long it took until all live replicas answered with it."""
         return self._state.report()
+
+    async def code(self) -> str:
+        """Return which code this process runs: that of whoever made it, for as long as it lives."""
+        return self._code
 
     async def live(self) -> tuple[int, str]:
         """Return the live promotion's number and version id; (0, "") when nothing was promoted."""
@@ -279,6 +286,16 @@ class RemoteBoard:
     def swap_report(self) -> list[dict[str, Any]]:
         """Return for each promotion how long it took until all live replicas answered with it; see `Swap.report`."""
         return list(self._get(self.actor.swap_report.remote()))
+
+    def other_code(self) -> str:
+        """Return which code the board runs if that is not this process's; "" where it is, or where the board does not answer."""
+        if not hasattr(self.actor, "code"):
+            return "an older streamrec"
+        try:
+            runs = str(self._get(self.actor.code.remote()))
+        except RayError:
+            return ""
+        return "" if runs == code_version() else runs
 
     def kill(self) -> None:
         """End the board for good."""

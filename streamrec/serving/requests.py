@@ -10,8 +10,8 @@ from urllib.parse import parse_qsl
 
 import orjson
 
+from streamrec.config import MAX_NAMESPACE_BYTES, MAX_NAMESPACE_CHARS
 from streamrec.errors import RequestError
-from streamrec.events.schema import MAX_NAMESPACE_BYTES, MAX_NAMESPACE_CHARS
 
 DEFAULT_N = 20
 _MAX_SHOWN_CHARS = 120

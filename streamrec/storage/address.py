@@ -15,7 +15,7 @@ def open_storage(address: str | Path) -> Storage:
     """Open the storage at an address.
 
     Raises:
-        ConfigError: The scheme is not known.
+        ConfigError: The scheme is not known, or no bucket is named.
         StorageError: The bucket can't be addressed, or the extra ``cloud`` is missing.
 
     Example:
@@ -29,6 +29,9 @@ def open_storage(address: str | Path) -> Storage:
     if scheme == "file":
         return LocalStorage(unquote(urlsplit(text).path))
     if scheme in {"s3", "gs"}:
+        if not urlsplit(text).netloc:
+            what = "Storage: the address names no bucket"
+            raise ConfigError(what, got=repr(text), allowed=f"{scheme}://BUCKET or {scheme}://BUCKET/PREFIX", do="name the bucket")
         return ObjectStorage(text)
     what = "Storage: the address has an unknown scheme"
     raise ConfigError(what, got=repr(text), allowed="a path, file://, s3://bucket/prefix, gs://bucket/prefix", do="correct `state`")

@@ -3,17 +3,24 @@
 The actor is detached, named and restartable, and keeps nothing by itself: its state comes from the checkpoint. A driver adopts it with an
 epoch of its own and restores it; calls of another epoch, from a driver that is dead or replaced, are refused, and so are calls after a
 restart until somebody adopts it again.
+
+It outlives the job that made it, and keeps that job's code. A driver with other code ends it and makes another one under its name.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import ray
 import torch
+from ray.exceptions import RayActorError
 
 from streamrec.clock import SystemClock
+from streamrec.code_version import code_version
 from streamrec.errors import OperatorError
 from streamrec.memory import GivesBack
 
@@ -23,50 +30,111 @@ C = TypeVar("C")
 
 NAMESPACE = "streamrec"
 
+ENDS_WITHIN_S = 30.0
+"""How long the name of an actor that was ended may take to be free: the cluster's head notes its end within milliseconds."""
+
+logger = logging.getLogger(__name__)
+
 
 class Host(Generic[C]):
     """Hold an object in the actor's process and call it, one call at a time.
 
     **Contract.** `adopt` may be called at any time and builds the object anew; whoever called it last owns it. `call` runs in order of
     arrival from one driver.
+
+    Args:
+        environment: What `environment_of_job` gave to whoever made this actor.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: str = "") -> None:
+        self._environment = environment
+        # Now, when it has just been imported: an installation may be replaced below a process that runs.
+        self._code = code_version()
         # One thread: results are the same bits everywhere, and serving keeps its cores.
         torch.set_num_threads(1)
         self._target: C | None = None
         self._epoch = 0
         self._memory = GivesBack(SystemClock())
 
-    def adopt(self, epoch: int, build: Callable[..., C], *args: Any) -> None:
-        """Build the object from ``args`` and make ``epoch`` (not 0) the only one whose calls are answered."""
+    def runs(self) -> tuple[str, str]:
+        """Return which code this process runs, and the environment of the job that made it."""
+        return self._code, self._environment
+
+    def adopt(self, epoch: int, build: Callable[..., C], *args: Any) -> str:
+        """Build the object from ``args``, make ``epoch`` (not 0) the only one whose calls are answered, and return which code runs here."""
         self._target, self._epoch = build(*args), epoch
+        return self._code
 
-    def call(self, epoch: int, method: Callable[Concatenate[C, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call ``method(object, …)``.
+    def leave(self, epoch: int) -> None:
+        """End this actor for good if ``epoch`` is its owner's; the caller sees it die. Another's call changes nothing."""
+        if epoch == self._epoch:
+            end: Any = ray.actor.exit_actor  # Ray ships it untyped, and the context's method too
+            end()
 
-        Raises:
-            OperatorError: The epoch is not the owner's.
+    def call(self, epoch: int, method: Callable[Concatenate[C, P], T], *args: P.args, **kwargs: P.kwargs) -> T | OperatorError:
+        """Call ``method(object, …)``; where the epoch is not the owner's, return the error that says so.
+
+        A value: of an error that is raised, and that a driver which ends has not asked for, Ray prints the traceback.
         """
         if epoch != self._epoch or self._target is None:
             what = "Actor: the call is not its owner's"
             allowed = self._epoch or "none since its restart"
-            raise OperatorError(what, got=f"epoch {epoch}", allowed=allowed, do="adopt the actor and restore it from the checkpoint")
+            return OperatorError(what, got=f"epoch {epoch}", allowed=allowed, do="adopt the actor and restore it from the checkpoint")
         result = method(self._target, *args, **kwargs)
         self._memory.after_work()
         return result
 
 
-def host(name: str | None, num_cpus: float) -> ray.actor.ActorHandle[Any]:
-    """Get the named detached actor, or make it.
+def environment_of_job() -> str:
+    """Return a digest of the environment that Ray gives this driver's job, such as the package of its working folder."""
+    context: Any = ray.get_runtime_context()
+    return hashlib.sha256(str(context.get_runtime_env_string()).encode()).hexdigest()[:12]
+
+
+def host(name: str | None, num_cpus: float, check_owner: Callable[[], None] = lambda: None) -> ray.actor.ActorHandle[Any]:
+    """Get the named detached actor that runs this driver's code in its job's environment, or make it.
 
     Args:
         name: Name in the Ray namespace `NAMESPACE`; None makes an actor that ends with this driver.
         num_cpus: Logical CPUs it occupies.
+        check_owner: Raises where another driver owns the state: called before an actor with other code is ended.
+
+    Raises:
+        OperatorError: An actor that was ended keeps its name.
     """
+    environment = environment_of_job()
     options: dict[str, Any] = {"num_cpus": num_cpus, "max_restarts": -1, "max_task_retries": 0}
     if name is not None:
         options |= {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
+        _end_other_code(name, (code_version(), environment), check_owner)
     make: Any = ray.remote(Host)  # Ray's types lose the class through options()
-    handle: ray.actor.ActorHandle[Any] = make.options(**options).remote()
+    handle: ray.actor.ActorHandle[Any] = make.options(**options).remote(environment)
     return handle
+
+
+def _end_other_code(name: str, wanted: tuple[str, str], check_owner: Callable[[], None]) -> None:
+    """End the named actor, if it is there and does not run the wanted code, and wait until its name is free."""
+    held = _held(name)
+    if held is None:
+        return
+    runs: tuple[str, ...] = tuple(ray.get(held.runs.remote())) if hasattr(held, "runs") else ("an older streamrec",)
+    if runs == wanted:
+        return
+    check_owner()
+    logger.info("Actor: %s runs other code (%s) than this driver (%s), it is ended and made anew", name, " ".join(runs), " ".join(wanted))
+    ray.kill(held, no_restart=True)
+    clock = SystemClock()
+    deadline_s = clock.monotonic_s() + ENDS_WITHIN_S
+    while _held(name) == held:
+        if clock.monotonic_s() > deadline_s:
+            what = f"Actor: {name} was ended, and its name is not free"
+            raise OperatorError(what, got=f"{ENDS_WITHIN_S:g} s", do="look at the cluster's head, then start again")
+        with suppress(RayActorError):  # Answers while it lives, and fails as soon as it is known to be dead.
+            ray.get(held.__ray_ready__.remote())
+
+
+def _held(name: str) -> Any:
+    try:
+        return ray.get_actor(name, namespace=NAMESPACE)
+    except ValueError:
+        return None

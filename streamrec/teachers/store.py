@@ -52,7 +52,7 @@ class TeacherStore:
 
         Raises:
             RegistryError: A newer streamrec wrote it.
-            Damaged: Its bytes are gone or do not match their digest, or as `manifest`.
+            Damaged: Its bytes are gone or do not match their digest (fact ``folder``), or as `manifest`.
         """
         digest = self.manifest(teacher, version)["sha256"]
         key = f"teachers/{teacher}/{version}/weights-{digest}.safetensors"
@@ -62,10 +62,14 @@ class TeacherStore:
         except StorageError as error:
             if not error.facts.get("missing"):
                 raise
-            raise Damaged(what, got="no such file", do=_RESTORE) from error
+            raise Damaged(what, got="no such file", do=_RESTORE, folder=self.folder(teacher, version)) from error
         if hashlib.sha256(data).hexdigest() != digest:
-            raise Damaged(what, got=f"{len(data)} bytes that do not match their digest", do=_RESTORE)
+            raise Damaged(what, got=f"{len(data)} bytes that do not match their digest", do=_RESTORE, folder=self.folder(teacher, version))
         return from_bytes(data)
+
+    def folder(self, teacher: str, version: str) -> str:
+        """Return the address of the folder that a version lies in, there or not."""
+        return f"{self._storage.address}/teachers/{teacher}/{version}"
 
     def prune(self, oldest: Mapping[str, str]) -> None:
         """Remove the versions of each named teacher that are older than the given one; a version goes with its manifest first."""
@@ -80,7 +84,7 @@ class TeacherStore:
 
         Raises:
             RegistryError: A newer streamrec wrote it.
-            Damaged: It can't be read, or there is no such version (fact ``lost=True``).
+            Damaged: It can't be read (fact ``folder``), or there is no such version (fact ``lost=True``).
         """
         where = f"{self._storage.address}/{_manifest(teacher, version)}"
         try:
@@ -96,9 +100,9 @@ class TeacherStore:
                 return values
         except (ValueError, KeyError) as error:
             what = f"Teacher: the manifest of {teacher} {version} can't be read, {where}"
-            raise Damaged(what, got=repr(data[:80]), do=_RESTORE) from error
+            raise Damaged(what, got=repr(data[:80]), do=_RESTORE, folder=self.folder(teacher, version)) from error
         what = f"Teacher: the manifest of {teacher} {version} is none, {where}"
-        raise Damaged(what, got=repr(data[:80]), do=_RESTORE)
+        raise Damaged(what, got=repr(data[:80]), do=_RESTORE, folder=self.folder(teacher, version))
 
 
 def _manifest(teacher: str, version: str) -> str:

@@ -8,11 +8,13 @@ import uuid
 
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
-from streamrec.errors import StorageError
+from streamrec.errors import Damaged, StorageError
 from streamrec.events.schema import EVENT
 from streamrec.log.lake import EventLake, Held
 from streamrec.log.lake_table import lake_rows
+from streamrec.storage import open_storage
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("moto") is None, reason="buckets need `pip install 'streamrec[dev]'`: moto stands in for one"
@@ -61,6 +63,23 @@ def test_of_writers_at_the_same_time_each_batch_is_taken_from_one(address: str) 
     assert len(counts) == 12
     assert sum(counts) == 6
     assert opened(address).held(7, {}) == {0: Held(rows=7, highest=7)}
+
+
+def test_a_torn_checkpoint_of_the_log_is_named_and_without_it_the_entries_are_enough(address: str) -> None:
+    for batch in (1, 2):
+        opened(address).append(lake_rows(events(batch), "events", batch), batch)
+    lake, storage = opened(address), open_storage(address)
+    DeltaTable(address, storage_options=lake._options).create_checkpoint()
+    (key,) = (key for key in storage.list("_delta_log") if key.endswith(".checkpoint.parquet"))
+    whole = storage.read(key)
+    storage.delete(key)
+    storage.write_new(key, whole[: len(whole) // 2])
+    with pytest.raises(Damaged, match=f"{address}/{key} .*remove it and _last_checkpoint beside it: the entries of the log are enough without it"):
+        opened(address).append(lake_rows(events(3), "events", 3), 3)
+    storage.delete(key)
+    storage.delete("_delta_log/_last_checkpoint")
+    assert opened(address).append(lake_rows(events(3), "events", 3), 3) == 1
+    assert opened(address).held(3, {}) == {0: Held(rows=3, highest=3)}
 
 
 def test_a_bucket_that_is_not_there_is_an_error_that_names_it(endpoint: str) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 
@@ -8,8 +7,6 @@ import pytest
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-
-import ray
 
 from streamrec.config import LogConfig
 from streamrec.errors import EmbeddedBrokerError
@@ -37,13 +34,3 @@ def kafka(broker: EmbeddedKafka, cfg: LogConfig) -> Iterator[LogUnderTest]:
     log = LogUnderTest.at(broker.address, cfg)
     yield log
     log.close()
-
-
-@pytest.fixture(scope="module")
-def ray_node() -> Iterator[None]:
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()

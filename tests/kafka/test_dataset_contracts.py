@@ -18,7 +18,7 @@ from streamrec.testing.contracts.log import LogUnderTest
 from streamrec.testing.contracts.log_dataset import DatasetContract
 
 # Ray Data warns of the defaults of its own settings.
-pytestmark = [pytest.mark.usefixtures("ray_node"), pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.")]
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.")]
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_a_reader_of_a_broker_that_stops_and_starts_gets_errors_that_name_it_and
     log = LogUnderTest.at(address, cfg)
     log.admin.ensure_topic("t", 2)
     log.writer.append("t", numbered(10))
-    reader = open_table_reader(address, cfg)
+    reader = open_table_reader(address, cfg.model_copy(update={"connect_timeout_s": 3.0}))  # So long it asks for a broker that is away.
     before = reader.latest("t")
     came: list[BrokerError] = []
 

@@ -16,11 +16,11 @@ from streamrec.pipeline.reader_actor import RayReads, RecycledReader
 from streamrec.testing.contracts.log import LogContract, LogUnderTest, dropped_below, numbered, values
 
 # Ray Data warns of the defaults of its own settings.
-pytestmark = [pytest.mark.usefixtures("ray_node"), pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.")]
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.")]
 
 
 @pytest.fixture(scope="module")
-def shared(broker: EmbeddedKafka, cfg: LogConfig, ray_node: None) -> Iterator[RecycledReader]:
+def shared(broker: EmbeddedKafka, cfg: LogConfig, ray_cluster: None) -> Iterator[RecycledReader]:
     reader = RecycledReader(broker.address, cfg)
     yield reader
     reader.close()

@@ -35,6 +35,8 @@ from streamrec.pipeline.wiring import build_local
 from streamrec.testing.contracts.log import LogUnderTest, followed, numbered, values
 
 SOON_S = 30.0
+BRIEF = {"connect_timeout_s": 3.0}
+"""How long one call waits for a broker that is away: the test waits as long."""
 
 
 def events(start: int, end: int) -> list[Record]:
@@ -226,7 +228,7 @@ def test_a_tail_and_a_writer_in_use_go_on_soon_after_the_broker_restarted_on_its
 ) -> None:
     own = start_embedded(tmp_path, lambda _: None)
     try:
-        log = LogUnderTest.at(own.address, cfg)
+        log = LogUnderTest.at(own.address, cfg.model_copy(update=BRIEF))
         log.admin.ensure_topic("t", 1)
         log.writer.append("t", numbered(5))
         tail: LogTail = open_tail(own.address, "t", {0: 4}, cfg)
@@ -253,7 +255,7 @@ def test_a_tail_and_a_writer_in_use_go_on_soon_after_the_broker_restarted_on_its
 
 def test_a_stream_asks_again_while_its_broker_is_away_and_goes_on_where_it_was(tmp_path: Path, broker: EmbeddedKafka, cfg: LogConfig) -> None:
     del broker  # It says whether one can be started here.
-    patience = cfg.model_copy(update={"connect_timeout_s": 5.0})
+    patience = cfg.model_copy(update=BRIEF)
     brokers = [start_embedded(tmp_path / "kafka", lambda _: None)]
     log = LogUnderTest.at(brokers[0].address, cfg)
     stream = Stream(brokers[0], log, patience, tmp_path / "state")

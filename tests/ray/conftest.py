@@ -1,15 +1,11 @@
-"""One small local Ray per module, in a folder of its own that goes with it; random students."""
+"""Random students."""
 
 from __future__ import annotations
 
-import logging
 import os
-import shutil
-import tempfile
 
 import numpy as np
 import pytest
-import ray
 
 from streamrec.state import pack_strings
 
@@ -25,26 +21,6 @@ def pytest_configure(config):
     """Let Ray's own warnings pass; ours stay errors."""
     for line in _OF_RAY:
         config.addinivalue_line("filterwarnings", line)
-
-
-@pytest.fixture(scope="module")
-def ray_cluster():
-    """Start Ray with two logical CPUs and leave neither process nor file behind."""
-    # Not tmp_path: a socket's name may have 107 characters.
-    folder = tempfile.mkdtemp(prefix="sr-", dir="/tmp")
-    ray.init(
-        address="local",
-        num_cpus=2,
-        namespace="streamrec",
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        object_store_memory=200 * 2**20,
-        _temp_dir=folder,
-    )
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

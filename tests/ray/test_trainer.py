@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ray.train import TrainingFailedError, get_context
+from ray.train import TrainingFailedError, get_all_reported_checkpoints, get_context
 
 from streamrec.config import TeachersConfig, TransformerConfig
 from streamrec.state import ComponentState, digest_of, to_bytes
@@ -99,6 +99,7 @@ def dying(monkeypatch: pytest.MonkeyPatch, folder: Path, deaths: int) -> Path:
                 died = len(list(folder.glob("died-*")))
                 if self.saved == 2 and context.get_world_rank() == context.get_world_size() - 1 and died < deaths:
                     (folder / f"died-{died}").touch()
+                    get_all_reported_checkpoints()  # Else it may be dead before anyone has heard of them.
                     os.kill(os.getpid(), signal.SIGKILL)
 
         vars(trainer)["RayCheckpoints"] = Dying  # In the worker's process.

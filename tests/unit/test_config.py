@@ -250,6 +250,14 @@ def test_the_least_a_micro_batch_takes_is_not_above_the_most() -> None:
         ({"student": {"replay_capacity": -1}}, "student.replay_capacity is not valid, got -1, allowed at least 0"),
         ({"student": 5}, "student is not valid, got 5, allowed a table of settings"),
         ({"events": {"meanings": {"poke": {}}}}, "events.meanings.poke.role is not valid, got {}, allowed a value, which is required"),
+        (
+            {"events": {"namespace": "n" * 65}},
+            "n' (65 characters), allowed a text of at most 64 characters",
+        ),
+        ({"events": {"namespace": "中" * 28}}, "中', allowed at most 81 bytes in UTF-8"),
+        ({"state": "s3://"}, "state is not valid, got 's3://', allowed s3://BUCKET or s3://BUCKET/PREFIX, correct the value"),
+        ({"state": "gs:///runs"}, "state is not valid, got 'gs:///runs', allowed gs://BUCKET or gs://BUCKET/PREFIX"),
+        ({"lake": {"address": "s3:/events"}}, "lake.address is not valid, got 's3:/events', allowed s3://BUCKET"),
         ({"log": {"broker": ""}}, "log.broker is not valid, got '', allowed a text of at least 1 characters"),
         ({"log": {"events_topic": "a b"}}, "log.events_topic is not valid, got 'a b', allowed a text that matches"),
     ],
@@ -259,3 +267,23 @@ def test_a_value_that_is_not_valid_is_told_in_our_words(values: dict[str, Any], 
         parse_config(values)
     assert message in str(raised.value)
     assert "Input should" not in str(raised.value)
+
+
+def test_each_bound_on_a_length_and_each_pattern_is_told() -> None:
+    """Also those of settings to come."""
+    num_told = 0
+    for path, _ in fields():
+        model: Any = Config
+        for name in path[:-1]:
+            model = model.model_fields[name].annotation
+        for bound in model.model_fields[path[-1]].metadata:
+            wrong: dict[str, object] = {"min_length": "", "max_length": "x" * (getattr(bound, "max_length", None) or 0) + "x", "pattern": "no topic!"}
+            for name, value in wrong.items():
+                limit = getattr(bound, name, None)
+                if limit is None:
+                    continue
+                num_told += 1
+                with pytest.raises(ConfigError) as raised:
+                    load_config(overrides={".".join(path): value})
+                assert str(limit) in str(raised.value).partition(" allowed ")[2], path
+    assert num_told > 5

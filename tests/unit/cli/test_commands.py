@@ -84,6 +84,7 @@ def test_a_shown_config_can_be_json(tmp_path: Path) -> None:
         (["replay", "nowhere.csv", "--to", "local", "--speed", "fast"], "not a speed, got 'fast'"),
         (["items", "import", "nowhere.csv", "--to", "local"], "nowhere.csv"),
         (["rollback"], "there is no version to roll back to, got no live version"),
+        (["config", "show", "--set", "state=s3://"], "state is not valid, got 's3://', allowed s3://BUCKET or s3://BUCKET/PREFIX, correct the value"),
     ],
 )
 def test_our_errors_are_one_paragraph_and_exit_status_1(arguments: list[str], message: str) -> None:
@@ -152,6 +153,11 @@ def test_a_rollback_names_both_versions_and_its_reason_is_kept(tmp_path: Path) -
     result = call(*arguments)
     assert (result.exit_code, result.stdout) == (0, "v2 → v1\n"), result.stderr
     assert [(move.action, move.version, move.reason) for move in registry.history(last=1)] == [("rollback", "v1", "worse")]
+    for empty in ("", " \t"):
+        refused = call("rollback", "--set", f"state={tmp_path / 'state'}", "--to", "v2", "--reason", empty)
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert f"Rollback: the reason is empty, got {empty!r}, allowed words, say why" in refused.stderr
+    assert registry.live() == "v1"
     again = call(*arguments)
     assert (again.exit_code, again.stdout) == (1, "")
     assert "there is no version to roll back to, got v1 live" in again.stderr

@@ -74,9 +74,10 @@ def test_letters_are_listed_with_place_reason_size_and_detail(dlq: Callable[...,
 def test_reason_and_last_filter_the_list(dlq: Callable[..., Result], reject: Reject) -> None:
     reject([b"{", b"[]", b"{", b"{"])
     assert [letter["offset"] for letter in listed(dlq, "--reason", "not_json", "--last", "2")] == [2, 3]
-    wrong = dlq("list", "--reason", "not_jsn")
-    assert wrong.exit_code == 1
-    assert "no reason has this code, got 'not_jsn', allowed empty_value, not_json" in wrong.stderr
+    for code in ("not_jsn", ""):
+        wrong = dlq("list", "--reason", code)
+        assert wrong.exit_code == 1
+        assert f"no reason has this code, got {code!r}, allowed empty_value, not_json" in wrong.stderr
 
 
 def test_what_a_crash_sent_twice_is_listed_once_and_parts_are_one_letter(dlq: Callable[..., Result], reject: Reject) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,6 +140,37 @@ def test_what_is_torn_of_a_state_is_told_by_file_with_its_remedy(state: Path, to
     assert str(state / torn) in found
     assert remedy.startswith("restore")
     assert remedy not in found
+
+
+def weights(state: Path, version: str) -> Path:
+    [found] = (state / f"lineages/0002/teachers/linear/{version}").glob("weights-*.safetensors")
+    return found
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_damaged_weights_of_a_teacher_that_the_newest_commit_names_stop_the_stream_and_so_the_doctor(
+    state: Path, version: str, is_there: bool
+) -> None:
+    path = weights(state, version)
+    path.unlink()
+    if is_there:
+        path.write_bytes(b"other")
+    [(verdict, found, remedy)] = readable(state)
+    assert (verdict, str(path) in found) == ("FAIL", True)
+    assert f"or remove the folder {path.parent}: the stream goes on without it" in remedy
+    shutil.rmtree(path.parent)
+    [(verdict, found, remedy)] = readable(state)
+    assert (verdict, f"linear {version} is lost" in found) == ("WARN", True)
+    assert "let the stream go on without it" in remedy
+
+
+def test_a_lost_version_of_a_teacher_that_a_stored_plan_uses_stops_the_stream_and_so_the_doctor(state: Path) -> None:
+    PlanStore(open_storage(f"{state}/lineages/0002")).write({"batch": 3, "teachers": {"linear": "v1"}}, 3)
+    shutil.rmtree(weights(state, "v1").parent)
+    [(verdict, found, remedy)] = readable(state)
+    assert (verdict, "the stored plan of batch 3 uses it" in found) == ("FAIL", True)
+    assert "jobs.rebuild" in remedy
 
 
 def test_a_lost_pointer_is_told_and_the_exit_status_is_1(state: Path) -> None:

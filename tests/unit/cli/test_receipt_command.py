@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 from typer.testing import CliRunner
 
+import streamrec
 from streamrec.cli import app
 from streamrec.pipeline.forgetting import receipt_key
-from streamrec.storage import LocalStorage
+from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.lineage import Current, make_current
+from streamrec.registry.registry import Registry
+from streamrec.storage import LocalStorage, open_storage
 
 
 def run(folder: Path, event_id: str, *more: str) -> tuple[int, str, str]:
@@ -20,8 +25,46 @@ def test_a_receipt_is_printed_with_what_the_broker_says_of_retention(tmp_path: P
     status, out, _ = run(tmp_path, "d/1")
     assert status == 0
     printed = json.loads(out)
-    assert printed["removed"] == {"histories": 3}
+    [receipt] = printed["receipts"]
+    assert (receipt["lineage"], receipt["removed"]) == ("", {"histories": 3})
+    assert printed["versions_not_before"] is None
     assert printed["retention_ms"] == {"streamrec.events": None, "streamrec.dead-letters": None}
+
+
+def test_receipts_of_all_lineages_are_shown_oldest_first_and_the_version_is_what_the_registry_refuses(tmp_path: Path) -> None:
+    """A deletion while a rebuild was under way: the old stream carried it out, and the new lineage, in its own time and numbers, once more."""
+    left = {f"{tmp_path}": "remove it with --remove-old", "s3://elsewhere": "not reached"}
+    old = {"event_id": "d1", "batch": 51, "removed": {"histories": 3, "lake": 12}, "lakes": {"a": 12}, "versions_not_before": "v00000051"}
+    new = {"event_id": "d1", "batch": 8, "removed": {}, "lakes": {"a": 0}, "versions_not_before": "v00000008", "out_of_reach": left}
+    for folder, receipt in (("", old), ("lineages/0002", new)):
+        LocalStorage(tmp_path / folder).write_new(receipt_key("default", "d1"), json.dumps(receipt).encode())
+    make_current(str(tmp_path), Current("lineages/0002", 2000), Current())
+    registry = Registry(open_storage(registry_url(str(tmp_path))))
+    registry.forget_before("v00000051", "d1")
+    status, out, _ = run(tmp_path, "d1")
+    assert status == 0
+    printed = json.loads(out)
+    first, second = printed["receipts"]
+    assert (first["lineage"], first["removed"], second["lineage"]) == ("", {"histories": 3, "lake": 12}, "lineages/0002")
+    assert (second["out_of_reach"], second["removed_since"]) == ({"s3://elsewhere": "not reached"}, [str(tmp_path)])
+    assert printed["versions_not_before"] == "v00000051"
+    assert "v00000008" not in out
+
+
+def test_a_torn_record_of_deletions_is_said_and_the_receipt_is_shown(tmp_path: Path) -> None:
+    LocalStorage(tmp_path).write_new(receipt_key("default", "d1"), b"{}")
+    registry = Registry(storage := open_storage(registry_url(str(tmp_path))))
+    storage.write_new(registry.deletions_address.removeprefix(f"{storage.address}/"), b"{")
+    status, out, err = run(tmp_path, "d1")
+    assert (status, json.loads(out)["versions_not_before"]) == (0, None)
+    assert registry.deletions_address in err
+
+
+def test_a_receipt_lies_where_the_page_of_formats_says() -> None:
+    names = r'["default", "caf\u00e9"]'
+    page = (Path(streamrec.__file__).parents[1] / "docs" / "formats.md").read_text()
+    assert f"`{names}`" in page
+    assert receipt_key("default", "café") == f"deletions/{hashlib.sha256(names.encode()).hexdigest()}.json"
 
 
 def test_a_broker_that_is_away_costs_the_retention_only(tmp_path: Path) -> None:

@@ -3,14 +3,20 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from jobs import bootstrap, cli, refresh_teachers, stream
 from jobs.stream import describe
 from streamrec.cli.replay import INTERRUPTED
+from streamrec.clock import ManualClock
+from streamrec.config import parse_config
+from streamrec.errors import BrokerUnavailable, OperatorError
+from streamrec.pipeline.driver import MAX_FAILURES
 from streamrec.pipeline.plan import Plan, PlannedRange
 from streamrec.pipeline.report import StepReport
 
@@ -78,6 +84,103 @@ def test_a_state_that_was_never_bootstrapped_is_told_before_anything_is_started(
     assert job(["--set", f"state={tmp_path / 'new'}"]) == 2
     assert "the state was never bootstrapped, run python -m jobs.bootstrap first" in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "new").exists()
+
+
+class Told:
+    """A controller that has records to read and whose steps do what a list says."""
+
+    def __init__(self, outcomes: list[Any], clock: ManualClock) -> None:
+        self.outcomes, self.clock = outcomes, clock
+        self.left: list[object] = []
+        self.parts = SimpleNamespace(checkpoints=None, clock=clock, learners=lambda: {"student": "student"}, scorer="scorer", linear=None)
+        self.config = parse_config({})
+        self.state = SimpleNamespace(batch=0, live="v00000001", counts={})
+        self.num_unread = sum(report.plan.num_records for report in outcomes if isinstance(report, StepReport))
+
+    def recover(self) -> bool:
+        return True
+
+    def planned(self) -> None:
+        return None
+
+    def lag(self) -> int:
+        return self.num_unread
+
+    def step(self) -> StepReport | None:
+        self.clock.advance(0.5)
+        outcome = self.outcomes.pop(0) if self.outcomes else None
+        if isinstance(outcome, Exception):
+            self.clock.advance(30.0)
+            raise outcome
+        if outcome is not None:
+            self.state.batch += 1
+            self.num_unread -= outcome.plan.num_records
+        return outcome
+
+    def finish(self) -> None:
+        pass
+
+
+@pytest.fixture
+def streamed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[Any]], tuple[int, Told]]]:
+    """Run ``jobs.stream --until-idle 3s`` with a controller whose steps do what a list says; the exit status and the controller."""
+
+    def run(outcomes: list[Any]) -> tuple[int, Told]:
+        clock = ManualClock(0)
+        controller = Told(outcomes, clock)
+
+        @contextmanager
+        def opened(*_: object) -> Iterator[SimpleNamespace]:
+            yield SimpleNamespace(controller=lambda: controller)
+
+        monkeypatch.setattr(stream, "open_session", opened)
+        monkeypatch.setattr(stream, "has_commits", lambda _: True)
+        monkeypatch.setattr(cli, "waiter", lambda _: clock.advance)
+        monkeypatch.setattr(cli, "summary", lambda _: {"unread": controller.num_unread})
+        monkeypatch.setattr(stream, "leave", controller.left.extend)
+        monkeypatch.setattr("time.monotonic", clock.monotonic_s)
+        return stream.main(["--until-idle", "3s"]), controller
+
+    return run
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("error", [BrokerUnavailable("Broker: away"), OperatorError("Actor: the call is not its owner's")])
+def test_until_idle_is_not_until_the_steps_fail(streamed: Callable[[list[Any]], tuple[int, Told]], error: Exception) -> None:
+    status, controller = streamed([REPORT, error, error, REPORT])
+    assert (status, controller.num_unread, controller.outcomes) == (0, 0, [])
+    assert controller.left == ["student", "scorer", None]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_stream_that_fails_until_it_gives_up_is_no_success_although_it_should_end_when_idle(
+    streamed: Callable[[list[Any]], tuple[int, Told]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, controller = streamed([REPORT, *[BrokerUnavailable("Broker: away")] * MAX_FAILURES, REPORT])
+    assert (status, controller.num_unread, controller.left) == (1, 16, [])
+    assert f"failure {MAX_FAILURES - 1} of {MAX_FAILURES}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("cluster", "key", "is_told"), [("auto", None, True), ("auto", "secret", False), (None, None, False)])
+def test_a_state_that_begins_on_a_cluster_under_the_key_that_everybody_knows_is_told_so_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cluster: str | None, key: str | None, is_told: bool
+) -> None:
+    for name, value in (("RAY_ADDRESS", cluster), ("STREAMREC_TOMBSTONE_KEY", key)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    what = "Broker: nobody answers"
+    away = BrokerUnavailable(what)
+
+    def no_broker(*_: object) -> None:
+        raise away
+
+    monkeypatch.setattr("streamrec.pipeline.session.log_address", no_broker)
+    assert bootstrap.main(["--set", f"state={tmp_path / 'new'}"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("WARNING: STREAMREC_TOMBSTONE_KEY is not set in this process") == is_told
+    assert ("--runtime-env-json" in told) == is_told
+    assert told.rstrip().endswith(what)
 
 
 def test_a_misspelt_teacher_is_told_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:

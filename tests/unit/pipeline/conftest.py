@@ -15,6 +15,8 @@ from streamrec.config import Config, parse_config
 from streamrec.log.base import Record, TableReader
 from streamrec.log.memory import MemoryLog
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.lineage import current_url
+from streamrec.pipeline.rebuild import Rebuild
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.wiring import build_local
 
@@ -60,6 +62,32 @@ class World:
         controller = build_local(self.config, reader or self.log, str(self.folder), self.clock, dead_letters=self.log, board=self.board, **options)
         controller.recover()
         return controller
+
+    def change(self, **sections: dict[str, Any]) -> World:
+        """Go on with other settings in some sections."""
+        values = self.config.model_dump(mode="json")
+        self.config = parse_config({name: {**part, **sections.get(name, {})} if isinstance(part, dict) else part for name, part in values.items()})
+        return self
+
+    def at(self, url: str, reader: TableReader | None = None) -> Controller:
+        """A controller of the state at an address, not recovered yet."""
+        return build_local(self.config, reader or self.log, url, self.clock, dead_letters=self.log, board=self.board)
+
+    def current(self) -> Controller:
+        """What jobs.stream would drive."""
+        controller = self.at(current_url(str(self.folder)))
+        controller.recover()
+        return controller
+
+    def rebuild(self, **options: Any) -> Rebuild:
+        def build(lineage_url: str, reader: TableReader, *, publishes: bool) -> Controller:
+            controller = self.at(lineage_url, reader)
+            if not publishes:
+                controller.parts.publisher = None
+            return controller
+
+        values = {"dead_letters": self.log, "on_step": lambda report: None, "say": lambda line: None, **options}
+        return Rebuild(self.config, str(self.folder), self.log, build, **values)
 
     def play(self, controller: Controller) -> list[StepReport]:
         """Step until nothing is left, one second a step, then commit."""

@@ -99,6 +99,16 @@ def test_an_idle_stream_is_looked_at_again_soon_and_its_first_event_is_not_kept_
     assert rig.waited == [IDLE_WAIT_S] * 2
 
 
+def test_only_steps_that_find_nothing_to_do_are_idleness() -> None:
+    away = BrokerUnavailable("Broker: away")
+    rig = Rig([None, None, away, away, RayActorError(), None, None, REPORT, None, None], step_s=1.0)
+    idle = []
+    while rig.outcomes:
+        rig.driver.step()
+        idle.append(round(rig.driver.idle_s(), 2))
+    assert idle == [1.02, 2.04, 0.0, 0.0, 0.0, 1.02, 2.04, 0.0, 1.02, 2.04]
+
+
 def test_a_broker_that_is_away_is_asked_again_after_growing_waits_by_the_same_controller() -> None:
     rig = Rig([BrokerUnavailable("Broker: nobody answers, got 127.0.0.1:9")] * 3 + [REPORT])
     assert [rig.driver.step() for _ in range(4)] == [None, None, None, REPORT]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from streamrec.evaluation.baselines import RECENT_BASKETS
+from streamrec.evaluation import baselines
 from streamrec.log.base import Record
 from streamrec.pipeline import saving, stream_state
 from streamrec.pipeline.controller import Controller
@@ -24,6 +24,7 @@ World = Any
 SHARED = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType, types.FrameType, logging.Logger, threading.Thread)
 
 KEPT, EVENTS, BOUND = 4, 60, 120
+BASKETS = 5 * EVENTS
 
 FULL_SOON: dict[str, dict[str, Any]] = {
     "features": {"dedupe_horizon": BOUND, "lateness_s": 60.0, "dedupe_horizon_s": 60.0},
@@ -80,12 +81,13 @@ def full_world(make_world: Callable[..., World], tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(saving, "MAX_DELTAS", KEPT)
     monkeypatch.setattr(stream_state, "KEPT_LABELS", KEPT)
     monkeypatch.setattr(store, "MANY_VERSIONS", KEPT)
+    monkeypatch.setattr(baselines, "RECENT_BASKETS", BASKETS)
     return make_world(settings=FULL_SOON, folder=tmp_path / "state")
 
 
 def test_once_its_bounds_are_reached_a_controller_holds_as_much_after_twice_as_many_steps(full_world: World) -> None:
     controller, source = full_world.controller(), lots()
-    stretch(full_world, controller, source, 2 * RECENT_BASKETS // EVENTS)
+    stretch(full_world, controller, source, 2 * BASKETS // EVENTS)
     # What a commit names rises and falls, because deltas are joined with their base after some commits, and a new teacher is compared for some steps.
     first, second = (stretch(full_world, controller, source, 8 * KEPT) for _ in range(2))
     before, after = (max(looks, key=lambda look: look[0]) for looks in (first, second))

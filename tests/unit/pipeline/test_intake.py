@@ -136,7 +136,7 @@ def test_a_crash_after_the_skip_was_planned_skips_once(world: Any, monkeypatch: 
     controller.finish()
     num_lost = drop_half(world, controller)
     killed = world.controller()
-    monkeypatch.setattr(killed, "execute", lambda plan: pytest.fail("killed"))
+    monkeypatch.setattr(killed, "execute", lambda *_: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):
         skip_lost(killed, lambda _: None)
     again = world.controller()

@@ -196,7 +196,7 @@ def test_the_comparison_fails_when_the_table_is_an_older_copy_and_the_stream_ref
     newest.unlink()
     assert any("the lake ends at batch" in text for text in check(played).differences)
     played.append([make_record("u1", "i1", 5000)])
-    with pytest.raises(Damaged, match=f"{played.folder}/lake is older than the checkpoint"):
+    with pytest.raises(Damaged, match=f"{played.folder}/lake is older than the checkpoint, got .*, no entry {newest}, .*restore that entry"):
         played.play(played.controller())
 
 

@@ -93,9 +93,9 @@ class Watched(Controller):
         super().__init__(parts)
         self.machine = machine
 
-    def execute(self, plan: Plan) -> StepReport:
+    def execute(self, plan: Plan, rows: pa.Table | None = None) -> StepReport:
         self.machine.executing, self.machine.known = plan, dict(self.state.offsets)
-        report = super().execute(plan)
+        report = super().execute(plan, rows)
         self.machine.was_executed(plan, is_committed=report.committed)
         return report
 

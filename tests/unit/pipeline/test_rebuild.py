@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +10,7 @@ import pytest
 
 from streamrec.config import parse_config
 from streamrec.errors import ConfigError, DataError, Fenced, OperatorError
-from streamrec.log.base import Record, TableReader
-from streamrec.log.memory import MemoryLog
-from streamrec.log.offsets import OffsetRange
+from streamrec.log.base import Record
 from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.bootstrap_view import load_history_columns
 from streamrec.pipeline.checkpoint import CheckpointStore
@@ -23,8 +18,7 @@ from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lake_check import check_lake
 from streamrec.pipeline.layout import checkpoint_url, registry_url
 from streamrec.pipeline.lineage import current_lineage, current_url
-from streamrec.pipeline.rebuild import Rebuild, remove_old
-from streamrec.pipeline.wiring import build_local
+from streamrec.pipeline.rebuild import remove_old
 from streamrec.registry.registry import Registry
 from streamrec.registry.version import digest_arrays
 from streamrec.serving.slot import ModelSlot
@@ -34,7 +28,6 @@ World = Any
 FAST: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
 NOW_MS = 1_700_000_000_000
 TOPIC = parse_config({}).log.events_topic
-MORE: dict[str, dict[str, Any]] = {"teachers": {"enabled": ["linear"]}, "pipeline": {"max_batch_events": 15, "min_batch_events": 15}}
 READ = ("histories", "vocabulary", "popularity", "window", "dedupe")
 
 
@@ -49,35 +42,6 @@ def plain(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path)
     return world
 
 
-def changed(world: World, **sections: dict[str, Any]) -> World:
-    values = world.config.model_dump(mode="json")
-    world.config = parse_config({name: {**part, **sections.get(name, {})} if isinstance(part, dict) else part for name, part in values.items()})
-    return world
-
-
-def at(world: World, url: str, reader: TableReader | None = None) -> Controller:
-    return build_local(world.config, reader or world.log, url, world.clock, dead_letters=world.log, board=world.board)
-
-
-def rebuild(world: World, **options: Any) -> Rebuild:
-    def build(lineage_url: str, reader: TableReader, *, publishes: bool) -> Controller:
-        controller = at(world, lineage_url, reader)
-        if not publishes:
-            controller.parts.publisher = None
-        return controller
-
-    said: list[str] = []
-    values = {"dead_letters": world.log, "on_step": lambda report: None, "say": said.append, **options}
-    return Rebuild(world.config, str(world.folder), world.log, build, **values)
-
-
-def current(world: World) -> Controller:
-    """What jobs.stream would drive."""
-    controller = at(world, current_url(str(world.folder)))
-    controller.recover()
-    return controller
-
-
 def digests(controller: Controller, names: Iterable[str] = READ) -> dict[str, str]:
     return {name: controller.components()[name].digest() for name in names}
 
@@ -88,15 +52,15 @@ def registry_of(world: World) -> Registry:
 
 def test_a_student_of_another_size_goes_live_beside_the_old_one_and_the_stream_goes_on_with_it(plain: World, mixed: list[Record]) -> None:
     world, before = plain, registry_of(plain).live()
-    changed(world, student={"dim": 12}, features={"history_length": 5})
-    made = rebuild(world).run()
+    world.change(student={"dim": 12}, features={"history_length": 5})
+    made = world.rebuild().run()
     assert made is not None
     live = registry_of(world).live()
     assert live == made.state.live > before
     version = registry_of(world).load(live)
     assert (version.meta["dim"], version.meta["history_length"]) == (12, 5)
     world.append(mixed[300:])
-    controller = current(world)
+    controller = world.current()
     assert (controller.state.live, controller.state.offsets) == (live, made.state.offsets)
     world.play(controller)
     assert controller.lag() == 0
@@ -110,7 +74,7 @@ def test_from_lake_and_log_comes_what_a_bootstrap_over_the_log_gives(make_world:
     world.play(first := world.controller())
     assert first.state.counts["duplicate"] > 0
     assert first.state.counts["rejected"] > 0
-    made = rebuild(world).run()
+    made = world.rebuild().run()
     assert made is not None
     fresh = make_world(kept, FAST, folder=tmp_path / "fresh").controller()
     bootstrap(fresh, world.log.latest(TOPIC))
@@ -124,18 +88,18 @@ def test_what_the_log_has_dropped_comes_from_the_lake_and_what_came_since_from_t
     world.append(mixed[300:])
     world.log.drop_before(TOPIC, read)
     assert world.log.earliest(TOPIC) == read
-    applied = current(world).state.counts["applied"]
-    made = rebuild(world).run()
+    applied = world.current().state.counts["applied"]
+    made = world.rebuild().run()
     assert made is not None
     assert made.state.offsets == world.log.latest(TOPIC)
-    again = current(world)
+    again = world.current()
     rows = [row for part in range(2) for row in again.parts.lake.lake.rows(part, 0, 10_000)["event_id"].to_pylist()]
     assert len(rows) == len(set(rows))  # What is in both is counted once.
     assert again.state.counts["applied"] > applied - removed_from(world)
 
 
 def world_offsets(world: World) -> dict[int, int]:
-    return dict(current(world).state.offsets)
+    return dict(world.current().state.offsets)
 
 
 def removed_from(world: World) -> int:
@@ -148,16 +112,16 @@ def test_a_lake_that_lacks_events_is_not_enough_once_the_log_has_dropped_them(
 ) -> None:
     world = make_world(mixed, {**FAST, "lake": {"enabled": False}}, folder=tmp_path / "state")
     world.play(world.controller())
-    changed(world, lake={"enabled": True})
+    world.change(lake={"enabled": True})
     world.play(world.controller())
-    made = rebuild(world).run()  # The log has them all.
+    made = world.rebuild().run()  # The log has them all.
     assert made is not None
     assert made.state.offsets == world.log.latest(TOPIC)
-    changed(world, lake={"enabled": False}, student={"dim": 12})
-    rebuild(world).run()
+    world.change(lake={"enabled": False}, student={"dim": 12})
+    world.rebuild().run()
     world.log.drop_before(TOPIC, {0: 5, 1: 5})
     with pytest.raises(DataError, match="the log has dropped its first ones"):
-        rebuild(world).run(anew=True)
+        world.rebuild().run(anew=True)
 
 
 def test_who_asked_to_be_forgotten_does_not_come_back(plain: World, make_record: Callable[..., Record]) -> None:
@@ -169,14 +133,14 @@ def test_who_asked_to_be_forgotten_does_not_come_back(plain: World, make_record:
     assert old.ingest.tombstones.snapshot().arrays["user"].size
     # Sent again after the lake's end, and a second user whose deletion is in the log alone.
     world.append([make_record("gone", "g1", 403, event_id="again"), make_record("late", "i1", 411), deletion("late", 420)])
-    made = rebuild(world).run()
+    made = world.rebuild().run()
     assert made is not None
     for user in ("gone", "late"):
         assert not len(made.ingest.histories.get("default", user))
         assert user not in str(made.parts.lake.lake.rows(0, 0, 10_000).to_pylist() + made.parts.lake.lake.rows(1, 0, 10_000).to_pylist())
     assert made.ingest.vocabulary.find("default", "g3") < 0
     world.append([make_record("gone", "g2", 404, event_id="and again")])
-    world.play(later := current(world))
+    world.play(later := world.current())
     assert not len(later.ingest.histories.get("default", "gone"))
 
 
@@ -190,7 +154,7 @@ def test_what_a_deleted_user_had_sent_ahead_comes_back_neither_in_the_stream_nor
     world.play(world.controller())
     world.append([make_record("gone", "g1", 900, event_id="ahead"), make_record("gone", "g2", 901)])
     world.play(old := world.controller())
-    made = rebuild(world).run()
+    made = world.rebuild().run()
     for controller in (old, made):
         assert controller is not None
         assert [controller.ingest.vocabulary.key_of(row)[1] for row in controller.ingest.histories.get("default", "gone").tolist()] == ["g2"]
@@ -220,8 +184,8 @@ def test_a_deletion_that_the_old_driver_applies_while_the_new_state_catches_up_i
             world.play(old)
             assert not len(old.ingest.histories.get("default", "planted"))
 
-    changed(world, student={"dim": 12})
-    made = rebuild(world, say=say).run()
+    world.change(student={"dim": 12})
+    made = world.rebuild(say=say).run()
     assert made is not None
     assert made.state.offsets == old.state.offsets
     assert not len(made.ingest.histories.get("default", "planted"))
@@ -229,21 +193,21 @@ def test_a_deletion_that_the_old_driver_applies_while_the_new_state_catches_up_i
 
 def test_the_old_driver_stops_at_its_next_step_and_says_why(plain: World, mixed: list[Record]) -> None:
     world, old = plain, plain.controller()
-    changed(world, student={"dim": 12})
-    rebuild(world).run()
+    world.change(student={"dim": 12})
+    world.rebuild().run()
     world.append(mixed[300:])
     with pytest.raises(Fenced, match=r"the state was rebuilt as lineages/0002, start the stream with the configuration"):
         old.step()
-    changed(world, student={"dim": 8})
+    world.change(student={"dim": 8})
     with pytest.raises(ConfigError, match=r"student\.dim does not fit the state, got 8, allowed 12"):
-        current(world)
+        world.current()
 
 
 def test_a_rollback_over_a_rebuild_serves_the_old_version_until_an_operator_moves_on(plain: World, mixed: list[Record]) -> None:
     world, registry = plain, registry_of(plain)
     before = registry.live()
-    changed(world, student={"dim": 12}, features={"history_length": 5})
-    rebuild(world).run()
+    world.change(student={"dim": 12}, features={"history_length": 5})
+    world.rebuild().run()
     new = registry.live()
     slot = ModelSlot(digest_of=digest_arrays)
     for version, dim in ((before, 8), (new, 12), (before, 8)):
@@ -251,12 +215,12 @@ def test_a_rollback_over_a_rebuild_serves_the_old_version_until_an_operator_move
         assert slot.load(held.manifest.model_dump(mode="json"), held.arrays, held.meta).recommender.dim == dim
     assert registry.rollback("the larger one is slower").version == before
     world.append(mixed[300:])
-    controller = current(world)
+    controller = world.current()
     world.play(controller)
     assert controller.state.versions["published"] > 1
     assert controller.state.live > new  # Candidates are compared with the lineage's own.
     assert registry.live() == before
-    again = current(world)
+    again = world.current()
     assert again.state.live == controller.state.live
     registry.promote(again.state.live, "fast enough")
     world.append([Record(one.key, one.value.replace(b'"event_id": "e', b'"event_id": "f')) for one in mixed[200:330]])
@@ -267,8 +231,8 @@ def test_a_rollback_over_a_rebuild_serves_the_old_version_until_an_operator_move
 def test_replicas_take_their_histories_from_the_current_lineage(plain: World) -> None:
     world = plain
     before = load_history_columns(str(world.folder))
-    changed(world, features={"history_length": 3})
-    made = rebuild(world).run()
+    world.change(features={"history_length": 3})
+    made = world.rebuild().run()
     after = load_history_columns(str(world.folder))
     assert made is not None
     assert before is not None
@@ -279,33 +243,15 @@ def test_replicas_take_their_histories_from_the_current_lineage(plain: World) ->
 
 def test_a_rebuild_with_the_settings_of_the_current_lineage_makes_nothing_unless_told(plain: World) -> None:
     world = plain
-    changed(world, student={"dim": 12})
-    rebuild(world).run()
+    world.change(student={"dim": 12})
+    world.rebuild().run()
     live = registry_of(world).live()
-    assert rebuild(world).run() is None
+    assert world.rebuild().run() is None
     assert registry_of(world).live() == live
-    made = rebuild(world).run(anew=True)
+    made = world.rebuild().run(anew=True)
     assert made is not None
     assert current_lineage(str(world.folder)).folder == "lineages/0003"
     assert registry_of(world).live() == made.state.live > live
-
-
-def test_what_an_earlier_run_began_with_other_settings_is_removed(plain: World) -> None:
-    world = plain
-    changed(world, student={"dim": 12})
-
-    def kill(_: object) -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        rebuild(world, on_step=kill).run()
-    assert (world.folder / "lineages" / "0002" / "checkpoint" / "HEAD").exists()
-    changed(world, student={"dim": 16})
-    said: list[str] = []
-    made = rebuild(world, say=said.append).run()
-    assert made is not None
-    assert "lineages/0002, which an earlier run began, is removed" in said
-    assert registry_of(world).load(made.state.live).meta["dim"] == 16
 
 
 def test_the_lake_of_a_rebuilt_lineage_is_its_own_also_beside_a_configured_one(
@@ -313,7 +259,7 @@ def test_the_lake_of_a_rebuilt_lineage_is_its_own_also_beside_a_configured_one(
 ) -> None:
     world = make_world(mixed[:200], {**FAST, "lake": {"address": str(tmp_path / "events")}}, folder=tmp_path / "state")
     world.play(world.controller())
-    made = rebuild(world).run()
+    made = world.rebuild().run()
     assert made is not None
     assert made.parts.lake.lake.address == f"{tmp_path / 'events'}-0002"
     assert check_lake(made.parts.lake.lake, CheckpointStore(open_storage(checkpoint_url(current_url(str(world.folder)))))).differences == []
@@ -324,96 +270,15 @@ def test_the_old_lineage_is_removed_when_told_and_its_receipts_stay(plain: World
     world.append([deletion("u1", 380)])
     world.play(world.controller())
     receipts = set((world.folder / "deletions").iterdir())
-    rebuild(world).run()
+    world.rebuild().run()
     remove_old(str(world.folder), lambda line: None)
     assert {key.partition("/")[0] for key in LocalStorage(world.folder).list()} == {"CURRENT", "deletions", "lineages", "registry"}
     assert set((world.folder / "deletions").iterdir()) == receipts != set()
     world.append(mixed[300:])
-    world.play(controller := current(world))
+    world.play(controller := world.current())
     assert controller.lag() == 0
 
 
 def test_a_state_that_was_never_bootstrapped_is_not_rebuilt(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> None:
     with pytest.raises(OperatorError, match="no state that was bootstrapped"):
-        rebuild(make_world(mixed, FAST, folder=tmp_path)).run()
-
-
-def copy_of(log: MemoryLog) -> MemoryLog:
-    result = MemoryLog()
-    result.ensure_topic(TOPIC, len(log.partitions(TOPIC)))
-    result.ensure_topic(parse_config({}).log.dead_letter_topic, 1)
-    for partition, end in log.latest(TOPIC).items():
-        rows = log.read_table([OffsetRange(TOPIC, partition, 0, end)])
-        pairs = zip(rows["key"].to_pylist(), rows["value"].to_pylist(), strict=True)
-        result.append(TOPIC, [Record(key, value, partition=partition) for key, value in pairs])
-    return result
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-@dataclass
-class Process:
-    """A rebuild in a process of its own: counts what it changes on storage, and dies at one such change."""
-
-    world: World
-    more: list[Record]
-    fail_at: int | None = None
-    phases: list[str] = field(default_factory=lambda: ["looking"])
-    changes: list[str] = field(default_factory=list)
-
-    def say(self, line: str) -> None:
-        self.phases.append(line)
-        if line.startswith("catching up"):  # The log goes on meanwhile.
-            self.world.append(self.more)
-            self.more.clear()
-
-    def run(self, monkeypatch: pytest.MonkeyPatch) -> Controller | None:
-        with monkeypatch.context() as patch:
-            for name in ("write_new", "swap", "delete"):
-                patch.setattr(LocalStorage, name, self.counted(getattr(LocalStorage, name)))
-            return rebuild(self.world, say=self.say).run()
-
-    def counted(self, change: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            if len(self.changes) == self.fail_at:
-                raise Killed
-            self.changes.append(self.phases[-1])
-            return change(*arguments)
-
-        return call
-
-
-def test_killed_in_any_phase_it_leaves_the_live_lineage_alone_and_is_taken_up(
-    plain: World, mixed: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = plain
-    world.append(mixed[300:325])
-    untouched, live = digests(world.controller(), ["stream", *READ]), registry_of(world).live()
-    before, after = world.config, changed(world, features={"history_length": 5}, student={"dim": 12}, **MORE).config
-
-    def copy(name: str) -> World:
-        log = copy_of(world.log)
-        shutil.copytree(world.folder, tmp_path / name)
-        return dataclasses.replace(world, folder=tmp_path / name, log=log)
-
-    undisturbed = Process(copy("undisturbed"), list(mixed[325:]))
-    expected = undisturbed.run(monkeypatch)
-    assert expected is not None
-    by_phase = {phase: [at for at, other in enumerate(undisturbed.changes) if other == phase] for phase in dict.fromkeys(undisturbed.changes)}
-    assert len(by_phase) == len(undisturbed.phases) == 7
-    for fail_at in sorted({at for places in by_phase.values() for at in (places[len(places) // 2], places[-1])}):
-        disturbed = copy(f"killed-{fail_at}")
-        killed = Process(disturbed, list(mixed[325:]), fail_at)
-        with pytest.raises(Killed):
-            killed.run(monkeypatch)
-        if not current_lineage(str(disturbed.folder)).folder:
-            assert registry_of(disturbed).live() == live
-            old = dataclasses.replace(disturbed, config=before)
-            assert digests(old.controller(), ["stream", *READ]) == untouched
-        Process(disturbed, killed.more).run(monkeypatch)
-        made = current(disturbed)
-        assert digests(made, made.components()) == digests(expected, expected.components()), undisturbed.changes[fail_at]
-        assert registry_of(disturbed).live() == made.state.live == expected.state.live
-    assert after.student.dim == 12
+        make_world(mixed, FAST, folder=tmp_path).rebuild().run()

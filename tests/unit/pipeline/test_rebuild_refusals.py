@@ -11,13 +11,11 @@ import pytest
 from jobs import refresh_teachers, stream
 from streamrec.config import parse_config
 from streamrec.errors import ConfigError, Damaged, OperatorError, StreamrecError
-from streamrec.log.base import Record, TableReader
-from streamrec.pipeline.controller import Controller
+from streamrec.log.base import Record
 from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.lineage import current_lineage, current_url, known_lineage
-from streamrec.pipeline.rebuild import Rebuild, drop_unfinished, remove_old
+from streamrec.pipeline.rebuild import drop_unfinished, remove_old
 from streamrec.pipeline.rebuild_record import read_record
-from streamrec.pipeline.wiring import build_local
 from streamrec.registry.registry import Registry
 from streamrec.storage import LocalStorage, open_storage
 
@@ -37,12 +35,6 @@ def played(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path
     return world
 
 
-def changed(world: World, **sections: dict[str, Any]) -> World:
-    values = world.config.model_dump(mode="json")
-    world.config = parse_config({name: {**part, **sections.get(name, {})} if isinstance(part, dict) else part for name, part in values.items()})
-    return world
-
-
 def rebuild(world: World, *, dies: str = "", anew: bool = False, during: Callable[[str], object] = lambda _: None) -> list[str]:
     """Run a rebuild, or kill it when it says a line, or at its first step; return the lines. ``during`` gets a line before it goes on."""
     said: list[str] = []
@@ -57,13 +49,7 @@ def rebuild(world: World, *, dies: str = "", anew: bool = False, during: Callabl
         if dies == "a step":
             raise Killed
 
-    def build(lineage_url: str, reader: TableReader, *, publishes: bool) -> Controller:
-        controller = build_local(world.config, reader, lineage_url, world.clock, dead_letters=world.log)
-        if not publishes:
-            controller.parts.publisher = None
-        return controller
-
-    made = Rebuild(world.config, str(world.folder), world.log, build, dead_letters=world.log, on_step=on_step, say=say)
+    made = world.rebuild(on_step=on_step, say=say)
     if dies:
         with pytest.raises(Killed):
             made.run(anew=anew)
@@ -84,7 +70,7 @@ def files(folder: Path) -> list[str]:
 def test_killed_between_the_pointer_and_its_first_version_the_jobs_name_the_rebuild(
     played: World, job: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rebuild(changed(played, student={"dim": 12}), dies="is current: its version goes live")
+    rebuild(played.change(student={"dim": 12}), dies="is current: its version goes live")
     for module in (stream, refresh_teachers):
         monkeypatch.setattr(module, "has_commits", lambda _: False)  # As far as it comes without Ray.
     assert job(["--set", f"state={played.folder}"]) == 2
@@ -95,9 +81,9 @@ def test_killed_between_the_pointer_and_its_first_version_the_jobs_name_the_rebu
 
 def test_a_lineage_that_has_taken_over_goes_live_with_the_settings_that_made_it_and_no_others(played: World) -> None:
     before = live(played)
-    rebuild(changed(played, student={"dim": 12}), dies="is current: its version goes live")
+    rebuild(played.change(student={"dim": 12}), dies="is current: its version goes live")
     with pytest.raises(ConfigError) as refused:
-        rebuild(changed(played, student={"dim": 16, "learning_rate": 0.3}))
+        rebuild(played.change(student={"dim": 16, "learning_rate": 0.3}))
     assert "lineages/0002 has taken over with other settings, and its version is not live yet" in str(refused.value)
     assert "got student.dim=16, student.learning_rate=0.3, allowed student.dim=12, student.learning_rate=" in str(refused.value)
     assert live(played) == before
@@ -105,15 +91,15 @@ def test_a_lineage_that_has_taken_over_goes_live_with_the_settings_that_made_it_
     played.config = played.config.model_copy(update={"student": values})
     rebuild(played)
     assert live(played) > before
-    rebuild(changed(played, student={"dim": 16}))
+    rebuild(played.change(student={"dim": 16}))
     assert current_lineage(str(played.folder)).folder == "lineages/0003"
 
 
 def test_a_lake_address_that_changes_in_the_middle_of_a_rebuild_leaves_nothing_behind(played: World, tmp_path: Path) -> None:
-    changed(played, student={"dim": 12}, lake={"address": str(tmp_path / "first")})
+    played.change(student={"dim": 12}, lake={"address": str(tmp_path / "first")})
     rebuild(played, dies="catching up")
     assert files(tmp_path / "first-0002")
-    said = rebuild(changed(played, lake={"address": str(tmp_path / "second")}))
+    said = rebuild(played.change(lake={"address": str(tmp_path / "second")}))
     assert f"its lake beside {tmp_path / 'first'} goes too: lake.address is {tmp_path / 'second'} now" in said
     assert files(tmp_path / "first-0002") == []
     assert files(tmp_path / "second-0002")
@@ -123,7 +109,7 @@ def test_a_lake_address_that_changes_in_the_middle_of_a_rebuild_leaves_nothing_b
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_rebuild_empties_no_table_and_no_folder_that_is_not_its_own(played: World, tmp_path: Path, begun: bool) -> None:
-    changed(played, student={"dim": 12})
+    played.change(student={"dim": 12})
     place = tmp_path / "events-0002"
     if begun:  # It has a name, and its lake was removed by hand.
         rebuild(played, dies="catching up")
@@ -135,7 +121,7 @@ def test_a_rebuild_empties_no_table_and_no_folder_that_is_not_its_own(played: Wo
     assert files(place) == ["reports/2026.csv"]
     assert (read_record(open_storage(str(played.folder / "lineages" / "0002"))) is not None) == begun
     LocalStorage(place).delete("reports/2026.csv")
-    foreign = changed(make_other(played, tmp_path), lake={"address": str(place)})
+    foreign = make_other(played, tmp_path).change(lake={"address": str(place)})
     foreign.play(foreign.controller())
     kept = files(place)
     name = known_lineage(str(foreign.folder))
@@ -150,7 +136,7 @@ def make_other(world: World, tmp_path: Path) -> World:
 
 
 def test_a_lake_that_was_half_removed_is_still_known_as_its_own(played: World, tmp_path: Path) -> None:
-    changed(played, student={"dim": 12})
+    played.change(student={"dim": 12})
     rebuild(played, dies="catching up")
     place = LocalStorage(tmp_path / "events-0002")
     keys = place.list()
@@ -169,7 +155,7 @@ def test_a_rebuild_that_is_dropped_while_it_runs_stops_and_says_why_and_the_next
     played: World, tmp_path: Path, phase: str, address: str
 ) -> None:
     before, place = live(played), str(tmp_path / address) if address else ""
-    changed(played, student={"dim": 12}, lake={"address": place})
+    played.change(student={"dim": 12}, lake={"address": place})
     state, dropped = str(played.folder), []
     there = everything(tmp_path)
 
@@ -194,7 +180,7 @@ def test_a_rebuild_that_is_dropped_before_it_has_begun_to_commit_does_not_take_o
             drop_unfinished(played.config, str(played.folder), lambda _: None)
 
     with pytest.raises(OperatorError, match="was removed while it was made"):
-        rebuild(changed(played, student={"dim": 12}), during=drop)
+        rebuild(played.change(student={"dim": 12}), during=drop)
     assert current_lineage(str(played.folder)).folder == ""
 
 
@@ -205,7 +191,7 @@ def everything(folder: Path) -> list[Path]:
 
 def test_what_is_dropped_leaves_no_folder_behind_and_of_old_lineages_only_receipts_stay(played: World, tmp_path: Path) -> None:
     state, there = str(played.folder), everything(tmp_path)
-    rebuild(changed(played, student={"dim": 12}), dies="catching up")
+    rebuild(played.change(student={"dim": 12}), dies="catching up")
     (tmp_path / "events-0002" / "namespace=gone" / "event_date=2026-01-01").mkdir(parents=True)
     drop_unfinished(played.config, state, lambda _: None)
     assert everything(tmp_path) == there
@@ -219,7 +205,7 @@ def test_what_is_dropped_leaves_no_folder_behind_and_of_old_lineages_only_receip
 
 @pytest.mark.parametrize("torn", [b"", b"{", b"[]", b"{}", b'{"format": 1, "folder": "/etc", "first_batch": 0, "forgot_batch": 0}', b"\xff\xfe"])
 def test_a_torn_pointer_name_or_record_is_told_by_file_with_a_remedy(played: World, torn: bytes) -> None:
-    rebuild(changed(played, student={"dim": 12}))
+    rebuild(played.change(student={"dim": 12}))
     state, lineage = str(played.folder), Path(current_url(str(played.folder)))
     reads: dict[Path, Callable[[], object]] = {
         lineage / "REBUILD": lambda: read_record(open_storage(str(lineage))),

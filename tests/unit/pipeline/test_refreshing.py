@@ -131,7 +131,7 @@ def test_a_damaged_version_in_use_is_named_at_the_start_and_once_it_is_removed_a
     version = first.state.teachers["linear"]
     (path,) = teacher_folder(linear_world, version).glob(torn)
     path.write_bytes(b"")
-    with pytest.raises(Damaged, match=f"{path}, got .*, or remove the folder teachers/linear/{version}: the stream goes on"):
+    with pytest.raises(Damaged, match=f"{path}, got .*, or remove the folder .*/teachers/linear/{version}: the stream goes on"):
         linear_world.controller()
     shutil.rmtree(teacher_folder(linear_world, version))
     controller = linear_world.controller()

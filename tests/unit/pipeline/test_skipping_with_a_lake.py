@@ -1,0 +1,193 @@
+"""Lose records of the log that the lake holds and no checkpoint covers: after going on, both agree, and what the lake had has its effect once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pytest
+
+from streamrec.log.base import Record, TableReader
+from streamrec.log.lake import EventLake
+from streamrec.log.lake_table import lake_rows
+from streamrec.log.memory import MemoryLog
+from streamrec.pipeline.bootstrap import bootstrap
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.lake_check import LakeReport, check_lake
+from streamrec.pipeline.layout import checkpoint_url
+from streamrec.pipeline.rebuild import Rebuild
+from streamrec.pipeline.skipping import skip_lost
+from streamrec.pipeline.wiring import build_local
+from streamrec.storage import open_storage
+
+World = Any
+FAST: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class Deadly(CheckpointStore):
+    """A store before whose commits the process dies."""
+
+    def commit(self, *args: Any, **options: Any) -> Any:
+        raise Killed
+
+
+def deadly(world: World) -> Controller:
+    """A controller that dies when the lake has committed and the checkpoint is about to."""
+    parts = dataclasses.replace(world.controller().parts, checkpoints=Deadly(open_storage(checkpoint_url(str(world.folder)))))
+    controller = Controller(parts)
+    controller.recover()
+    return controller
+
+
+def check(world: World) -> LakeReport:
+    return check_lake(world.controller().parts.lake.lake, CheckpointStore(open_storage(checkpoint_url(str(world.folder)))))
+
+
+def events(world: World) -> set[tuple[int, int]]:
+    """Partition and offset of the lake's rows."""
+    lake = world.controller().parts.lake.lake
+    return {(partition, offset) for partition in range(2) for offset in lake.rows(partition, 0, 10**9)["offset"].to_pylist()}
+
+
+def agrees(world: World) -> LakeReport:
+    report = check(world)
+    assert report.differences == []
+    assert report.rows_ahead == 0
+    books = world.controller().books()
+    assert books["received"] == sum(num for name, num in books.items() if name != "received")
+    return report
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "deletions"])
+def ahead(request: pytest.FixtureRequest, make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> World:
+    """A world whose lake is ahead of its checkpoint by batches that are planned; with deletions among them, or without any."""
+    records = mixed if request.param else [one for one in mixed if b'"deletion"' not in one.value]
+    world = make_world(records, FAST, folder=tmp_path / "state")
+    controller = world.controller()
+    while not (report := controller.step()) or not report.committed:
+        world.clock.advance(1.0)
+    with pytest.raises(Killed):
+        world.play(deadly(world))
+    assert check(world).rows_ahead
+    return world
+
+
+def drop(world: World, part: float) -> dict[int, int]:
+    """Drop so much of what no commit has read; return where the log begins."""
+    topic, offsets = world.config.log.events_topic, world.controller().state.offsets
+    starts = {partition: offsets[partition] + int(part * (end - offsets[partition])) for partition, end in world.log.latest(topic).items()}
+    world.log.drop_before(topic, starts)
+    return starts
+
+
+@pytest.mark.parametrize("part", [0.1, 0.4, 1.0])
+def test_what_the_lake_holds_of_plans_whose_records_are_gone_is_applied_from_there_and_is_not_lost(ahead: World, part: float) -> None:
+    before, offsets, held = ahead.controller().books(), ahead.controller().state.offsets, events(ahead)
+    starts = drop(ahead, part)
+    kept = {(partition, offset) for partition, offset in held if offset < starts[partition]}
+    num_found = sum(offset >= offsets[partition] for partition, offset in kept)
+    said: list[str] = []
+    assert skip_lost(again := ahead.controller(), said.append) is not None
+    after = agrees(ahead)
+    assert events(ahead) == kept
+    assert after.applied == before["applied"] + num_found
+    assert again.books().get("lost", 0) == sum(start - offsets[partition] for partition, start in starts.items()) - num_found
+    assert sum(int(line.split("; ")[1].split()[0]) for line in said) == num_found
+    ahead.play(ahead.controller())
+    agrees(ahead)
+    assert held - events(ahead) == set()
+
+
+def test_a_deletion_that_the_log_still_has_takes_what_came_from_the_lake_too(ahead: World) -> None:
+    drop(ahead, 1.0)
+    skip_lost(ahead.controller(), lambda _: None)
+    controller = ahead.controller()
+    lake: EventLake = controller.parts.lake.lake
+    user = lake.beyond(controller.state.batch - 1).filter(pc.field("namespace") == "default")["user_id"].drop_null()[0].as_py()
+    asked = {"kind": "deletion", "event_id": "gone", "user_id": user, "event_time": ahead.clock.now_ms()}
+    ahead.append([Record(user.encode(), json.dumps(asked).encode())])
+    ahead.play(controller)
+    assert user not in lake.beyond(0).filter(pc.field("namespace") == "default")["user_id"].to_pylist()
+    agrees(ahead)
+
+
+@pytest.mark.parametrize("after", ["the append", "the rows are taken back"])
+def test_a_run_that_dies_while_it_goes_on_loses_no_row_and_the_next_one_goes_on(ahead: World, after: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts, held = drop(ahead, 0.5), events(ahead)
+    kept = {(partition, offset) for partition, offset in held if offset < starts[partition]}
+    if after == "the append":
+        monkeypatch.setattr(EventLake, "take_back", lambda *_: (_ for _ in ()).throw(Killed))
+    for _ in range(2):
+        with pytest.raises(Killed):
+            skip_lost(deadly(ahead), lambda _: None)
+        assert events(ahead) >= kept
+    monkeypatch.undo()
+    assert skip_lost(ahead.controller(), lambda _: None) is not None
+    agrees(ahead)
+    assert events(ahead) == kept
+    ahead.play(ahead.controller())
+    agrees(ahead)
+
+
+def test_what_the_lake_holds_of_a_topic_that_was_made_anew_is_applied_before_the_new_one(ahead: World, mixed: list[Record]) -> None:
+    before, held = check(ahead), events(ahead)
+    ahead.log = MemoryLog()
+    ahead.log.ensure_topic(ahead.config.log.events_topic, 2)
+    ahead.log.ensure_topic(ahead.config.log.dead_letter_topic, 1)
+    assert skip_lost(ahead.controller(), lambda _: None) is not None
+    report = agrees(ahead)
+    assert events(ahead) == held
+    assert report.applied == before.applied + before.rows_ahead
+    ahead.append(mixed[250:])
+    ahead.play(ahead.controller())
+    agrees(ahead)
+
+
+def test_a_lake_that_was_begun_by_the_steps_that_are_given_up_is_counted_from_there(
+    make_world: Callable[..., World], mixed: list[Record], tmp_path: Path
+) -> None:
+    world = make_world(mixed[:100], {**FAST, "lake": {"enabled": False}}, folder=tmp_path / "state")
+    world.play(world.controller())
+    before = world.controller().books()["applied"]
+    world.config = make_world([], FAST, folder=tmp_path / "state").config
+    world.append(mixed[100:])
+    with pytest.raises(Killed):
+        world.play(deadly(world))
+    drop(world, 0.8)
+    assert skip_lost(world.controller(), lambda _: None) is not None
+    report = agrees(world)
+    assert report.left_out["earlier"] + report.removed == before
+    assert report.rows == report.applied - before > 0
+
+
+def test_a_lake_that_holds_events_of_one_topic_twice_can_be_rebuilt_and_they_count_once(
+    make_world: Callable[..., World], mixed: list[Record], tmp_path: Path
+) -> None:
+    """A streamrec before this one left such lakes behind, when it went on as above."""
+    world = make_world(mixed, FAST, folder=tmp_path / "state")
+    bootstrap(controller := world.controller(), world.log.latest(world.config.log.events_topic))
+    applied, lake = controller.books()["applied"], controller.parts.lake.lake
+    num_rows = check(world).rows
+    for batch in (controller.state.batch + 1, controller.state.batch + 2):
+        lake.append(lake_rows(lake.rows(0, 0, 50), world.config.log.events_topic, batch), batch)
+
+    def build(lineage_url: str, reader: TableReader, *, publishes: bool) -> Controller:
+        made = build_local(world.config, reader, lineage_url, world.clock, dead_letters=world.log)
+        if not publishes:
+            made.parts.publisher = None
+        return made
+
+    options = {"dead_letters": world.log, "on_step": lambda _: None, "say": lambda _: None}
+    made = Rebuild(world.config, str(world.folder), world.log, build, **options).run(anew=True)
+    assert made is not None
+    assert made.books()["applied"] == num_rows <= applied
+    assert made.parts.lake.lake.info()["rows"] == num_rows
