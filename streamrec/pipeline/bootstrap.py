@@ -57,7 +57,14 @@ def learn(controller: Controller, ends: Mapping[int, int], chunk: int, on_step: 
         ranges = take_ranges(config.log.events_topic, state.offsets, ends, chunk)
         if (stored is None or commits) and not any(part.end > part.start for part in ranges):
             break
-        on_step(controller.run(stored or plan_of(controller, ranges=ranges, new_passes=config.student.bootstrap_passes, rounds=config.student.bootstrap_rounds, checkpoint=commits)))
+        on_step(
+            controller.run(
+                stored
+                or plan_of(
+                    controller, ranges=ranges, new_passes=config.student.bootstrap_passes, rounds=config.student.bootstrap_rounds, checkpoint=commits
+                )
+            )
+        )
 
 
 def train_first(controller: Controller, on_step: OnStep) -> None:

@@ -62,7 +62,7 @@ class Controller:
         self.progressive, self.gain = Progressive(), Gain()
         self.refreshing = Refreshing(parts, self.ingest, self.state, self.gain)
         self.labelling = Labelling(parts, self.ingest, self.progressive, self.refreshing.record)
-        self.students = Students(parts, self.labelling, self.ingest.vocabulary)
+        self.students = Students(parts, self.labelling, self.ingest.vocabulary, self.state)
         self.line = VersionLine(parts, MAIN, lambda: self.state, self._check_owner)
         self._further = {name: VersionLine(parts, name, partial(self.state.line, name), self._check_owner) for name in parts.students}
         self._forgetting = Forgetting(parts, self.ingest, self.components(), self.labelling.store, self.students)

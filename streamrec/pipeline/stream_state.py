@@ -66,6 +66,7 @@ class StreamState(Impersonal):
             while there was none. Not in the digest, as `topic_id`.
         forgot_batch: The last micro-batch that deleted a user; 0 while there is none.
         forget_since_ms: Teacher name to the processing time of the first deletion since its last refresh began.
+        rounds_gain: Whether the last step that learned in rounds gained by the last of them; see `streamrec.pipeline.students.Students.learn`.
         evidence: Paired sums of candidate and live, as far as collected; see `streamrec.registry.gate.Window`.
     """
 
@@ -89,6 +90,7 @@ class StreamState(Impersonal):
     topic_batch: int = 0
     forgot_batch: int = 0
     forget_since_ms: dict[str, int] = field(default_factory=dict)
+    rounds_gain: bool = True
     evidence: dict[str, float] = field(default_factory=dict)
 
     def facts(

@@ -13,16 +13,18 @@ from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline.labelling import Labelling
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan
+from streamrec.pipeline.stream_state import StreamState
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.student.learner import Learner
 from streamrec.student.lesson import Lesson, StepMetrics
 from streamrec.workers import Pending
 
-
 LEAST_FOR_ROUNDS = 256
 """A step of fewer new queries is learned in one round: what is held out of it would say too little."""
 HELD_OUT = 16
 """One of so many new queries is held out."""
+_AFTERWARDS = 1000
+"""Number of the round that what was held out is learned in: of no other, so that its seeds are its own."""
 GAIN_A_ROUND = 0.01
 """By so much, in nats a target, a round must make the held-out queries likelier for another one to follow."""
 
@@ -34,10 +36,11 @@ class Students:
         parts: The students.
         labelling: Has the store.
         vocabulary: Knows the namespaces.
+        state: Remembers whether rounds gain.
     """
 
-    def __init__(self, parts: Parts, labelling: Labelling, vocabulary: Vocabulary) -> None:
-        self._parts, self._labelling, self._vocabulary = parts, labelling, vocabulary
+    def __init__(self, parts: Parts, labelling: Labelling, vocabulary: Vocabulary, state: StreamState) -> None:
+        self._parts, self._labelling, self._vocabulary, self._state = parts, labelling, vocabulary, state
 
     def put_items(self, rows: NDArray[np.int32], words: NDArray[np.int32], namespaces: NDArray[np.int32], generations: NDArray[np.int32]) -> None:
         """Tell all of items; see `Learner.put_items`."""
@@ -63,8 +66,8 @@ class Students:
     def learn(self, examples: Examples, labels: SoftLabels, plan: Plan, meanwhile: Callable[[], None]) -> StepMetrics:
         """Teach new queries, and as many replayed ones a pass as the plan says.
 
-        A plan of several rounds holds some new queries out, and ends once a round has not made them likelier for the student; all others learn as
-        many. Then what was held out is learned in one pass.
+        A plan of several rounds holds some new queries out. A round that has not made them likelier for the student is taken back, by all who learn,
+        and none follows, in later steps neither. Then what was held out is learned in one pass.
 
         Args:
             examples: New queries.
@@ -77,23 +80,29 @@ class Students:
         held = np.arange(len(examples)) % HELD_OUT == HELD_OUT - 1
         rest, out = np.flatnonzero(~held), np.flatnonzero(held)
         taught, asked = (examples.take(rest), labels.take(rest)), examples.take(out)
-        done, likelihood = [], -np.inf
-        for number in range(plan.rounds):
-            done.append(self._round(*taught, plan, number))
-            before, likelihood = likelihood, self._likelihood(asked)
-            if likelihood < before + GAIN_A_ROUND:
+        done, likelihood = [self._round(*taught, plan, 0)], self._likelihood(asked)
+        for number in range(1, plan.rounds if self._state.rounds_gain else 1):
+            self._tell_all(Learner.remember)
+            another, before, likelihood = self._round(*taught, plan, number), likelihood, self._likelihood(asked)
+            self._state.rounds_gain = likelihood - before >= GAIN_A_ROUND
+            if not self._state.rounds_gain:
+                self._tell_all(Learner.go_back)
                 break
+            done.append(another)
+        self._tell_all(Learner.forget_copy)
         once = plan.model_copy(update={"new_passes": 1})
-        self._round(asked, labels.take(out), once, plan.rounds, meanwhile)
+        self._round(asked, labels.take(out), once, _AFTERWARDS, meanwhile)
         return StepMetrics.of_passes(done)
+
+    def _tell_all(self, method: Callable[[Learner], None]) -> None:
+        for worker in self._parts.learners().values():
+            worker.submit(method)
 
     def _likelihood(self, examples: Examples) -> float:
         found = self._parts.student.submit(Learner.target_log_probs, examples).result()
         return float(found[np.isfinite(found)].mean()) if np.isfinite(found).any() else -np.inf
 
-    def _round(
-        self, examples: Examples, labels: SoftLabels, plan: Plan, number: int, meanwhile: Callable[[], None] = lambda: None
-    ) -> StepMetrics:
+    def _round(self, examples: Examples, labels: SoftLabels, plan: Plan, number: int, meanwhile: Callable[[], None] = lambda: None) -> StepMetrics:
         passes, first = [], number * plan.new_passes
         for part in range(plan.new_passes):
             old, old_labels = self._labelling.replayed(len(examples) * plan.replay_passes, plan.seed * 1000 + first + part)

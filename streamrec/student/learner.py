@@ -51,6 +51,7 @@ class Learner:
         self._moments = {f"{name}_{part}": torch.zeros_like(p) for name, p in self._dense.items() for part in _MOMENTS}
         self._num_steps = 0
         self._held: dict[str, FrozenStudent] = {}
+        self._remembered: ComponentState | None = None
 
     def put_items(
         self, rows: NDArray[np.int32], words: NDArray[np.int32], namespaces: NDArray[np.int32], generations: NDArray[np.int32] | None = None
@@ -65,6 +66,23 @@ class Learner:
         for frozen in self._held.values():
             frozen.forget_rows(rows)
         return self.tables.forget_rows(rows)
+
+    def remember(self) -> None:
+        """Copy the weights, so that `go_back` can."""
+        self._remembered = self._state(self.tables.state())
+
+    def go_back(self) -> None:
+        """Take the weights that were remembered; versions that are held stay."""
+        assert self._remembered is not None
+        held = {name: frozen for name, frozen in self._held.items() if name != CURRENT}
+        self.restore(self._remembered)
+        self.forget_copy()
+        self._held = held
+        self.tables.changed.mark_first(self.tables.num_rows)
+
+    def forget_copy(self) -> None:
+        """Let go of what was remembered."""
+        self._remembered = None
 
     def knows(self, num_rows: int) -> bool:
         """Return whether it has been told of as many item rows."""
