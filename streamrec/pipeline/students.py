@@ -67,7 +67,7 @@ class Students:
         """Teach new queries, and as many replayed ones a pass as the plan says.
 
         A plan of several rounds holds some new queries out. A round that has not made them likelier for the student is taken back, by all who learn,
-        and none follows, in later steps neither. Then what was held out is learned in one pass.
+        and none follows: later steps have one, and hold nothing out. Then what was held out is learned in one pass.
 
         Args:
             examples: New queries.
@@ -75,13 +75,13 @@ class Students:
             plan: Says how many passes.
             meanwhile: Called while the last pass is learned, when nothing more is drawn.
         """
-        if plan.rounds == 1 or len(examples) < LEAST_FOR_ROUNDS:
+        if plan.rounds == 1 or not self._state.rounds_gain or len(examples) < LEAST_FOR_ROUNDS:
             return self._round(examples, labels, plan, 0, meanwhile)
         held = np.arange(len(examples)) % HELD_OUT == HELD_OUT - 1
         rest, out = np.flatnonzero(~held), np.flatnonzero(held)
         taught, asked = (examples.take(rest), labels.take(rest)), examples.take(out)
         done, likelihood = [self._round(*taught, plan, 0)], self._likelihood(asked)
-        for number in range(1, plan.rounds if self._state.rounds_gain else 1):
+        for number in range(1, plan.rounds):
             self._tell_all(Learner.remember)
             another, before, likelihood = self._round(*taught, plan, number), likelihood, self._likelihood(asked)
             self._state.rounds_gain = likelihood - before >= GAIN_A_ROUND
