@@ -155,7 +155,7 @@ class StudentConfig(Section):
     batch_size: int = Field(default=256, ge=1)
     new_passes: int = Field(default=1, ge=1)
     bootstrap_passes: int = Field(default=4, ge=1)
-    bootstrap_rounds: int = Field(default=4, ge=1)
+    bootstrap_rounds: int = Field(default=1, ge=1)
     replay_passes: int = Field(default=1, ge=0)
     replay_capacity: int = Field(default=100_000, ge=0)
     replay_kind: Literal["uniform", "recency", "quota"] = "uniform"

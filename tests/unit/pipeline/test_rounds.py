@@ -30,6 +30,7 @@ def many(make_record: Callable[..., Record], num: int = 600) -> list[Record]:
 @dataclass
 class Stage:
     make_world: Callable[..., World]
+    make_record: Callable[..., Record]
     records: list[Record]
     folder: Path
     monkeypatch: pytest.MonkeyPatch
@@ -59,7 +60,7 @@ class Stage:
 @pytest.fixture
 def stage(make_world: Callable[..., World], make_record: Callable[..., Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr(students, "LEAST_FOR_ROUNDS", 64)
-    made, step = Stage(make_world, many(make_record), tmp_path, monkeypatch), Learner.step
+    made, step = Stage(make_world, make_record, many(make_record), tmp_path, monkeypatch), Learner.step
 
     def noted(learner: Learner, lesson: Lesson) -> Any:
         made.note(learner, lesson)
@@ -94,6 +95,16 @@ def test_a_round_that_gains_nothing_is_taken_back_to_the_bit_and_none_is_tried_a
     assert short.parts.student.target._num_steps == kept.parts.student.target._num_steps
     digests = [controller.components()[name].digest() for controller in (kept, short) for name in ("student", "control")]
     assert digests[:2] == digests[2:]
+
+
+def test_after_a_round_that_gained_nothing_a_step_has_one(stage: Stage) -> None:
+    controller = stage.learned(4, [-5.0, -5.0])
+    stage.lessons.clear()
+    controller.parts.reader.append("streamrec.events", many(stage.make_record, 900)[600:])
+    topic = controller.config.log.events_topic
+    ranges = take_ranges(topic, controller.state.offsets, controller.parts.reader.latest(topic), 10_000)
+    controller.run(plan_of(controller, ranges=ranges, new_passes=2, rounds=4))
+    assert [lesson.number for lesson in stage.lessons["student"]] == [0, 1]
 
 
 def test_one_round_and_a_small_step_hold_nothing_out(stage: Stage) -> None:
