@@ -1,5 +1,5 @@
-"""Learn one small student continually: hard targets, soft labels, replay.
+"""Learn one small student continually: hard targets, soft labels, new examples and replayed ones.
 
-Takes examples with soft labels. Gives progressive ranks before learning, step metrics, and snapshots that the registry publishes; only
+Takes lessons: examples with soft labels. Gives progressive ranks before learning, step metrics, and snapshots that the registry publishes; only
 `actor` knows Ray.
 """
