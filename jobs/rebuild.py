@@ -37,9 +37,6 @@ from streamrec.pipeline.ray_workers import release
 from streamrec.pipeline.rebuild import Rebuild, drop_unfinished, remove_old
 from streamrec.pipeline.session import Session, open_session, state_address
 
-NAME = "streamrec-rebuild"
-"""Prefix of the actors' names: those of the old stream work meanwhile."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit status."""
@@ -91,7 +88,7 @@ def _rebuild(options: argparse.Namespace) -> int:
 
 
 def _controller(session: Session, lineage_url: str, reader: TableReader, *, publishes: bool) -> Controller:
-    controller = session.controller_of(lineage_url, reader, NAME)
+    controller = session.controller_of(lineage_url, reader)
     if not publishes:
         controller.parts.publisher = None
     return controller

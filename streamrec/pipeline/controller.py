@@ -242,9 +242,10 @@ class Controller:
             self._learn(examples, labels, plan, report)
         self.state.account(ingested, plan, labels.versions, self.config.teachers.refreshed)
         if forgetting.correct(plan):
+            before = self.state.not_before
             self.state.forgot(plan.batch, plan.now_ms, self.config.teachers.refreshed)
             for line in self._lines():
-                line.give_up(version_name(plan.batch))
+                line.give_up(version_name(plan.batch), before)
         with timer.stage("publish"):
             self._publish(examples, plan, report)
         with timer.stage("refresh"):

@@ -56,7 +56,7 @@ def shape_of(config: Config) -> dict[str, Any]:
         for part in dotted.split("."):
             node = getattr(node, part)
         values[dotted] = node
-    return values
+    return values | {f"students.{name}.dim": further.completed(config.student).dim for name, further in config.students.items()}
 
 
 def check_shape(shape: Mapping[str, Any], held: Mapping[str, Any]) -> None:

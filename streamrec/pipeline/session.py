@@ -67,9 +67,9 @@ class Session:
         """Build a controller of the current lineage on Ray actors, without restoring it."""
         return self._build(self.lineage_url, self.reader, name, self.progress)
 
-    def controller_of(self, lineage_url: str, reader: TableReader, name: str) -> Controller:
+    def controller_of(self, lineage_url: str, reader: TableReader) -> Controller:
         """Build a controller of another lineage, on actors of its own: lag tools hear nothing of it."""
-        return self._build(lineage_url, reader, name)
+        return self._build(lineage_url, reader, None)
 
     def _build(self, lineage_url: str, reader: TableReader, name: str | None, progress: Progress | None = None) -> Controller:
         writer, boards = self.writer, self.boards

@@ -68,12 +68,23 @@ class VersionLine:
         return self._parts.clock.monotonic_s() - self._published_s
 
     def must_publish(self, not_before: str | None) -> bool:
-        """Return whether all that was published is older than ``not_before``; see `StreamState.versions_not_before`."""
-        return self.publisher is not None and not_before is not None and self.state.live is not None and (self.state.newest or "") < not_before
+        """Return whether all that was published is older than ``not_before``, and nothing waits; see `StreamState.not_before`."""
+        if self.publisher is None or not_before is None or self.state.live is None or self.state.candidate is not None:
+            return False
+        return (self.state.newest or "") < not_before
 
-    def give_up(self, not_before: str) -> None:
-        """Let no version that is older than ``not_before`` wait for the gate any more: it knows a user who was deleted."""
-        if self.state.candidate is not None and self.state.candidate < not_before:
+    def give_up(self, not_before: str, before: str | None) -> None:
+        """Let a version that is older than ``not_before`` wait for the gate no more: it knows a user who was deleted.
+
+        Unless what is live knows one more: of a series of deletions each would keep the next version from going live, for as long as it lasts.
+
+        Args:
+            not_before: As of now; see `StreamState.not_before`.
+            before: As of the deletion before.
+        """
+        candidate, live = self.state.candidate, self.state.live
+        is_better = before is not None and live is not None and candidate is not None and live < before <= candidate
+        if candidate is not None and candidate < not_before and not is_better:
             logger.info("%s knows a deleted user and will not go live", self.state.candidate)
             self.state.candidate, self.state.evidence = None, {}
             self.state.versions["rejected"] += 1

@@ -79,6 +79,25 @@ def test_a_candidate_that_knows_the_user_never_goes_live(world: World) -> None:
     assert not set(MINE) & items_live(world)
 
 
+def test_a_series_of_deletions_does_not_keep_everything_from_going_live(world: World) -> None:
+    """One a second, for longer than a candidate waits: what is live may know the last ones, not the first."""
+    controller = world.controller()
+    world.play(controller)
+    world.clock.advance(5.0)
+    world.play(controller)
+    delete(world)
+    for number in range(12):
+        assert controller.step() is not None
+        world.clock.advance(1.0)
+        gone = {"kind": "deletion", "event_id": f"gone{number}", "user_id": f"u{number}", "event_time": world.clock.now_ms()}
+        world.append([Record(f"u{number}".encode(), json.dumps(gone).encode())])
+    assert not set(MINE) & items_live(world)
+    for _ in range(4):
+        world.play(controller)
+        world.clock.advance(2.0)
+    assert controller.state.live >= f"v{controller.state.forgot_batch:08d}"
+
+
 def test_where_versions_are_published_seldom_one_follows_a_deletion_once_it_may(
     make_world: Callable[..., World], world: World, tmp_path: Path
 ) -> None:

@@ -185,6 +185,14 @@ def test_a_misspelt_setting_of_a_further_student_is_named_with_what_is_near() ->
         parse_config({"students": {"small": {"dimm": 8}}})
 
 
+def test_another_dimension_of_a_further_student_is_refused_by_its_name(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> None:
+    before = made(make_world, mixed, tmp_path / "state")
+    before.play(before.controller())
+    other = made(make_world, [], tmp_path / "state", students={"small": {"dim": 6}})
+    with pytest.raises(ConfigError, match=r"students\.small\.dim does not fit the state, got 6, allowed 4"):
+        other.controller()
+
+
 def test_what_is_not_given_is_as_the_students() -> None:
     config = parse_config({"student": {"dim": 32, "learning_rate": 0.01}, "students": {"small": {"dim": 8}}})
     completed = config.students["small"].completed(config.student)
