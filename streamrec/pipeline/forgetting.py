@@ -222,6 +222,17 @@ def check_deletions_noted(state: Storage, registry: Registry) -> None:
         raise Damaged(what, got=f"{len(receipts)} receipts in {state.address}/{_RECEIPTS}", allowed=registry.deletions_address, do=do)
 
 
+def withdraw_receipts(storage: Storage, after_batch: int) -> list[str]:
+    """Remove the receipts of deletions that were carried out after a micro-batch, by steps that are given up, and return the requests' event ids."""
+    found = []
+    for key in storage.list(_RECEIPTS):
+        receipt = json.loads(storage.read(key))
+        if receipt["batch"] > after_batch:
+            storage.delete(key)
+            found.append(str(receipt["event_id"]))
+    return sorted(found)
+
+
 def read_receipt(storage: Storage, namespace: str, event_id: str) -> dict[str, Any] | None:
     """Return a deletion's receipt; None while it has not been carried out.
 

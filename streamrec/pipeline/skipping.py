@@ -14,6 +14,7 @@ from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
 from streamrec.log.lake_log import log_rows
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.forgetting import withdraw_receipts
 from streamrec.pipeline.plan import Plan, PlannedRange
 from streamrec.pipeline.report import StepReport
 
@@ -30,7 +31,7 @@ def skip_lost(controller: Controller, say: Callable[[str], None]) -> StepReport 
 
     Args:
         controller: Recovered.
-        say: Gets a line for each partition that is moved, which is also logged.
+        say: Gets a line for each partition that is moved, and each deletion that is given up, which is also logged.
 
     Returns:
         The step that moved the offsets; None when nothing is lost.
@@ -63,6 +64,11 @@ def skip_lost(controller: Controller, say: Callable[[str], None]) -> StepReport 
         line = f"{config.log.events_topic}[{partition}] goes on at offset {start} instead of {state.offsets.get(partition, 0)} {of}"
         logger.warning("Skipping what is lost: %s", line)
         say(line)
+    if controller.parts.receipts is not None:
+        for event_id in withdraw_receipts(controller.parts.receipts, state.batch):
+            line = f"the receipt of deletion {event_id} is withdrawn, its step is given up: ask for it again, unless the log still has it"
+            logger.warning("Skipping what is lost: %s", line)
+            say(line)
     resumed = {**held, **starts}
     ranges = (PlannedRange(topic=config.log.events_topic, partition=partition, start=at, end=at) for partition, at in sorted(resumed.items()))
     return controller.run(
