@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -14,11 +14,16 @@ from streamrec.clock import ManualClock
 from streamrec.config import Config, parse_config
 from streamrec.log.base import Record, TableReader
 from streamrec.log.memory import MemoryLog
+from streamrec.pipeline.bootstrap import bootstrap
+from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.layout import checkpoint_url, registry_url
 from streamrec.pipeline.lineage import current_url
 from streamrec.pipeline.rebuild import Rebuild
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.wiring import build_local
+from streamrec.registry.registry import Registry
+from streamrec.storage import open_storage
 
 NOW_MS = 1_700_000_000_000
 
@@ -45,10 +50,28 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+FAST: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
+"""No teachers and no control."""
+READ = ("histories", "vocabulary", "popularity", "window", "dedupe")
+"""Components that depend on what was read, and on nothing else."""
+
+
+class Died(Exception):
+    """Stands for the end of the process."""
+
+
+class Deadly(CheckpointStore):
+    """A store before whose commits the process dies."""
+
+    def commit(self, *args: Any, **options: Any) -> Any:
+        raise Died
+
+
 @dataclasses.dataclass
 class World:
     """A log with records, and the folder of a stream's state."""
 
+    died: ClassVar[type[Exception]] = Died
     config: Config
     log: MemoryLog
     folder: Path
@@ -62,6 +85,20 @@ class World:
         controller = build_local(self.config, reader or self.log, str(self.folder), self.clock, dead_letters=self.log, board=self.board, **options)
         controller.recover()
         return controller
+
+    def deadly(self) -> Controller:
+        """A controller that dies (`died`) when the lake has committed and the checkpoint is about to."""
+        parts = dataclasses.replace(self.controller().parts, checkpoints=Deadly(open_storage(checkpoint_url(str(self.folder)))))
+        controller = Controller(parts)
+        controller.recover()
+        return controller
+
+    def registry(self) -> Registry:
+        return Registry(open_storage(registry_url(str(self.folder))), clock=self.clock)
+
+    @staticmethod
+    def digests(controller: Controller, names: Iterable[str] = READ) -> dict[str, str]:
+        return {name: controller.components()[name].digest() for name in names}
 
     def change(self, **sections: dict[str, Any]) -> World:
         """Go on with other settings in some sections."""
@@ -157,6 +194,17 @@ def make_world() -> Callable[..., World]:
         return world
 
     return make
+
+
+@pytest.fixture
+def plain(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> World:
+    """A stream without teachers that has been bootstrapped and has read on since."""
+    world = make_world(mixed[:250], FAST, folder=tmp_path / "state")
+    controller = world.controller()
+    bootstrap(controller, world.log.latest(world.config.log.events_topic))
+    world.append(mixed[250:300])
+    world.play(controller)
+    return world
 
 
 @pytest.fixture

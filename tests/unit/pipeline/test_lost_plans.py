@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,26 +22,6 @@ from streamrec.storage import open_storage
 
 World = Any
 FAST: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
-
-
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
-class Deadly(CheckpointStore):
-    """A store before whose commits the process dies."""
-
-    def commit(self, *args: Any, **options: Any) -> Any:
-        raise Killed
-
-
-def die_between_the_commits(world: World) -> None:
-    """Step until the lake has committed and the checkpoint is about to."""
-    controller = world.controller()
-    deadly = Controller(dataclasses.replace(controller.parts, checkpoints=Deadly(open_storage(checkpoint_url(str(world.folder))))))
-    deadly.recover()
-    with pytest.raises(Killed):
-        world.play(deadly)
 
 
 def at(world: World, reader: TableReader | None = None, lineage_url: str = "") -> Controller:
@@ -70,7 +49,8 @@ def ahead(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path)
     controller = world.controller()
     while not (report := controller.step()) or not report.committed:
         world.clock.advance(1.0)
-    die_between_the_commits(world)
+    with pytest.raises(world.died):
+        world.play(world.deadly())
     return world
 
 

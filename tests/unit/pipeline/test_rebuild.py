@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,10 @@ from streamrec.log.base import Record
 from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.bootstrap_view import load_history_columns
 from streamrec.pipeline.checkpoint import CheckpointStore
-from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lake_check import check_lake
-from streamrec.pipeline.layout import checkpoint_url, registry_url
+from streamrec.pipeline.layout import checkpoint_url
 from streamrec.pipeline.lineage import current_lineage, current_url
 from streamrec.pipeline.rebuild import remove_old
-from streamrec.registry.registry import Registry
 from streamrec.registry.version import digest_arrays
 from streamrec.serving.slot import ModelSlot
 from streamrec.storage import LocalStorage, open_storage
@@ -28,36 +26,16 @@ World = Any
 FAST: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
 NOW_MS = 1_700_000_000_000
 TOPIC = parse_config({}).log.events_topic
-READ = ("histories", "vocabulary", "popularity", "window", "dedupe")
-
-
-@pytest.fixture
-def plain(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> World:
-    """A stream without teachers that has been bootstrapped and has read on since."""
-    world = make_world(mixed[:250], FAST, folder=tmp_path / "state")
-    controller = world.controller()
-    bootstrap(controller, world.log.latest(TOPIC))
-    world.append(mixed[250:300])
-    world.play(controller)
-    return world
-
-
-def digests(controller: Controller, names: Iterable[str] = READ) -> dict[str, str]:
-    return {name: controller.components()[name].digest() for name in names}
-
-
-def registry_of(world: World) -> Registry:
-    return Registry(open_storage(registry_url(str(world.folder))), clock=world.clock)
 
 
 def test_a_student_of_another_size_goes_live_beside_the_old_one_and_the_stream_goes_on_with_it(plain: World, mixed: list[Record]) -> None:
-    world, before = plain, registry_of(plain).live()
+    world, before = plain, plain.registry().live()
     world.change(student={"dim": 12}, features={"history_length": 5})
     made = world.rebuild().run()
     assert made is not None
-    live = registry_of(world).live()
+    live = world.registry().live()
     assert live == made.state.live > before
-    version = registry_of(world).load(live)
+    version = world.registry().load(live)
     assert (version.meta["dim"], version.meta["history_length"]) == (12, 5)
     world.append(mixed[300:])
     controller = world.current()
@@ -65,7 +43,7 @@ def test_a_student_of_another_size_goes_live_beside_the_old_one_and_the_stream_g
     world.play(controller)
     assert controller.lag() == 0
     assert controller.state.versions["promoted"] > 1
-    assert registry_of(world).live() == controller.state.live > live
+    assert world.registry().live() == controller.state.live > live
 
 
 def test_from_lake_and_log_comes_what_a_bootstrap_over_the_log_gives(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> None:
@@ -78,7 +56,7 @@ def test_from_lake_and_log_comes_what_a_bootstrap_over_the_log_gives(make_world:
     assert made is not None
     fresh = make_world(kept, FAST, folder=tmp_path / "fresh").controller()
     bootstrap(fresh, world.log.latest(TOPIC))
-    assert digests(made) == digests(fresh)
+    assert world.digests(made) == world.digests(fresh)
     assert made.state.counts["applied"] == fresh.state.counts["applied"] == first.state.counts["applied"]
     assert made.state.offsets == fresh.state.offsets
 
@@ -204,7 +182,7 @@ def test_the_old_driver_stops_at_its_next_step_and_says_why(plain: World, mixed:
 
 
 def test_a_rollback_over_a_rebuild_serves_the_old_version_until_an_operator_moves_on(plain: World, mixed: list[Record]) -> None:
-    world, registry = plain, registry_of(plain)
+    world, registry = plain, plain.registry()
     before = registry.live()
     world.change(student={"dim": 12}, features={"history_length": 5})
     world.rebuild().run()
@@ -245,13 +223,13 @@ def test_a_rebuild_with_the_settings_of_the_current_lineage_makes_nothing_unless
     world = plain
     world.change(student={"dim": 12})
     world.rebuild().run()
-    live = registry_of(world).live()
+    live = world.registry().live()
     assert world.rebuild().run() is None
-    assert registry_of(world).live() == live
+    assert world.registry().live() == live
     made = world.rebuild().run(anew=True)
     assert made is not None
     assert current_lineage(str(world.folder)).folder == "lineages/0003"
-    assert registry_of(world).live() == made.state.live > live
+    assert world.registry().live() == made.state.live > live
 
 
 def test_the_lake_of_a_rebuilt_lineage_is_its_own_also_beside_a_configured_one(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,38 +15,15 @@ from streamrec.config import parse_config
 from streamrec.log.base import Record
 from streamrec.log.memory import MemoryLog
 from streamrec.log.offsets import OffsetRange
-from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.controller import Controller
-from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.lineage import current_lineage
-from streamrec.registry.registry import Registry
-from streamrec.storage import LocalStorage, open_storage
+from streamrec.storage import LocalStorage
 
 World = Any
-FAST: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
 NOW_MS = 1_700_000_000_000
 TOPIC = parse_config({}).log.events_topic
 MORE: dict[str, dict[str, Any]] = {"teachers": {"enabled": ["linear"]}, "pipeline": {"max_batch_events": 30, "min_batch_events": 30}}
 READ = ("histories", "vocabulary", "popularity", "window", "dedupe")
-
-
-@pytest.fixture
-def plain(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> World:
-    """A stream without teachers that has been bootstrapped and has read on since."""
-    world = make_world(mixed[:250], FAST, folder=tmp_path / "state")
-    controller = world.controller()
-    bootstrap(controller, world.log.latest(TOPIC))
-    world.append(mixed[250:300])
-    world.play(controller)
-    return world
-
-
-def digests(controller: Controller, names: Iterable[str] = READ) -> dict[str, str]:
-    return {name: controller.components()[name].digest() for name in names}
-
-
-def registry_of(world: World) -> Registry:
-    return Registry(open_storage(registry_url(str(world.folder))), clock=world.clock)
 
 
 class Killed(BaseException):
@@ -68,7 +45,7 @@ def test_what_an_earlier_run_began_with_other_settings_is_removed(plain: World) 
     made = world.rebuild(say=said.append).run()
     assert made is not None
     assert "lineages/0002, which an earlier run began, is removed" in said
-    assert registry_of(world).load(made.state.live).meta["dim"] == 16
+    assert world.registry().load(made.state.live).meta["dim"] == 16
 
 
 def copy_of(log: MemoryLog) -> MemoryLog:
@@ -119,7 +96,7 @@ def test_killed_in_any_phase_it_leaves_the_live_lineage_alone_and_is_taken_up(
 ) -> None:
     world = plain
     world.append(mixed[300:325])
-    untouched, live = digests(world.controller(), ["stream", *READ]), registry_of(world).live()
+    untouched, live = world.digests(world.controller(), ["stream", *READ]), world.registry().live()
     before, after = world.config, world.change(features={"history_length": 5}, student={"dim": 12}, **MORE).config
 
     def copy(name: str) -> World:
@@ -138,11 +115,11 @@ def test_killed_in_any_phase_it_leaves_the_live_lineage_alone_and_is_taken_up(
         with pytest.raises(Killed):
             killed.run(monkeypatch)
         if not current_lineage(str(disturbed.folder)).folder:
-            assert registry_of(disturbed).live() == live
+            assert disturbed.registry().live() == live
             old = dataclasses.replace(disturbed, config=before)
-            assert digests(old.controller(), ["stream", *READ]) == untouched
+            assert world.digests(old.controller(), ["stream", *READ]) == untouched
         Process(disturbed, killed.more).run(monkeypatch)
         made = disturbed.current()
-        assert digests(made, made.components()) == digests(expected, expected.components()), undisturbed.changes[fail_at]
-        assert registry_of(disturbed).live() == made.state.live == expected.state.live
+        assert world.digests(made, made.components()) == world.digests(expected, expected.components()), undisturbed.changes[fail_at]
+        assert disturbed.registry().live() == made.state.live == expected.state.live
     assert after.student.dim == 12

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,25 +26,6 @@ from streamrec.storage import open_storage
 
 World = Any
 FAST: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
-
-
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
-class Deadly(CheckpointStore):
-    """A store before whose commits the process dies."""
-
-    def commit(self, *args: Any, **options: Any) -> Any:
-        raise Killed
-
-
-def deadly(world: World) -> Controller:
-    """A controller that dies when the lake has committed and the checkpoint is about to."""
-    parts = dataclasses.replace(world.controller().parts, checkpoints=Deadly(open_storage(checkpoint_url(str(world.folder)))))
-    controller = Controller(parts)
-    controller.recover()
-    return controller
 
 
 def check(world: World) -> LakeReport:
@@ -75,8 +55,8 @@ def ahead(request: pytest.FixtureRequest, make_world: Callable[..., World], mixe
     controller = world.controller()
     while not (report := controller.step()) or not report.committed:
         world.clock.advance(1.0)
-    with pytest.raises(Killed):
-        world.play(deadly(world))
+    with pytest.raises(world.died):
+        world.play(world.deadly())
     assert check(world).rows_ahead
     return world
 
@@ -138,10 +118,10 @@ def test_a_run_that_dies_while_it_goes_on_loses_no_row_and_the_next_one_goes_on(
     starts, held = drop(ahead, 0.5), events(ahead)
     kept = {(partition, offset) for partition, offset in held if offset < starts[partition]}
     if after == "the append":
-        monkeypatch.setattr(EventLake, "take_back", lambda *_: (_ for _ in ()).throw(Killed))
+        monkeypatch.setattr(EventLake, "take_back", lambda *_: (_ for _ in ()).throw(ahead.died))
     for _ in range(2):
-        with pytest.raises(Killed):
-            skip_lost(deadly(ahead), lambda _: None)
+        with pytest.raises(ahead.died):
+            skip_lost(ahead.deadly(), lambda _: None)
         assert events(ahead) >= kept
     monkeypatch.undo()
     assert skip_lost(ahead.controller(), lambda _: None) is not None
@@ -173,8 +153,8 @@ def test_a_lake_that_was_begun_by_the_steps_that_are_given_up_is_counted_from_th
     before = world.controller().books()["applied"]
     world.config = make_world([], FAST, folder=tmp_path / "state").config
     world.append(mixed[100:])
-    with pytest.raises(Killed):
-        world.play(deadly(world))
+    with pytest.raises(world.died):
+        world.play(world.deadly())
     drop(world, 0.8)
     assert skip_lost(world.controller(), lambda _: None) is not None
     report = agrees(world)
