@@ -102,7 +102,7 @@ def test_a_large_step_is_labelled_in_lots_as_a_stream_would_have_and_learned_onc
 
 def stored_labels(controller: Any) -> dict[str, np.ndarray]:
     arrays = controller.labelling.store.snapshot().arrays
-    return {name: arrays[name] for name in ("label_rows", "label_probs", "neighbours/rows", "neighbours/version", "repeats/rows")}
+    return {name: arrays[name] for name in ("label_rows", "label_probs", "neighbours/rows", "neighbours/version", "neighbours/say", "repeats/rows")}
 
 
 def test_stored_queries_are_labelled_anew_in_turn_by_who_can_leave_them_out_and_by_nobody_unless_asked(
@@ -116,6 +116,7 @@ def test_stored_queries_are_labelled_anew_in_turn_by_who_can_leave_them_out_and_
     then, some, now = (stored_labels(played[num]) for num in (0, 3, 10_000))
     changed = {num: (labels["neighbours/rows"] != then["neighbours/rows"]).any(1) for num, labels in ((3, some), (10_000, now))}
     assert 0 < changed[3].sum() < changed[10_000].sum()
+    np.testing.assert_array_equal(now["neighbours/say"], then["neighbours/say"])
     np.testing.assert_array_equal(now["repeats/rows"], then["repeats/rows"])
     assert not (then["label_probs"] == now["label_probs"]).all()
     # Where neighbours were not asked then they have no say now.
