@@ -46,7 +46,6 @@ def _bootstrap(options: argparse.Namespace) -> int:
     dataset = load_dataset(options.data, parse_mapping(options.map) if options.map else None) if options.data is not None else None
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
-        cli.end_on_signals()  # Ray has taken SIGTERM.
         if dataset is not None:
             _send(session, dataset, options.max_events)
         controller = session.controller()

@@ -62,20 +62,16 @@ def say(line: str) -> None:
     _console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def stop_on_signals(stop: threading.Event | None = None) -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set.
-
-    Args:
-        stop: An event to use instead of a new one. Call it so again once Ray has started, which puts its own handler of SIGTERM in place.
-    """
-    stop = threading.Event() if stop is None else stop
+def stop_on_signals() -> threading.Event:
+    """Return an event that SIGINT and SIGTERM set."""
+    stop = threading.Event()
     for number in _STOPPING:
         signal.signal(number, lambda *_: stop.set())
     return stop
 
 
 def end_on_signals() -> None:
-    """Let SIGINT and SIGTERM raise `KeyboardInterrupt`, so that a job without steps cleans up and ends at once; see `stop_on_signals` for Ray."""
+    """Let SIGINT and SIGTERM raise `KeyboardInterrupt`, so that a job without steps cleans up and ends at once."""
     for number in _STOPPING:
         signal.signal(number, signal.default_int_handler)
 

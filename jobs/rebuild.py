@@ -60,7 +60,6 @@ def _rebuild(options: argparse.Namespace) -> int:
         _print({"lineage": current_lineage(state_address(config)).folder})
         return 0
     with open_session(config, cli.say) as session:
-        cli.end_on_signals()  # Ray has taken SIGTERM.
         made: list[Controller] = []
 
         def build(lineage_url: str, reader: TableReader, *, publishes: bool) -> Controller:

@@ -45,7 +45,6 @@ def _refresh(path: str | None, overrides: list[str], chosen: list[str] | None) -
         return 2
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
-        cli.end_on_signals()  # Ray has taken SIGTERM.
         controller = session.controller()
         if not controller.recover() or controller.state.live is None:
             cli.say(f"Refresh: {cli.not_live(config)}")

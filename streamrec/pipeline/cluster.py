@@ -6,12 +6,14 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import ray
 import ray.data
+from ray._private import utils as ray_utils  # noqa: PLC2701 - ray.init sets its handler of SIGTERM by this function alone
 
 from streamrec.config import Config
 from streamrec.environment import ray_address
@@ -49,7 +51,8 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
     """Be connected to Ray inside the block.
 
     `RAY_ADDRESS` is used when it is set, and a connection that is there already is kept. Otherwise a local cluster is started; it ends with
-    the block and its temporary folder is removed. A handler of SIGTERM that the caller has set before stays in place.
+    the block and its temporary folder is removed. Handlers of SIGINT and SIGTERM that the caller has set stay in place; a signal that comes while
+    Ray starts is handled once it has started.
 
     Args:
         num_cpus: Logical CPUs of a local cluster; None takes the machine's, but at least `LOCAL_CPUS`.
@@ -62,7 +65,7 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
     if ray_address() is not None:
         # Between its connection and our handler Ray's native one would end this process with a stack trace, whatever it was doing.
         os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
-        with _own_signals():
+        with _signals_wait():
             ray.init(namespace=NAMESPACE, log_to_driver=False)
         yield
         return
@@ -70,7 +73,7 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     with temporary_folder(longest=_MAX_FOLDER_CHARS) as folder:
         try:
-            with _own_signals():
+            with _signals_wait():
                 ray.init(
                     address="local",
                     namespace=NAMESPACE,
@@ -88,18 +91,40 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep the caller's handler of SIGTERM, if it has one: Ray sets its own when it starts, which exits with a status of its own."""
-    before = signal.getsignal(signal.SIGTERM)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
+def _signals_wait() -> Iterator[None]:
+    """Let the signals that the caller handles wait for the end of the block; a second one ends the process at once.
+
+    A handler's exception must not leave `ray.init` half-way: Ray's connection to the GCS, once made and before it connects, waits for ever in
+    its destructor. Ray's own handler of SIGTERM, which raises as well, is kept from taking the caller's place.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    handled: dict[int, Callable[[int, FrameType | None], object]] = {}
+    for one in (signal.SIGINT, signal.SIGTERM):
+        if callable(handler := signal.getsignal(one)):
+            handled[one] = handler
+    came: list[int] = []
+
+    def wait(number: int, _: object) -> None:
+        if came:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        came.append(number)
+
+    set_rays_handler = ray_utils.set_sigterm_handler
+    if signal.SIGTERM in handled:
+        ray_utils.set_sigterm_handler = lambda _: None
+    for number in handled:
+        signal.signal(number, wait)
     try:
         yield
-    except SystemExit as error:  # Ray's handler was called.
-        raise KeyboardInterrupt from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        ray_utils.set_sigterm_handler = set_rays_handler
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _quieten() -> None:

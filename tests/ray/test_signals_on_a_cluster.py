@@ -34,3 +34,33 @@ def test_a_server_that_is_stopped_while_it_starts_ends_well_and_leaves_nothing_o
     assert "SIGTERM received" not in errors
     assert errors.rstrip().endswith("stopped by a signal during the start")
     assert ray.util.list_named_actors(all_namespaces=True) == before
+
+
+CONNECTS = """
+import os, signal, sys
+import ray._private.state as state
+from streamrec.pipeline.cluster import ray_cluster
+
+class Struck(state.GlobalStateAccessor):
+    def __init__(self, *_):
+        state.GlobalStateAccessor = type(self).__base__  # once: a second signal ends the process
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+
+state.GlobalStateAccessor = Struck
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.default_int_handler)
+try:
+    with ray_cluster():
+        print("inside")
+except KeyboardInterrupt:
+    import ray
+    print("interrupted", ray.is_initialized())
+"""
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_waits_until_ray_has_connected(name: str) -> None:
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", CONNECTS, name], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "interrupted True\n"), done.stderr

@@ -42,12 +42,11 @@ def test_a_steps_line_says_why_records_were_not_applied_and_nothing_of_what_is_0
 
 
 @pytest.mark.usefixtures("handlers")
-def test_an_event_is_set_by_signals_again_after_another_program_took_them() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_event_is_set_by_signals(number: int) -> None:
     stop = cli.stop_on_signals()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    assert cli.stop_on_signals(stop) is stop
     assert not stop.is_set()
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
     assert stop.wait(5)
 
 
