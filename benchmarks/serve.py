@@ -26,8 +26,9 @@ from benchmarks._client import Client, Measured
 from benchmarks._common import arguments, facts, finish
 from benchmarks._student import Version, make_histories, make_version, write_events
 from serve.deployments import deployment_options
+from serve.haproxy import free_port, has_haproxy
 from serve.http import Receive, Scope, Send, read_body
-from serve.launch import free_port, has_haproxy, launch, shutdown
+from serve.launch import launch, shutdown
 from streamrec.config import Config, parse_config
 from streamrec.log.connect import local_address
 from streamrec.registry.board import RemoteBoard

@@ -26,7 +26,8 @@ import orjson
 from benchmarks._client import Client
 from benchmarks._common import arguments, facts, finish
 from benchmarks._student import NUM_ITEMS, Version, make_histories, make_version
-from serve.launch import free_port, has_haproxy, launch, shutdown
+from serve.haproxy import free_port, has_haproxy
+from serve.launch import launch, shutdown
 from streamrec.config import parse_config
 from streamrec.registry.board import RemoteBoard
 from streamrec.serving.catalog import Catalog

@@ -12,8 +12,6 @@ from serve.routes import Routes
 from streamrec.memory import FOR_CHILDREN
 from streamrec.serving.requests import RequestLimits
 
-APP_NAME = "streamrec"
-
 # Requests are answered by one event loop in well under a millisecond; the bound only has to exceed what connections can bring at once.
 _MAX_ONGOING = 10_000
 # BLAS threads of two replicas would fight over the same cores.

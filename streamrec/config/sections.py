@@ -207,10 +207,15 @@ class RegistryConfig(Section):
 
 
 class ServingConfig(Section):
-    """Bound requests and place replicas; ``accepts``: kinds of events that ``POST /v1/events`` takes from whoever reaches the port."""
+    """Bound requests and place replicas.
+
+    ``accepts``: kinds of events that ``POST /v1/events`` takes from whoever reaches the port. ``path``: what all paths of this server begin with,
+    so that several answer at one port of one Ray cluster.
+    """
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
+    path: str = Field(default="/", max_length=100, pattern=r"^(/|(/[A-Za-z0-9._~-]+)+)$")
     num_replicas: int = Field(default=2, ge=1)
     max_n: int = Field(default=500, ge=1, le=10_000)
     max_body_bytes: int = Field(default=262_144, ge=256)

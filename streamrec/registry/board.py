@@ -88,6 +88,7 @@ class Board:
         # Two looks at once would load the same version twice.
         self._looking = asyncio.Lock()
         self._last_error = ""
+        self._server = ("", False)
 
     async def publish(self, manifest: dict[str, Any], arrays: Arrays, meta: dict[str, Any], promotion: int | None = None) -> int:
         """Make a version the newest promoted one and return the live promotion's number.
@@ -171,6 +172,14 @@ class Board:
         """Return which code this process runs: that of whoever made it, for as long as it lives."""
         return self._code
 
+    async def claim(self, server: str, made: bool) -> None:
+        """Note that a server answers with this board's versions from now on, instead of the one before; ``made``: it made the board."""
+        self._server = (server, made or self._server[1])
+
+    async def claimed(self) -> tuple[str, bool]:
+        """Return the newest server, "" where this process knows of none, and whether a server made the board."""
+        return self._server
+
     async def live(self) -> tuple[int, str]:
         """Return the live promotion's number and version id; (0, "") when nothing was promoted."""
         await self._follow()
@@ -221,12 +230,17 @@ class Board:
         return self._registry
 
 
+def name_of(kind: str, registry_url: str | None, student: str = "default") -> str:
+    """Return the name of what a cluster has once for each student of each registry: ``kind``, and a digest of both."""
+    if registry_url is None:
+        return kind
+    address = registry_url.rstrip("/")
+    return f"{kind}-{hashlib.sha256(f'{address} {student}'.encode()).hexdigest()[:10]}"
+
+
 def board_name(registry_url: str | None, student: str = "default") -> str:
     """Return the name of the actor that has the board of a student's registry."""
-    if registry_url is None:
-        return BOARD_NAME
-    address = registry_url.rstrip("/")
-    return f"{BOARD_NAME}-{hashlib.sha256(f'{address} {student}'.encode()).hexdigest()[:10]}"
+    return name_of(BOARD_NAME, registry_url, student)
 
 
 class RemoteBoard:
@@ -296,6 +310,19 @@ class RemoteBoard:
         except RayError:
             return ""
         return "" if runs == code_version() else runs
+
+    def claim(self, server: str, *, made: bool) -> None:
+        """Note which server answers with this board's versions; see `Board.claim`."""
+        if hasattr(self.actor, "claim"):  # An older streamrec's has none.
+            self._get(self.actor.claim.remote(server, made))
+
+    def claimed(self) -> tuple[str, bool]:
+        """Return the newest server, and whether a server made the board; ("", False) where the board does not answer."""
+        try:
+            server, made = self._get(self.actor.claimed.remote())
+        except (AttributeError, RayError):
+            return "", False
+        return str(server), bool(made)
 
     def kill(self) -> None:
         """End the board for good."""

