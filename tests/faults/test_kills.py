@@ -32,6 +32,7 @@ def test_a_run_in_which_everything_dies_once_ends_in_the_bits_of_an_undisturbed_
     assert campaign.run(np.random.default_rng(SEED), wanted, with_transformer=True) == []
     assert campaign.tally.targets.total() == len(wanted)  # Each kill found its window.
     assert set(campaign.tally.targets) == {target.value for target in Target}
+    assert campaign.rig.named_actors() == []
 
 
 def test_the_comparison_sees_a_lost_event_of_either_namespace_and_a_lost_deletion_and_says_where(campaign: Campaign) -> None:

@@ -58,7 +58,7 @@ class Campaign:
 
     def __init__(self, rig: Rig, say: Callable[[str], None]) -> None:
         self.tally = Tally()
-        self._rig = rig
+        self.rig = rig
         self._say = say
         self._references: dict[bool, Reference] = {}
         self._num_states = 0
@@ -73,16 +73,16 @@ class Campaign:
         """Play the plans in this process, the log read through a wrapper."""
         config = self._new_config()
         with self._opened_log(config) as reader:
-            return play(config, make_plans(config, self._rig.ends, with_transformer=with_transformer), through(reader))
+            return play(config, make_plans(config, self.rig.ends, with_transformer=with_transformer), through(reader))
 
     def run(self, rng: np.random.Generator, wanted: Wanted, *, with_transformer: bool) -> list[str]:
         """Play one disturbed run, compare it, and return what is wrong with it."""
         reference = self.reference(with_transformer=with_transformer)
         kills = choose(rng, wanted, reference.windows)
         config = self._new_config()
-        write_plans(config, make_plans(config, self._rig.ends, with_transformer=with_transformer))
+        write_plans(config, make_plans(config, self.rig.ends, with_transformer=with_transformer))
         replica = Replica(registry_url(state_address(config)))
-        disturbed = Disturbed(self._rig, config, self.tally, self._say)
+        disturbed = Disturbed(self.rig, config, self.tally, self._say)
         try:
             disturbed.play(kills)
             with self._opened_log(config) as log:
@@ -94,6 +94,7 @@ class Campaign:
         finally:
             disturbed.close()
             replica.close()
+            self.rig.end_actors()
         self.tally.runs += 1
         self.tally.mismatches += wrong
         return wrong
@@ -119,8 +120,8 @@ class Campaign:
         return differences(self.reference(with_transformer=with_transformer).fingerprint, removed.fingerprint)
 
     def _opened_log(self, config: Config) -> AbstractContextManager[TableReader]:
-        return closing(open_table_reader(kafka_address(self._rig.broker.removeprefix("kafka://")), config.log))
+        return closing(open_table_reader(kafka_address(self.rig.broker.removeprefix("kafka://")), config.log))
 
     def _new_config(self) -> Config:
         self._num_states += 1
-        return make_config(str(self._rig.states / f"{self._num_states}"), self._rig.broker)
+        return make_config(str(self.rig.states / f"{self._num_states}"), self.rig.broker)

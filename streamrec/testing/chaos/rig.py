@@ -20,6 +20,7 @@ from ray.cluster_utils import Cluster
 from streamrec.log.connect import open_admin, open_table_reader, open_writer
 from streamrec.log.embedded import start_embedded
 from streamrec.pipeline.temporary import temporary_folder
+from streamrec.student.actor import NAMESPACE
 from streamrec.testing.chaos.records import make_records
 from streamrec.testing.chaos.world import make_config
 
@@ -118,6 +119,18 @@ class Rig:
                     if command.startswith("ray::") and any(title in command for title in titles):
                         return pid
         return None
+
+    def end_actors(self) -> None:
+        """End the actors of a run that is over: they are detached and named after its state, so the next run's would come beside them."""
+        for held in self.named_actors():
+            with suppress(ValueError):  # It has just ended.
+                ray.kill(ray.get_actor(held, namespace=NAMESPACE), no_restart=True)
+        assert wait_for(lambda: not self.named_actors() or None, timeout_s=60.0), self.named_actors()
+
+    def named_actors(self) -> list[str]:
+        """Return the names of all runs' actors."""
+        held: list[dict[str, str]] = ray.util.list_named_actors(all_namespaces=True)
+        return [one["name"] for one in held if one["namespace"] == NAMESPACE]
 
     def close(self) -> None:
         """Stop everything."""
