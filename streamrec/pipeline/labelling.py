@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -18,12 +19,13 @@ from streamrec.pipeline.refresh_state import RefreshState
 from streamrec.pipeline.report import StepReport
 from streamrec.soft_labels.ensemble import Candidates, Ensemble, mix
 from streamrec.soft_labels.lists import list_ranks, score_counted
-from streamrec.soft_labels.schema import Answer, SoftLabels, TeacherScores, answers_of
+from streamrec.soft_labels.schema import CANDIDATES_A_LABEL, Answer, SoftLabels, TeacherScores, answers_of
 from streamrec.soft_labels.scorer import RowFacts, Scorer
 from streamrec.soft_labels.store import LabelStore
+from streamrec.soft_labels.usage import LabelUsage
 from streamrec.state import Component
 from streamrec.student.learner import Learner
-from streamrec.teachers.counted import CountedTeachers
+from streamrec.teachers.counted import CountedTeacher, CountedTeachers
 from streamrec.workers import Pending
 
 OBSERVED_QUERIES = 512
@@ -33,7 +35,7 @@ CHALLENGE_QUERIES = 512
 """A new version is asked for so many queries of a batch at most: it costs a part of what the one in use does, and a few batches tell."""
 
 ENSEMBLE = "ensemble"
-"""Name of the mixture among the teachers' metrics; its list ends after ``soft_labels.top_k`` rows."""
+"""Name of the mixture among the teachers' metrics; its list ends where the longest of theirs does, after twice ``soft_labels.top_k`` rows."""
 
 
 class Labelling:
@@ -54,6 +56,7 @@ class Labelling:
         self.counted = CountedTeachers(parts.config.teachers)
         student, features = parts.config.student, parts.config.features
         self.store = LabelStore(student.replay_capacity, features.history_length, parts.config.soft_labels.top_k, student.replay_kind)
+        self.usage = LabelUsage()
         self._parts, self._ingest, self._progressive, self._record = parts, ingest, progressive, record
         self._answers: Pending[dict[str, TeacherScores]] | None = None
         self._challenge: tuple[NDArray[np.int64], Pending[dict[str, TeacherScores]]] | None = None
@@ -89,6 +92,7 @@ class Labelling:
         """
         assert self._answers is not None
         versioned, self._answers = self._answers.result(), None
+        self.usage.add(versioned)
         lots = self._lots(len(examples))
         scores: dict[str, TeacherScores] = {}
         if plan.evaluate or len(lots) == 1:
@@ -107,6 +111,7 @@ class Labelling:
             self._observe(part, scores)
             answers = self.ensemble.weigh(part, answers)
             labels.append(self._mix(len(part), answers, candidates))
+            self.usage.made += labels[-1].num_labelled()
             self._unlearned = part
             self._unstored.append((part, labels[-1], answers))
             if number + 1 < len(lots) and plan.new_passes:
@@ -136,8 +141,14 @@ class Labelling:
         return [np.arange(start, min(start + size, num)) for start in range(0, max(num, 1), size)]
 
     def _ask_counted(self, examples: Examples, seen: list[NDArray[np.int32]] | None = None) -> dict[str, TeacherScores]:
-        counted = self.counted.teachers
-        return score_counted(counted, examples, self.ensemble.temperatures(counted), self._parts.config.soft_labels.top_k, seen)
+        return self._score(self.counted.teachers, examples, seen)
+
+    def _score(
+        self, counted: Mapping[str, CountedTeacher], examples: Examples, seen: list[NDArray[np.int32]] | None = None
+    ) -> dict[str, TeacherScores]:
+        scores = score_counted(counted, examples, self.ensemble.temperatures(counted), self._parts.config.soft_labels.top_k, seen)
+        self.usage.add(scores)
+        return scores
 
     def _expect(self, examples: Examples) -> Pending[NDArray[np.float32]] | None:
         """Ask the student what it expects of the queries that the ensemble will look at."""
@@ -156,7 +167,8 @@ class Labelling:
     ) -> None:
         ranks = {name: part.target_ranks for name, part in scores.items()}
         if len(scores) > 1:
-            mixed = self._mix(len(examples), self.ensemble.weigh(examples, answers), candidates)
+            config = self._parts.config.soft_labels
+            mixed = mix(self.ensemble.weigh(examples, answers), len(examples), CANDIDATES_A_LABEL * config.top_k, config.temperature, candidates)
             ranks[ENSEMBLE] = list_ranks(mixed.rows, examples, self._seen)
         for name, found in ranks.items():
             values = {metric: per_query[judged] for metric, per_query in per_query_metrics(found, examples).items()}
@@ -200,10 +212,12 @@ class Labelling:
             return
         places = self.store.take_turn(num)
         examples, before = self.store.examples(places), self.store.answers(places)
-        scores = score_counted(asked, examples, self.ensemble.temperatures(asked), self._parts.config.soft_labels.top_k)
+        scores = self._score(asked, examples)
         # Who was not asked then has no say.
         fresh = {name: replace(answer, say=before[name].say) for name, answer in answers_of(scores).items() if name in before}
-        self.store.replace(places, self._mix(len(examples), {**before, **fresh}), fresh)
+        labels = self._mix(len(examples), {**before, **fresh})
+        self.store.replace(places, labels, fresh)
+        self.usage.made += labels.num_labelled()
 
     def _count(self) -> None:
         if self._unlearned is not None:

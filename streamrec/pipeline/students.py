@@ -124,10 +124,12 @@ class Students:
 
     def _teach(self, lesson: Lesson) -> list[Pending[StepMetrics]]:
         """Give all a lesson, the student first."""
-        asked = [self._parts.student.submit(Learner.step, lesson)]
+        asked, usage = [self._parts.student.submit(Learner.step, lesson)], self._labelling.usage
+        usage.used += lesson.num_labelled()
         if self._parts.control is not None:
             asked.append(self._parts.control.submit(Learner.step, replace(lesson, labels=None)))
         for name, pupil in self._parts.students.items():
             own = lesson.take(self._chosen(name, lesson.examples)) if pupil.namespaces else lesson
             asked.append(pupil.worker.submit(Learner.step, own))
+            usage.used += own.num_labelled()
         return asked

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +38,13 @@ def score_counted(
         top_k: Labels that are kept of the mixture; of a list `CANDIDATES_A_LABEL` times as many are.
         seen: Rows that are no candidates when ranks are taken, per query.
     """
-    asked = {name: teacher for name, teacher in teachers.items() if len(examples) and teacher.num_queries}
-    return {name: list_scores(*teacher.answer(examples, RANK_LIMIT), examples, temperatures[name], top_k, seen) for name, teacher in asked.items()}
+    scores = {}
+    for name, teacher in teachers.items():
+        if len(examples) and teacher.num_queries:
+            began_s = time.perf_counter()
+            answer = list_scores(*teacher.answer(examples, RANK_LIMIT), examples, temperatures[name], top_k, seen)
+            scores[name] = replace(answer, seconds=time.perf_counter() - began_s)
+    return scores
 
 
 def list_scores(

@@ -36,6 +36,7 @@ class TeacherScores:
         target_ranks: 0-based rank of each target, among all items where the teacher scores all. [T] int32
         temperature: The temperature that ``log_norm`` was taken at.
         probe: Mean log-likelihood of the listed targets at nearby temperatures, factor → value.
+        seconds: What the answer took.
     """
 
     version: str
@@ -46,6 +47,7 @@ class TeacherScores:
     target_ranks: NDArray[np.int32]
     temperature: float
     probe: Mapping[float, float]
+    seconds: float = 0.0
 
     def take(self, examples: Examples, index: NDArray[np.int64]) -> TeacherScores:
         """Return the answer for queries ``index`` of ``examples``, which it was made for."""
@@ -119,6 +121,10 @@ class SoftLabels:
     rows: NDArray[np.int32]
     probs: NDArray[np.float32]
     versions: Mapping[str, str]
+
+    def num_labelled(self) -> int:
+        """Return how many of the queries any teacher says something of."""
+        return int((self.probs > 0).any(1).sum())
 
     def take(self, index: NDArray[np.int64]) -> SoftLabels:
         """Return the labels of queries ``index``."""

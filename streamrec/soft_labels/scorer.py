@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -94,9 +95,11 @@ class Scorer:
             namespaces = np.where(known[name], rows.namespaces, np.int32(-1))
             with torch.no_grad():  # It is each thread's own.
                 with self._locks.setdefault(name, Lock()):
+                    began_s = time.perf_counter()  # Not before: another chunk's turn is no cost of this one.
                     scores = torch.from_numpy(asked[name].score(_known_of(chunk.history, known[name]), np.arange(len(namespaces), dtype=np.int32)))
                 mask_namespaces(scores, chunk.namespace, namespaces)
-                return _summarise(scores, chunk, teachers[name], temperatures.get(name, 1.0), self._top_k, own_seen)
+                answer = _summarise(scores, chunk, teachers[name], temperatures.get(name, 1.0), self._top_k, own_seen)
+                return replace(answer, seconds=time.perf_counter() - began_s)
 
         if self._pool is None:  # How many threads torch has is each thread's own, too.
             self._pool = ThreadPoolExecutor(NUM_THREADS, "score", torch.set_num_threads, (torch.get_num_threads(),))
@@ -131,7 +134,7 @@ def _joined(parts: list[TeacherScores]) -> TeacherScores:
     joined: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in ("rows", "logits", "log_norm", "target_logits", "target_ranks")
     }
-    return replace(parts[0], probe=probe, **joined)
+    return replace(parts[0], probe=probe, seconds=sum(part.seconds for part in parts), **joined)
 
 
 def mask_namespaces(scores: torch.Tensor, of_query: NDArray[np.int32], of_rows: NDArray[np.int32]) -> None:

@@ -37,6 +37,10 @@ class Lesson:
         labels = None if self.labels is None else self.labels.take(index)
         return replace(self, examples=self.examples.take(index), labels=labels, num_new=int((index < self.num_new).sum()))
 
+    def num_labelled(self) -> int:
+        """Return how many of the queries have labels."""
+        return 0 if self.labels is None else self.labels.num_labelled()
+
     def label_arrays(self, top_k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Return the labels' rows and probabilities; without labels none, in as much room."""
         if self.labels is not None:

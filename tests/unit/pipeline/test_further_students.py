@@ -70,6 +70,21 @@ def test_a_further_student_leaves_the_student_as_it_is_bit_for_bit(make_world: C
     assert played[0].state.live == played[1].state.live
 
 
+def test_labels_are_made_once_whoever_learns_from_them(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> None:
+    found = []
+    for name, students in (("alone", {}), ("two", {"small": STUDENTS["small"]})):
+        world = make_world(mixed, {"students": students, "teachers": {"enabled": ["repeats"]}}, folder=tmp_path / name)
+        controller = world.controller()
+        num_queries = sum(report.num_queries for report in world.play(controller))
+        found.append(controller.labelling.usage)
+        assert 0 < found[-1].made < found[-1].asked["repeats"] < num_queries  # Of a user's first item nothing is known.
+        assert set(found[-1].facts()["seconds_per_1000"]) == {"repeats"}
+    alone, two = found
+    assert (two.made, two.asked, two.used) == (alone.made, alone.asked, 2 * alone.used)
+    assert alone.used > 1.5 * alone.made  # Each once when new, and some again.
+    assert two.facts()["hit_rate"] == 1 - two.made / two.used
+
+
 def test_a_student_of_one_namespace_learns_of_no_other(world: World) -> None:
     controller = world.controller()
     controller.step()
