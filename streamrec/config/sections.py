@@ -123,19 +123,34 @@ class SoftLabelsConfig(Section):
 
 
 class LossesConfig(Section):
-    """Weigh further losses on soft labels, beside the cross-entropy that ``distill_weight`` weighs; 0 leaves one out.
+    """Weigh further losses, beside the cross-entropy to labels that ``distill_weight`` weighs; 0 leaves one out.
 
     ``dynamic_temperature``: an example's labels are flattened the more, the surer they are (2 where one has it all), and sharpened the less sure they
     are (0.5 where all are even), for every loss.
 
     ``kl``: divergence from the labels and from what they leave open, at ``kl_temperature``. ``listwise``: likelihood of the labels' order. Both count
-    in an example as much as its labels do. What each is worth is in docs/experiments.md.
+    in an example as much as its labels do.
+
+    On representations, for new queries and each teacher that has them (transformer, text): ``hints``: how far the student's query, seen through a
+    learned projection, is from the teacher's; ``contrastive``: how hard the teacher's is to find among others' by it, at
+    ``contrastive_temperature``; ``distances`` and ``angles``: how differently both see who is near whom. What each is worth is in
+    docs/experiments.md.
     """
 
     kl: float = Field(default=0.0, ge=0, le=10)
     kl_temperature: float = Field(default=2.0, gt=0, le=20)
     listwise: float = Field(default=0.0, ge=0, le=10)
+    hints: float = Field(default=0.0, ge=0, le=10)
+    contrastive: float = Field(default=0.0, ge=0, le=10)
+    contrastive_temperature: float = Field(default=0.1, gt=0, le=20)
+    distances: float = Field(default=0.0, ge=0, le=10)
+    angles: float = Field(default=0.0, ge=0, le=10)
     dynamic_temperature: bool = False
+
+    @property
+    def on_representations(self) -> bool:
+        """Return whether any of them needs teachers' representations."""
+        return max(self.hints, self.contrastive, self.distances, self.angles) > 0
 
 
 class StudentConfig(Section):

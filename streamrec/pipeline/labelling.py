@@ -62,6 +62,9 @@ class Labelling:
         self._challenge: tuple[NDArray[np.int64], Pending[dict[str, TeacherScores]]] | None = None
         self._seen: list[NDArray[np.int32]] | None = None
         self._expected: Pending[NDArray[np.float32]] | None = None
+        further = [one.completed(student) for one in parts.config.students.values()]
+        self._represents = any(one.losses.on_representations for one in (student, *further))
+        self._representations: Pending[dict[str, NDArray[np.float32]]] | None = None
         self._unlearned: Examples | None = None
         self._unstored: list[tuple[Examples, SoftLabels, dict[str, Answer]]] = []
 
@@ -78,6 +81,7 @@ class Labelling:
         temperatures, score = self.ensemble.temperatures(plan.teachers), Scorer.score
         self._expected = self._expect(examples) if len(self._lots(len(examples))) == 1 else None
         self._answers = self._parts.scorer.submit(score, examples, teachers, temperatures, rows, seen, plan.challengers)
+        self._representations = self._parts.scorer.submit(Scorer.represent, examples, teachers, rows) if self._represents else None
         self._challenge, self._unstored = None, []
         if plan.challengers and plan.evaluate and len(examples):
             sample = _spread(len(examples), CHALLENGE_QUERIES)
@@ -117,7 +121,8 @@ class Labelling:
             if number + 1 < len(lots) and plan.new_passes:
                 self._count()
         report.weights = self.ensemble.weights(scores)
-        return SoftLabels.concat(labels)
+        representations = self._representations.result() if self._representations is not None else {}
+        return replace(SoftLabels.concat(labels), representations=representations)
 
     def replayed(self, num: int, seed: int) -> tuple[Examples, SoftLabels]:
         """Draw earlier queries with their labels."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -116,11 +116,13 @@ class SoftLabels:
         rows: Candidates, -1 pads. [Q, K] int32
         probs: Their probabilities, scaled so that a row's sum, between 0 and 1, says how much the labels count. [Q, K] float32
         versions: Teacher name to the version that took part.
+        representations: Teacher name to its vector of each query's history, zeros where it has none; kept for new queries alone. [Q, E] float32
     """
 
     rows: NDArray[np.int32]
     probs: NDArray[np.float32]
     versions: Mapping[str, str]
+    representations: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def num_labelled(self) -> int:
         """Return how many of the queries any teacher says something of."""
@@ -128,10 +130,16 @@ class SoftLabels:
 
     def take(self, index: NDArray[np.int64]) -> SoftLabels:
         """Return the labels of queries ``index``."""
-        return SoftLabels(self.rows[index], self.probs[index], self.versions)
+        representations = {name: vectors[index] for name, vectors in self.representations.items()}
+        return SoftLabels(self.rows[index], self.probs[index], self.versions, representations)
 
     @staticmethod
     def concat(parts: Sequence[SoftLabels]) -> SoftLabels:
         """Join the labels of parts in order; there must be at least one."""
         versions = {name: version for part in parts for name, version in part.versions.items()}
-        return SoftLabels(np.concatenate([part.rows for part in parts]), np.concatenate([part.probs for part in parts]), versions)
+        widths = {name: vectors.shape[1] for part in parts for name, vectors in part.representations.items()}
+        representations = {
+            name: np.concatenate([part.representations.get(name, np.zeros((len(part.rows), width), np.float32)) for part in parts])
+            for name, width in widths.items()
+        }
+        return SoftLabels(np.concatenate([part.rows for part in parts]), np.concatenate([part.probs for part in parts]), versions, representations)

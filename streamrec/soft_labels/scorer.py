@@ -108,6 +108,18 @@ class Scorer:
         parts = list(self._pool.map(score_chunk, *zip(*pairs, strict=True))) if pairs else []
         return {name: _joined(parts[at :: len(teachers)]) for at, name in enumerate(teachers)}
 
+    def represent(self, examples: Examples, teachers: Mapping[str, str], rows: RowFacts) -> dict[str, NDArray[np.float32]]:
+        """Return each teacher's vector of each query's history, of those that have vectors; zeros for one of items that it does not know. [Q, E]."""
+        found = {}
+        for name, version in teachers.items():
+            teacher = self._teacher(name, version)
+            known = rows.known_to(teacher)
+            with torch.no_grad(), self._locks.setdefault(name, Lock()):
+                vectors = teacher.represent(_known_of(examples.history, known))
+            if vectors is not None:
+                found[name] = vectors
+        return found
+
     def hold(self, teacher: str, version: str) -> None:
         """Load a version before it is asked for.
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from streamrec.config import FeaturesConfig, StudentConfig
 from streamrec.features.examples import Examples
 from streamrec.models.student import StudentModel
-from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import ROWS, Arrays, ComponentState, digest_of, merge
 from streamrec.student.frozen import FrozenStudent
 from streamrec.student.lesson import Lesson, StepMetrics
@@ -24,6 +24,9 @@ _MOMENTS = ("m", "v")
 
 FAST_RATES = {"own_bias": 10.0, "position_logits": 10.0}
 """Factors on the learning rate of parameters that have far to go: a bias on the user's own items of 2 to 4 is usual."""
+
+PROJECTION = "projection."
+"""What parameters are named that only losses on representations need; no version has them."""
 
 ANNEALED = 0.7
 """A step of several passes, as of a bootstrap or an offline protocol, has taken so much off its learning rate by its end; a stream has no end."""
@@ -47,7 +50,7 @@ class Learner:
             self.model = StudentModel(student.dim, features.history_length, features.word_buckets, student.scale)
         self.tables = ItemTables(student.dim, features.words_per_item, seed)
         self._top_k = top_k
-        self._dense = dict(self.model.named_parameters())
+        self._dense: dict[str, nn.Parameter] = dict(self.model.named_parameters())
         self._moments = {f"{name}_{part}": torch.zeros_like(p) for name, p in self._dense.items() for part in _MOMENTS}
         self._num_steps = 0
         self._held: dict[str, FrozenStudent] = {}
@@ -93,24 +96,38 @@ class Learner:
         num, total = lesson.num_new, len(lesson.examples)
         if total == 0:
             return StepMetrics(0, 0, 0, 0.0, 0.0)
-        rows, probs = lesson.label_arrays(self._top_k)
+        labels = lesson.labels_or_none(self._top_k)
+        for teacher, vectors in labels.representations.items() if self.config.losses.on_representations else ():
+            self._project(teacher, vectors.shape[1])
         sums, trained = np.zeros(2), 0
         with torch.random.fork_rng():
             torch.manual_seed(lesson.seed * 1000 + lesson.number)
             for index in shuffled(total, self.config.batch_size, lesson.seed * 1000 + lesson.number):
-                part = SoftLabels(rows[index], probs[index], {})
-                batch = Batch.of(lesson.examples.take(index), part, self.config.history_dropout, self.config.element_dropout)
+                batch = Batch.of(lesson.examples.take(index), labels.take(index), self.config.history_dropout, self.config.element_dropout)
                 done = (lesson.number + trained / total) / lesson.num_passes if lesson.num_passes > 1 else 0.0
                 parts = self._descend(batch, 1.0 - ANNEALED * done)
                 sums += np.asarray([parts.hard, parts.soft]) * len(index)
                 trained += len(index)
         self._held.pop(CURRENT, None)
-        return StepMetrics(num, trained, int((probs[:num].sum(1) > 0).sum()), *(sums / trained).tolist())
+        return StepMetrics(num, trained, int((labels.probs[:num].sum(1) > 0).sum()), *(sums / trained).tolist())
+
+    def _project(self, teacher: str, width: int) -> None:
+        """See that there is a projection to a teacher's representation; another width is another teacher."""
+        name, dim = f"{PROJECTION}{teacher}", self.config.dim
+        if name in self._dense and self._dense[name].shape[1] == width:
+            return
+        drawn = np.random.default_rng([self.seed, *teacher.encode()]).normal(0.0, dim**-0.5, (dim, width))
+        self._add_dense(name, torch.from_numpy(drawn.astype(np.float32)))
+
+    def _add_dense(self, name: str, values: torch.Tensor) -> None:
+        self._dense[name] = nn.Parameter(values)
+        self._moments |= {f"{name}_{part}": torch.zeros_like(values) for part in _MOMENTS}
 
     def _descend(self, batch: Batch, factor: float = 1.0) -> LossParts:
         self._num_steps += 1
         tables, learning_rate = self.tables, factor * self.config.learning_rate
-        weights = Weights(self.config.distill_weight, self.config.losses)
+        projections = {name.removeprefix(PROJECTION): p for name, p in self._dense.items() if name.startswith(PROJECTION)}
+        weights = Weights(self.config.distill_weight, self.config.losses, projections)
         rows: torch.Tensor | None = None
         if tables.num_rows > self.config.full_softmax_items:
             rows, batch, sampled = localise(batch, tables.num_rows, self.config.num_negatives, tables.rows("namespace"))
@@ -223,6 +240,11 @@ class Learner:
         if not arrays:
             return
         self.tables.restore({name.removeprefix("table/"): array for name, array in arrays.items() if name.startswith("table/")})
+        for name in [name for name in self._dense if name.startswith(PROJECTION)]:
+            del self._dense[name], self._moments[f"{name}_m"], self._moments[f"{name}_v"]
+        for name, values in arrays.items():
+            if name.startswith(f"dense/{PROJECTION}"):
+                self._add_dense(name.removeprefix("dense/"), torch.zeros(values.shape))
         with torch.no_grad():
             for name, parameter in self._dense.items():
                 parameter.copy_(torch.from_numpy(np.array(arrays[f"dense/{name}"])))

@@ -41,12 +41,10 @@ class Lesson:
         """Return how many of the queries have labels."""
         return 0 if self.labels is None else self.labels.num_labelled()
 
-    def label_arrays(self, top_k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return the labels' rows and probabilities; without labels none, in as much room."""
-        if self.labels is not None:
-            return self.labels.rows, self.labels.probs
+    def labels_or_none(self, top_k: int) -> SoftLabels:
+        """Return the labels; where there are none, empty ones in as much room."""
         num = len(self.examples)
-        return np.full((num, top_k), -1, np.int32), np.zeros((num, top_k), np.float32)
+        return self.labels or SoftLabels(np.full((num, top_k), -1, np.int32), np.zeros((num, top_k), np.float32), {})
 
 
 @dataclass(frozen=True)

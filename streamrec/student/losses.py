@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +13,24 @@ from numpy.typing import NDArray
 
 from streamrec.config import LossesConfig
 from streamrec.features.examples import Examples
-from streamrec.models.losses import kl_with_tail, listwise_ranking, multi_target_cross_entropy, soft_label_cross_entropy
+from streamrec.models.losses import (
+    Hint,
+    feature_hints,
+    info_nce,
+    kl_with_tail,
+    listwise_ranking,
+    multi_target_cross_entropy,
+    relational_angles,
+    relational_distances,
+    soft_label_cross_entropy,
+)
 from streamrec.models.student import StudentModel
 from streamrec.soft_labels.schema import SoftLabels
+
+LEAST_COMPARED = 4
+"""Fewer histories that a teacher knows say nothing of who is near whom."""
+MOST_IN_TRIANGLES = 64
+"""Angles of all triangles take memory with the square of a mini-batch; its first examples are as good a sample as any."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,7 @@ class Batch:
         label_probs: [B, K] float32
         namespace: [B] int32
         element_dropout: Rate for the encoder.
+        representations: Teacher name to its vectors of the histories, zeros where it has none. [B, E] float32
     """
 
     history: torch.Tensor
@@ -43,6 +59,7 @@ class Batch:
     label_probs: torch.Tensor
     namespace: torch.Tensor
     element_dropout: float = 0.0
+    representations: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @staticmethod
     def of(examples: Examples, labels: SoftLabels, history_dropout: float, element_dropout: float) -> Batch:
@@ -58,6 +75,7 @@ class Batch:
             torch.from_numpy(np.ascontiguousarray(labels.probs)),
             torch.from_numpy(np.ascontiguousarray(examples.namespace)),
             element_dropout,
+            {name: torch.from_numpy(vectors) for name, vectors in labels.representations.items()},
         )
 
 
@@ -66,11 +84,13 @@ class Weights(NamedTuple):
 
     Attributes:
         share: Weight of the cross-entropy to the labels, for labelled examples; the targets get the rest.
-        further: Weights of the other losses on labels, which come on top.
+        further: Weights of the other losses, which come on top.
+        projections: Teacher name to what the student's query is seen through beside its representation. [D, E]
     """
 
     share: float
     further: LossesConfig = LossesConfig()
+    projections: Mapping[str, torch.Tensor] = {}
 
 
 @dataclass(frozen=True)
@@ -95,12 +115,13 @@ def full_softmax_loss(
         namespaces: Namespace of each row; rows of others are no candidates. [V] int32
         weights: Of the losses.
     """
-    scores = model.score(model.encode(vectors, batch.history, batch.keep, batch.element_dropout), vectors, bias)
-    scores = model.add_own(scores, batch.history)
+    query = model.encode(vectors, batch.history, batch.keep, batch.element_dropout)
+    scores = model.add_own(model.score(query, vectors, bias), batch.history)
     if bool((namespaces != namespaces[0]).any()):
         scores = scores.masked_fill(batch.namespace[:, None] != namespaces[None, :], float("-inf"))
     log_probs = torch.log_softmax(scores, 1)
-    return _combine(log_probs, batch.targets, batch, batch.label_rows, weights, lambda temperature: torch.log_softmax(scores / temperature, 1))
+    parts = _combine(log_probs, batch.targets, batch, batch.label_rows, weights, lambda temperature: torch.log_softmax(scores / temperature, 1))
+    return _with_representations(parts, query, batch, weights)
 
 
 def sampled_softmax_loss(
@@ -139,7 +160,7 @@ def sampled_softmax_loss(
     place = torch.arange(len(batch.query)) - torch.searchsorted(batch.query, batch.query)
     width = local.own.shape[1] - batch.history.shape[1]
     labels = torch.arange(width - batch.label_rows.shape[1], width).expand(batch.label_rows.shape)
-    return _combine(log_probs, place, batch, labels, weights, log_probs_at)
+    return _with_representations(_combine(log_probs, place, batch, labels, weights, log_probs_at), query, batch, weights)
 
 
 class Products(torch.autograd.Function):
@@ -244,6 +265,32 @@ def _combine(
         mixed = mixed + further.listwise * labelled * listwise_ranking(log_probs, columns, probs > 0)
     count = float(labelled.sum())
     return LossParts((batch.weight * mixed).mean(), float(hard.detach().mean()), float(soft.detach().sum()) / count if count else 0.0)
+
+
+def _with_representations(parts: LossParts, query: torch.Tensor, batch: Batch, weights: Weights) -> LossParts:
+    """Add what the student's queries [B, D] lack beside the teachers' representations: the mean over the teachers that know the example."""
+    further = weights.further
+    if not further.on_representations or not batch.representations:
+        return parts
+    total, count = torch.zeros(len(query)), torch.zeros(len(query))
+    for name, theirs in batch.representations.items():
+        known = theirs.abs().sum(1) > 0
+        index = known.nonzero()[:, 0]
+        if len(index) < LEAST_COMPARED:
+            continue
+        mine, theirs, projection = query.index_select(0, index), theirs.index_select(0, index), weights.projections[name]
+        loss = torch.zeros(len(index))
+        if further.hints > 0:
+            loss = loss + further.hints * feature_hints(mine, [Hint(theirs, projection, torch.ones(len(index), dtype=torch.bool))])
+        if further.contrastive > 0:
+            loss = loss + further.contrastive * info_nce(mine @ projection, theirs, further.contrastive_temperature)
+        if further.distances > 0:
+            loss = loss + further.distances * relational_distances(mine, theirs)
+        if further.angles > 0:
+            some = min(MOST_IN_TRIANGLES, len(index))
+            loss = torch.cat([loss[:some] + further.angles * relational_angles(mine[:some], theirs[:some]), loss[some:]])
+        total, count = total.index_add(0, index, loss), count + known
+    return replace(parts, total=parts.total + (batch.weight * total / count.clamp(min=1)).mean())
 
 
 def tempered(probs: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,6 @@ from streamrec.log.base import Record
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.plan import Plan
-from streamrec.pipeline.plan_store import PlanStore
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 from streamrec.student.learner import Learner
@@ -102,17 +101,7 @@ def test_a_student_of_one_namespace_learns_of_no_other(world: World) -> None:
 @pytest.mark.parametrize("num_steps", [1, 4, 7])
 def test_a_killed_stream_ends_as_one_that_was_not(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path, num_steps: int) -> None:
     whole, killed = made(make_world, mixed, tmp_path / "whole"), made(make_world, mixed, tmp_path / "killed")
-    expected = whole.controller()
-    plans = PlanStore(open_storage(str(killed.folder)))
-    for report in whole.play(expected):
-        plans.write(report.plan.model_dump(mode="json"), report.plan.batch)
-    first = killed.controller()
-    for _ in range(num_steps):
-        first.step()
-    again = killed.controller()
-    while again.step() is not None:
-        pass
-    assert {name: part.digest() for name, part in again.components().items()} == {name: part.digest() for name, part in expected.components().items()}
+    whole.assert_killed_ends_alike(killed, num_steps)
     for name in STUDENTS:
         one, other = registry_of(whole, name), registry_of(killed, name)
         assert [move.version for move in one.history()] == [move.version for move in other.history()]
