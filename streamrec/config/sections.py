@@ -158,8 +158,8 @@ class StudentConfig(Section):
 
     ``replay_kind``: ``uniform``; ``recency`` draws half of the replay among the newest queries; ``quota`` draws no item as a target more often than
     the average one. ``bootstrap_rounds``: a step of a bootstrap or an offline protocol learns in rounds of ``bootstrap_passes`` passes, at most so
-    many, as long as each makes queries likelier that were held out; 1 holds none out. ``corrective_steps``: after a deletion the rows that the user
-    touched get so many mini-batches of what others did with them.
+    many, as long as each finds more of what users did last, which is held out; 1 holds none out. ``corrective_steps``: after a deletion the rows
+    that the user touched get so many mini-batches of what others did with them.
     """
 
     losses: LossesConfig = LossesConfig()

@@ -84,7 +84,7 @@ class Labelling:
         self._representations = self._parts.scorer.submit(Scorer.represent, examples, teachers, rows) if self._represents else None
         self._challenge, self._unstored = None, []
         if plan.challengers and plan.evaluate and len(examples):
-            sample = _spread(len(examples), CHALLENGE_QUERIES)
+            sample = spread(len(examples), CHALLENGE_QUERIES)
             some, some_seen = examples.take(sample), None if seen is None else [seen[query] for query in sample]
             self._challenge = sample, self._parts.scorer.submit(score, some, plan.challengers, {}, rows, some_seen, plan.teachers)
 
@@ -159,7 +159,7 @@ class Labelling:
         """Ask the student what it expects of the queries that the ensemble will look at."""
         if not len(examples):
             return None
-        return self._parts.student.submit(Learner.target_log_probs, examples.take(_spread(len(examples), OBSERVED_QUERIES)))
+        return self._parts.student.submit(Learner.target_log_probs, examples.take(spread(len(examples), OBSERVED_QUERIES)))
 
     def _judge(
         self,
@@ -197,7 +197,7 @@ class Labelling:
         expected, self._expected = self._expected, None
         if not scores or expected is None:
             return
-        sample = _spread(len(examples), OBSERVED_QUERIES)
+        sample = spread(len(examples), OBSERVED_QUERIES)
         observed, student = examples.take(sample), expected.result()
         taken = {name: part.take(examples, sample) for name, part in scores.items()}
         # One that has no items yet, in a stream's first step, is no part of the mixture.
@@ -230,6 +230,6 @@ class Labelling:
         self._unlearned = None
 
 
-def _spread(num: int, most: int) -> NDArray[np.int64]:
+def spread(num: int, most: int) -> NDArray[np.int64]:
     """Return at most so many of ``num`` queries, evenly spread and in order."""
     return np.unique(np.linspace(0, num - 1, min(num, most)).astype(np.int64))
