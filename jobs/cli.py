@@ -110,6 +110,7 @@ def summary(controller: Controller) -> dict[str, Any]:
         "students": {name: {"live": line.live, "versions": line.versions} for name, line in state.lines.items()},
         "teachers": state.teachers,
         "labels": state.labels,
+        "refresh_seconds": {teacher: took._asdict() for teacher, took in controller.refreshing.times.last.items()},
         "label_usage": controller.labelling.usage.facts(),
         "weights": controller.labelling.ensemble.weights([*state.teachers, *controller.labelling.counted.teachers]),
         "offsets": {str(partition): offset for partition, offset in sorted(state.offsets.items())},

@@ -15,6 +15,7 @@ from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan, version_name
 from streamrec.pipeline.refresh_requests import refresh_request
 from streamrec.pipeline.refresh_state import RefreshState
+from streamrec.pipeline.refresh_times import RefreshTimes
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.stream_state import StreamState
 from streamrec.teachers.policy import Reason, RefreshFacts, wait_after_failures_s
@@ -37,6 +38,7 @@ class Refreshing:
 
     def __init__(self, parts: Parts, ingest: Ingest, state: StreamState, gain: Gain) -> None:
         self.record = RefreshState()
+        self.times = RefreshTimes()
         self._parts, self._ingest, self._stream, self._gain = parts, ingest, state, gain
         self._failed: dict[str, str] = {}
         self._said: dict[str, str] = {}
@@ -99,6 +101,12 @@ class Refreshing:
             if stream.pending.get(teacher) == version:
                 del stream.pending[teacher]
                 self.record.complete(teacher, plan.now_ms, plan.costs_s.get(teacher))
+        now_s = self._parts.clock.monotonic_s()
+        for teacher, version in report.challenged.items():
+            self.times.name(teacher, version, now_s)
+        for teacher, version in report.activated.items():
+            if (took := self.times.use(teacher, version, now_s)) is not None:
+                report.refreshes_took[teacher] = took
         stream.teachers, stream.challengers = dict(plan.teachers), challengers
 
     def wait_for_linear(self) -> None:
@@ -146,6 +154,7 @@ class Refreshing:
             self.record.begin(teacher, plan.now_ms, self._ingest.vocabulary.facts(), code, counted)
             stream.pending[teacher], stream.events_since[teacher] = version, 0
             report.refreshes_started[teacher] = version
+            self.times.begin(teacher, version, self._parts.clock.monotonic_s())
             logger.info("refresh of %s %s begins: %s", teacher, version, decided[teacher].reason if teacher in decided else "it was asked for")
             self._request(teacher, version)
         for decision in plan.decisions:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from streamrec.evaluation.gain import Estimate
 from streamrec.pipeline.plan import Plan
+from streamrec.pipeline.refresh_times import Took
 from streamrec.registry.gate import Decision
 from streamrec.student.lesson import StepMetrics
 
@@ -58,6 +59,7 @@ class StepReport:
         challenged: Teacher name to the new version that is compared with the one in use from this step on; the plan's ``verdicts`` say how it ends.
         refreshes_started: Teacher name to version; the plan's ``decisions`` say why.
         refreshes_failed: Teacher name to reason.
+        refreshes_took: Teacher name to what it took until its new version's labels are used, from this step on.
         weights: Teacher name to weight per history-length bucket.
         committed: Whether the step ended in a commit.
         is_commit_under_way: Whether that is still being written beside the stream, or could not be.
@@ -78,6 +80,7 @@ class StepReport:
     challenged: dict[str, str] = field(default_factory=dict)
     refreshes_started: dict[str, str] = field(default_factory=dict)
     refreshes_failed: dict[str, str] = field(default_factory=dict)
+    refreshes_took: dict[str, Took] = field(default_factory=dict)
     weights: dict[str, list[float]] = field(default_factory=dict)
     committed: bool = False
     is_commit_under_way: bool = False
@@ -107,6 +110,9 @@ class StepReport:
         lines += [f"{each.teacher} {each.version} {each.outcome.value.replace('_', ' ')}, {each.reason}" for each in self.plan.verdicts]
         decided = {each.teacher for each in self.plan.verdicts}
         lines += [f"labels of {teacher} come from {version}" for teacher, version in self.activated.items() if teacher not in decided]
+        for teacher, took in self.refreshes_took.items():
+            parts = f"{took.fit_s:.1f} s to make it, {took.compared_s:.1f} s to compare it"
+            lines.append(f"labels of {teacher} are fresh {took.total_s:.1f} s after its refresh began: {parts}")
         lines += [f"{teacher} {version} is compared with {self.plan.teachers[teacher]}" for teacher, version in self.challenged.items()]
         return lines
 
