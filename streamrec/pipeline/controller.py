@@ -353,4 +353,6 @@ class Controller:
         for line in self._lines():
             needed = kept.get(LIVE if line is self.line else line.name)
             line.prune(now_ms, self.state.versions_not_before(needed), needed)
+        if (former := self.parts.former_students()) is not None:
+            former.prune(now_ms, self.state.not_before, self._saver.names_kept("versions"))
         self.parts.refresher.prune(self._saver.oldest_kept("teachers"))

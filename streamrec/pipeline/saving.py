@@ -198,6 +198,10 @@ class Saver:
         names = set(kept[0]).intersection(*kept)
         return {name: min(values[name] for values in kept) for name in sorted(names)}
 
+    def names_kept(self, fact: str) -> set[str]:
+        """Return the names that such a fact has in any of the commits that a fallback could go to."""
+        return {name for facts in self._kept for name in facts.get(fact, {})}
+
     def _ask(self) -> dict[str, Pending[Answer]]:
         """Ask for what changed, the workers first, so that they copy side by side. They take calls in order: what is asked next comes after."""
         workers = {name: component for name, component in self._components.items() if isinstance(component, WorkerComponent)}
