@@ -40,6 +40,8 @@ EXACT = {
     "neighbours": "the user's session, which no other user's label comes from any more",
     "window": "the user's events in what transformers are trained on from now on",
     "dedupe": "the user's event ids; the tombstone drops what comes again",
+    "checkpoints": "the commit of the step writes what is small whole, what is large is joined with its deltas beside the stream, one component a "
+    "commit; what was before is gone three commits later, and these follow at the checkpoint interval whether events come or not",
     "items": "of what the user is known to have touched, items that nobody else holds and no catalogue describes: rows, vectors, counts, sums",
 }
 
@@ -49,7 +51,6 @@ APPROXIMATE = {
     "repeats, transitions": "sums over all users keep the user's share",
     "teachers": "versions in use were trained with the user; each begins a refresh without the user by the time that is named",
     "versions": "nothing goes back to versions of before from now on; they are removed as soon as none older is in use",
-    "checkpoints": "commits of before are pruned by later ones; their files go with them",
     "log": "records of the raw topic and dead letters stay until their topic's retention ends; `streamrec dlq` shows and sends no such letter",
 }
 
