@@ -45,6 +45,7 @@ from streamrec.events.replay import Pace
 from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.places import check_places
 from streamrec.pipeline.replay import default_progress_path, replay_dataset
 from streamrec.pipeline.session import Session, open_session
 from streamrec.registry.registry import Registry
@@ -123,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _demo(options: argparse.Namespace) -> int:
     _check(options)
     folder = (Path("runs") / options.name).absolute()
+    check_places(_config(folder, options, 0))  # Before a data set is fetched.
     path = Path(options.data) if options.data else demo_dataset(cache_folder())
     source = ["--data", str(path), *(["--map", options.map] if options.map else [])]
     run = Run(load_dataset(path, parse_mapping(options.map) if options.map else None), folder, source)

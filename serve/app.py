@@ -6,7 +6,7 @@ Arguments (``serve run serve.app:app config=streamrec.toml log=kafka://HOST:9092
     log       address of the event log: kafka://HOST:PORT or local:///FOLDER; without it no log is followed and no events are taken
     state     address of the pipeline's state; without it the configuration's
     registry  address of the registry; without it the state's
-    student   whose versions; "default"
+    student   whose versions: "default", or a further student of the configuration
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ray.serve import Application
 
 from serve.deployments import build_application
 from serve.replica import ReplicaSettings
-from streamrec.config import load_config
+from streamrec.config import check_student, load_config
 from streamrec.errors import ConfigError
 from streamrec.log.base import LogAddress
 from streamrec.pipeline.layout import registry_url
@@ -43,7 +43,8 @@ def app(arguments: dict[str, Any]) -> Application:
     """Return the application that the arguments describe.
 
     Raises:
-        ConfigError: The configuration is not valid, an argument is unknown, or the state would lie in Ray's cache of working folders.
+        ConfigError: The configuration is not valid, an argument is unknown, the configuration has no such student, or the state would lie in Ray's
+            cache of working folders.
     """
     try:
         args = Arguments.model_validate(arguments)
@@ -52,6 +53,7 @@ def app(arguments: dict[str, Any]) -> Application:
         what = f"Serving: argument {'.'.join(map(str, first['loc']))} is not valid ({first['msg']})"
         raise ConfigError(what, got=repr(first["input"]), allowed=", ".join(Arguments.model_fields), do="correct the argument") from error
     config = load_config(args.config)
+    check_student(config, args.student)
     state = args.state or config.state
     if (wrong := misplacement("state", state)) is not None:
         raise wrong

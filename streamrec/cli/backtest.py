@@ -12,7 +12,7 @@ from rich.table import Table
 
 from streamrec.cli.options import Backtest
 from streamrec.cli.sending import err_console
-from streamrec.cli.show_config import resolve
+from streamrec.cli.show_config import resolve_only
 from streamrec.evaluation.protocols import check_protocol
 from streamrec.evaluation.ranking import METRICS
 from streamrec.events.datasets import load_dataset, parse_mapping
@@ -26,7 +26,7 @@ PLAIN_WIDTH = 200  # columns of a table that goes to a file: none is cut off
 def run(options: Backtest) -> int:
     """Play the file, show the progress on the error output, and print tables or JSON."""
     check_protocol(options.protocol)
-    config = resolve(options.settings, options.shortcuts)
+    config = resolve_only(options.settings, options.shortcuts)
     dataset = load_dataset(options.data, parse_mapping(options.mapping) if options.mapping else None)
     with _Steps(err_console(), dataset.name, as_json=options.json) as steps:
         result = run_backtest(dataset, config, options.protocol, max_blocks=options.max_blocks, on_step=steps.show)

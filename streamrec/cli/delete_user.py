@@ -22,7 +22,7 @@ from streamrec.log.connect import open_writer
 
 def run(options: DeleteUser) -> int:
     """Send the event and print its place and event id; return 1 when the answer at the terminal was no."""
-    config, now_ms = resolve(options.settings), SystemClock().now_ms()
+    config, now_ms = resolve(options.settings, options.broker), SystemClock().now_ms()
     namespace = config.events.namespace if options.namespace is None else options.namespace
     deletion = Deletion(EventId(f"deletion:{uuid.uuid4()}"), UserId(options.user), now_ms, Namespace(namespace))
     try:

@@ -32,7 +32,7 @@ _BATCH_LETTERS, _BATCH_BYTES = 500, 8 * 2**20
 
 def run(options: DlqList | DlqShow | DlqReplay) -> int:
     """Do what was asked for."""
-    config, console = resolve(options.settings), err_console()
+    config, console = resolve(options.settings, options.broker), err_console()
     with opened_broker(options.broker, config, console) as address:
         forgotten = load_forgotten(config)
         if isinstance(options, DlqReplay):

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from streamrec.cli.options import Doctor
 from streamrec.cli.sending import err_console
-from streamrec.cli.show_config import resolve
+from streamrec.cli.show_config import resolve_only
 from streamrec.config import parse_duration_s
 from streamrec.errors import ConfigError
 from streamrec.pipeline.examine import Finding, Verdict
@@ -18,7 +18,7 @@ from streamrec.pipeline.survey import survey
 
 def run(options: Doctor) -> int:
     """Print the findings as they come; return 1 when one is FAIL."""
-    config = resolve(options.settings)
+    config = resolve_only(options.settings)
     try:
         downtime_s = parse_duration_s(options.longest_downtime)
     except ValueError as error:

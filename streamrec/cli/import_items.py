@@ -16,7 +16,7 @@ from streamrec.pipeline.replay import import_items
 
 def run(options: ImportItems) -> int:
     """Send every row of the file as an item update."""
-    config, console = resolve(options.settings), err_console()
+    config, console = resolve(options.settings, options.broker), err_console()
     mapping = parse_mapping(options.mapping) if options.mapping else None
     items = items_from_file(options.file, mapping, event_time_ms=SystemClock().now_ms())
     topic = config.log.events_topic

@@ -24,7 +24,7 @@ PATIENCE_S = 3.0
 
 def run(options: Receipt) -> int:
     """Print the receipts of all lineages as JSON, with what nobody goes back behind and how long the broker keeps the raw records."""
-    config = resolve(options.settings)
+    config = resolve(options.settings, options.broker)
     namespace = config.events.namespace if options.namespace is None else options.namespace
     receipts = _receipts(state_address(config), namespace, options.event_id)
     if not receipts:

@@ -31,7 +31,7 @@ class Sent:
 
 def run(options: Replay) -> int:
     """Send what has not been sent; return 0 when all is, 130 when interrupted."""
-    config, console = resolve(options.settings), err_console()
+    config, console = resolve(options.settings, options.broker), err_console()
     pace = Pace.parse(options.speed, options.rate)
     dataset = load_dataset(options.file, parse_mapping(options.mapping) if options.mapping else None)
     choice: dict[str, Any] = {

@@ -15,7 +15,6 @@ from streamrec.config import Config
 from streamrec.log.base import LogAddress
 from streamrec.log.broker import resolve_broker
 from streamrec.pipeline.layout import run_folder
-from streamrec.pipeline.places import check_places
 
 LINE_EVERY_S = 5.0  # without a terminal, one line this often
 
@@ -27,12 +26,7 @@ def err_console() -> Console:
 
 @contextmanager
 def opened_broker(broker: str | None, config: Config, console: Console) -> Iterator[LogAddress]:
-    """Give the address of a log that runs, waiting for a Kafka that is away; a broker started for it stops afterwards.
-
-    Raises:
-        ConfigError: The state or the log would lie in Ray's cache of working folders.
-    """
-    check_places(config, broker)
+    """Give the address of a log that runs, waiting for a Kafka that is away; a broker started for it stops afterwards."""
     log = config.log
     folder = run_folder(config)
     address, handle = resolve_broker(

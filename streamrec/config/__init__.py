@@ -4,7 +4,7 @@ In come TOML or YAML, dotted overrides and defaults.
 Out goes a `Config` of one section per stage, or an error that names the key, what was got and the nearest valid key.
 """
 
-from streamrec.config.loading import check_student, load_config, parse_config, parse_overrides
+from streamrec.config.loading import check_student, load_config, parse_config, parse_overrides, student_names
 from streamrec.config.section import Duration, Section, parse_duration_s
 from streamrec.config.sections import (
     DEFAULT_MEANINGS,
@@ -56,4 +56,5 @@ __all__ = [
     "parse_config",
     "parse_duration_s",
     "parse_overrides",
+    "student_names",
 ]

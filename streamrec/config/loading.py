@@ -109,15 +109,20 @@ def parse_config(values: dict[str, Any]) -> Config:
         raise _explain(error) from error
 
 
+def student_names(config: Config) -> list[str]:
+    """Return the names of all students that are configured, ``default`` being the configuration's own."""
+    return ["default", *config.students]
+
+
 def check_student(config: Config, name: str) -> str:
     """Return the name of a student, ``default`` being the configuration's own.
 
     Raises:
         ConfigError: It names none.
     """
-    if name not in {"default", *config.students}:
+    if name not in student_names(config):
         what = "Config: there is no such student"
-        allowed = ", ".join(["default", *config.students])
+        allowed = ", ".join(student_names(config))
         raise ConfigError(what, got=repr(name), allowed=allowed, do="name one of them, or add a table students.NAME", key="students")
     return name
 

@@ -192,6 +192,8 @@ class Controller:
             failed=self.refreshing.failed(),
         )
         due_ms = [lakes.vacuum_at_ms for lakes in (self.parts.lake, self.parts.other_lakes) if lakes is not None and lakes.vacuum_at_ms is not None]
+        if self._saver.holds_older(self.state.forgot_batch):  # Commits that know a deleted user go with later ones, which come in any case.
+            due_ms.append(self.state.planned_ms)
         refreshes = self.refreshing.facts(measured.now_ms)
         must_publish = any(line.must_publish(self.state.not_before) for line in self._lines())
         facts = self.state.facts(self._has_uncommitted(), must_publish, min(due_ms, default=None), self.refreshing.record, refreshes)
@@ -244,6 +246,7 @@ class Controller:
         if forgetting.correct(plan):
             before = self.state.not_before
             self.state.forgot(plan.batch, plan.now_ms, self.config.teachers.refreshed)
+            self._saver.rewrite()
             for line in self._lines():
                 line.give_up(version_name(plan.batch), before)
         with timer.stage("publish"):
@@ -353,4 +356,6 @@ class Controller:
         for line in self._lines():
             needed = kept.get(LIVE if line is self.line else line.name)
             line.prune(now_ms, self.state.versions_not_before(needed), needed)
+        if (former := self.parts.former_students()) is not None:
+            former.prune(now_ms, self.state.not_before, self._saver.names_kept("versions"))
         self.parts.refresher.prune(self._saver.oldest_kept("teachers"))

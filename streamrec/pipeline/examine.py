@@ -14,6 +14,7 @@ from streamrec.errors import Damaged, StreamrecError
 from streamrec.log.kafka_facts import TopicFacts
 from streamrec.pipeline.dead_letters import PART_BYTES
 from streamrec.pipeline.plan_time import LONGEST_AHEAD_S
+from streamrec.pipeline.readable import Versions
 from streamrec.pipeline.resources import Resources, shortage
 from streamrec.storage.trial import Trial
 
@@ -103,10 +104,19 @@ def _lost(check: str, error: Damaged) -> Finding:
     return Finding(check, Verdict.WARN, str(error).removesuffix(f", {error.remedy}"), remedy)
 
 
-def check_alias(damage: StreamrecError | None) -> list[Finding]:
-    """Judge a torn alias whose facts the history holds."""
-    remedy = "let the stream commit, or roll back or promote: that writes it anew from the history, which holds the same facts"
-    return [] if damage is None else [Finding("state can be read", Verdict.WARN, str(damage).removesuffix(f", {damage.remedy}"), remedy)]
+def check_versions(versions: Versions, *, is_configured: bool) -> list[Finding]:
+    """Judge what can be read of a student's versions; what is wrong with those of one that is configured no more holds no job up."""
+    check, alias = f"versions of student {versions.student}", versions.torn_alias
+    if not is_configured:
+        remedy = f"restore it from a copy, or remove registry/{versions.student} below the state: the student is configured no more"
+        found = [Finding(check, Verdict.WARN, str(error).removesuffix(f", {error.remedy}"), remedy) for error in versions.errors]
+    else:
+        found = [failed(check, error, error.remedy or "restore it from a copy") for error in versions.errors]
+    if alias is not None:
+        remedy = "let the stream commit, or roll back or promote: that writes it anew from the history, which holds the same facts"
+        found.append(Finding(check, Verdict.WARN, str(alias).removesuffix(f", {alias.remedy}"), remedy))
+    what = "none is live" if versions.live is None else f"{versions.live} is live"
+    return found or [Finding(check, Verdict.OK, what if is_configured else f"{what}; it is configured no more")]
 
 
 def check_topic(

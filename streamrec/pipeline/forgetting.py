@@ -16,6 +16,7 @@ from streamrec.errors import Damaged
 from streamrec.features.dedupe import hash_key
 from streamrec.log.lake_deletion import Deleted
 from streamrec.migrations import number_of
+from streamrec.pipeline.former_students import WITHDRAWN
 from streamrec.pipeline.ingest import Ingest, Request
 from streamrec.pipeline.lake_writer import LakeWriter, gone_by_ms
 from streamrec.pipeline.lineage import read_small
@@ -39,6 +40,8 @@ EXACT = {
     "neighbours": "the user's session, which no other user's label comes from any more",
     "window": "the user's events in what transformers are trained on from now on",
     "dedupe": "the user's event ids; the tombstone drops what comes again",
+    "checkpoints": "the commit of the step writes what is small whole, what is large is joined with its deltas beside the stream, one component a "
+    "commit; what was before is gone three commits later, and these follow at the checkpoint interval whether events come or not",
     "items": "of what the user is known to have touched, items that nobody else holds and no catalogue describes: rows, vectors, counts, sums",
 }
 
@@ -48,7 +51,6 @@ APPROXIMATE = {
     "repeats, transitions": "sums over all users keep the user's share",
     "teachers": "versions in use were trained with the user; each begins a refresh without the user by the time that is named",
     "versions": "nothing goes back to versions of before from now on; they are removed as soon as none older is in use",
-    "checkpoints": "commits of before are pruned by later ones; their files go with them",
     "log": "records of the raw topic and dead letters stay until their topic's retention ends; `streamrec dlq` shows and sends no such letter",
 }
 
@@ -149,6 +151,7 @@ class Forgetting:
         lakes, missed, removed = reached.rows, reached.refused, dict(one.removed)
         if self._parts.lake is not None:
             removed[self._parts.lake.name] = lakes[self._parts.lake.lake.address]
+        former = self._forget_versions(version_name(plan.batch), request.event_id)
         receipt = {
             "format": number_of("receipt"),
             "event_id": request.event_id,
@@ -163,18 +166,24 @@ class Forgetting:
             "corrective_steps": num_steps,
             "lakes": lakes,
             "out_of_reach": missed,
-            "exact": EXACT | exact | ({"lake": LAKE} if lakes else {}),
+            "exact": EXACT | exact | ({"lake": LAKE} if lakes else {}) | ({"former_students": WITHDRAWN} if former else {}),
             "approximate": APPROXIMATE | approximate,
             "queries_left": one.queries_left,
             "teachers_refresh_by_ms": plan.now_ms + round(config.teachers.forget_within_s * 1000),
             "lake_files_gone_by_ms": gone_by_ms(plan.now_ms, config) if lakes else None,
             "topics": {"events": config.log.events_topic, "dead_letters": config.log.dead_letter_topic},
             "versions_not_before": version_name(plan.batch),
+            "former_students": former,
         }
-        for publisher in self._parts.publishers():
-            publisher.forget_before(version_name(plan.batch), request.event_id)
         if self._parts.receipts is not None:
             self._parts.receipts.write_new(receipt_key(request.namespace, request.event_id), json.dumps(receipt, indent=1, sort_keys=True).encode())
+
+    def _forget_versions(self, version: str, event_id: str) -> dict[str, int]:
+        """Let nobody go back to versions of before; return how many such the students have that are configured no more."""
+        for publisher in self._parts.publishers():
+            publisher.forget_before(version, event_id)
+        former = self._parts.former_students()
+        return {} if former is None else former.forget_before(version, event_id)
 
     def _reach_lakes(self, requests: Sequence[Request], batch: int) -> list[Reached]:
         """Remove a step's users from all lakes, each in one go; return address to rows, and what was not touched to why and what to do, of each."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from streamrec.config import Config
@@ -41,6 +42,16 @@ def checkpoint_url(state_url: str) -> str:
 def registry_url(state_url: str) -> str:
     """Return where the registry of a state lies, which all its lineages share; a lineage's address does as well as the state's."""
     return f"{state_of(state_url)}/registry"
+
+
+def students_in(keys: Iterable[str]) -> list[str]:
+    """Return the students of whom a registry holds something to learn from, configured or not.
+
+    Args:
+        keys: All of the registry's storage.
+    """
+    folders = {tuple(key.split("/", 2)[:2]) for key in keys}
+    return sorted({folder[0] for folder in folders if folder[-1] in {"versions", "blobs"}})
 
 
 def lake_url(state_url: str, address: str = "") -> str:

@@ -13,6 +13,7 @@ from streamrec.config import Config
 from streamrec.features.examples import Examples
 from streamrec.log.base import LogWriter, TableReader
 from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.former_students import FormerStudents
 from streamrec.pipeline.lake_writer import LakeWriter
 from streamrec.pipeline.lineage import Current
 from streamrec.pipeline.other_lakes import OtherLakes
@@ -61,6 +62,7 @@ class Parts:
         refresher: Carries out refreshes.
         dead_letters: Where rejected records go.
         publisher: Publishes and promotes.
+        former: Has the versions of students that are configured no more.
         checkpoints: Where state is committed.
         plans: Where plans are made durable.
         lake: Where applied events are kept.
@@ -83,6 +85,7 @@ class Parts:
     students: Mapping[str, Pupil] = field(default_factory=dict)
     dead_letters: LogWriter | None = None
     publisher: Publisher | None = None
+    former: FormerStudents | None = None
     checkpoints: CheckpointStore | None = None
     plans: PlanStore | None = None
     lake: LakeWriter | None = None
@@ -101,3 +104,7 @@ class Parts:
     def publishers(self) -> list[Publisher]:
         """Return all that publish; none where the student's is left out."""
         return [] if self.publisher is None else [self.publisher, *(each.publisher for each in self.students.values() if each.publisher is not None)]
+
+    def former_students(self) -> FormerStudents | None:
+        """Return who reaches the versions of students that are configured no more; None where the student's publisher is left out."""
+        return None if self.publisher is None else self.former

@@ -1,16 +1,17 @@
-"""Look whether what jobs and servers read of a state at their start can be read: pointers, names, records, the newest plan, what is live.
+"""Look whether what jobs and servers read of a state at their start can be read: pointers, names, records, plans, live versions.
 
 Changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
 from streamrec.errors import StreamrecError
 from streamrec.pipeline.checkpoint import CheckpointStore
-from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number, registry_url
+from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number, registry_url, students_in
 from streamrec.pipeline.lineage import current_lineage, named_lineage, url_of
 from streamrec.pipeline.lost_teachers import look_at_teachers
 from streamrec.pipeline.plan_store import PlanStore
@@ -37,21 +38,61 @@ def unreadable(state_url: str) -> Iterator[StreamrecError]:
         return
     url = url_of(state_url, current)
     begun = url_of(state_url, lineage_folder(lineage_number(current) + 1))
-    checkpoint, registry = open_storage(checkpoint_url(url)), Registry(open_storage(registry_url(state_url)))
+    checkpoint = open_storage(checkpoint_url(url))
     looks: tuple[Callable[[], object], ...] = (
         lambda: CheckpointStore(checkpoint).load_newest(only=("stream",)),
         lambda: named_lineage(url),
         lambda: read_record(open_storage(url)),
         lambda: PlanStore(open_storage(url)).newest(),
         lambda: read_record(open_storage(begun)),
-        registry.check_live,
-        registry.forgotten,
     )
     for look in looks:
         try:
             look()
         except StreamrecError as error:
             yield error
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Say what can be read of a student's versions.
+
+    Attributes:
+        student: Its name.
+        live: What is live; None where nothing is, or that can't be read.
+        errors: What jobs and servers stop at.
+        torn_alias: Names the alias where the history holds the same facts.
+    """
+
+    student: str
+    live: str | None
+    errors: tuple[StreamrecError, ...] = ()
+    torn_alias: StreamrecError | None = None
+
+
+def versions_of_students(state_url: str, configured: Collection[str]) -> Iterator[Versions]:
+    """Look at the registry of each student that is configured, and of each that is not and left versions."""
+    storage = open_storage(registry_url(state_url))
+    try:
+        found = students_in(storage.list())
+    except StreamrecError:  # Said by those that are looked at.
+        found = []
+    for student in dict.fromkeys([*configured, *found]):
+        try:
+            registry = Registry(storage, student)
+        except StreamrecError as error:  # A folder that is no student's.
+            yield Versions(student, None, (error,))
+            continue
+        errors, live, torn = [], None, None
+        for look in (registry.check_live, registry.forgotten):
+            try:
+                look()
+            except StreamrecError as error:
+                errors.append(error)
+        with suppress(StreamrecError):  # Said already.
+            live, torn = registry.live(), registry.alias_damage()
+            live = None if live is not None and registry.is_withdrawn(live) else live
+        yield Versions(student, live, tuple(errors), None if str(torn) in map(str, errors) else torn)
 
 
 def damaged_teachers(state_url: str) -> Iterator[StreamrecError]:

@@ -28,6 +28,9 @@ LARGE_BYTES = 8 * 2**20
 smaller takes milliseconds."""
 
 
+UNJOINED = "unjoined"
+"""Fact of a commit: components whose blobs still hold users who have left them."""
+
 Answer = tuple[bool, ComponentState]
 """Whether it is a delta, and the state."""
 
@@ -108,6 +111,10 @@ class Saver:
         # What a failed commit was given: deltas are given again, of what was given whole the whole is asked for again.
         self._unsaved: dict[str, tuple[ComponentState, ...]] = {}
         self._unsaved_wholes: set[str] = set()
+        # Components to rewrite: since the last commit was asked for, since the last one that is durable, and how many of its first blobs to join.
+        self._asked_anew: set[str] = set()
+        self._anew: set[str] = set()
+        self._unjoined: dict[str, int] = {}
 
     def restore(self) -> bool:
         """Restore all components from the newest whole commit; return False when there is none.
@@ -133,7 +140,20 @@ class Saver:
             if all(map(is_row_delta, deltas)):
                 self._by_rows.add(name)
         self._previous, self._entries, self._kept = loaded.id, self._store.entries(loaded.id), self._store.kept_facts()
+        unjoined = {name: len(self._entries[name].blobs) for name in loaded.facts.get(UNJOINED, ()) if name in self._entries}
+        self._unjoined = {name: num for name, num in unjoined.items() if num > 1 and name in self._components}
         return True
+
+    def rewrite(self) -> None:
+        """Have all that commits hold written anew, because users have left it: else a base keeps for long what a delta takes back.
+
+        What is small the next commit holds whole. What is large is joined with its deltas beside the stream, one component after another.
+        """
+        self._asked_anew = set(self._components)
+
+    def holds_older(self, batch: int) -> bool:
+        """Return whether a commit that is kept is of before a micro-batch, or holds what components held before the last `rewrite`."""
+        return bool(self._unjoined) or any(int(kept["batch"]) < batch or kept.get(UNJOINED) for kept in self._kept)
 
     def commit(self, batch: int, facts: Mapping[str, Any]) -> int:
         """Commit the state after ``batch`` and return the oldest batch whose plan a fallback could still need.
@@ -143,10 +163,12 @@ class Saver:
             Fenced: Another writer owns the state.
         """
         self.wait()
+        self._anew, self._asked_anew = self._anew | self._asked_anew, set()
         asked = self._ask()
         self._compacted |= self._compactor.take()
+        left = sorted(name for name in self._anew | self._unjoined.keys() if self._wants_delta(name) and self._num_left(name) > 1)
         # The stream goes on and changes its facts; what is written must stand still.
-        facts = copy.deepcopy({"batch": batch, "shape": self._shape, **facts})
+        facts = copy.deepcopy({"batch": batch, "shape": self._shape, **({UNJOINED: left} if left else {}), **facts})
         if not all(self._is_awaited(name, pending) for name, pending in asked.items()):
             self._writing = self._writer.submit(lambda: self._write(self._collect(asked), facts))
         else:
@@ -185,8 +207,12 @@ class Saver:
             logger.warning("the state after batch %s is not committed: %s", facts["batch"], error)
             self._keep_unsaved(changes, changes)
             raise
-        self._unsaved, self._unsaved_wholes, self._compacted = {}, set(), {}
         self._entries, self._kept = self._store.entries(self._previous), self._store.kept_facts()
+        # One that was gone or did not fit was not used.
+        self._compacted = {name: joined for name, joined in self._compacted.items() if self._entries[name].base == joined.base}
+        left = {name: min(self._num_left(name), len(self._entries[name].blobs)) for name in self._anew | self._unjoined.keys()}
+        self._unjoined = {name: num for name, num in left.items() if num > 1}
+        self._unsaved, self._unsaved_wholes, self._compacted, self._anew = {}, set(), {}, set()
         self._start_compaction()
 
     def oldest_kept(self, fact: str) -> dict[str, str]:
@@ -197,6 +223,10 @@ class Saver:
         kept = [facts.get(fact, {}) for facts in self._kept] or [{}]
         names = set(kept[0]).intersection(*kept)
         return {name: min(values[name] for values in kept) for name in sorted(names)}
+
+    def names_kept(self, fact: str) -> set[str]:
+        """Return the names that such a fact has in any of the commits that a fallback could go to."""
+        return {name for facts in self._kept for name in facts.get(fact, {})}
 
     def _ask(self) -> dict[str, Pending[Answer]]:
         """Ask for what changed, the workers first, so that they copy side by side. They take calls in order: what is asked next comes after."""
@@ -232,14 +262,25 @@ class Saver:
     def _wants_delta(self, name: str) -> bool:
         if name not in self._entries or name in self._unsaved_wholes:
             return False
-        return not _is_due(self._entries[name]) or self._is_large(name)
+        return not self._is_due(name) or self._is_large(name)
+
+    def _num_left(self, name: str) -> int:
+        """Return how many of a component's first blobs are to be joined once those are that have been joined by now."""
+        if name in self._anew:
+            return len(self._entries[name].blobs) + 1  # With the delta that takes back.
+        joined = self._compacted.get(name)
+        return self._unjoined[name] - (len(joined.blobs) - 1 if joined is not None else 0)
 
     def _is_large(self, name: str) -> bool:
         return name in self._by_rows and _entry_bytes(self._entries[name]) >= LARGE_BYTES
 
+    def _is_due(self, name: str) -> bool:
+        return name in self._anew or name in self._unjoined or _has_many_deltas(self._entries[name])
+
     def _start_compaction(self) -> None:
-        due = [name for name in self._components if _is_due(self._entries[name]) and self._is_large(name)]
-        for name in sorted(due, key=lambda name: -len(self._entries[name].deltas)):  # one at a time, so that each gets its turn
+        due = [name for name in self._components if self._is_due(name) and self._is_large(name)]
+        # One at a time, so that each gets its turn; first what somebody has left.
+        for name in sorted(due, key=lambda name: (name not in self._unjoined, -len(self._entries[name].deltas))):
             self._compactor.start(name, self._entries[name].blobs)
 
 
@@ -249,7 +290,7 @@ def _change_bytes(change: Change) -> int:
     return num_bytes(change) if isinstance(change, ComponentState) else 0
 
 
-def _is_due(entry: Entry) -> bool:
+def _has_many_deltas(entry: Entry) -> bool:
     return len(entry.deltas) >= MAX_DELTAS or sum(delta.bytes for delta in entry.deltas) > entry.base.bytes
 
 

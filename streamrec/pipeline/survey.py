@@ -15,7 +15,7 @@ import torch
 from ray.exceptions import RayError
 
 from streamrec.clock import SystemClock
-from streamrec.config import Config, LogConfig
+from streamrec.config import Config, LogConfig, student_names
 from streamrec.environment import cache_folder, ray_address
 from streamrec.errors import BrokerError, ConfigError, EmbeddedBrokerError, StreamrecError
 from streamrec.log.base import LogAddress, TableReader
@@ -28,7 +28,6 @@ from streamrec.pipeline.cluster import LOCAL_CPUS, cluster_resources, ray_cluste
 from streamrec.pipeline.examine import (
     Finding,
     Verdict,
-    check_alias,
     check_clock,
     check_embedded,
     check_extras,
@@ -41,17 +40,17 @@ from streamrec.pipeline.examine import (
     check_resources_of,
     check_storage,
     check_topic,
+    check_versions,
     failed,
 )
 from streamrec.pipeline.lake_writer import open_lake
-from streamrec.pipeline.layout import checkpoint_url, registry_url, run_folder
+from streamrec.pipeline.layout import checkpoint_url, run_folder
 from streamrec.pipeline.lineage import current_url, known_lineage
 from streamrec.pipeline.places import misplaced
-from streamrec.pipeline.readable import damaged_teachers, newest_plan_ms, unreadable
+from streamrec.pipeline.readable import damaged_teachers, newest_plan_ms, unreadable, versions_of_students
 from streamrec.pipeline.resources import Resources, needed
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.wiring import ACTOR_CPUS
-from streamrec.registry.registry import Registry
 from streamrec.storage import Storage, open_storage
 from streamrec.storage.bucket import HAS_OBSTORE
 from streamrec.storage.trial import try_out
@@ -182,14 +181,13 @@ def _storage(config: Config) -> Iterator[Finding]:
     finally:
         _remove_what_was_made(made)
     yield check_storage(address, trial)
-    errors = [*unreadable(address), *damaged_teachers(address)]
-    yield from check_readable(address, errors)
+    yield from check_readable(address, [*unreadable(address), *damaged_teachers(address)])
+    configured = student_names(config)
+    for versions in versions_of_students(address, configured):
+        yield from check_versions(versions, is_configured=versions.student in configured)
     planned_ms = newest_plan_ms(address)
     if planned_ms is not None:
         yield check_plan_time((planned_ms - SystemClock().now_ms()) / 1000, config.events.future_tolerance_s)
-    with suppress(StreamrecError):  # Said already.
-        damage = Registry(open_storage(registry_url(address))).alias_damage()
-        yield from check_alias(None if str(damage) in map(str, errors) else damage)
     if trial.ahead_s is not None:
         measured = "the storage, by the time it gave to an object that was written just now"
         yield check_clock(measured, trial.ahead_s, config.events.future_tolerance_s)

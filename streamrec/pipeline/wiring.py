@@ -12,6 +12,7 @@ from streamrec.config import Config
 from streamrec.log.base import LogWriter, TableReader
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.former_students import FormerStudents
 from streamrec.pipeline.lake_writer import build_lake
 from streamrec.pipeline.layout import checkpoint_url, registry_url
 from streamrec.pipeline.lineage import Current, made_current
@@ -109,6 +110,7 @@ def build_local(
         refresher=LocalRefresher(config.teachers, state_url),
         dead_letters=dead_letters,
         publisher=_publisher(config, state_url, clock, board) if durable else None,
+        former=FormerStudents(open_storage(registry_url(state_url)), config, clock) if durable else None,
         checkpoints=CheckpointStore(open_storage(checkpoint_url(state_url))) if durable else None,
         plans=PlanStore(storage) if durable else None,
         receipts=storage if durable else None,
@@ -176,6 +178,7 @@ def build_on_ray(
         refresher=RayRefresher(config.teachers, state_url),
         dead_letters=dead_letters,
         publisher=_publisher(config, state_url, clock, (boards or {}).get(STUDENT)),
+        former=FormerStudents(open_storage(registry_url(state_url)), config, clock),
         checkpoints=checkpoints,
         plans=PlanStore(open_storage(state_url)),
         receipts=open_storage(state_url),

@@ -209,7 +209,10 @@ class Board:
             self._post(held.manifest, held.meta, held.arrays, move.number)
             return
         # In a thread, because long polls are answered meanwhile.
-        version = await asyncio.to_thread(self._opened().load_named, move.version)
+        registry = self._opened()
+        if await asyncio.to_thread(registry.is_withdrawn, move.version):  # Nothing is live until the student learns again.
+            return
+        version = await asyncio.to_thread(registry.load_named, move.version)
         await self.publish(version.manifest.model_dump(mode="json"), version.arrays, version.meta, move.number)
 
     def _post(self, manifest: dict[str, Any], meta: dict[str, Any], arrays: list[ray.ObjectRef[Any]], promotion: int | None) -> None:

@@ -97,13 +97,13 @@ class Registry:
         return self.load(version)
 
     def check_live(self) -> None:
-        """Look whether the manifest of the live version can be read.
+        """Look whether the manifest of the live version can be read; one that is withdrawn need not be there.
 
         Raises:
             Damaged: It can't, or is lost.
         """
         version = self.live()
-        if version is not None:
+        if version is not None and not self.is_withdrawn(version):
             if not self._store.exists(version):
                 raise self._store.lost(version)
             self._store.manifest(version)
@@ -181,6 +181,25 @@ class Registry:
             event_id: Of the deletion, for whoever is refused.
         """
         self._deletions.note(version, event_id, self._clock.now_ms())
+
+    def withdraw_before(self, version: str) -> list[VersionId]:
+        """Remove all versions older than this one and return them: live and pinned ones too, and those that can't be read.
+
+        For a student for whom nothing is published any more; of one that goes on, `prune` keeps what serves until a later version does.
+        """
+        # Listed first, as in `prune`.
+        blobs = self._store.blobs()
+        gone = [name for name in self.versions() if name < version]
+        for name in gone:
+            self._store.hide(name)
+            self.unpin(name)
+        self._remove_unneeded(blobs)
+        return gone
+
+    def is_withdrawn(self, version: str) -> bool:
+        """Return whether a version is gone because it was made before a deletion; the alias may still name it, as the last that was live."""
+        forgotten = None if self._store.exists(version) else self.forgotten()
+        return forgotten is not None and version < forgotten.version
 
     def _check_allowed(self, version: str) -> None:
         forgotten = self.forgotten()
@@ -280,11 +299,16 @@ class Registry:
         wanted = _with_parents(self._protected(manifests, not_before), manifests)
         for name in wanted.intersection(gone):
             self._store.unhide(manifests[name])
+        num_blobs = self._remove_unneeded(blobs)
+        self._prune_history(now_ms, cfg, (manifests.keys() - gone) | wanted, held)
+        return Pruned(tuple(name for name in gone if name not in wanted), num_blobs)
+
+    def _remove_unneeded(self, blobs: Collection[str]) -> int:
+        """Remove those of some blobs that no version needs and return how many there were."""
         needed = {blob.sha256 for manifest in self._readable_manifests().values() for blob in manifest.blobs}
         unneeded = [sha256 for sha256 in blobs if sha256 not in needed]
         self._store.remove_blobs(unneeded)
-        self._prune_history(now_ms, cfg, (manifests.keys() - gone) | wanted, held)
-        return Pruned(tuple(name for name in gone if name not in wanted), len(unneeded))
+        return len(unneeded)
 
     def _prune_history(self, now_ms: int, cfg: RegistryConfig, there: Collection[str], held: Collection[str]) -> None:
         """Remove old moves and decisions but for those on versions that are there, or that steps may be about that are executed again."""

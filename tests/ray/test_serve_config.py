@@ -25,6 +25,15 @@ def test_an_unknown_argument_is_refused_and_the_known_ones_are_named():
         app({"stat": "x"})
 
 
+def test_a_student_that_the_configuration_lacks_is_refused_and_those_that_it_has_are_named(tmp_path):
+    path = tmp_path / "streamrec.toml"
+    path.write_text(f'state = "{tmp_path}/state"\n[students.edge]\ndim = 8\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"there is no such student, got 'egde', allowed default, edge"):
+        app({"config": str(path), "student": "egde"})
+    (settings,) = app({"config": str(path), "student": "edge"})._bound_deployment.init_args
+    assert settings.student == "edge"
+
+
 def test_the_application_takes_its_configuration_from_the_arguments(tmp_path):
     path = tmp_path / "streamrec.toml"
     path.write_text('state = "runs/here"\n[serving]\nnum_replicas = 3\n', encoding="utf-8")

@@ -113,9 +113,9 @@ def state(tmp_path: Path) -> Path:
     return state
 
 
-def readable(state: Path) -> list[tuple[str, str, str]]:
+def readable(state: Path, check: str = "state can be read") -> list[tuple[str, str, str]]:
     findings = map(json.loads, doctor("--broker", "local", "--set", f"state={state}", "--json").stdout.splitlines())
-    return [(finding["verdict"], finding["found"], finding["remedy"]) for finding in findings if finding["check"] == "state can be read"]
+    return [(finding["verdict"], finding["found"], finding["remedy"]) for finding in findings if finding["check"] == check]
 
 
 @pytest.mark.parametrize(
@@ -242,23 +242,66 @@ def test_a_lake_whose_table_is_gone_torn_or_older_than_the_checkpoint_fails(tmp_
 
 
 def test_a_torn_manifest_of_the_live_version_and_a_torn_alias_are_named(state: Path) -> None:
+    check = "versions of student default"
     registry = Registry(open_storage(registry_url(str(state))))
     registry.publish("v2", {"w": np.zeros(3, np.float32)}, {})
     registry.promote("v2", "first")
-    assert [verdict for verdict, *_ in readable(state)] == ["OK"]
+    assert [verdict for verdict, *_ in readable(state, check)] == ["OK"]
     alias, manifest = (Path(registry_url(str(state))) / "default" / name for name in ("alias/live", "versions/v2/manifest.json"))
     whole = alias.read_bytes()
     alias.write_bytes(b"")
-    ok, (verdict, what, remedy) = readable(state)
-    assert (ok[0], verdict) == ("OK", "WARN")
-    assert str(alias) in what
+    ((verdict, what, remedy),) = readable(state, check)
+    assert (verdict, str(alias) in what) == ("WARN", True)
     assert "from the history" in remedy
     alias.write_bytes(whole)
     manifest.write_bytes(b"{")
-    ((verdict, what, remedy),) = readable(state)
+    ((verdict, what, remedy),) = readable(state, check)
     assert (verdict, str(manifest) in what) == ("FAIL", True)
     assert remedy == "restore that file from a copy"
     (Path(registry_url(str(state))) / "default" / "history" / "00000001.json").unlink()
     alias.write_bytes(b"")
-    ((verdict, what, _),) = readable(state)
+    ((verdict, what, _),) = readable(state, check)
     assert (verdict, str(alias) in what) == ("FAIL", True)
+
+
+def versions_of(state: Path, *more: str) -> dict[str, tuple[str, str]]:
+    findings = map(json.loads, doctor("--broker", "local", "--set", f"state={state}", "--json", *more).stdout.splitlines())
+    prefix = "versions of student "
+    return {one["check"].removeprefix(prefix): (one["verdict"], one["found"]) for one in findings if one["check"].startswith(prefix)}
+
+
+@pytest.fixture
+def students(tmp_path: Path) -> Path:
+    """A state with versions of three students."""
+    for student in ("default", "edge", "gone"):
+        registry = Registry(open_storage(registry_url(str(tmp_path / "state"))), student)
+        for version in ("v1", "v2"):
+            registry.publish(version, {"weights": np.full(2, len(version), np.float32)}, {"student": student})
+            registry.promote(version, "a test")
+    return tmp_path / "state"
+
+
+def test_all_students_versions_are_looked_at_configured_or_not_and_each_finding_names_its_student(students: Path) -> None:
+    edge = ("--set", "students.edge.dim=8", "--set", "students.new.dim=8")
+    sound = {"default": "v2 is live", "edge": "v2 is live", "new": "none is live", "gone": "v2 is live; it is configured no more"}
+    assert versions_of(students, *edge) == {student: ("OK", found) for student, found in sound.items()}
+    for student in ("edge", "gone"):
+        (students / "registry" / student / "versions/v2/manifest.json").write_text("{")
+    found = versions_of(students, *edge)
+    assert {student: verdict for student, (verdict, _) in found.items()} == {"default": "OK", "edge": "FAIL", "new": "OK", "gone": "WARN"}
+    assert f"{students}/registry/edge/versions/v2/manifest.json" in found["edge"][1]
+    assert f"{students}/registry/gone/versions/v2/manifest.json" in found["gone"][1]
+
+
+def test_a_torn_alias_of_a_further_student_is_told(students: Path) -> None:
+    (students / "registry/edge/alias/live").write_text("{")
+    verdict, found = versions_of(students, "--set", "students.edge.dim=8")["edge"]
+    assert (verdict, f"{students}/registry/edge/alias/live" in found) == ("WARN", True)
+
+
+def test_what_a_deletion_has_withdrawn_with_its_student_is_no_damage(students: Path) -> None:
+    gone = Registry(open_storage(registry_url(str(students))), "gone")
+    gone.forget_before("v3")
+    gone.withdraw_before("v3")
+    assert "gone" not in versions_of(students)
+    assert versions_of(students, "--set", "students.gone.dim=8")["gone"] == ("OK", "none is live")

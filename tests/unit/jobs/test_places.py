@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from jobs import bootstrap, rebuild, refresh_teachers, replay, stream
+import jobs
+from jobs import bootstrap, demo, rebuild, refresh_teachers, replay, stream
 from serve import __main__ as server
 from serve.app import app as application
 from streamrec.cli import app
@@ -25,6 +30,26 @@ JOBS = {
     "replay": replay.main,
     "serve": server.main,
 }
+
+VERBS = {
+    "replay": ["events.csv"],
+    "items import": ["items.csv"],
+    "rollback": [],
+    "pin": ["v1"],
+    "unpin": ["v1"],
+    "delete-user": ["u1", "--yes"],
+    "receipt": ["d1"],
+    "dlq list": [],
+    "dlq show": ["streamrec.dead-letters/0/0"],
+    "dlq replay": ["--all"],
+    "lake info": [],
+    "lake verify": [],
+    "lake optimize": [],
+    "lake vacuum": [],
+}
+"""What each verb that takes a state needs besides."""
+WITHOUT_STATE = {"version", "config show", "backtest", "schema"}
+JUDGES = {"doctor"}
 
 
 @pytest.fixture
@@ -89,10 +114,42 @@ def test_a_relative_state_elsewhere_is_fine(tmp_path: Path, monkeypatch: pytest.
     assert misplaced(parse_config({})) == {}
 
 
-def test_a_verb_sends_nothing_to_a_log_in_the_cache(cache: Path) -> None:
-    result = CliRunner().invoke(app, ["delete-user", "u1", "--yes"])
-    assert result.exit_code == 1
-    assert "Config: state lies where Ray unpacks" in result.stderr.replace("\n", " ")
+def commands(command: Any, name: str = "") -> list[str]:
+    """All verbs of the command line."""
+    parts = getattr(command, "commands", None)
+    return [name] if parts is None else [found for part, each in parts.items() for found in commands(each, f"{name} {part}".strip())]
+
+
+def test_each_verb_is_known_to_take_a_state_or_not() -> None:
+    assert set(commands(get_command(app))) == {*VERBS, *WITHOUT_STATE, *JUDGES}
+
+
+def test_each_job_is_known_here() -> None:
+    modules = {name: importlib.import_module(f"jobs.{name}") for _, name, _ in pkgutil.iter_modules(jobs.__path__)}
+    assert {module.main for module in modules.values() if hasattr(module, "main")} == {*JOBS.values(), demo.main} - {server.main}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("given", ["a configuration", "nothing"])
+def test_a_verb_looks_for_nothing_in_the_cache(cache: Path, tmp_path: Path, verb: str, given: str) -> None:
+    """Neither where nothing is given nor where the lake alone lies there; dlq replay takes no --set."""
+    (tmp_path / "lake.toml").write_text(f'state = "{tmp_path}/state"\n[lake]\naddress = "lake"\n[log]\nbroker = "kafka.example:9092"\n')
+    words = ["--config", str(tmp_path / "lake.toml")] if given == "a configuration" else []
+    result = CliRunner().invoke(app, [*verb.split(), *VERBS[verb], *words])
+    assert result.exit_code == 1, result.output
+    name = "lake.address" if words else "state"
+    assert result.stderr.replace("\n", " ").startswith(f"Config: {name} lies where Ray unpacks")
+    assert list(cache.iterdir()) == []
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(("words", "name"), [([], "state"), (["--set", "state={outside}", "--set", "lake.address=lake"], "lake.address")])
+def test_the_demo_begins_nothing_in_the_cache(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str], name: str
+) -> None:
+    monkeypatch.setattr(demo, "demo_dataset", lambda _: pytest.fail("a data set was fetched"))
+    assert demo.main([word.format(outside=tmp_path / "state") for word in words]) == 1
+    assert capsys.readouterr().err.replace("\n", " ").startswith(f"Config: {name} ")
     assert list(cache.iterdir()) == []
 
 

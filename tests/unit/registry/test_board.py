@@ -193,3 +193,20 @@ def test_a_version_that_is_not_live_in_the_registry_is_refused(tmp_path: Path, r
             await Board().promote_from_registry()
 
     on_a_loop(test, tmp_path)
+
+
+def test_a_version_that_a_deletion_has_withdrawn_is_not_live_and_the_next_one_is(registry: Registry, tmp_path: Path) -> None:
+    promote(registry, 1)
+    registry.forget_before("v2")
+    assert registry.withdraw_before("v2") == ["v1"]
+
+    async def play() -> None:
+        board = Board(str(tmp_path))
+        assert await board.watch_once()
+        assert await board.live() == (0, "")
+        assert await board.wait("a", "", 0, 0.01) is None
+        promote(registry, 2)
+        assert await board.watch_once()
+        assert await board.live() == (2, "v2")
+
+    asyncio.run(play())
