@@ -93,9 +93,9 @@ class Watched(Controller):
         super().__init__(parts)
         self.machine = machine
 
-    def execute(self, plan: Plan, rows: pa.Table | None = None) -> StepReport:
+    def execute(self, plan: Plan) -> StepReport:
         self.machine.executing, self.machine.known = plan, dict(self.state.offsets)
-        report = super().execute(plan, rows)
+        report = super().execute(plan)
         self.machine.was_executed(plan, is_committed=report.committed)
         return report
 
