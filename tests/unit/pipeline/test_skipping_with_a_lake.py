@@ -249,7 +249,8 @@ def test_once_a_skip_is_planned_the_plans_that_it_gives_up_are_never_executed_wh
 
 
 def test_a_skip_that_died_before_it_was_planned_has_given_up_nothing(ahead: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, held, planned = ahead.log, events(ahead), PlanStore(open_storage(str(ahead.folder))).batches()
+    state = open_storage(str(ahead.folder))
+    whole, held, planned, receipts = ahead.log, events(ahead), PlanStore(state).batches(), state.list("deletions")
     ahead.log = copy_of(whole, ahead)
     drop(ahead, 0.5)
     skipping = ahead.controller()
@@ -264,6 +265,7 @@ def test_a_skip_that_died_before_it_was_planned_has_given_up_nothing(ahead: Worl
     assert "lost" not in again.books()
     assert again.books()["received"] == sum(whole.latest(ahead.config.log.events_topic).values())
     assert events(ahead) >= held
+    assert set(state.list("deletions")) >= set(receipts)
 
 
 def dies(world: World) -> dict[str, Any]:
