@@ -126,6 +126,10 @@ class Controller:
             # A stored plan keeps the fields that it was written with: a streamrec before this one may have known fewer.
             stands = self.parts.plans.write(plan.model_dump(mode="json", exclude_unset=plan == self.planned()), plan.batch)
             plan = Plan.model_validate(stands)
+            if plan.follows != self.state.batch:
+                what = f"Stream: the plan of batch {plan.batch} was made by another driver meanwhile, and is not the next one"
+                got, allowed = f"one that follows batch {plan.follows}", f"one that follows batch {self.state.batch}"
+                raise OperatorError(what, got=got, allowed=allowed, do="end the other driver, and start this one again")
             if self._plans_ahead is not None:  # If this step fails before it changes anything, it is tried again as planned.
                 self._plans_ahead = {follows: batch for follows, batch in self._plans_ahead.items() if batch > plan.batch}
                 self._plans_ahead[plan.follows] = plan.batch

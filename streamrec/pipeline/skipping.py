@@ -77,6 +77,8 @@ def skip_lost(controller: Controller, say: Callable[[str], None]) -> StepReport 
             challengers=state.challengers,
             publish=False,
             checkpoint=True,
+            live=state.live,  # Those that the steps which were given up had followed, before the log refused them.
+            lives={name: line.live for name, line in state.lines.items() if line.live is not None},
             lost=sum(gone.values()),
             topic_id=topic_id,
             after=state.batch,

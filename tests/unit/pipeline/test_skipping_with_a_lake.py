@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pytest
 
 from streamrec.clock import ManualClock
+from streamrec.errors import OperatorError
 from streamrec.log.base import Record, TableReader
 from streamrec.log.lake import EventLake
 from streamrec.log.lake_table import lake_rows
@@ -298,4 +299,21 @@ def test_plans_that_were_given_up_may_be_lost_once_the_skip_is_planned(ahead: Wo
     report = skip_lost(ahead.controller(), lambda _: None)
     assert report is not None
     assert report.plan.batch == skip
+    agrees(ahead)
+
+
+def test_a_plan_that_a_fenced_driver_made_meanwhile_under_the_number_of_the_skip_is_not_taken_for_it(
+    ahead: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(ahead, 1.0)
+    batches = PlanStore.batches
+    newest = batches(PlanStore(open_storage(str(ahead.folder))))[-1]
+    skipping = ahead.controller()
+    monkeypatch.setattr(PlanStore, "batches", lambda plans: [number for number in batches(plans) if number != newest])
+    with pytest.raises(OperatorError, match=rf"batch {newest} was made by another driver meanwhile.*follows batch {newest - 1}"):
+        skip_lost(skipping, lambda _: None)
+    monkeypatch.undo()
+    report = skip_lost(ahead.controller(), lambda _: None)
+    assert report is not None
+    assert report.plan.batch == newest + 1
     agrees(ahead)
