@@ -13,6 +13,9 @@ it was; one with other settings than the one before begins anew, as ``--anew`` d
 duplicate is judged once more. It is for after a wrong clock, together with ``--anew`` where the settings stay. The raw records of deleted users are
 dropped as ever, by their deletions in the log and by the tombstones that are carried over.
 
+A rebuild is refused where records have left the log before the old stream had committed them, as after a crash whose plans are lost. With
+``--skip-lost`` it takes from the lake what that holds of them, and books the others as ``lost``, as ``jobs.stream --skip-lost`` does.
+
 ``--remove-old`` makes nothing: it removes the checkpoints, plans, teachers and lakes of the lineages before the current one. Receipts and
 versions stay. Do so within the time in which a deletion must have reached everything: a stream deletes users in their lakes, but not in what else
 they hold. ``--drop`` removes what a rebuild that was not finished has made; one that still runs stops at its next commit and says so.
@@ -43,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__, "jobs.rebuild")
     parser.add_argument("--anew", action="store_true", help="begin anew, whatever an earlier run made")
     parser.add_argument("--from-log", action="store_true", help="read the log alone, from its beginning, so that what was late is judged once more")
+    parser.add_argument("--skip-lost", action="store_true", help="go on where the log begins now, booking what neither it nor the lake has as lost")
     parser.add_argument("--remove-old", action="store_true", help="remove the lineages before the current one, and make nothing")
     parser.add_argument("--drop", action="store_true", help="remove what an unfinished rebuild has made, and make nothing")
     options = parser.parse_args(argv)
@@ -76,7 +80,7 @@ def _rebuild(options: argparse.Namespace) -> int:
             say=cli.say,
         )
         try:
-            controller = rebuild.run(anew=options.anew, from_log=options.from_log)
+            controller = rebuild.run(anew=options.anew, from_log=options.from_log, skip_lost=options.skip_lost)
             summary = {"lineage": current_lineage(session.state_url).folder, **(cli.summary(controller) if controller is not None else {})}
         finally:
             for parts in (controller.parts for controller in made):

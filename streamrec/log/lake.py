@@ -178,11 +178,11 @@ class EventLake:
         """Return a partition's events with offsets in ``[start, end)``, ascending, in `EVENT`; deletions may have taken some away since."""
         return self._events(f'"partition" = {int(partition)} and "offset" >= {int(start)} and "offset" < {int(end)}')
 
-    def beyond(self, batch: int) -> pa.Table:
-        """Return the events of later batches in `EVENT`, by offset, each place once: the same events, where a batch repeats those of another."""
-        found = self._events(f"batch > {int(batch)}")
+    def between(self, after: int, last: int) -> pa.Table:
+        """Return the events of batches above ``after`` up to ``last`` in `EVENT`, by place, each place once: a batch may repeat those of another."""
+        found = self._events(f"batch > {int(after)} and batch <= {int(last)}")
         places = np.stack([found[name].to_numpy() for name in ("partition", "offset")])
-        return take(found, np.sort(np.unique(places, axis=1, return_index=True)[1]))
+        return take(found, np.unique(places, axis=1, return_index=True)[1])
 
     def take_back(self, after: int, before: int, appended: Mapping[int, int]) -> int:
         """Remove the rows of the batches in between (both exclusive) as if they had never been appended, and return how many went.

@@ -11,7 +11,6 @@ import logging
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamrec.errors import OperatorError
@@ -22,6 +21,7 @@ from streamrec.features.examples import Examples
 from streamrec.pipeline.components import WorkerComponent, itself
 from streamrec.pipeline.dead_letters import send_dead_letters
 from streamrec.pipeline.forgetting import Forgetting
+from streamrec.pipeline.given_up import take_over
 from streamrec.pipeline.ingest import Ingest
 from streamrec.pipeline.intake import Intake
 from streamrec.pipeline.labelling import Labelling
@@ -71,7 +71,7 @@ class Controller:
         now = parts.clock.monotonic_s()
         self._checkpoint_s = now
         self.time = PlanTime(parts.clock, parts.plans, self.state)
-        self._plans_ahead: set[int] | None = None
+        self._plans_ahead: dict[int, int] | None = None  # By the batch that they follow.
         self._is_torn = False
 
     def components(self) -> dict[str, Component]:
@@ -119,19 +119,21 @@ class Controller:
         plan = self.planned() or given or self._new_plan()
         return None if plan is None else self.run(plan)
 
-    def run(self, plan: Plan, rows: pa.Table | None = None) -> StepReport:
-        """Make a plan durable, unless another of its number is, then execute the one that stands; raises `Fenced` as `step` does.
-
-        Rows that are given take the place of what the log holds in its ranges; see `streamrec.pipeline.skipping`.
-        """
+    def run(self, plan: Plan) -> StepReport:
+        """Make a plan durable, unless another of its number is, then execute the one that stands; raises `Fenced` as `step` does."""
         self._check_owner()
         if self.parts.plans is not None:
             # A stored plan keeps the fields that it was written with: a streamrec before this one may have known fewer.
             stands = self.parts.plans.write(plan.model_dump(mode="json", exclude_unset=plan == self.planned()), plan.batch)
             plan = Plan.model_validate(stands)
+            if plan.follows != self.state.batch:
+                what = f"Stream: the plan of batch {plan.batch} was made by another driver meanwhile, and is not the next one"
+                got, allowed = f"one that follows batch {plan.follows}", f"one that follows batch {self.state.batch}"
+                raise OperatorError(what, got=got, allowed=allowed, do="end the other driver, and start this one again")
             if self._plans_ahead is not None:  # If this step fails before it changes anything, it is tried again as planned.
-                self._plans_ahead = {batch for batch in self._plans_ahead if batch > plan.batch} | {plan.batch}
-        return self.execute(plan, rows)
+                self._plans_ahead = {follows: batch for follows, batch in self._plans_ahead.items() if batch > plan.batch}
+                self._plans_ahead[plan.follows] = plan.batch
+        return self.execute(plan)
 
     def _check_owner(self) -> None:
         if self.parts.checkpoints is not None:
@@ -168,13 +170,14 @@ class Controller:
         return books(self.state, self._saver.durable.get("counts", self._committed_counts))
 
     def planned(self) -> Plan | None:
-        """Return the next plan if an earlier run left it behind."""
-        if self._plans_ahead is None:
-            self._plans_ahead = set(self.parts.plans.batches()) if self.parts.plans is not None else set()
-        batch = self.state.batch + 1
-        if self.parts.plans is None or batch not in self._plans_ahead:
+        """Return the next plan if an earlier run left it behind, and no other gives it up."""
+        if self.parts.plans is None:
             return None
-        return Plan.model_validate(self.parts.plans.read(batch))
+        if self._plans_ahead is None:
+            stored = map(Plan.model_validate, self.parts.plans.ahead(self.state.batch).values())
+            self._plans_ahead = {plan.follows: plan.batch for plan in stored}
+        batch = self._plans_ahead.get(self.state.batch)
+        return None if batch is None else Plan.model_validate(self.parts.plans.read(batch))
 
     def _new_plan(self) -> Plan | None:
         measured = Measured(
@@ -202,8 +205,8 @@ class Controller:
     def _has_uncommitted(self) -> bool:
         return self.parts.checkpoints is not None and self.state.batch != self._committed_batch
 
-    def execute(self, plan: Plan, rows: pa.Table | None = None) -> StepReport:
-        """Execute a plan, on the rows of its ranges unless others are given; it must be the next one.
+    def execute(self, plan: Plan) -> StepReport:
+        """Execute a plan, which must be the next one.
 
         Raises:
             OperatorError: An earlier step broke off after it had begun to change the state; only a new controller can go on.
@@ -218,7 +221,7 @@ class Controller:
         for line in self._lines():
             line.follow(plan.live if line is self.line else plan.lives.get(line.name))
         with timer.stage("read"):
-            rows = self.intake.read(plan) if rows is None else rows
+            rows = self.intake.read(plan) if plan.after is None else take_over(self.parts, self.state, plan)
             self.intake.look_ahead(plan)
         num_known, self._is_torn = len(self.ingest.vocabulary), True
         if plan.topic_id is not None:

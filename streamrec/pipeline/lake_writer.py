@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from streamrec.config import Config, LakeConfig
 from streamrec.errors import Damaged, StorageError
-from streamrec.events.schema import EVENT
 from streamrec.log.lake import EventLake, lake_address
 from streamrec.log.lake_deletion import Asked, Deleted
 from streamrec.log.lake_files import check_log
@@ -88,25 +87,22 @@ class LakeWriter:
         if self._waiting_bytes > self._config.max_buffer_bytes:
             self._flush()
 
-    def take_over(self, batch: int, by: int, num_applied: int) -> pa.Table:
-        """Return the table's events of the steps between ``batch`` and ``by``, which no checkpoint covers and which are given up; see `EVENT`.
-
-        The next `commit` gives their rows back, after it has appended what step ``by`` has recorded: at no moment is a row in no batch.
+    def give_back(self, batch: int, by: int, num_applied: int) -> None:
+        """Let the next `commit` give back the rows between ``batch`` and ``by``, after it has appended ``by``: at no moment is a row in no batch.
 
         Args:
             batch: The state's last step.
-            by: The step that is to apply what of them the log does not have any more.
+            by: The step that applies what of the steps between the log does not have any more.
             num_applied: Events that steps up to ``batch`` applied.
         """
         if self.lake.last_batch() <= batch:
-            return EVENT.empty_table()
+            return
         if self._manifest["address"] != self._config.address:
             self._begin(batch, num_applied)
         self._back = (batch, by, {int(partition): num for partition, num in self._manifest["rows"].items()})
-        return self.lake.beyond(batch)
 
     def commit(self, now_ms: int) -> None:
-        """Append what waits, as one commit, give back what `take_over` has said, and tidy the table if that is due.
+        """Append what waits, as one commit, give back what `give_back` has said, and tidy the table if that is due.
 
         Args:
             now_ms: Processing time, as planned.

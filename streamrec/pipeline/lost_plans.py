@@ -9,6 +9,8 @@ from streamrec.pipeline.parts import Parts
 def check_plans(parts: Parts, batch: int) -> None:
     """Return if the plans of all batches beyond the state's last one are there, up to the last one that the lake has or that is planned.
 
+    Those that another plan gives up may be gone.
+
     Planned anew, a batch would read another range under the same number: the lake, which takes rows of a batch once, would leave its rows out, and
     the plan that follows would read some records twice or never.
 
@@ -17,19 +19,21 @@ def check_plans(parts: Parts, batch: int) -> None:
         batch: The state's last one, as it was restored; 0 for a new one.
 
     Raises:
-        Damaged: Plans are lost.
+        Damaged: Plans are lost, or one is not what was written.
         StorageError: The lake or the plans can't be read.
     """
     if parts.plans is None:
         return
-    stored, in_lake = set(parts.plans.batches()), parts.lake.lake.last_batch() if parts.lake is not None else 0
+    stored, in_lake = parts.plans.ahead(batch), parts.lake.lake.last_batch() if parts.lake is not None else 0
     last = max(in_lake, max(stored, default=0))
-    lost = [number for number in range(batch + 1, last + 1) if number not in stored]
+    since = {number: plan.get("after") for number, plan in stored.items()}
+    given_up = {gone for number, after in since.items() if after is not None for gone in range(after + 1, number)}
+    lost = [number for number in range(batch + 1, last + 1) if number not in stored and number not in given_up]
     if lost:
         what = f"Plan: that of batch {lost[0]} is lost, {parts.plans.where(lost[0])}"
         held = f"the plan of batch {last}"
         if parts.lake is not None and last == in_lake:
             held = f"rows up to batch {last} in the lake at {parts.lake.lake.address}"
         got = f"{held}, the state at batch {batch}, {len(lost)} of the plans between missing"
-        do = "restore it from a copy; without one make the state anew with `python -m jobs.rebuild`"
+        do = "restore it from a copy; without one make the state anew with `python -m jobs.rebuild --anew`"
         raise Damaged(what, got=got, allowed="none missing", do=do, batches=lost)

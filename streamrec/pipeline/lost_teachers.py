@@ -17,7 +17,7 @@ Hold = Callable[[str, str], object]
 """Loads a teacher's version; raises as `streamrec.teachers.store.TeacherStore.load`."""
 
 _COPY = "restore it from a copy"
-_ANEW = f"{_COPY}; without one make the state anew with `python -m jobs.rebuild`"
+_ANEW = f"{_COPY}; without one make the state anew with `python -m jobs.rebuild --anew`"
 
 
 def leave_lost(parts: Parts, state: StreamState) -> list[str]:

@@ -59,8 +59,9 @@ class Plan(BaseModel):
         idles: Further students of which the same is true as ``idle`` says.
         lag: Records of the log behind the ranges when this was planned.
         seconds_per_event: What the size of the ranges was chosen by; None while nothing was measured.
-        lost: Records that the log no longer had and that this step books as lost; the ranges then begin behind them.
+        lost: Records that the log no longer had; the ranges then begin behind them, and the step books as lost what the lake does not have either.
         topic_id: The topic that offsets belong to from this step on; None for the same as before.
+        after: The batch that this plan is executed after, if not the one before: the plans between are given up, and never executed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,12 +90,18 @@ class Plan(BaseModel):
     seconds_per_event: float | None = None
     lost: int = 0
     topic_id: str | None = None
+    after: int | None = None
 
     @field_validator("teachers", "challengers")
     @classmethod
     def _in_one_order(cls, versions: dict[str, str]) -> dict[str, str]:
         """Sort by name, as a stored plan is: the order in which teachers answer is part of the ensemble's state."""
         return dict(sorted(versions.items()))
+
+    @property
+    def follows(self) -> int:
+        """The batch that this one is executed after."""
+        return self.batch - 1 if self.after is None else self.after
 
     @property
     def num_records(self) -> int:

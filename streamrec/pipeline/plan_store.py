@@ -77,14 +77,28 @@ class PlanStore:
         """Return the numbers of all plans, ascending; what else lies beside them, such as a copy, is none."""
         return sorted(int(found.group(1)) for found in map(_PLAN.fullmatch, self._storage.list("plans")) if found is not None)
 
+    def ahead(self, after: int) -> dict[int, dict[str, Any]]:
+        """Return by number, ascending, the plans that are to be executed after a batch: those above it, less those that one of them gives up.
+
+        Raises:
+            StorageError: The storage refused.
+            Damaged: One is not what was written, so what it gives up can't be told.
+        """
+        plans: dict[int, dict[str, Any]] = {}
+        kept_up_to: int | None = None
+        for number in reversed(self.batches()):
+            if number > after and (kept_up_to is None or number <= kept_up_to):
+                plan = plans[number] = self.read(number)
+                kept_up_to = kept_up_to if plan.get("after") is None else plan["after"]
+        return dict(reversed(plans.items()))
+
     def check_unnamed(self, versions: Mapping[str, str], after: int) -> None:
-        """Return if no plan of a batch above ``after`` uses one of these teacher versions, which could not be made.
+        """Return if no plan that is to be executed after a batch uses one of these teacher versions, which could not be made.
 
         Raises:
             OperatorError: One does. It was made when that was planned, so going back to the last commit and making it again helps.
         """
-        for batch in (number for number in self.batches() if number > after):
-            plan = self.read(batch)
+        for batch, plan in self.ahead(after).items():
             uses = [*plan["teachers"].items(), *plan.get("challengers", {}).items()]
             named = {teacher: version for teacher, version in uses if versions.get(teacher) == version}
             if named:
@@ -93,9 +107,8 @@ class PlanStore:
                 raise OperatorError(what, got=got, do="go back to the last commit, which starts it again")
 
     def first_use(self, teacher: str, version: str, after: int) -> int | None:
-        """Return the first batch above ``after`` whose plan uses a teacher's version; None when none does."""
-        for batch in (number for number in self.batches() if number > after):
-            plan = self.read(batch)
+        """Return the first batch after ``after`` whose plan, which is to be executed, uses a teacher's version; None when none does."""
+        for batch, plan in self.ahead(after).items():
             if version in {plan["teachers"].get(teacher), plan.get("challengers", {}).get(teacher)}:
                 return batch
         return None

@@ -49,13 +49,15 @@ class Publisher:
     def publish(self, name: str, export: tuple[Arrays, dict[str, Any]], probes: Mapping[str, Any], items: ItemFacts, facts: VersionFacts) -> str:
         """Store a version, the learner's arrays plus ids and popularity, and return what it is called.
 
-        That is ``name``, unless this step was taken before, and with other weights: it was not committed, and is taken again under other settings.
+        That is ``name``, unless this step was taken before, and with other weights: it was not committed, and is taken again under other settings, by
+        another release or on another machine.
         """
         arrays, meta = {**export[0], **items.arrays(len(export[0]["item_bias"]))}, dict(export[1])
         facts = facts.model_copy(update={"probes": Probes.model_validate(dict(probes))})
         version = self._registry.free_name(name, arrays, meta)
         if version != name:
-            logger.warning("%s was published by an earlier run, with other settings or on another machine: this run's is %s", name, version)
+            what = "%s was published by an earlier run, with other settings, by another release or on another machine: this run's is %s"
+            logger.warning(what, name, version)
         manifest = self._registry.publish(version, arrays, meta, facts)
         self._newest = (version, manifest.model_dump(mode="json"), arrays, meta)
         self._health[version] = _examine(version, arrays, meta, probes)

@@ -26,9 +26,11 @@ from streamrec.log.lake_log import LakeThenLog
 from streamrec.pipeline.bootstrap import OnStep, bootstrap, check_learned, learn, plan_of, train_first
 from streamrec.pipeline.checkpoint import CheckpointStore, has_commit
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.forgetting import withdraw_receipts
 from streamrec.pipeline.layout import LINEAGES, checkpoint_url, lineage_folder, lineage_number, registry_url
 from streamrec.pipeline.lineage import Current, current_lineage, make_current, noted_lakes, url_of
 from streamrec.pipeline.plan_store import PlanStore
+from streamrec.pipeline.rebuild_gap import BEGIN_ANEW, check_no_gap, gaps_of
 from streamrec.pipeline.rebuild_lake import check_room, make_room
 from streamrec.pipeline.rebuild_record import (
     Record,
@@ -100,18 +102,21 @@ class Rebuild:
         self._on_step = on_step
         self._say = say
 
-    def run(self, *, anew: bool = False, from_log: bool = False) -> Controller | None:
+    def run(self, *, anew: bool = False, from_log: bool = False, skip_lost: bool = False) -> Controller | None:
         """Make the new lineage and let it take over; return its controller, or None where the current one was made with these settings.
 
         Args:
             anew: Make one nevertheless, and begin it anew where an earlier run could be taken up.
             from_log: Read the log alone from its beginning, so that what the old lineage did not apply is judged once more.
+            skip_lost: Where the log begins behind what the old lineage, or the one that was begun, has committed: take for lost what the lake does
+                not have either.
 
         Raises:
             ConfigError: One has taken over with other settings, and its version is not live yet.
             OperatorError: There is no state to rebuild, the log was made anew, something foreign lies where the new lake is to go, or the lineage was
                 removed while it was made.
             DataError: The lake lacks events, or is not to be read, that the log does not have any more.
+            RetentionGap: The log begins behind what is committed, and that is not to be skipped.
             StorageError: Another rebuild has taken this one's lineage over, or moved the pointer.
         """
         current = current_lineage(self._state_url)
@@ -125,28 +130,42 @@ class Rebuild:
             self._say(f"{current.folder}, which is current, was made with these settings: nothing to do")
             return None
         folder = lineage_folder(lineage_number(current.folder) + 1)
-        record = self._begin(folder, current.folder, anew=anew, from_log=from_log)
+        record = self._begin(folder, current.folder, anew=anew, from_log=from_log, skip_lost=skip_lost)
         with self._told_if_removed(folder):
             controller = self._learned(folder, record)
             self._catch_up(controller)
-            self._take_over(controller, folder, current)
+            self._take_over(controller, folder, current, record)
         return self._go_live(folder)
 
-    def _begin(self, folder: str, source: str, *, anew: bool, from_log: bool) -> Record:
+    def _begin(self, folder: str, source: str, *, anew: bool, from_log: bool, skip_lost: bool) -> Record:
         storage = open_storage(url_of(self._state_url, folder))
         record, lake = read_record(storage), lake_to(self._config)
         began_at = lake if record is None or record.lake_to is None else record.lake_to
         anew |= from_log and record is not None and record.lake_address is not None
-        if record is not None and record.made_with == made_with(self._config) and began_at == lake and not anew:
+        is_same = record is not None and record.made_with == made_with(self._config) and began_at == lake
+        if record is not None and is_same and not anew and self._can_go_on(folder, record, skip_lost=skip_lost):
             self._say(f"going on with {folder}, which an earlier run began")
             return record
-        new = new_record(self._config, self._state_url, source, self._log, from_log=from_log)  # Refused before anything goes.
+        # Refused before anything goes.
+        new = new_record(self._config, self._state_url, source, self._log, from_log=from_log, skip_lost=skip_lost, say=self._say)
         _empty(self._config, self._state_url, folder, self._say)
         if record is not None:
             self._say(f"{folder}, which an earlier run began, is removed")
         new.write(storage)
         self._say(f"beginning {folder} from {'the lake and the log' if new.lake_address is not None else 'the log'}")
         return new
+
+    def _can_go_on(self, folder: str, record: Record, *, skip_lost: bool) -> bool:
+        """Return whether the log still has what comes next in a lineage that was begun; False where that is to be skipped, by beginning anew."""
+        facts = CheckpointStore(open_storage(checkpoint_url(url_of(self._state_url, folder)))).kept_facts()
+        committed = {int(partition): int(offset) for partition, offset in (facts[0]["offsets"] if facts else {}).items()}
+        wanted = {**committed, **{partition: max(end, committed.get(partition, 0)) for partition, end in record.ends.items()}}
+        topic = self._config.log.events_topic
+        earliest = self._log.earliest(topic)
+        if skip_lost and gaps_of(wanted, earliest):
+            return False
+        check_no_gap(topic, wanted, earliest, BEGIN_ANEW)
+        return True
 
     @contextmanager
     def _told_if_removed(self, folder: str) -> Iterator[None]:
@@ -175,7 +194,7 @@ class Rebuild:
             self._carry_over(controller, record)
         self._check_begun(folder)  # It may have been removed before this one had begun to commit.
         controller.intake.ends()
-        self._say("learning what the lake holds, then the log")
+        self._say("learning the log" if lake is None else "learning what the lake holds, then the log")
         controller.parts.dead_letters = None
         learn(controller, record.ends, record.chunk, self._on_step, commits=True)
         controller.parts.dead_letters = self._dead_letters
@@ -194,7 +213,7 @@ class Rebuild:
         controller.state.topic_id = str(source.components["stream"][0].meta.get("topic_id", ""))
         if controller.parts.other_lakes is not None:  # What the old driver has deleted, and is fenced before it tidies, goes nevertheless.
             controller.parts.other_lakes.expect_garbage()
-        controller.run(plan_of(controller, checkpoint=True))
+        controller.run(plan_of(controller, checkpoint=True, lost=record.lost))
 
     def _catch_up(self, controller: Controller) -> None:
         self._say("catching up with the log")
@@ -204,7 +223,7 @@ class Rebuild:
                 self._on_step(report)
         controller.finish()
 
-    def _take_over(self, controller: Controller, folder: str, current: Current) -> None:
+    def _take_over(self, controller: Controller, folder: str, current: Current, record: Record) -> None:
         """Fence the old driver, learn what it has applied, whose deletions must not be undone, then move the pointer."""
         self._say(f"{folder} takes over from {current.folder or 'the first lineage'}")
         old_url = url_of(self._state_url, current.folder)
@@ -216,6 +235,9 @@ class Rebuild:
             if report is not None:
                 self._on_step(report)
         controller.finish()
+        if record.lost:  # Deletions of steps that no commit covers may be among what is lost.
+            for event_id in withdraw_receipts(open_storage(old_url), int(source["batch"])):
+                self._say(f"the receipt of deletion {event_id} is withdrawn, its step is given up: ask for it again, unless the log still has it")
         newest = PlanStore(open_storage(old_url)).batches()[-1:]
         registry = open_storage(registry_url(self._state_url))
         versions = [batch_of(name) for student in ("default", *self._config.students) for name in Registry(registry, student).versions()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from streamrec.pipeline.checkpoint import Checkpoint, CheckpointStore
 from streamrec.pipeline.lake_writer import open_lake
 from streamrec.pipeline.layout import checkpoint_url
 from streamrec.pipeline.lineage import NOTES, known_lineage, read_small, url_of
+from streamrec.pipeline.rebuild_gap import BEGIN_HERE, Gap, check_no_gap, find_gaps
 from streamrec.storage import Storage, open_storage, tidy
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Record:
         made_with: The settings that shape what is learned.
         lake_to: ``lake.address`` as it was configured, beside which the new lake goes; empty for one within the lineage, or none; None in
             records of before this was kept.
+        lost: Records that left the log before they were committed, less those that the lake has; counted where the operator has said so.
     """
 
     source: str
@@ -52,6 +54,7 @@ class Record:
     chunk: int
     made_with: Mapping[str, Any]
     lake_to: str | None
+    lost: int = 0
 
     def write(self, storage: Storage) -> None:
         """Keep the record in its lineage's folder, once."""
@@ -136,7 +139,16 @@ def differences(held: Mapping[str, Any], mine: Mapping[str, Any], prefix: str = 
     return found
 
 
-def new_record(config: Config, state_url: str, source: str, log: TableReader, *, from_log: bool = False) -> Record:
+def new_record(
+    config: Config,
+    state_url: str,
+    source: str,
+    log: TableReader,
+    *,
+    from_log: bool = False,
+    skip_lost: bool = False,
+    say: Callable[[str], None] = logger.info,
+) -> Record:
     """Look at the source's newest commit, its lake and the log, and return what a lineage is to be made from.
 
     Args:
@@ -145,9 +157,12 @@ def new_record(config: Config, state_url: str, source: str, log: TableReader, *,
         source: Folder of the lineage that it is made from.
         log: The event log.
         from_log: Read the log alone from its beginning, whatever the lake holds.
+        skip_lost: Where the log begins behind what is committed, take from the lake what it holds up to there, and the rest for lost.
+        say: Gets a line for each partition with such a gap.
 
     Raises:
         OperatorError: There is no state to rebuild, or its topic was made anew once.
+        RetentionGap: The log begins behind what is committed, and that is not to be skipped.
         DataError: The lake lacks events that the log does not have any more, or is not to be read.
     """
     loaded = load_source(url_of(state_url, source))
@@ -156,17 +171,26 @@ def new_record(config: Config, state_url: str, source: str, log: TableReader, *,
     address = None if from_log else _whole_lake(loaded, config, url_of(state_url, source))
     begins: dict[int, int] = {}
     ends: dict[int, int] = {}
+    gaps: list[Gap] = []
     if address is not None:
         stream = loaded.components["stream"][0].meta
         ends = {int(partition): int(offset) for partition, offset in stream["offsets"].items()}
-        begins = _begins(_lake(config, url_of(state_url, source), address), ends, is_of_two=bool(stream.get("topic_batch", 0)))
+        lake = _lake(config, url_of(state_url, source), address)
+        gaps = find_gaps(lake, ends, log.earliest(topic))
+        if not skip_lost:
+            check_no_gap(topic, {gap.partition: gap.held for gap in gaps}, log.earliest(topic), BEGIN_HERE)
+        for gap in gaps:
+            ends[gap.partition] = gap.start
+            say(f"{topic}[{gap.partition}] {gap}")
+        begins = _begins(lake, ends, is_of_two=bool(stream.get("topic_batch", 0)))
     elif lost := {partition: offset for partition, offset in log.earliest(topic).items() if offset}:
         lacks = "the lake is not to be read" if from_log else "the lake does not hold every event that the state has applied"
         what = f"Rebuild: {lacks}, and the log has dropped its first ones"
         do = "leave out --from-log" if from_log else "begin a new `state` with python -m jobs.bootstrap"
         raise DataError(what, got=f"earliest offsets {lost}", do=do)
     starts = {partition: begins.get(partition, 0) for partition in until}
-    return Record(source, address, begins, ends, until, chunk_of(starts, until), made_with(config), lake_to(config))
+    num_lost = sum(gap.num_lost for gap in gaps)
+    return Record(source, address, begins, ends, until, chunk_of(starts, until), made_with(config), lake_to(config), num_lost)
 
 
 def load_source(source_url: str) -> Checkpoint:

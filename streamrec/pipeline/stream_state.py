@@ -126,8 +126,9 @@ class StreamState(Impersonal):
             self.topic_id, self.topic_batch = plan.topic_id, plan.batch
             self.offsets, self.watermarks_ms = {}, {}
         self.offsets |= {part.partition: part.end for part in plan.ranges}
-        for name in ("received", "lost") if plan.lost else ():
-            self.counts[name] = self.counts.get(name, 0) + plan.lost
+        if lost := max(0, plan.lost - ingested.counts["received"]):  # The others came from the lake: see `streamrec.pipeline.given_up`.
+            for name in ("received", "lost"):
+                self.counts[name] = self.counts.get(name, 0) + lost
         for name, num in ingested.counts.items():
             self.counts[name] += num
         for name in teachers:

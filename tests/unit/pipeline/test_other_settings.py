@@ -45,7 +45,7 @@ def killed(world: World, steps: int) -> Controller:
 
 @pytest.mark.parametrize("student", [{"learning_rate": 0.3}, {"batch_size": 8}])
 def test_a_killed_stream_goes_on_under_other_settings_and_no_version_that_was_seen_changes(
-    world: World, make_record: Callable[..., Record], student: dict[str, Any]
+    world: World, make_record: Callable[..., Record], student: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     killed(world, 6)
     seen, promoted = digests(world.folder), [move.version for move in registry_of(world).history()]
@@ -54,6 +54,7 @@ def test_a_killed_stream_goes_on_under_other_settings_and_no_version_that_was_se
     other.play(last)
     now = digests(world.folder)
     assert {version: now[version] for version in seen} == seen
+    assert "was published by an earlier run, with other settings, by another release or on another machine" in caplog.text
     world.append([make_record(f"u{number % 23}", f"i{number % 31}", 500 + number) for number in range(150)])
     other.play(last)
     renamed = [version for version in now if "_" in version]

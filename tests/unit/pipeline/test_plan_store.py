@@ -39,6 +39,19 @@ def test_the_newest_plan_is_the_one_with_the_highest_number(storage: LocalStorag
     assert plans.batches() == [9, 10, 123_456_789]
 
 
+def test_a_plan_gives_up_those_between_the_batch_that_it_follows_and_its_own_also_one_that_is_torn(storage: LocalStorage) -> None:
+    plans = PlanStore(storage)
+    for plan in ({"batch": 3}, {"batch": 4}, {"batch": 6, "after": 4}, {"batch": 7, "after": 3}, {"batch": 8}):
+        plans.write(plan, plan["batch"])
+    storage.write_new("plans/00000005.json", b"torn")
+    assert list(plans.ahead(2)) == [3, 7, 8]
+    assert list(plans.ahead(3)) == [7, 8]
+    assert list(plans.ahead(8)) == []
+    storage.write_new("plans/00000009.json", b"torn")
+    with pytest.raises(Damaged, match="batch 9"):
+        plans.ahead(2)
+
+
 def test_old_plans_go_up_to_but_without_the_number_given(storage: LocalStorage) -> None:
     plans = PlanStore(storage)
     for batch in range(5):

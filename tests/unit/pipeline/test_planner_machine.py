@@ -93,9 +93,9 @@ class Watched(Controller):
         super().__init__(parts)
         self.machine = machine
 
-    def execute(self, plan: Plan, rows: pa.Table | None = None) -> StepReport:
+    def execute(self, plan: Plan) -> StepReport:
         self.machine.executing, self.machine.known = plan, dict(self.state.offsets)
-        report = super().execute(plan, rows)
+        report = super().execute(plan)
         self.machine.was_executed(plan, is_committed=report.committed)
         return report
 
@@ -111,9 +111,11 @@ class PlannerMachine(RuleBasedStateMachine):
         self.committed: tuple[int, int, dict[int, int]] | None = None  # batch, records received, offsets
         self.first_ranges: dict[int, Any] = {}  # Batch to the ranges of its plan, as it was first made.
         self.armed: Failpoint | None = None
+        self.reached = 0
         self.executing: Plan | None = None
         self.known: dict[int, int] = {}  # Where the controller was when it began to execute.
         self.is_other_topic = False
+        self.began: dict[int, dict[int, int]] = {}  # Batch of a skip that died to where its controller was.
 
     @initialize()
     def begin(self) -> None:
@@ -131,13 +133,14 @@ class PlannerMachine(RuleBasedStateMachine):
         return str(Path(self.folder.name) / "state")
 
     def reach(self, failpoint: Failpoint, batch: int) -> None:
-        del batch
+        self.reached = batch
         if failpoint is self.armed:
             raise Crash
 
     def lost(self) -> dict[int, int]:
         """Partition to the records that are gone though nobody has read them; a partition that nobody has looked at has no beginning yet."""
-        planned = self.first_ranges.get(self.batch + 1, {}) if self.batch + 1 in self.stored() else {}
+        standing = self.standing()
+        planned = self.first_ranges.get(standing.batch, {}) if standing is not None else {}
         held = {**{partition: start for partition, (start, _) in planned.items()}, **self.controller.state.offsets}
         gaps = {partition: start - held.get(partition, start) for partition, start in self.topic.earliest(TOPIC).items()}
         return {partition: num for partition, num in gaps.items() if num > 0}
@@ -149,7 +152,7 @@ class PlannerMachine(RuleBasedStateMachine):
         assert len(ranges) == len(plan.ranges)  # No partition twice.
         assert plan.num_records <= MOST
         assert self.known.items() >= self.offsets.items()
-        held = {} if plan.topic_id is not None else self.known
+        held = {} if plan.topic_id is not None else {**self.began.get(plan.batch, {}), **self.known}
         gaps = {partition: start - held.get(partition, start) for partition, (start, _) in ranges.items()}
         assert held.keys() <= ranges.keys()
         assert min(gaps.values(), default=0) >= 0  # Nothing twice,
@@ -157,15 +160,25 @@ class PlannerMachine(RuleBasedStateMachine):
         assert plan.batch > self.batch
         self.batch, self.received = plan.batch, self.received + plan.num_records + plan.lost
         self.offsets = {**held, **{partition: end for partition, (_, end) in ranges.items()}}
+        self.is_other_topic &= plan.topic_id != self.topic.topic_id(TOPIC)
         if is_committed:
             self.committed = (self.batch, self.received, dict(self.offsets))
 
     def stored(self) -> list[int]:
         return [batch for batch in PlanStore(open_storage(self.state_url)).batches() if batch > self.batch]
 
+    def standing(self) -> Plan | None:
+        """Return the plan that an earlier run made and that comes next."""
+        ahead = map(Plan.model_validate, PlanStore(open_storage(self.state_url)).ahead(self.batch).values())
+        return next((plan for plan in ahead if plan.follows == self.batch), None)
+
+    def skip_stands(self) -> bool:
+        standing = self.standing()
+        return standing is not None and standing.after is not None
+
     def wanted(self) -> tuple[int, int] | None:
         """Return what the next new plan reads at least and at most; None when an earlier plan stands."""
-        if self.batch + 1 in self.stored():
+        if self.standing() is not None:
             return None
         earliest = self.topic.earliest(TOPIC)
         lag = sum(end - self.controller.state.offsets.get(partition, earliest[partition]) for partition, end in self.topic.latest(TOPIC).items())
@@ -174,7 +187,9 @@ class PlannerMachine(RuleBasedStateMachine):
     @rule()
     def step(self) -> None:
         wanted = self.wanted()
-        if self.is_other_topic:
+        if self.skip_stands():  # Whoever starts executes it, whatever the log has by then.
+            assert self.controller.step().plan.after is not None
+        elif self.is_other_topic:
             with pytest.raises(TopicReplaced):
                 self.controller.step()
         elif self.lost():
@@ -261,18 +276,34 @@ class PlannerMachine(RuleBasedStateMachine):
 
     @rule()
     def go_on_where_the_log_begins(self) -> None:
-        gives_up = self.is_other_topic or bool(self.lost())
+        is_other, gives_up = self.is_other_topic, self.is_other_topic or bool(self.lost()) or self.skip_stands()
         report = skip_lost(self.controller, lambda _: None)
         if not self.lost() and not gives_up:
             assert report is None
-        elif self.is_other_topic:
+        elif is_other:
             assert report is not None
             assert report.plan.topic_id == self.topic.topic_id(TOPIC)
-        self.is_other_topic = False
+        assert not self.is_other_topic
         assert self.lost() == {}
         if report is not None:  # What was planned and not executed is given up, and no number of it used again.
             self.first_ranges = {batch: ranges for batch, ranges in self.first_ranges.items() if batch <= self.batch}
             assert self.stored() == []
+
+    @rule(failpoint=st.sampled_from((Failpoint.PLAN_DURABLE, Failpoint.BEFORE_COMMIT, Failpoint.HEAD_MOVED)))
+    def die_while_going_on(self, failpoint: Failpoint) -> None:
+        self.armed = failpoint
+        try:
+            skip_lost(self.controller, lambda _: None)
+        except Crash:
+            self.note_stored()
+            newest = Plan.model_validate(PlanStore(open_storage(self.state_url)).read(self.reached))
+            if newest.after is not None:
+                is_begun = self.executing is not None and self.executing.batch == newest.batch
+                self.began.setdefault(newest.batch, dict(self.known if is_begun else self.controller.state.offsets))
+            if failpoint in COMMITTED:
+                assert self.executing is not None
+                self.was_executed(self.executing, is_committed=True)
+        self.restart()
 
     def drain(self) -> None:
         for _ in range(200):

@@ -41,7 +41,7 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-def rebuild(world: World, *, dies: bool = False, **options: Any) -> Controller | None:
+def rebuild(world: World, *, dies: bool = False, say: Callable[[str], None] = lambda _: None, **options: Any) -> Controller | None:
     def build(lineage_url: str, reader: TableReader, *, publishes: bool) -> Controller:
         controller = at(world, lineage_url, reader)
         if not publishes:
@@ -52,7 +52,7 @@ def rebuild(world: World, *, dies: bool = False, **options: Any) -> Controller |
         if dies:
             raise Killed
 
-    return Rebuild(world.config, str(world.folder), world.log, build, dead_letters=world.log, on_step=on_step, say=lambda _: None).run(**options)
+    return Rebuild(world.config, str(world.folder), world.log, build, dead_letters=world.log, on_step=on_step, say=say).run(**options)
 
 
 @pytest.fixture
@@ -86,8 +86,11 @@ def test_events_that_were_late_by_a_wrong_clock_come_back_from_the_log_and_not_f
     assert made is not None
     assert not rows(made) & honest
     assert rows(made) >= {f"e{n}" for n in range(60)}
-    made = rebuild(world, anew=True, from_log=True)
+    said: list[str] = []
+    made = rebuild(world, anew=True, from_log=True, say=said.append)
     assert made is not None
+    assert "learning the log" in said
+    assert not [line for line in said if "lake" in line]
     assert rows(made) == honest | {f"e{n}" for n in range(60)}
     books = made.books()
     assert (books["late"], books["rejected"], books["applied"], books["duplicate"]) == (0, 100, 110, 2)  # Who asked is gone before and after.

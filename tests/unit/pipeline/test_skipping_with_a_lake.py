@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,19 +12,24 @@ from typing import Any
 import pyarrow.compute as pc
 import pytest
 
+from streamrec.clock import ManualClock
+from streamrec.errors import OperatorError
 from streamrec.log.base import Record, TableReader
 from streamrec.log.lake import EventLake
 from streamrec.log.lake_table import lake_rows
 from streamrec.log.memory import MemoryLog
+from streamrec.log.offsets import OffsetRange
 from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lake_check import LakeReport, check_lake
 from streamrec.pipeline.layout import checkpoint_url
+from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild import Rebuild
 from streamrec.pipeline.skipping import skip_lost
 from streamrec.pipeline.wiring import build_local
 from streamrec.storage import open_storage
+from streamrec.testing.failpoints import Failpoint, observed
 
 World = Any
 FAST: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
@@ -105,11 +112,11 @@ def test_a_deletion_that_the_log_still_has_takes_what_came_from_the_lake_too(ahe
     skip_lost(ahead.controller(), lambda _: None)
     controller = ahead.controller()
     lake: EventLake = controller.parts.lake.lake
-    user = lake.beyond(controller.state.batch - 1).filter(pc.field("namespace") == "default")["user_id"].drop_null()[0].as_py()
+    user = lake.between(controller.state.batch - 1, 10**9).filter(pc.field("namespace") == "default")["user_id"].drop_null()[0].as_py()
     asked = {"kind": "deletion", "event_id": "gone", "user_id": user, "event_time": ahead.clock.now_ms()}
     ahead.append([Record(user.encode(), json.dumps(asked).encode())])
     ahead.play(controller)
-    assert user not in lake.beyond(0).filter(pc.field("namespace") == "default")["user_id"].to_pylist()
+    assert user not in lake.between(0, 10**9).filter(pc.field("namespace") == "default")["user_id"].to_pylist()
     agrees(ahead)
 
 
@@ -184,3 +191,129 @@ def test_a_lake_that_holds_events_of_one_topic_twice_can_be_rebuilt_and_they_cou
     assert made is not None
     assert made.books()["applied"] == num_rows <= applied
     assert made.parts.lake.lake.info()["rows"] == num_rows
+
+
+def copy_of(log: MemoryLog, world: World) -> MemoryLog:
+    topic, copy = world.config.log.events_topic, MemoryLog()
+    rows = log.read_table([OffsetRange(topic, partition, 0, end) for partition, end in log.latest(topic).items()]).to_pylist()
+    copy.ensure_topic(topic, 2)
+    copy.ensure_topic(world.config.log.dead_letter_topic, 1)
+    copy.append(topic, [Record(row["key"], row["value"], partition=row["partition"]) for row in rows])
+    return copy
+
+
+def skip_and_die(world: World, failpoint: Failpoint) -> int:
+    """Die in the step that skips, where it passes a failpoint; return its batch."""
+    planned = PlanStore(open_storage(str(world.folder))).batches()[-1]
+
+    def reach(passed: Failpoint, batch: int) -> None:
+        if passed is failpoint and batch > planned:
+            raise world.died
+
+    skipping = Controller(observed(world.controller().parts, str(world.folder), None, reach))
+    skipping.recover()
+    with pytest.raises(world.died):
+        skip_lost(skipping, lambda _: None)
+    return planned + 1
+
+
+IN_A_SKIP = (Failpoint.PLAN_DURABLE, Failpoint.LAKE_APPENDED, Failpoint.BEFORE_COMMIT, Failpoint.COMMIT_WRITTEN, Failpoint.HEAD_MOVED)
+
+
+@pytest.mark.parametrize("failpoint", IN_A_SKIP)
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_once_a_skip_is_planned_the_plans_that_it_gives_up_are_never_executed_wherever_it_died(
+    ahead: World, tmp_path: Path, failpoint: Failpoint, comes_back: bool
+) -> None:
+    whole, held = ahead.log, events(ahead)
+    ahead.log = copy_of(whole, ahead)
+    drop(ahead, 0.5)
+    calm = dataclasses.replace(ahead, folder=tmp_path / "calm", clock=ManualClock(ahead.clock.now_ms()))
+    shutil.copytree(ahead.folder, calm.folder)
+    undisturbed = calm.controller()
+    assert skip_lost(undisturbed, lambda _: None) is not None
+    calm.clock.advance(1.0 if failpoint is not Failpoint.HEAD_MOVED else 0.0)  # As `play` does after a step.
+    calm.play(undisturbed)
+
+    skip = skip_and_die(ahead, failpoint)
+    ahead.log = whole if comes_back else ahead.log
+    reports = ahead.play(again := ahead.controller())  # A plain start: nobody says that anything is to be skipped.
+    assert [report.plan.batch for report in reports[:1]] == [skip + (failpoint is Failpoint.HEAD_MOVED)]
+    agrees(ahead)
+    books = again.books()
+    assert books == undisturbed.books()
+    assert books["received"] == sum(whole.latest(ahead.config.log.events_topic).values())
+    assert books["lost"] > 0
+    assert events(ahead) == events(calm) >= held
+    names = set(again.components()) - {"lake", "other_lakes"}  # Of lakes, counts and times of commits, which a restart moves.
+    assert {name: again.components()[name].digest() for name in names} == {name: undisturbed.components()[name].digest() for name in names}
+
+
+def test_a_skip_that_died_before_it_was_planned_has_given_up_nothing(ahead: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = open_storage(str(ahead.folder))
+    whole, held, planned, receipts = ahead.log, events(ahead), PlanStore(state).batches(), state.list("deletions")
+    ahead.log = copy_of(whole, ahead)
+    drop(ahead, 0.5)
+    skipping = ahead.controller()
+    write = PlanStore.write
+    monkeypatch.setattr(PlanStore, "write", lambda plans, plan, batch: write(plans, plan, batch) if batch in planned else dies(ahead))
+    with pytest.raises(ahead.died):
+        skip_lost(skipping, lambda _: None)
+    monkeypatch.undo()
+    ahead.log = whole
+    ahead.play(again := ahead.controller())
+    agrees(ahead)
+    assert "lost" not in again.books()
+    assert again.books()["received"] == sum(whole.latest(ahead.config.log.events_topic).values())
+    assert events(ahead) >= held
+    assert set(state.list("deletions")) >= set(receipts)
+
+
+def dies(world: World) -> dict[str, Any]:
+    raise world.died
+
+
+def test_a_skip_that_was_planned_stands_when_more_is_lost_meanwhile_and_when_it_is_asked_for_again(ahead: World) -> None:
+    topic = ahead.config.log.events_topic
+    total = sum(ahead.log.latest(topic).values())
+    drop(ahead, 0.3)
+    first = skip_and_die(ahead, Failpoint.LAKE_APPENDED)
+    drop(ahead, 1.0)
+    said: list[str] = []
+    report = skip_lost(again := ahead.controller(), said.append)
+    assert report is not None
+    assert (report.plan.batch, report.plan.after) == (first + 1, first)
+    assert len(said) >= 2
+    agrees(ahead)
+    assert again.books()["received"] == total
+    second = skip_lost(again, said.append)
+    assert second is None
+
+
+def test_plans_that_were_given_up_may_be_lost_once_the_skip_is_planned(ahead: World) -> None:
+    drop(ahead, 0.5)
+    skip = skip_and_die(ahead, Failpoint.PLAN_DURABLE)
+    batch = ahead.controller().state.batch
+    for number in range(batch + 1, skip):
+        (ahead.folder / "plans" / f"{number:08d}.json").unlink()
+    report = skip_lost(ahead.controller(), lambda _: None)
+    assert report is not None
+    assert report.plan.batch == skip
+    agrees(ahead)
+
+
+def test_a_plan_that_a_fenced_driver_made_meanwhile_under_the_number_of_the_skip_is_not_taken_for_it(
+    ahead: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(ahead, 1.0)
+    batches = PlanStore.batches
+    newest = batches(PlanStore(open_storage(str(ahead.folder))))[-1]
+    skipping = ahead.controller()
+    monkeypatch.setattr(PlanStore, "batches", lambda plans: [number for number in batches(plans) if number != newest])
+    with pytest.raises(OperatorError, match=rf"batch {newest} was made by another driver meanwhile.*follows batch {newest - 1}"):
+        skip_lost(skipping, lambda _: None)
+    monkeypatch.undo()
+    report = skip_lost(ahead.controller(), lambda _: None)
+    assert report is not None
+    assert report.plan.batch == newest + 1
+    agrees(ahead)
