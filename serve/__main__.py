@@ -15,14 +15,14 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from serve.launch import launch, shutdown
 from streamrec.cli.sending import stop_on_interrupt
 from streamrec.config import check_student, load_config, parse_overrides
 from streamrec.errors import StreamrecError
-from streamrec.log.broker import NothingToStop
+from streamrec.log.broker import BrokerHandle, NothingToStop
 from streamrec.pipeline.places import check_places
 from streamrec.pipeline.session import log_address, state_address
 
@@ -48,10 +48,10 @@ def _serve(path: str | None, overrides: list[str], log: str | None, student: str
     config = load_config(path, {**parse_overrides(overrides), **({"log.broker": log} if log else {})})
     check_places(config)
     check_student(config, student)
-    stop_log: Callable[[], None] = NothingToStop().stop
+    handle: BrokerHandle = NothingToStop()
     try:
         with _interrupted_by_signals():
-            address, stop_log = log_address(config, _say, must_answer=False)
+            address, handle = log_address(config, _say, must_answer=False)
             url = launch(config, address, state_address(config), student=student)
         with stop_on_interrupt() as stop:
             sys.stdout.write(f"{url}\n")
@@ -63,7 +63,7 @@ def _serve(path: str | None, overrides: list[str], log: str | None, student: str
         _say("stopped by a signal during the start")
     finally:
         shutdown()
-        stop_log()
+        handle.stop()
     return 0
 
 

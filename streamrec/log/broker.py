@@ -25,6 +25,10 @@ class BrokerHandle(Protocol):
         """Stop what was started; nothing for a log that runs by itself. Stopping twice is fine."""
         ...
 
+    def ended(self) -> EmbeddedBrokerError | None:
+        """Return why what was started has ended by itself; None while it runs, and for a log that runs by itself."""
+        ...
+
 
 class StartedBroker(BrokerHandle, Protocol):
     """A log whose process this one started."""
@@ -37,6 +41,9 @@ class NothingToStop:
 
     def stop(self) -> None:
         """Do nothing."""
+
+    def ended(self) -> None:
+        """Return None: nobody here would know."""
 
 
 def resolve_broker(

@@ -80,6 +80,8 @@ _LOOK_EVERY_S = 0.02
 # Longer than a slow machine needs: an admin client that gives up leaves its thread behind.
 _BOOTSTRAP_MS = 5000
 _QUOTED_LINES = 8
+_TROUBLE = ("ERROR", "FATAL", "Exception", "No space left")
+"""Marks of the lines of a broker's log that say why it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +94,24 @@ class _Node:
 class EmbeddedKafka:
     """Hold a broker that runs; made by `start_embedded`."""
 
-    def __init__(self, address: LogAddress, supervisor: subprocess.Popen[bytes]) -> None:
+    def __init__(self, address: LogAddress, supervisor: subprocess.Popen[bytes], folder: Path, since: int) -> None:
         self.address = address
         self._supervisor = supervisor
+        self._folder, self._since = folder, since
 
     @property
     def is_running(self) -> bool:
         """Tell whether the broker's process is there."""
         return self._supervisor.poll() is None
+
+    def ended(self) -> EmbeddedBrokerError | None:
+        """Return why the broker has ended by itself, in its own words; None while it runs."""
+        if self.is_running:
+            return None
+        lines = [line for line in _log_since(self._folder, self._since).splitlines() if not line.startswith("\tat ")]
+        quoted = _quoted([line for line in lines if any(mark in line for mark in _TROUBLE)] or lines)
+        what = f"Embedded Kafka: it ended by itself, with status {self._supervisor.returncode}, on {self._folder}{quoted}"
+        return EmbeddedBrokerError(what, do=f"mend that, such as a full disk, and start again; all is in {self._folder / 'broker.log'}")
 
     def stop(self) -> None:
         """Stop the broker cleanly, by force after 10 s; returns when it is gone. Stopping twice is fine."""
@@ -264,7 +276,7 @@ def _launch(folder: Path, node: _Node, command: list[str], lock: TextIO, output:
                     return None
                 raise _did_not_start(folder, f"it ended with status {supervisor.returncode}", since)
             if _answers(node.broker_port):
-                return EmbeddedKafka(LogAddress("kafka", f"{LOOPBACK}:{node.broker_port}"), supervisor)
+                return EmbeddedKafka(LogAddress("kafka", f"{LOOPBACK}:{node.broker_port}"), supervisor, folder, since)
             _pause()
     except BaseException:
         _stop(supervisor)
@@ -302,10 +314,12 @@ def _stop(supervisor: subprocess.Popen[bytes]) -> None:
 
 
 def _did_not_start(folder: Path, reason: str, since: int) -> EmbeddedBrokerError:
-    lines = _log_since(folder, since).splitlines()[-_QUOTED_LINES:]
-    quoted = "; its last lines: " + " | ".join(line.strip()[:200] for line in lines) if lines else ""
-    what = f"Embedded Kafka: it did not start on {folder} ({reason}{quoted})"
+    what = f"Embedded Kafka: it did not start on {folder} ({reason}{_quoted(_log_since(folder, since).splitlines())})"
     return EmbeddedBrokerError(what, do=f"read {folder / 'broker.log'}, or {ALTERNATIVES}")
+
+
+def _quoted(lines: list[str]) -> str:
+    return "; its last lines: " + " | ".join(line.strip()[:200] for line in lines[-_QUOTED_LINES:]) if lines else ""
 
 
 def _log_since(folder: Path, since: int) -> str:

@@ -14,7 +14,7 @@ from streamrec.config import Config, LogConfig
 from streamrec.environment import has_tombstone_key, ray_address
 from streamrec.errors import BrokerUnavailable
 from streamrec.log.base import LogAddress, LogWriter, TableReader
-from streamrec.log.broker import NothingToStop, resolve_broker
+from streamrec.log.broker import BrokerHandle, NothingToStop, resolve_broker
 from streamrec.log.connect import kafka_address, open_admin, open_table_reader, open_writer
 from streamrec.log.kafka_group import GroupOffsets
 from streamrec.pipeline.checkpoint import has_commit
@@ -119,7 +119,8 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         tell_default_key(say)
     with ExitStack() as stack:
         address, handle = log_address(config, say)
-        stack.callback(handle)
+        stack.callback(handle.stop)
+        stack.enter_context(told_why_it_ended(handle))
         stack.enter_context(ray_cluster(num_cpus))
         check_resources(config, ACTOR_CPUS, num_replicas)
         admin = open_admin(address, config.log)
@@ -165,8 +166,19 @@ def stream_reader(address: LogAddress, cfg: LogConfig) -> TableReader:
     return RecycledReader(address, cfg) if address.kind == "kafka" else open_table_reader(address, cfg)
 
 
-def log_address(config: Config, say: Callable[[str], None], *, must_answer: bool = True) -> tuple[LogAddress, Callable[[], None]]:
-    """Return the log's address, and a function that stops what was started for it.
+@contextmanager
+def told_why_it_ended(handle: BrokerHandle) -> Iterator[None]:
+    """Raise the end of this process's own broker instead of that it does not answer."""
+    try:
+        yield
+    except BrokerUnavailable as error:
+        if (ended := handle.ended()) is not None:
+            raise ended from error
+        raise
+
+
+def log_address(config: Config, say: Callable[[str], None], *, must_answer: bool = True) -> tuple[LogAddress, BrokerHandle]:
+    """Return the log's address, and what stops what was started for it.
 
     An embedded broker is started if the configuration says so; a Kafka elsewhere is waited for up to ``log.connect_limit_s``.
 
@@ -186,5 +198,5 @@ def log_address(config: Config, say: Callable[[str], None], *, must_answer: bool
         if must_answer:
             raise
         say(f"going on without the log until it answers: {error}")
-        return kafka_address(error.facts["address"]), NothingToStop().stop
-    return address, handle.stop
+        return kafka_address(error.facts["address"]), NothingToStop()
+    return address, handle

@@ -50,6 +50,25 @@ def own(tmp_path: Path) -> Iterator[list[EmbeddedKafka]]:
         embedded.stop()
 
 
+def test_a_broker_that_ends_by_itself_says_why(tmp_path: Path, own: list[EmbeddedKafka]) -> None:
+    own.append(start_embedded(tmp_path, lambda _: None))
+    assert own[-1].ended() is None
+    with (tmp_path / "broker.log").open("a") as log:  # What it writes where its disk is full.
+        log.write(
+            "[2026-11-26 21:00:00] ERROR Error while appending records to t-0\njava.io.IOException: No space left on device\n[...] INFO shut down\n"
+        )
+    (broker,) = children_of(own[-1]._supervisor.pid)
+    os.kill(broker, signal.SIGKILL)
+    assert wait_until_gone([broker]) == []
+    own[-1]._supervisor.wait(SOON_S)
+    ended = own[-1].ended()
+    assert ended is not None
+    assert "ended by itself" in str(ended)
+    assert "java.io.IOException: No space left on device" in str(ended)
+    assert "INFO shut down" not in str(ended)
+    assert str(tmp_path / "broker.log") in str(ended)
+
+
 def test_a_broker_goes_on_with_its_data_after_a_stop_and_after_a_kill(
     tmp_path: Path, own: list[EmbeddedKafka], cfg: LogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 from streamrec.cli import app
 from streamrec.config import parse_config
+from streamrec.errors import BrokerUnavailable, EmbeddedBrokerError
 from streamrec.log.base import LogAddress
+from streamrec.log.broker import NothingToStop
 from streamrec.log.embedded import EmbeddedKafka
-from streamrec.pipeline.session import consumer_group, log_address
+from streamrec.pipeline.session import consumer_group, log_address, told_why_it_ended
 
 
 @pytest.fixture
@@ -48,8 +50,9 @@ def test_a_replay_names_the_address_at_each_attempt_and_ends_with_the_error(nobo
 def test_a_server_starts_without_its_broker_and_says_so_and_a_job_does_not(nobody: str, tmp_path: Path) -> None:
     said: list[str] = []
     config = parse_config({"state": str(tmp_path), "log": {"broker": f"kafka://{nobody}"}})
-    address, stop = log_address(config, said.append, must_answer=False)
-    stop()
+    address, handle = log_address(config, said.append, must_answer=False)
+    handle.stop()
+    assert handle.ended() is None
     assert address == LogAddress("kafka", nobody)
     (line,) = said
     assert line.startswith(f"going on without the log until it answers: Broker: no Kafka answers at {nobody}")
@@ -81,3 +84,15 @@ def test_each_state_has_a_group_of_its_own_unless_one_is_named() -> None:
     assert len(set(names)) == 3
     assert names[1].rpartition("-")[0] == names[2].rpartition("-")[0] == "streamrec-one"
     assert consumer_group(parse_config({"log": {"consumer_group": "mine"}})) == "mine"
+
+
+def test_a_job_whose_own_broker_has_ended_says_so_and_not_that_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended, runs = NothingToStop(), NothingToStop()
+    error, what = EmbeddedBrokerError("Embedded Kafka: it ended by itself", do="mend that"), "Broker: no Kafka answers"
+    monkeypatch.setattr(ended, "ended", lambda: error)
+    with pytest.raises(EmbeddedBrokerError, match="ended by itself"), told_why_it_ended(ended):
+        raise BrokerUnavailable(what)
+    with pytest.raises(BrokerUnavailable), told_why_it_ended(runs):
+        raise BrokerUnavailable(what)
+    with pytest.raises(ZeroDivisionError), told_why_it_ended(ended):
+        _ = 1 / 0
