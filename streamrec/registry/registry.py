@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from streamrec.clock import Clock, SystemClock
@@ -190,6 +191,10 @@ class Registry:
         # Listed first, as in `prune`.
         blobs = self._store.blobs()
         gone = [name for name in self.versions() if name < version]
+        with suppress(Damaged):  # Of an alias that can't be read nobody expects that what it names is there.
+            live = self.live()
+            if live in gone:
+                self._store.withdraw(live)
         for name in gone:
             self._store.hide(name)
             self.unpin(name)
@@ -197,9 +202,8 @@ class Registry:
         return gone
 
     def is_withdrawn(self, version: str) -> bool:
-        """Return whether a version is gone because it was made before a deletion; the alias may still name it, as the last that was live."""
-        forgotten = None if self._store.exists(version) else self.forgotten()
-        return forgotten is not None and version < forgotten.version
+        """Return whether `withdraw_before` has removed a version that the alias still names, as the last that was live."""
+        return self._store.is_withdrawn(version)
 
     def _check_allowed(self, version: str) -> None:
         forgotten = self.forgotten()

@@ -129,6 +129,17 @@ class VersionStore:
         self._manifests.pop(VersionId(version), None)
         self._storage.delete(self._key(version))
 
+    def withdraw(self, version: str) -> None:
+        """Note that a version goes for good, and that whoever misses it need not look for it."""
+        self._storage.write_new(self._withdrawn_key(version), b"")
+
+    def is_withdrawn(self, version: str) -> bool:
+        """Tell whether a version is gone and was noted so."""
+        return not self.exists(version) and self._storage.exists(self._withdrawn_key(version))
+
+    def _withdrawn_key(self, version: str) -> str:
+        return f"{self._student}/withdrawn/{version}"
+
     def unhide(self, manifest: VersionManifest) -> None:
         """Bring a version back whose blobs are still there."""
         self._storage.write_new(self._key(manifest.version), manifest.to_json())
