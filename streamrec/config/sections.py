@@ -156,6 +156,8 @@ class LossesConfig(Section):
 class StudentConfig(Section):
     """Shape and train the student.
 
+    ``element_dropout``: at 64 dimensions and more; fewer get as much less as makes the same noise in a score.
+
     ``replay_kind``: ``uniform``; ``recency`` draws half of the replay among the newest queries; ``quota`` draws no item as a target more often than
     the average one. ``bootstrap_rounds``: a step of a bootstrap or an offline protocol learns in rounds of ``bootstrap_passes`` passes, at most so
     many, as long as each finds more of what users did last, which is held out; 1 holds none out. ``corrective_steps``: after a deletion the rows

@@ -16,7 +16,7 @@ from streamrec.models.student import StudentModel
 from streamrec.state import ROWS, Arrays, ComponentState, digest_of, merge
 from streamrec.student.frozen import FrozenStudent
 from streamrec.student.lesson import Lesson, StepMetrics
-from streamrec.student.losses import Batch, LossParts, Weights, full_softmax_loss, localise, sampled_softmax_loss, shuffled
+from streamrec.student.losses import Batch, LossParts, Weights, element_dropout_at, full_softmax_loss, localise, sampled_softmax_loss, shuffled
 from streamrec.student.tables import ItemTables, adam_step
 
 CURRENT = "current"
@@ -50,6 +50,7 @@ class Learner:
             self.model = StudentModel(student.dim, features.history_length, features.word_buckets, student.scale)
         self.tables = ItemTables(student.dim, features.words_per_item, seed)
         self._top_k = top_k
+        self._element_dropout = element_dropout_at(student.element_dropout, student.dim)
         self._dense: dict[str, nn.Parameter] = dict(self.model.named_parameters())
         self._moments = {f"{name}_{part}": torch.zeros_like(p) for name, p in self._dense.items() for part in _MOMENTS}
         self._num_steps = 0
@@ -103,7 +104,7 @@ class Learner:
         with torch.random.fork_rng():
             torch.manual_seed(lesson.seed * 1000 + lesson.number)
             for index in shuffled(total, self.config.batch_size, lesson.seed * 1000 + lesson.number):
-                batch = Batch.of(lesson.examples.take(index), labels.take(index), self.config.history_dropout, self.config.element_dropout)
+                batch = Batch.of(lesson.examples.take(index), labels.take(index), self.config.history_dropout, self._element_dropout)
                 done = (lesson.number + trained / total) / lesson.num_passes if lesson.num_passes > 1 else 0.0
                 parts = self._descend(batch, 1.0 - ANNEALED * done)
                 sums += np.asarray([parts.hard, parts.soft]) * len(index)

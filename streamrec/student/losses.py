@@ -27,6 +27,8 @@ from streamrec.models.losses import (
 from streamrec.models.student import StudentModel
 from streamrec.soft_labels.schema import SoftLabels
 
+FULL_DIM = 64
+"""So many dimensions bear the whole element dropout; with it a student of 20 learned to tell less apart than it could (docs/experiments.md)."""
 LEAST_COMPARED = 4
 """Fewer histories that a teacher knows say nothing of who is near whom."""
 MOST_IN_TRIANGLES = 64
@@ -291,6 +293,15 @@ def _with_representations(parts: LossParts, query: torch.Tensor, batch: Batch, w
             loss = torch.cat([loss[:some] + further.angles * relational_angles(mine[:some], theirs[:some]), loss[some:]])
         total, count = total.index_add(0, index, loss), count + known
     return replace(parts, total=parts.total + (batch.weight * total / count.clamp(min=1)).mean())
+
+
+def element_dropout_at(rate: float, dim: int) -> float:
+    """Return the rate at which ``dim`` dimensions get the noise that ``rate`` makes in a score of `FULL_DIM` ones; from there on ``rate`` itself.
+
+    Dropping elements of a unit vector at a rate p adds a variance of p / (1 - p) / dim to its products with others.
+    """
+    odds = rate / (1 - rate) * min(1.0, dim / FULL_DIM)
+    return odds / (1 + odds)
 
 
 def tempered(probs: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:

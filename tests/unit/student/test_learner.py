@@ -14,7 +14,17 @@ from streamrec.serving.recommender import Recommender
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import pack_strings
 from streamrec.student.learner import ANNEALED, CURRENT, Learner
-from streamrec.student.losses import Batch, Products, Weights, full_softmax_loss, localise, sampled_softmax_loss, temperature_by_certainty, tempered
+from streamrec.student.losses import (
+    Batch,
+    Products,
+    Weights,
+    element_dropout_at,
+    full_softmax_loss,
+    localise,
+    sampled_softmax_loss,
+    temperature_by_certainty,
+    tempered,
+)
 from streamrec.testing.classroom import teach
 
 LENGTH, WORDS, TOP = 6, 3, 5
@@ -391,3 +401,19 @@ def test_a_step_of_several_passes_anneals_its_rate_and_one_pass_does_not(passes:
     assert rates[0] == 1.0
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] == pytest.approx(ends_at, abs=1 / len(rates))
+
+
+def test_few_dimensions_get_as_much_noise_in_a_score_from_dropout_as_64_do() -> None:
+    rng = torch.Generator().manual_seed(0)
+
+    def noise(dim: int, rate: float) -> float:
+        one, other = (torch.nn.functional.normalize(torch.randn(4000, dim, generator=rng), dim=1) for _ in range(2))
+        kept = torch.rand(4000, dim, generator=rng) >= rate
+        return float(((one * kept / (1 - rate) - one) * other).sum(1).var())
+
+    usual = noise(64, 0.3)
+    for dim in (10, 20, 32):
+        assert noise(dim, element_dropout_at(0.3, dim)) == pytest.approx(usual, rel=0.1)
+        assert noise(dim, 0.3) > 1.5 * usual
+    assert [element_dropout_at(0.3, dim) for dim in (64, 128)] == [pytest.approx(0.3)] * 2
+    assert element_dropout_at(0.0, 16) == 0.0
