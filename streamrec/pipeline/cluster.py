@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -17,10 +18,13 @@ from ray._private import utils as ray_utils  # noqa: PLC2701 - ray.init sets its
 
 from streamrec.config import Config
 from streamrec.environment import ray_address
+from streamrec.errors import OperatorError
 from streamrec.memory import FOR_CHILDREN, bound_heaps
 from streamrec.pipeline.resources import Resources, needed, shortage
 from streamrec.pipeline.temporary import temporary_folder
 from streamrec.student.actor import NAMESPACE
+
+logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 512 * 2**20
 """A laptop's object store: weights and batches are a few MiB each."""
@@ -45,6 +49,13 @@ RAY_SETTINGS = {
 # Ray's sockets live deep below its folder, and a socket's path may have 107 bytes.
 _MAX_FOLDER_CHARS = 35
 
+GRACE_S = 15.0
+"""Ray starts within a few seconds; on a busy machine it may take so long to obey a signal."""
+STUCK = 130
+"""Exit status of a process that a signal ended while Ray did not come back, as a shell gives it for Ctrl-C."""
+_PATIENCE_S = 5.0
+_SLOW_S = 20.0
+
 
 @contextmanager
 def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
@@ -56,17 +67,19 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
 
     Args:
         num_cpus: Logical CPUs of a local cluster; None takes the machine's, but at least `LOCAL_CPUS`.
+
+    Raises:
+        OperatorError: No cluster answers at `RAY_ADDRESS`.
     """
     _quieten()
     bound_heaps()
     if ray.is_initialized():
         yield
         return
-    if ray_address() is not None:
+    if (address := ray_address()) is not None:
         # Between its connection and our handler Ray's native one would end this process with a stack trace, whatever it was doing.
         os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
-        with _signals_wait():
-            ray.init(namespace=NAMESPACE, log_to_driver=False)
+        _connect(address)
         yield
         return
     for name, value in {"RAY_USAGE_STATS_ENABLED": "0", **FOR_CHILDREN}.items():
@@ -90,12 +103,41 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
             ray.shutdown()
 
 
+def _connect(address: str) -> None:
+    """Connect to the cluster that is there.
+
+    Raises:
+        OperatorError: None answers, or it refuses.
+    """
+    still = "Ray: still waiting for the cluster at RAY_ADDRESS = %s, are all its processes there?"
+    waiting = threading.Timer(_SLOW_S, logger.warning, [still, address])
+    waiting.start()
+    try:
+        _reach(address)
+        with _signals_wait():
+            ray.init(namespace=NAMESPACE, log_to_driver=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        what = f"Ray: no cluster answers at RAY_ADDRESS = {address}"
+        do = "start it, or correct RAY_ADDRESS; where it asks for tokens, give RAY_AUTH_MODE and the token to this process, too"
+        raise OperatorError(what, got=" ".join(str(error).split())[:300] or type(error).__name__, do=do) from error
+    finally:
+        waiting.cancel()
+
+
+def _reach(address: str) -> None:
+    """Open a plain connection where the address is one: Ray itself would try for minutes, without a word that can be understood."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
+
+
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Let the signals that the caller handles wait for the end of the block; a second one ends the process at once.
+    """Let the signals that the caller handles wait for the end of the block, but not for ever.
 
     A handler's exception must not leave `ray.init` half-way: Ray's connection to the GCS, once made and before it connects, waits for ever in
-    its destructor. Ray's own handler of SIGTERM, which raises as well, is kept from taking the caller's place.
+    its destructor. Ray's own handler of SIGTERM, which raises as well, is kept from taking the caller's place. Where Ray does not come back
+    within `GRACE_S` of a signal, or a second one comes, the process ends at once: handlers can't run meanwhile, so a thread sees to it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -105,26 +147,43 @@ def _signals_wait() -> Iterator[None]:
         if callable(handler := signal.getsignal(one)):
             handled[one] = handler
     came: list[int] = []
-
-    def wait(number: int, _: object) -> None:
-        if came:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        came.append(number)
-
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    watcher = threading.Thread(target=_end_if_stuck, args=(ours, frozenset(handled)), name="ray-signals", daemon=True)
     set_rays_handler = ray_utils.set_sigterm_handler
     if signal.SIGTERM in handled:
         ray_utils.set_sigterm_handler = lambda _: None
     for number in handled:
-        signal.signal(number, wait)
+        signal.signal(number, lambda number, _: came.append(number))
+    fd_before = signal.set_wakeup_fd(theirs.fileno())
+    watcher.start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(fd_before)
+        theirs.close()
+        watcher.join()
+        ours.close()
         ray_utils.set_sigterm_handler = set_rays_handler
         for number, handler in handled.items():
             signal.signal(number, handler)
         for number in came:
             signal.raise_signal(number)
+
+
+def _end_if_stuck(signals: socket.socket, handled: Collection[int]) -> None:
+    """End this process on the second handled signal, or `GRACE_S` after the first; return when the other side closes."""
+    try:
+        for limit_s in (None, GRACE_S):
+            signals.settimeout(limit_s)
+            while (received := signals.recv(1)) and received[0] not in handled:
+                pass
+            if not received:
+                return
+    except TimeoutError:
+        pass
+    os.write(2, b"stopped by a signal while Ray did not answer\n")
+    os._exit(STUCK)
 
 
 def _quieten() -> None:

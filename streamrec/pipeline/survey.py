@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -17,7 +16,7 @@ from ray.exceptions import RayError
 from streamrec.clock import SystemClock
 from streamrec.config import Config, LogConfig, student_names
 from streamrec.environment import cache_folder, ray_address
-from streamrec.errors import BrokerError, ConfigError, EmbeddedBrokerError, StreamrecError
+from streamrec.errors import BrokerError, ConfigError, EmbeddedBrokerError, OperatorError, StreamrecError
 from streamrec.log.base import LogAddress, TableReader
 from streamrec.log.connect import open_table_reader
 from streamrec.log.kafka_facts import TopicFacts, kafka_facts
@@ -259,19 +258,11 @@ def _ray(config: Config) -> Iterator[Finding]:
         return
     was_connected = ray.is_initialized()
     try:
-        _reach(cluster)
         with ray_cluster():
             have = cluster_resources()
         if not was_connected:
             ray.shutdown()
-    except (OSError, RuntimeError, ValueError, RayError) as error:
-        yield failed("ray", error, "start it, or correct RAY_ADDRESS", f"no Ray cluster answers at RAY_ADDRESS = {cluster}")
+    except (OperatorError, RayError) as error:
+        yield failed("ray", error, "start it, or correct RAY_ADDRESS")
         return
     yield from check_resources_of(config, have, stream, with_serving, f"Ray at {cluster}")
-
-
-def _reach(cluster: str) -> None:
-    """Open a plain connection where the address is one: Ray itself would try for a minute."""
-    host, _, port = cluster.rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE_S).close()

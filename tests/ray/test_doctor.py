@@ -42,7 +42,7 @@ def test_a_cluster_that_is_away_is_named_at_once(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("RAY_ADDRESS", closed_port)
     (finding,) = of_ray(config_in(tmp_path))
     assert finding.verdict is Verdict.FAIL
-    assert f"no Ray cluster answers at RAY_ADDRESS = {closed_port}: [Errno 111] Connection refused" in finding.found
+    assert f"no cluster answers at RAY_ADDRESS = {closed_port}, got [Errno 111] Connection refused" in finding.found
 
 
 @pytest.mark.usefixtures("ray_cluster")
