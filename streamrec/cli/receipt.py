@@ -8,7 +8,7 @@ from typing import Any
 
 from streamrec.cli.options import Receipt
 from streamrec.cli.show_config import resolve
-from streamrec.config import Config
+from streamrec.config import Config, student_names
 from streamrec.errors import BrokerError, DataError, OperatorError
 from streamrec.log.kafka_facts import kafka_facts
 from streamrec.pipeline.forgetting import read_receipt
@@ -23,7 +23,7 @@ PATIENCE_S = 3.0
 
 
 def run(options: Receipt) -> int:
-    """Print the receipts of all lineages as JSON, with what nobody goes back behind and how long the broker keeps the raw records."""
+    """Print the receipts of all lineages as JSON, with what nobody goes back behind, what is pinned and how long the broker keeps raw records."""
     config = resolve(options.settings, options.broker)
     namespace = config.events.namespace if options.namespace is None else options.namespace
     receipts = _receipts(state_address(config), namespace, options.event_id)
@@ -37,6 +37,7 @@ def run(options: Receipt) -> int:
         "namespace": namespace,
         "receipts": receipts,
         "versions_not_before": _not_before(state_address(config)),
+        "pinned": _pinned(config),
         "retention_ms": _retention_ms(config, broker),
     }
     sys.stdout.write(json.dumps(shown, indent=1) + "\n")
@@ -71,6 +72,25 @@ def _not_before(state: str) -> str | None:
         sys.stderr.write(f"{error}\n")
         return None
     return None if forgotten is None else forgotten.version
+
+
+def _pinned(config: Config) -> dict[str, list[str] | None]:
+    """Return by student which versions of before a deletion are pinned now, and say how they go; None where its registry does not say."""
+    found: dict[str, list[str] | None] = {}
+    for student in student_names(config):
+        try:
+            registry = Registry(open_storage(registry_url(state_address(config))), student)
+            forgotten = registry.forgotten()
+            pinned = [] if forgotten is None else sorted(version for version in registry.pinned() if version < forgotten.version)
+        except OperatorError as error:
+            sys.stderr.write(f"{error}\n")
+            found[student] = None
+            continue
+        found[student] = pinned
+        for version in pinned:
+            what = f"{version} of student {student} was made before a deletion and stays until it is unpinned"
+            sys.stderr.write(f"{what}: streamrec unpin {version} --student {student}\n")
+    return found
 
 
 def _retention_ms(config: Config, broker: str) -> dict[str, Any]:
