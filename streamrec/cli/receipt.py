@@ -32,12 +32,15 @@ def run(options: Receipt) -> int:
         do = "wait until the stream has reached the event, or give the event id that `streamrec delete-user` printed"
         raise DataError(what, got=repr((namespace, options.event_id)), do=do)
     broker = options.broker or config.log.broker
+    bounds = {student: _bound(config, student) for student in student_names(config)}
+    for student, (_, pinned) in bounds.items():
+        _say_pinned(student, pinned or [])
     shown = {
         "event_id": options.event_id,
         "namespace": namespace,
         "receipts": receipts,
-        "versions_not_before": _not_before(state_address(config)),
-        "pinned": _pinned(config),
+        "versions_not_before": bounds["default"][0],
+        "pinned": {student: pinned for student, (_, pinned) in bounds.items()},
         "retention_ms": _retention_ms(config, broker),
     }
     sys.stdout.write(json.dumps(shown, indent=1) + "\n")
@@ -64,33 +67,26 @@ def _receipts(state: str, namespace: str, event_id: str) -> list[dict[str, Any]]
     return receipts
 
 
-def _not_before(state: str) -> str | None:
-    """Return the version before which the registry goes back to none, by this deletion or a later one; None where it does not say."""
+def _bound(config: Config, student: str) -> tuple[str | None, list[str] | None]:
+    """Return the version before which a student's registry goes back to none, by this deletion or a later one, and which older ones are pinned now.
+
+    Both are None where the registry does not say.
+    """
     try:
-        forgotten = Registry(open_storage(registry_url(state))).forgotten()
+        registry = Registry(open_storage(registry_url(state_address(config))), student)
+        forgotten, pinned = registry.forgotten(), sorted(registry.pinned())
     except OperatorError as error:
         sys.stderr.write(f"{error}\n")
-        return None
-    return None if forgotten is None else forgotten.version
+        return None, None
+    if forgotten is None:
+        return None, None if pinned else []
+    return forgotten.version, [version for version in pinned if version < forgotten.version]
 
 
-def _pinned(config: Config) -> dict[str, list[str] | None]:
-    """Return by student which versions of before a deletion are pinned now, and say how they go; None where its registry does not say."""
-    found: dict[str, list[str] | None] = {}
-    for student in student_names(config):
-        try:
-            registry = Registry(open_storage(registry_url(state_address(config))), student)
-            forgotten = registry.forgotten()
-            pinned = [] if forgotten is None else sorted(version for version in registry.pinned() if version < forgotten.version)
-        except OperatorError as error:
-            sys.stderr.write(f"{error}\n")
-            found[student] = None
-            continue
-        found[student] = pinned
-        for version in pinned:
-            what = f"{version} of student {student} was made before a deletion and stays until it is unpinned"
-            sys.stderr.write(f"{what}: streamrec unpin {version} --student {student}\n")
-    return found
+def _say_pinned(student: str, pinned: list[str]) -> None:
+    for version in pinned:
+        what = f"{version} of student {student} was made before a deletion and stays until it is unpinned"
+        sys.stderr.write(f"{what}: streamrec unpin {version} --student {student}\n")
 
 
 def _retention_ms(config: Config, broker: str) -> dict[str, Any]:

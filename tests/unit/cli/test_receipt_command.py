@@ -61,7 +61,8 @@ def test_pinned_versions_of_before_a_deletion_are_named_by_student_until_they_ar
             each.publish(version, {"x": np.zeros(1, np.float32)}, {})
     for each, version in ((registry, "v00000002"), (registry, "v00000009"), (edge, "v00000001")):
         each.pin(version)
-    assert json.loads(run(tmp_path, "d1", "--set", "students.edge.dim=4")[1])["pinned"] == {"default": [], "edge": []}
+    # No record of the deletion.
+    assert json.loads(run(tmp_path, "d1", "--set", "students.edge.dim=4")[1])["pinned"] == {"default": None, "edge": None}
     for each in (registry, edge):
         each.forget_before("v00000009", "d1")
     _, out, err = run(tmp_path, "d1", "--set", "students.edge.dim=4")
@@ -80,7 +81,7 @@ def test_a_torn_record_of_deletions_is_said_and_the_receipt_is_shown(tmp_path: P
     storage.write_new(registry.deletions_address.removeprefix(f"{storage.address}/"), b"{")
     status, out, err = run(tmp_path, "d1")
     assert (status, json.loads(out)["versions_not_before"], json.loads(out)["pinned"]) == (0, None, {"default": None})
-    assert registry.deletions_address in err
+    assert err.count(registry.deletions_address) == 1
 
 
 def test_a_receipt_lies_where_the_page_of_formats_says() -> None:
