@@ -19,6 +19,11 @@ from streamrec.events.schema import LOG_ROW, Deletion, EventId, Namespace, UserI
 from streamrec.log.base import Record
 from streamrec.log.connect import open_writer
 
+NO_WAY_BACK = (
+    "from the step that executes a deletion on, no version older than that step can be rolled back to, "
+    "also where nothing is known of the user, who may have been learned from and left since"
+)
+
 
 def run(options: DeleteUser) -> int:
     """Send the event and print its place and event id; return 1 when the answer at the terminal was no."""
@@ -35,6 +40,7 @@ def run(options: DeleteUser) -> int:
     if rejected:
         what = f"Deletion: the stream would reject it ({rejected[0]['reason']}: {rejected[0]['detail']})"
         raise DataError(what, do="correct the user or the namespace")
+    sys.stderr.write(f"{NO_WAY_BACK}\n")
     if not options.yes and not _confirmed(options.user, namespace):
         return 1
     topic = config.log.events_topic

@@ -8,7 +8,7 @@ from typing import Any
 
 from streamrec.cli.options import Receipt
 from streamrec.cli.show_config import resolve
-from streamrec.config import Config
+from streamrec.config import Config, student_names
 from streamrec.errors import BrokerError, DataError, OperatorError
 from streamrec.log.kafka_facts import kafka_facts
 from streamrec.pipeline.forgetting import read_receipt
@@ -23,7 +23,7 @@ PATIENCE_S = 3.0
 
 
 def run(options: Receipt) -> int:
-    """Print the receipts of all lineages as JSON, with what nobody goes back behind and how long the broker keeps the raw records."""
+    """Print the receipts of all lineages as JSON, with what nobody goes back behind, what is pinned and how long the broker keeps raw records."""
     config = resolve(options.settings, options.broker)
     namespace = config.events.namespace if options.namespace is None else options.namespace
     receipts = _receipts(state_address(config), namespace, options.event_id)
@@ -32,11 +32,15 @@ def run(options: Receipt) -> int:
         do = "wait until the stream has reached the event, or give the event id that `streamrec delete-user` printed"
         raise DataError(what, got=repr((namespace, options.event_id)), do=do)
     broker = options.broker or config.log.broker
+    bounds = {student: _bound(config, student) for student in student_names(config)}
+    for student, (_, pinned) in bounds.items():
+        _say_pinned(student, pinned or [])
     shown = {
         "event_id": options.event_id,
         "namespace": namespace,
         "receipts": receipts,
-        "versions_not_before": _not_before(state_address(config)),
+        "versions_not_before": bounds["default"][0],
+        "pinned": {student: pinned for student, (_, pinned) in bounds.items()},
         "retention_ms": _retention_ms(config, broker),
     }
     sys.stdout.write(json.dumps(shown, indent=1) + "\n")
@@ -63,14 +67,26 @@ def _receipts(state: str, namespace: str, event_id: str) -> list[dict[str, Any]]
     return receipts
 
 
-def _not_before(state: str) -> str | None:
-    """Return the version before which the registry goes back to none, by this deletion or a later one; None where it does not say."""
+def _bound(config: Config, student: str) -> tuple[str | None, list[str] | None]:
+    """Return the version before which a student's registry goes back to none, by this deletion or a later one, and which older ones are pinned now.
+
+    Both are None where the registry does not say.
+    """
     try:
-        forgotten = Registry(open_storage(registry_url(state))).forgotten()
+        registry = Registry(open_storage(registry_url(state_address(config))), student)
+        forgotten, pinned = registry.forgotten(), sorted(registry.pinned())
     except OperatorError as error:
         sys.stderr.write(f"{error}\n")
-        return None
-    return None if forgotten is None else forgotten.version
+        return None, None
+    if forgotten is None:
+        return None, None if pinned else []
+    return forgotten.version, [version for version in pinned if version < forgotten.version]
+
+
+def _say_pinned(student: str, pinned: list[str]) -> None:
+    for version in pinned:
+        what = f"{version} of student {student} was made before a deletion and stays until it is unpinned"
+        sys.stderr.write(f"{what}: streamrec unpin {version} --student {student}\n")
 
 
 def _retention_ms(config: Config, broker: str) -> dict[str, Any]:

@@ -91,6 +91,14 @@ class Tombstones:
         self._places[user] = (*place, until_ms if until_ms >= place[0] else NEVER)
         self._unsaved.append((user, *self._places[user]))
 
+    def until_ms(self, namespace: str, user_id: str) -> int:
+        """Return the time up to which all that is delivered of a user belongs to the life before the newest request; `NEVER` of who never asked.
+
+        Of that very time it may depend on the place in the log.
+        """
+        time_ms, _, _, until_ms = self._places.get(self.hash_of(namespace, user_id), (NEVER, 0, 0, NEVER))
+        return max(time_ms, until_ms)
+
     def leave_places(self) -> None:
         """Let requests count by their times alone: the topic that they stand in is no more, and another one's offsets say nothing of them."""
         for user, (time_ms, _, _, until_ms) in self._places.items():

@@ -246,7 +246,8 @@ class Controller:
         with timer.stage("learn"):
             self._learn(examples, labels, plan, report)
         self.state.account(ingested, plan, labels.versions, self.config.teachers.refreshed)
-        if forgetting.correct(plan):
+        report.deletions = forgetting.correct(plan)
+        if report.deletions:
             before = self.state.not_before
             self.state.forgot(plan.batch, plan.now_ms, self.config.teachers.refreshed)
             self._saver.rewrite()

@@ -50,12 +50,18 @@ APPROXIMATE = {
     "popularity": "counts keep what the user did longer ago than the window and the history reach",
     "repeats, transitions": "sums over all users keep the user's share",
     "teachers": "versions in use were trained with the user; each begins a refresh without the user by the time that is named",
-    "versions": "nothing goes back to versions of before from now on; they are removed as soon as none older is in use",
+    "versions": "nothing goes back to versions of before from now on; they are removed as soon as none older is in use, but "
+    "pinned ones stay until they are unpinned: `streamrec receipt` names those of the moment as `pinned`",
     "log": "records of the raw topic and dead letters stay until their topic's retention ends; `streamrec dlq` shows and sends no such letter",
 }
 
 LAKE = "the user's rows in the lakes that `lakes` names; files that hold them are deleted by the vacuum, and a lake's log never names a user"
 """Exact, where the state has a lake."""
+
+MUTE = (
+    "events of the user that come from now on with a time up to `taken_for_old_until_ms` can't be told from copies of old ones: they are duplicates"
+)
+"""Exact, where that time lies ahead."""
 
 SUMS = "linear_statistics"
 """Exact or approximate, by what is known of the user's queries; see `_say_sums`."""
@@ -152,6 +158,12 @@ class Forgetting:
         if self._parts.lake is not None:
             removed[self._parts.lake.name] = lakes[self._parts.lake.lake.address]
         former = self._forget_versions(version_name(plan.batch), request.event_id)
+        until_ms = self._taken_for_old_until_ms(request, plan.now_ms)
+        said = (
+            ({"lake": LAKE} if lakes else {})
+            | ({"former_students": WITHDRAWN} if former else {})
+            | ({} if until_ms is None else {"tombstones": MUTE})
+        )
         receipt = {
             "format": number_of("receipt"),
             "event_id": request.event_id,
@@ -166,7 +178,7 @@ class Forgetting:
             "corrective_steps": num_steps,
             "lakes": lakes,
             "out_of_reach": missed,
-            "exact": EXACT | exact | ({"lake": LAKE} if lakes else {}) | ({"former_students": WITHDRAWN} if former else {}),
+            "exact": EXACT | exact | said,
             "approximate": APPROXIMATE | approximate,
             "queries_left": one.queries_left,
             "teachers_refresh_by_ms": plan.now_ms + round(config.teachers.forget_within_s * 1000),
@@ -174,9 +186,15 @@ class Forgetting:
             "topics": {"events": config.log.events_topic, "dead_letters": config.log.dead_letter_topic},
             "versions_not_before": version_name(plan.batch),
             "former_students": former,
+            "taken_for_old_until_ms": until_ms,
         }
         if self._parts.receipts is not None:
             self._parts.receipts.write_new(receipt_key(request.namespace, request.event_id), json.dumps(receipt, indent=1, sort_keys=True).encode())
+
+    def _taken_for_old_until_ms(self, request: Request, now_ms: int) -> int | None:
+        """Return the time up to which the user's new events are taken for old ones; None unless it lies after the request or ahead of the clock."""
+        until_ms = self._ingest.tombstones.until_ms(request.namespace, request.user_id)
+        return until_ms if until_ms > min(request.time_ms, now_ms) else None
 
     def _forget_versions(self, version: str, event_id: str) -> dict[str, int]:
         """Let nobody go back to versions of before; return how many such the students have that are configured no more."""

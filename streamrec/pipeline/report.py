@@ -48,6 +48,7 @@ class StepReport:
         plan: What was executed.
         books: The balance after the step; see `streamrec.pipeline.stream_state.books`.
         items: How many items have rows, and how many were admitted, left, or were kept out (events) since the stream began.
+        deletions: How many users' requests to be forgotten were carried out.
         num_queries: Queries in the batch.
         metrics: Model name to metric means over this batch's queries.
         gain: What teachers add to the student, None while too few queries say so.
@@ -69,6 +70,7 @@ class StepReport:
     plan: Plan
     books: Mapping[str, int] = field(default_factory=dict)
     items: Mapping[str, int] = field(default_factory=dict)
+    deletions: int = 0
     num_queries: int = 0
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     gain: Estimate | None = None

@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 from typer.testing import CliRunner
 
 import streamrec
@@ -51,13 +52,36 @@ def test_receipts_of_all_lineages_are_shown_oldest_first_and_the_version_is_what
     assert "v00000008" not in out
 
 
+def test_pinned_versions_of_before_a_deletion_are_named_by_student_until_they_are_unpinned(tmp_path: Path) -> None:
+    LocalStorage(tmp_path).write_new(receipt_key("default", "d1"), b"{}")
+    storage = open_storage(registry_url(str(tmp_path)))
+    registry, edge = Registry(storage), Registry(storage, "edge")
+    for each in (registry, edge):
+        for version in ("v00000001", "v00000002", "v00000009"):
+            each.publish(version, {"x": np.zeros(1, np.float32)}, {})
+    for each, version in ((registry, "v00000002"), (registry, "v00000009"), (edge, "v00000001")):
+        each.pin(version)
+    # No record of the deletion.
+    assert json.loads(run(tmp_path, "d1", "--set", "students.edge.dim=4")[1])["pinned"] == {"default": None, "edge": None}
+    for each in (registry, edge):
+        each.forget_before("v00000009", "d1")
+    _, out, err = run(tmp_path, "d1", "--set", "students.edge.dim=4")
+    assert json.loads(out)["pinned"] == {"default": ["v00000002"], "edge": ["v00000001"]}
+    assert "streamrec unpin v00000002 --student default" in err
+    assert "streamrec unpin v00000001 --student edge" in err
+    for each, version in ((registry, "v00000002"), (edge, "v00000001")):
+        each.unpin(version)
+    _, out, err = run(tmp_path, "d1", "--set", "students.edge.dim=4")
+    assert (json.loads(out)["pinned"], "unpin" in err) == ({"default": [], "edge": []}, False)
+
+
 def test_a_torn_record_of_deletions_is_said_and_the_receipt_is_shown(tmp_path: Path) -> None:
     LocalStorage(tmp_path).write_new(receipt_key("default", "d1"), b"{}")
     registry = Registry(storage := open_storage(registry_url(str(tmp_path))))
     storage.write_new(registry.deletions_address.removeprefix(f"{storage.address}/"), b"{")
     status, out, err = run(tmp_path, "d1")
-    assert (status, json.loads(out)["versions_not_before"]) == (0, None)
-    assert registry.deletions_address in err
+    assert (status, json.loads(out)["versions_not_before"], json.loads(out)["pinned"]) == (0, None, {"default": None})
+    assert err.count(registry.deletions_address) == 1
 
 
 def test_a_receipt_lies_where_the_page_of_formats_says() -> None:

@@ -47,6 +47,18 @@ def test_a_deletion_is_in_the_log_under_the_users_key_when_its_place_is_printed(
     assert call("delete-user", "u 1", "--yes", "--broker", str(log)).stdout.split()[1] != event["event_id"]
 
 
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_a_deletion_says_before_it_is_sent_that_it_closes_the_way_back_also_where_nothing_is_known_of_the_user(
+    log: LogAddress, monkeypatch: pytest.MonkeyPatch, confirmed: bool
+) -> None:
+    monkeypatch.setattr("streamrec.cli.delete_user._at_a_terminal", lambda: True)
+    result = call("delete-user", "nobody", *(["--yes"] if confirmed else []), "--broker", str(log), stdin="n\n")
+    (line,) = [line for line in result.stderr.splitlines() if "rolled back to" in line]
+    assert "no version older than that step" in line
+    assert "also where nothing is known of the user" in line
+    assert result.stderr.find(line) < (result.stderr + "Delete user").find("Delete user")
+
+
 def test_a_deletion_names_the_configured_namespace(log: LogAddress, rows_of: RowsOf) -> None:
     assert call("delete-user", "u1", "--yes", "--broker", str(log), "--set", 'events.namespace="shop"').exit_code == 0
     assert orjson.loads(rows_of(CFG.events_topic)["value"][0].as_py())["namespace"] == "shop"

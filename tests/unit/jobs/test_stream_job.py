@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,11 @@ def test_a_steps_line_says_why_records_were_not_applied_and_nothing_of_what_is_0
     assert describe(REPORT, applied) == describe(REPORT)
     some = {**applied, "applied": 10, "duplicate": 2, "rejected": 1, "late": 3}
     assert describe(REPORT, some) == "batch 3, 16 records (2 duplicate, 1 rejected, 3 late) in 0.25 s, committed"
+
+
+@pytest.mark.parametrize(("num", "said"), [(1, "1 deletion"), (2, "2 deletions")])
+def test_a_steps_line_says_how_many_deletions_it_carried_out(num: int, said: str) -> None:
+    assert describe(replace(REPORT, deletions=num)) == f"batch 3, 16 records in 0.25 s, {said}, committed"
 
 
 @pytest.mark.usefixtures("handlers")

@@ -129,9 +129,37 @@ def test_the_receipt_says_what_went_where_what_is_approximate_and_until_when(wor
     assert PLANTED not in json.dumps(receipt).replace(f"forget-{PLANTED}", "")
     assert receipt["teachers_refresh_by_ms"] == receipt["at_ms"] + 86_400_000
     assert {"student", "popularity", "versions", "log"} <= receipt["approximate"].keys()
+    assert "pinned ones stay until they are unpinned" in receipt["approximate"]["versions"]
     assert receipt["queries_left"] == 0
     assert "linear_statistics" in receipt["exact"]
     assert "linear_statistics" not in receipt["approximate"]
+
+
+def test_a_receipt_says_until_when_new_events_are_taken_for_old_ones(world: World, make_record: MakeRecord) -> None:
+    ahead = json.loads(make_record(PLANTED, "i1", 900).value)["event_time"]
+    world.append([make_record(PLANTED, "i1", 900), deletion(make_record, 260), deletion(make_record, 261, "u1")])
+    controller = world.controller()
+    deletions = 0
+    while (report := controller.step()) is not None:
+        deletions += report.deletions
+    assert deletions == 2
+    receipt = receipt_of(world)
+    assert receipt["taken_for_old_until_ms"] == ahead > receipt["event_time"]
+    assert "`taken_for_old_until_ms`" in receipt["exact"]["tombstones"]
+    other = receipt_of(world, "forget-u1")
+    assert (other["taken_for_old_until_ms"], "tombstones" in other["exact"]) == (None, False)
+    before = dict(controller.state.counts)
+    world.append([make_record(PLANTED, "i2", 899), make_record(PLANTED, "i3", 901)])
+    world.play(controller)
+    assert {name: controller.state.counts[name] - before[name] for name in ("duplicate", "applied")} == {"duplicate": 1, "applied": 1}
+
+
+def test_a_receipt_of_a_request_from_ahead_of_the_clock_says_so_too(world: World, make_record: MakeRecord) -> None:
+    world.append([deletion(make_record, 900)])
+    controller = world.controller()
+    world.play(controller)
+    receipt = receipt_of(world)
+    assert receipt["taken_for_old_until_ms"] == receipt["event_time"] > receipt["at_ms"]
 
 
 def test_a_receipt_says_how_many_queries_may_be_left_in_the_sums(
