@@ -170,11 +170,12 @@ class CheckpointStore:
         self._prune(moved, sweep=sweep)
         return ref.number
 
-    def load_newest(self, only: Collection[str] | None = None) -> Checkpoint | None:
+    def load_newest(self, only: Collection[str] | None = None, *, looks_at_all: bool = False) -> Checkpoint | None:
         """Load the newest commit whose every digest is right; None when nothing was ever committed. Needs no `acquire`.
 
         Args:
             only: Names of the components to load; all when None.
+            looks_at_all: Read the others against their digests, too, one blob after another, and keep none of them.
 
         Raises:
             Damaged: Commits are there, and none is whole, or the pointer to them is lost.
@@ -187,7 +188,7 @@ class CheckpointStore:
             skipped: list[str] = []
             for ref in head.commits:
                 try:
-                    loaded = self._load(ref, only)
+                    loaded = self._load(ref, only, looks_at_all=looks_at_all)
                 except Damaged as error:
                     skipped.append(f"commit {ref.number}: {error}")
                     continue
@@ -268,10 +269,13 @@ class CheckpointStore:
             found = self._commits[ref] = Commit.from_json(data)
         return found
 
-    def _load(self, ref: CommitRef, only: Collection[str] | None) -> Checkpoint:
+    def _load(self, ref: CommitRef, only: Collection[str] | None, *, looks_at_all: bool) -> Checkpoint:
         commit = self._commit_at(ref)
         wanted = {name: entry for name, entry in commit.components.items() if only is None or name in only}
         components = {name: tuple(from_bytes(self._blobs.get(blob)) for blob in entry.blobs) for name, entry in wanted.items()}
+        if looks_at_all:
+            for blob in (blob for name, entry in commit.components.items() if name not in wanted for blob in entry.blobs):
+                self._blobs.get(blob)
         return Checkpoint(ref.number, commit.facts, components)
 
     def _prune(self, head: Head, *, sweep: bool) -> None:

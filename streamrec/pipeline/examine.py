@@ -92,15 +92,18 @@ def check_readable(address: str, errors: Sequence[StreamrecError]) -> list[Findi
     check = "state can be read"
     remedy = "restore it from a copy, or give `state` a new folder"
     found = [
-        _lost(check, error) if error.facts.get("lost") and isinstance(error, Damaged) else failed(check, error, error.remedy or remedy)
+        _passable(check, error)
+        if isinstance(error, Damaged) and (error.facts.get("lost") or error.facts.get("fallback"))
+        else failed(check, error, error.remedy or remedy)
         for error in errors
     ]
     return found or [Finding(check, Verdict.OK, address)]
 
 
-def _lost(check: str, error: Damaged) -> Finding:
-    """Return the finding for what is lost and the stream can do without; see `streamrec.pipeline.lost_teachers`."""
+def _passable(check: str, error: Damaged) -> Finding:
+    """Return the finding for what the stream can do without: see `streamrec.pipeline.lost_teachers` and `streamrec.pipeline.readable.unreadable`."""
     remedy = "restore it from a copy before the start, or let the stream go on without it: it makes a new version"
+    remedy = error.remedy if "fallback" in error.facts else remedy
     return Finding(check, Verdict.WARN, str(error).removesuffix(f", {error.remedy}"), remedy)
 
 
@@ -120,7 +123,14 @@ def check_versions(versions: Versions, *, is_configured: bool) -> list[Finding]:
 
 
 def check_topic(
-    name: str, facts: TopicFacts | None, *, num_partitions: int, num_brokers: int, downtime_s: float, letters: bool = False
+    name: str,
+    facts: TopicFacts | None,
+    *,
+    num_partitions: int,
+    num_brokers: int,
+    downtime_s: float,
+    letters: bool = False,
+    lost: Sequence[str] = (),
 ) -> list[Finding]:
     """Judge a topic.
 
@@ -131,6 +141,7 @@ def check_topic(
         num_brokers: Of the cluster; 0 for a log without brokers.
         downtime_s: The longest time for which the stream may be down and lose nothing.
         letters: It is the dead-letter topic: what leaves it early is not missing in the stream, but its records are large.
+        lost: Folders of partitions that were there once, as the state or the rest of the log says.
     """
     check = f"topic {name}"
     if facts is None:
@@ -139,6 +150,9 @@ def check_topic(
             remedy = f"create it yourself with {num_partitions} partitions and replication factor {min(3, num_brokers)}"
             return [Finding(check, Verdict.WARN, found, remedy)]
         return [Finding(check, Verdict.OK, found)]
+    if lost:
+        found = f"{', '.join(lost)} {'is' if len(lost) == 1 else 'are'} gone, as the state or the partitions that are left say: jobs refuse to start"
+        return [Finding(check, Verdict.FAIL, found, "restore that from a copy of the log, and leave log.num_partitions as it is")]
     findings = [_partitions(check, facts.num_partitions, num_partitions, letters=letters)]
     if num_brokers == 0:
         return findings
@@ -159,6 +173,9 @@ def check_topic(
 def _partitions(check: str, existing: int, wanted: int, *, letters: bool) -> Finding:
     if existing == wanted:
         return Finding(check, Verdict.OK, f"{existing} partitions")
+    if not existing:
+        remedy = "restore its partitions from a copy of the log; without one remove the topic's folder, which jobs then make anew"
+        return Finding(check, Verdict.FAIL, f"the topic's folder has no partitions, {wanted} are configured: jobs refuse to start", remedy)
     setting = "dead letters have 1" if letters else f"log.num_partitions = {wanted}"
     remedy = "choose another log.dead_letter_topic" if letters else f"set log.num_partitions = {existing}, or choose another log.events_topic"
     return Finding(check, Verdict.FAIL, f"{existing} partitions, {setting}: jobs refuse to start", remedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from streamrec.errors import Damaged
 from streamrec.pipeline.parts import Parts
+from streamrec.pipeline.plan_store import PlanStore
 
 
 def check_plans(parts: Parts, batch: int) -> None:
@@ -24,16 +25,29 @@ def check_plans(parts: Parts, batch: int) -> None:
     """
     if parts.plans is None:
         return
-    stored, in_lake = parts.plans.ahead(batch), parts.lake.lake.last_batch() if parts.lake is not None else 0
+    lake = parts.lake.lake if parts.lake is not None else None
+    check_stored_plans(parts.plans, batch, 0 if lake is None else lake.last_batch(), "" if lake is None else lake.address)
+
+
+def check_stored_plans(plans: PlanStore, batch: int, in_lake: int, lake_address: str) -> None:
+    """Return or raise as `check_plans`.
+
+    Args:
+        plans: Where they are.
+        batch: The state's last one.
+        in_lake: The lake's last one; 0 where it has none, or there is no lake.
+        lake_address: The lake's; empty where there is none.
+    """
+    stored = plans.ahead(batch)
     last = max(in_lake, max(stored, default=0))
     since = {number: plan.get("after") for number, plan in stored.items()}
     given_up = {gone for number, after in since.items() if after is not None for gone in range(after + 1, number)}
     lost = [number for number in range(batch + 1, last + 1) if number not in stored and number not in given_up]
     if lost:
-        what = f"Plan: that of batch {lost[0]} is lost, {parts.plans.where(lost[0])}"
+        what = f"Plan: that of batch {lost[0]} is lost, {plans.where(lost[0])}"
         held = f"the plan of batch {last}"
-        if parts.lake is not None and last == in_lake:
-            held = f"rows up to batch {last} in the lake at {parts.lake.lake.address}"
+        if lake_address and last == in_lake:
+            held = f"rows up to batch {last} in the lake at {lake_address}"
         got = f"{held}, the state at batch {batch}, {len(lost)} of the plans between missing"
         do = "restore it from a copy; without one make the state anew with `python -m jobs.rebuild --anew`"
         raise Damaged(what, got=got, allowed="none missing", do=do, batches=lost)

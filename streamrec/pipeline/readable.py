@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from streamrec.errors import StreamrecError
-from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.errors import Damaged, StreamrecError
+from streamrec.pipeline.checkpoint import Checkpoint, CheckpointStore
 from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number, registry_url, students_in
 from streamrec.pipeline.lineage import current_lineage, named_lineage, url_of
 from streamrec.pipeline.lost_teachers import look_at_teachers
@@ -22,14 +22,58 @@ from streamrec.storage import open_storage
 from streamrec.teachers.store import TeacherStore
 
 
-def unreadable(state_url: str) -> Iterator[StreamrecError]:
+@dataclass(frozen=True)
+class Committed:
+    """Hold what the stream would start from.
+
+    Attributes:
+        checkpoint: The newest commit of the current lineage that is whole, with what the stream and the lake keep in it; None where there is none.
+        state: The stream's own state in it.
+        batch: The number of its last batch as the current lineage counts; 0 where there is no commit.
+        error: What the stream would stop at instead.
+    """
+
+    checkpoint: Checkpoint | None = None
+    state: StreamState | None = None
+    batch: int = 0
+    error: StreamrecError | None = None
+
+
+def committed(state_url: str) -> Committed:
+    """Load what the stream would start from; every blob of the commit is read against its digest, one at a time. Raises nothing of the state."""
+    try:
+        current = current_lineage(state_url)
+        store = CheckpointStore(open_storage(checkpoint_url(url_of(state_url, current.folder))))
+        loaded = store.load_newest(only=("stream", "lake"), looks_at_all=True)
+    except StreamrecError as error:
+        return Committed(error=error)
+    if loaded is None:
+        return Committed()
+    state, counted = StreamState(), StreamState()
+    for one in (state, counted):
+        one.restore(loaded.components["stream"][0])
+    counted.go_on_as(current)
+    return Committed(loaded, state, counted.batch)
+
+
+def _check_commit(held: Committed) -> None:
+    """Raise what the stream would stop at, or, with the fact ``fallback``, that it would start from an older commit."""
+    if held.error is not None:
+        raise held.error
+    if held.checkpoint is not None and held.checkpoint.skipped:
+        what = f"Checkpoint: the stream would fall back to commit {held.checkpoint.id}"
+        do = "restore what is damaged from a copy before the start, or let the stream go on from there: it executes again what came since"
+        raise Damaged(what, got="; ".join(held.checkpoint.skipped), do=do, fallback=held.checkpoint.id)
+
+
+def unreadable(state_url: str, held: Committed | None = None) -> Iterator[StreamrecError]:
     """Give an error for each thing of the current lineage, and of one that is being made, that can't be read; it says what to do.
 
-    Of commits that are torn while an older one is whole nothing is said: a job falls back by itself. What the components hold is not read but for
-    the stream's own.
+    Of commits that are torn while an older one is whole the error has the fact ``fallback``: a job falls back by itself.
 
     Args:
         state_url: The state's address; nothing need be there.
+        held: What `committed` gave; None to read it here.
     """
     try:
         current = current_lineage(state_url).folder
@@ -38,9 +82,9 @@ def unreadable(state_url: str) -> Iterator[StreamrecError]:
         return
     url = url_of(state_url, current)
     begun = url_of(state_url, lineage_folder(lineage_number(current) + 1))
-    checkpoint = open_storage(checkpoint_url(url))
+    commit = held or committed(state_url)
     looks: tuple[Callable[[], object], ...] = (
-        lambda: CheckpointStore(checkpoint).load_newest(only=("stream",)),
+        lambda: _check_commit(commit),
         lambda: named_lineage(url),
         lambda: read_record(open_storage(url)),
         lambda: PlanStore(open_storage(url)).newest(),
@@ -95,36 +139,27 @@ def versions_of_students(state_url: str, configured: Collection[str]) -> Iterato
         yield Versions(student, live, tuple(errors), None if str(torn) in map(str, errors) else torn)
 
 
-def damaged_teachers(state_url: str) -> Iterator[StreamrecError]:
-    """Give what is wrong with the teachers' versions that the newest commit names, in use or compared; their weights are read.
+def damaged_teachers(state_url: str, held: Committed) -> Iterator[StreamrecError]:
+    """Give what is wrong with the teachers' versions that the commit names, in use or compared; their weights are read.
 
     The fact ``lost`` is true where the stream goes on by itself; at all else it stops.
     """
-    try:
-        url = url_of(state_url, current_lineage(state_url).folder)
-        loaded = CheckpointStore(open_storage(checkpoint_url(url))).load_newest(only=("stream",))
-    except StreamrecError:  # Said already.
+    if held.state is None:
         return
-    if loaded is None:
-        return
-    state, storage = StreamState(), open_storage(url)
-    state.restore(loaded.components["stream"][0])
     try:
-        yield from look_at_teachers(TeacherStore(storage).load, PlanStore(storage), state)
+        storage = open_storage(url_of(state_url, current_lineage(state_url).folder))
+        yield from look_at_teachers(TeacherStore(storage).load, PlanStore(storage), held.state)
     except StreamrecError as error:  # A storage, or a plan.
         yield error
 
 
-def newest_plan_ms(state_url: str) -> int | None:
+def newest_plan_ms(state_url: str, held: Committed | None = None) -> int | None:
     """Return the processing time of the newest plan of the current lineage, stored or committed; None when there is none that can be read."""
     with suppress(StreamrecError):
         url = url_of(state_url, current_lineage(state_url).folder)
         newest = PlanStore(open_storage(url)).newest()
         if newest is not None and "now_ms" in newest[1]:
             return int(newest[1]["now_ms"])
-        loaded = CheckpointStore(open_storage(checkpoint_url(url))).load_newest(only=("stream",))
-        if loaded is not None:
-            state = StreamState()
-            state.restore(loaded.components["stream"][0])
-            return state.planned_ms or None
+        state = (held or committed(state_url)).state
+        return state.planned_ms or None if state is not None else None
     return None

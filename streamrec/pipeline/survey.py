@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from ray.exceptions import RayError
 
 from streamrec.clock import SystemClock
-from streamrec.config import Config, LogConfig, student_names
+from streamrec.config import Config, student_names
 from streamrec.environment import cache_folder, ray_address
 from streamrec.errors import BrokerError, ConfigError, EmbeddedBrokerError, OperatorError, StreamrecError
 from streamrec.log.base import LogAddress, TableReader
@@ -22,7 +22,6 @@ from streamrec.log.connect import open_table_reader
 from streamrec.log.kafka_facts import TopicFacts, kafka_facts
 from streamrec.log.kafka_install import find_java, jars_folder
 from streamrec.log.offsets import OffsetRange
-from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.cluster import LOCAL_CPUS, cluster_resources, ray_cluster
 from streamrec.pipeline.examine import (
     Finding,
@@ -43,14 +42,18 @@ from streamrec.pipeline.examine import (
     failed,
 )
 from streamrec.pipeline.lake_writer import open_lake
-from streamrec.pipeline.layout import checkpoint_url, run_folder
+from streamrec.pipeline.layout import run_folder
 from streamrec.pipeline.lineage import current_url, known_lineage
+from streamrec.pipeline.lost_plans import check_stored_plans
+from streamrec.pipeline.lost_records import lost_records, lost_topic
 from streamrec.pipeline.places import misplaced
-from streamrec.pipeline.readable import damaged_teachers, newest_plan_ms, unreadable, versions_of_students
+from streamrec.pipeline.plan_store import PlanStore
+from streamrec.pipeline.readable import Committed, committed, damaged_teachers, newest_plan_ms, unreadable, versions_of_students
 from streamrec.pipeline.resources import Resources, needed
 from streamrec.pipeline.session import state_address
+from streamrec.pipeline.stream_state import StreamState
 from streamrec.pipeline.wiring import ACTOR_CPUS
-from streamrec.storage import Storage, open_storage
+from streamrec.storage import open_storage
 from streamrec.storage.bucket import HAS_OBSTORE
 from streamrec.storage.trial import try_out
 from streamrec.teachers.kinds import check_teachers
@@ -73,10 +76,11 @@ def survey(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:
     if "state" not in wrong:
         yield check_extras(config.state, has_obstore=HAS_OBSTORE, shares_disk=ray_address() is None)
     yield check_lateness(config.features.lateness_s, config.events.future_tolerance_s)
-    yield from _log(config, broker, downtime_s)
-    yield from _storage(config)
+    held = committed(state_address(config))
+    yield from _log(config, broker, downtime_s, held.state)
+    yield from _storage(config, held)
     yield _teachers(config)
-    yield from _lake(config)
+    yield from _lake(config, held)
     yield from _ray(config)
 
 
@@ -88,19 +92,19 @@ def _teachers(config: Config) -> Finding:
     return Finding("teachers", Verdict.OK, ", ".join(config.teachers.enabled) or "none: the student learns from events alone")
 
 
-def _log(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:
+def _log(config: Config, broker: str, downtime_s: float, state: StreamState | None) -> Iterator[Finding]:
     files = run_folder(config) / "log"
     if broker.startswith("local://"):
-        yield from _files(config, broker.removeprefix("local://"), downtime_s)
+        yield from _files(config, broker.removeprefix("local://"), downtime_s, state)
     elif broker == "local" or (broker == "auto" and files.exists()):
-        yield from _files(config, str(files), downtime_s)
+        yield from _files(config, str(files), downtime_s, state)
     elif broker in {"auto", "embedded"}:
         yield from _embedded(is_required=broker == "embedded")
     else:
-        yield from _kafka(config, broker.removeprefix("kafka://"), downtime_s)
+        yield from _kafka(config, broker.removeprefix("kafka://"), downtime_s, state)
 
 
-def _files(config: Config, folder: str, downtime_s: float) -> Iterator[Finding]:
+def _files(config: Config, folder: str, downtime_s: float, state: StreamState | None) -> Iterator[Finding]:
     found = f"files of this machine in {folder}"
     if ray_address() is None:
         yield Finding("broker", Verdict.OK, found)
@@ -108,7 +112,30 @@ def _files(config: Config, folder: str, downtime_s: float) -> Iterator[Finding]:
         yield Finding("broker", Verdict.WARN, found, "set log.broker to the HOST:PORT of a Kafka: Ray and Serve may run on other machines")
     with closing(open_table_reader(LogAddress("local", folder), config.log)) as reader:
         facts = {name: TopicFacts(len(reader.partitions(name))) for name in _topics(config) if (Path(folder) / name).is_dir()}
-    yield from _topic_findings(config, facts, 0, downtime_s)
+        lost = _lost_folders(config, Path(folder) / config.log.events_topic, state)
+        yield from _topic_findings(config, facts, 0, downtime_s, lost)
+        if not lost:
+            yield from _records(config, reader, facts, state)
+
+
+def _lost_folders(config: Config, topic: Path, state: StreamState | None) -> list[str]:
+    """Return the folders of a local topic's partitions that are gone: what the state has read, or what lies before partitions that are there."""
+    if not topic.is_dir():
+        return []
+    known = {partition for partition, offset in state.offsets.items() if offset > 0} if state is not None else set()
+    known |= {number for number in range(config.log.num_partitions) if (topic / str(number)).is_dir()}
+    folders = (topic / str(number) for number in range(max(known, default=-1) + 1))
+    return [str(folder) for folder in folders if not folder.is_dir()]
+
+
+def _records(config: Config, reader: TableReader, facts: Mapping[str, TopicFacts], state: StreamState | None) -> Iterator[Finding]:
+    """Say what the state reads next and the log lacks."""
+    if state is None:
+        return
+    events = config.log.events_topic
+    gone = lost_topic(state, config) if events not in facts else None
+    errors = lost_records(reader, state, config) if events in facts else filter(None, [gone])
+    yield from (failed(f"topic {events}", error, error.remedy or "restore it from a copy") for error in errors)
 
 
 def _embedded(*, is_required: bool) -> Iterator[Finding]:
@@ -120,7 +147,7 @@ def _embedded(*, is_required: bool) -> Iterator[Finding]:
     yield from check_embedded(java, str(jars), has_java=has_java, has_jars=jars.is_dir(), is_required=is_required)
 
 
-def _kafka(config: Config, servers: str, downtime_s: float) -> Iterator[Finding]:
+def _kafka(config: Config, servers: str, downtime_s: float, state: StreamState | None) -> Iterator[Finding]:
     try:
         num_brokers, facts = kafka_facts(servers, _topics(config), PATIENCE_S)
     except StreamrecError as error:
@@ -129,21 +156,22 @@ def _kafka(config: Config, servers: str, downtime_s: float) -> Iterator[Finding]
     yield Finding("broker", Verdict.OK, f"Kafka at {servers} answers, {num_brokers} broker{'s' if num_brokers > 1 else ''}")
     yield from _topic_findings(config, facts, num_brokers, downtime_s)
     events = config.log.events_topic
-    if events in facts:
-        patience = config.log.model_copy(update={"connect_timeout_s": PATIENCE_S, "read_timeout_s": PATIENCE_S})
-        yield from _newest(config, LogAddress("kafka", servers), patience, facts[events])
+    patience = config.log.model_copy(update={"connect_timeout_s": PATIENCE_S, "read_timeout_s": PATIENCE_S})
+    with closing(open_table_reader(LogAddress("kafka", servers), patience)) as reader:
+        yield from _records(config, reader, facts, state)
+        if events in facts:
+            yield from _newest(config, reader, facts[events])
 
 
-def _newest(config: Config, address: LogAddress, patience: LogConfig, facts: TopicFacts) -> Iterator[Finding]:
+def _newest(config: Config, reader: TableReader, facts: TopicFacts) -> Iterator[Finding]:
     whose = "the broker's" if facts.settings.get("message.timestamp.type") == "LogAppendTime" else "its producer's"
     measured = f"the newest record's time, {whose} clock, against ours (shows only a clock that is ahead)"
-    with closing(open_table_reader(address, patience)) as reader:
-        try:
-            times = _newest_times(reader, config.log.events_topic)
-        except BrokerError as error:
-            found = f"the newest record can't be read: {error}"
-            yield Finding("clock", Verdict.WARN, found, "write the topic without transactions and keep it without compaction")
-            return
+    try:
+        times = _newest_times(reader, config.log.events_topic)
+    except BrokerError as error:
+        found = f"the newest record can't be read: {error}"
+        yield Finding("clock", Verdict.WARN, found, "write the topic without transactions and keep it without compaction")
+        return
     if times:
         yield check_clock(measured, max(0.0, (max(times) - SystemClock().now_ms()) / 1000), config.events.future_tolerance_s)
 
@@ -160,15 +188,21 @@ def _topics(config: Config) -> dict[str, int]:
     return {config.log.events_topic: config.log.num_partitions, config.log.dead_letter_topic: 1}
 
 
-def _topic_findings(config: Config, facts: dict[str, TopicFacts], num_brokers: int, downtime_s: float) -> Iterator[Finding]:
+def _topic_findings(config: Config, facts: dict[str, TopicFacts], num_brokers: int, downtime_s: float, lost: Sequence[str] = ()) -> Iterator[Finding]:
     for name, num_partitions in _topics(config).items():
         is_letters = name == config.log.dead_letter_topic
         yield from check_topic(
-            name, facts.get(name), num_partitions=num_partitions, num_brokers=num_brokers, downtime_s=downtime_s, letters=is_letters
+            name,
+            facts.get(name),
+            num_partitions=num_partitions,
+            num_brokers=num_brokers,
+            downtime_s=downtime_s,
+            letters=is_letters,
+            lost=() if is_letters else lost,
         )
 
 
-def _storage(config: Config) -> Iterator[Finding]:
+def _storage(config: Config, held: Committed) -> Iterator[Finding]:
     address = state_address(config)
     made = [] if "://" in address else [folder for folder in (Path(address), *Path(address).parents) if not folder.exists()]
     try:
@@ -180,11 +214,12 @@ def _storage(config: Config) -> Iterator[Finding]:
     finally:
         _remove_what_was_made(made)
     yield check_storage(address, trial)
-    yield from check_readable(address, [*unreadable(address), *damaged_teachers(address)])
+    errors = [*unreadable(address, held), *damaged_teachers(address, held), *_lost_plans(config, held)]
+    yield from check_readable(address, list({str(error): error for error in errors}.values()))
     configured = student_names(config)
     for versions in versions_of_students(address, configured):
         yield from check_versions(versions, is_configured=versions.student in configured)
-    planned_ms = newest_plan_ms(address)
+    planned_ms = newest_plan_ms(address, held)
     if planned_ms is not None:
         yield check_plan_time((planned_ms - SystemClock().now_ms()) / 1000, config.events.future_tolerance_s)
     if trial.ahead_s is not None:
@@ -194,17 +229,31 @@ def _storage(config: Config) -> Iterator[Finding]:
         yield check_free_space(address, free)
 
 
-def _lake(config: Config) -> Iterator[Finding]:
+def _lost_plans(config: Config, held: Committed) -> Iterator[StreamrecError]:
+    if held.error is not None:
+        return
+    in_lake, lake_address = 0, ""
+    with suppress(StreamrecError):  # Of the lake; that is another finding.
+        lineage = current_url(state_address(config))
+        if config.lake.enabled:
+            lake = open_lake(config, lineage, lambda: known_lineage(lineage))
+            in_lake, lake_address = lake.last_batch() if lake.is_there() else 0, lake.address
+    try:
+        check_stored_plans(PlanStore(open_storage(current_url(state_address(config)))), held.batch, in_lake, lake_address)
+    except StreamrecError as error:
+        yield error
+
+
+def _lake(config: Config, held: Committed) -> Iterator[Finding]:
     if not config.lake.enabled:
         return
     remedy = "set `lake.address` to a folder, s3://bucket/prefix or gs://bucket/prefix that this process may read, write and delete in"
     try:
         _try_out_lake(config.lake.address)
         lineage = current_url(state_address(config))
-        checkpoint = open_storage(checkpoint_url(lineage))
         lake = open_lake(config, lineage, lambda: known_lineage(lineage))
         last = lake.last_batch() if lake.is_there() else None
-        yield check_lake(lake.address, last, _counted_on(checkpoint, config.lake.address))
+        yield check_lake(lake.address, last, _counted_on(held, config.lake.address))
     except StreamrecError as error:
         # What belongs to the config names `state`, whose address is opened the same way.
         yield failed("lake", error, remedy if isinstance(error, ConfigError) else error.remedy or remedy, config.lake.address)
@@ -226,14 +275,10 @@ def _try_out_lake(address: str) -> None:
             (folder / ".lock").unlink(missing_ok=True)
 
 
-def _counted_on(checkpoint: Storage, address: str) -> int:
-    """Return the last batch whose rows the newest commit counts on at an address; what can't be read is another finding."""
-    with suppress(StreamrecError):
-        loaded = CheckpointStore(checkpoint).load_newest(only=("lake",))
-        base = None if loaded is None else loaded.components.get("lake", (None,))[0]
-        if base is not None and base.meta.get("address") == address:
-            return int(base.meta["batch"])
-    return 0
+def _counted_on(held: Committed, address: str) -> int:
+    """Return the last batch whose rows the commit counts on at an address; what can't be read is another finding."""
+    base = None if held.checkpoint is None else held.checkpoint.components.get("lake", (None,))[0]
+    return int(base.meta["batch"]) if base is not None and base.meta.get("address") == address else 0
 
 
 def _remove_what_was_made(folders: list[Path]) -> None:

@@ -11,16 +11,21 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from streamrec.cli import app
+from streamrec.config import LogConfig
+from streamrec.errors import Damaged
 from streamrec.events.schema import EVENT
-from streamrec.log.base import LogAddress
+from streamrec.log.base import LogAddress, Record
+from streamrec.log.connect import open_writer
 from streamrec.log.lake import EventLake
 from streamrec.log.lake_table import lake_rows
+from streamrec.log.local import LocalAdmin
 from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.commit import CommitId
 from streamrec.pipeline.examine import Finding, Verdict
 from streamrec.pipeline.layout import checkpoint_url, lineage_folder, registry_url
 from streamrec.pipeline.lineage import Current, lineage_of, make_current
 from streamrec.pipeline.plan_store import PlanStore
-from streamrec.pipeline.rebuild_record import Record
+from streamrec.pipeline.rebuild_record import Record as RebuildRecord
 from streamrec.registry.registry import Registry
 from streamrec.state import ComponentState
 from streamrec.storage import open_storage
@@ -100,7 +105,7 @@ def state(tmp_path: Path) -> Path:
     state = tmp_path / "there"
     for number in (2, 3):
         lineage = open_storage(f"{state}/{lineage_folder(number)}")
-        Record("", None, {}, {}, {}, 1, {}, "").write(lineage)
+        RebuildRecord("", None, {}, {}, {}, 1, {}, "").write(lineage)
         checkpoint = open_storage(checkpoint_url(lineage.address))
         store = CheckpointStore(checkpoint)
         store.acquire()
@@ -305,3 +310,121 @@ def test_what_a_deletion_has_withdrawn_with_its_student_is_no_damage(students: P
     gone.withdraw_before("v3")
     assert "gone" not in versions_of(students)
     assert versions_of(students, "--set", "students.gone.dim=8")["gone"] == ("OK", "none is live")
+
+
+EVENTS = LogConfig().events_topic
+
+
+def commit(state: Path, meta: dict[str, object], previous: CommitId | None = None) -> CheckpointStore:
+    """Begin a state by two commits that share the component `vocabulary`; each has a `student` of its own."""
+    store = CheckpointStore(open_storage(checkpoint_url(str(state))))
+    store.acquire()
+    for number in (1, 2):
+        own = ComponentState({"w": np.full(5, number, np.float32)})
+        vocabulary = None if previous else ComponentState({"ids": np.arange(7)})
+        previous = store.commit({"stream": ComponentState({}, {"batch": number, **meta}), "student": own, "vocabulary": vocabulary}, {}, previous)
+    lineage_of(str(state))
+    return store
+
+
+def flip(state: Path, store: CheckpointStore, component: str, number: int) -> None:
+    digest = store.entries(CommitId(number))[component].base.sha256
+    [path] = (path for path in (state / "checkpoint/blobs").rglob("*") if path.name == digest)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def test_a_damaged_blob_that_all_commits_share_stops_the_stream_and_so_the_doctor(tmp_path: Path) -> None:
+    state = tmp_path / "there"
+    store = commit(state, {})
+    assert readable(state) == [("OK", str(state), "")]
+    flip(state, store, "vocabulary", 2)
+    with pytest.raises(Damaged) as stop:
+        CheckpointStore(open_storage(checkpoint_url(str(state)))).load_newest()
+    [(verdict, what, remedy)] = readable(state)
+    assert (verdict, f"{what}, {remedy}") == ("FAIL", " ".join(str(stop.value).split()))
+    assert what.startswith("Checkpoint: none of the 2 commits at")
+
+
+def test_a_damaged_blob_of_the_newest_commit_alone_is_a_warning_that_names_the_one_that_the_stream_starts_from(tmp_path: Path) -> None:
+    state = tmp_path / "there"
+    flip(state, commit(state, {}), "student", 2)
+    [(verdict, what, remedy)] = readable(state)
+    assert (verdict, what.startswith("Checkpoint: the stream would fall back to commit 1, got commit 2: ")) == ("WARN", True)
+    assert remedy.startswith("restore what is damaged from a copy before the start")
+    assert remedy not in what
+
+
+def test_a_plan_that_is_lost_among_those_beyond_the_newest_commit_stops_the_stream_and_so_the_doctor(tmp_path: Path) -> None:
+    state = tmp_path / "there"
+    commit(state, {})
+    plans = PlanStore(open_storage(str(state)))
+    for batch in range(3, 7):
+        plans.write({"batch": batch, "teachers": {}}, batch)
+    assert readable(state) == [("OK", str(state), "")]
+    (state / "plans/00000004.json").unlink()
+    [(verdict, what, remedy)] = readable(state)
+    assert (verdict, f"Plan: that of batch 4 is lost, {state}/plans/00000004.json" in what) == ("FAIL", True)
+    assert "jobs.rebuild --anew" in remedy
+
+
+def test_a_plan_that_is_lost_is_told_once_where_rows_of_its_batch_are_in_the_lake(tmp_path: Path) -> None:
+    state, lake = tmp_path / "there", tmp_path / "events"
+    commit(state, {})
+    name = lineage_of(str(state))
+    event = {"kind": "interaction", "namespace": "n", "user_id": "u", "event_time": 5, "partition": 0, "offset": 7}
+    EventLake(str(lake), lambda: name).append(lake_rows(pa.Table.from_pylist([event], schema=EVENT), "t", 3), 3)
+    ((verdict, what, _),) = found("state can be read", "--set", f"state={state}", "--set", f"lake.address={lake}")
+    assert (verdict, "Plan: that of batch 3 is lost" in what, f"rows up to batch 3 in the lake at {lake}" in what) == ("FAIL", True, True)
+
+
+def topic_findings(log: LogAddress, state: Path) -> list[tuple[str, str, str]]:
+    arguments = ("--broker", str(log), "--set", f"state={state}", "--set", "log.num_partitions=2", "--json")
+    findings = map(json.loads, doctor(*arguments).stdout.splitlines())
+    return [(finding["verdict"], finding["found"], finding["remedy"]) for finding in findings if finding["check"] == f"topic {EVENTS}"]
+
+
+def append(log: LogAddress, num: int) -> None:
+    open_writer(log, LogConfig()).append(EVENTS, [Record(None, b"{}", partition=partition) for partition in (0, 1) for _ in range(num)])
+
+
+def test_records_that_left_the_log_before_they_were_read_fail_with_what_going_on_would_book(log: LogAddress, tmp_path: Path) -> None:
+    append(log, 7)
+    append(log, 2)  # A segment of its own.
+    commit(tmp_path / "there", {"offsets": {"0": 3, "1": 9}})
+    assert topic_findings(log, tmp_path / "there") == [("OK", "2 partitions", "")]
+    LocalAdmin(tmp_path / "log").drop_before(EVENTS, {0: 7, 1: 9})
+    _, (verdict, what, remedy) = topic_findings(log, tmp_path / "there")
+    assert (verdict, what) == ("FAIL", f"Log: {EVENTS}[0] no longer holds what comes next, got offset 3, allowed 7 or later")
+    assert "jobs.stream --skip-lost, which goes on at offset 7 and books 4 records as lost" in remedy
+
+
+def test_a_topic_that_was_made_anew_or_is_gone_fails_as_the_stream_would(log: LogAddress, tmp_path: Path) -> None:
+    append(log, 2)
+    commit(tmp_path / "there", {"offsets": {"0": 3, "1": 2}})
+    _, (verdict, what, remedy) = topic_findings(log, tmp_path / "there")
+    assert (verdict, "was made anew" in what, "partition 0 ends at 2, before offset 3" in what) == ("FAIL", True, True)
+    assert "jobs.stream --skip-lost" in remedy
+    shutil.rmtree(tmp_path / "log" / EVENTS)
+    _, (verdict, what, _) = topic_findings(log, tmp_path / "there")
+    assert (verdict, "partition 1 ends at 0, before offset 2" in what) == ("FAIL", True)
+
+
+@pytest.mark.parametrize(("gone", "is_read"), [((0,), False), ((0,), True), ((1,), True), ((0, 1), True)])
+def test_the_folder_of_a_partition_that_is_gone_is_to_be_restored(log: LogAddress, tmp_path: Path, gone: tuple[int, ...], is_read: bool) -> None:
+    append(log, 2)
+    if is_read:
+        commit(tmp_path / "there", {"offsets": {"0": 2, "1": 2}})
+    paths = [tmp_path / "log" / EVENTS / str(number) for number in gone]
+    for path in paths:
+        shutil.rmtree(path)
+    [(verdict, what, remedy)] = topic_findings(log, tmp_path / "there")
+    assert (verdict, all(str(path) in what for path in paths)) == ("FAIL", True)
+    assert remedy == "restore that from a copy of the log, and leave log.num_partitions as it is"
+
+
+def test_a_topic_without_any_partition_is_never_a_reason_to_configure_none(log: LogAddress, tmp_path: Path) -> None:
+    for number in (0, 1):
+        shutil.rmtree(tmp_path / "log" / EVENTS / str(number))
+    [(verdict, _, remedy)] = topic_findings(log, tmp_path / "there")
+    assert (verdict, "num_partitions" in remedy, remedy.startswith("restore its partitions")) == ("FAIL", False, True)
