@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import logging
 import os
+import secrets
 import shutil
 import socket
 from contextlib import ExitStack
@@ -24,6 +26,10 @@ Proxy = Literal["auto", "haproxy", "python"]
 
 # HAProxy binds its admin socket at FOLDER/NODE_ID/admin.sock.PID.tmp, and a socket's path may have 97 bytes.
 _MAX_FOLDER_CHARS = 28
+
+FREE_PORTS = range(20_000, 32_768)
+"""Above the ports that Ray gives to workers by default, below those that Linux gives to connections."""
+_TRIES = 64
 
 
 def has_haproxy() -> bool:
@@ -80,8 +86,16 @@ def flags(where: Path) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a loopback port that nothing listens on now."""
+    """Return a port that nothing listens on now.
+
+    It is bound seconds later, so it is none of those that the kernel gives to whoever asks for any, as Ray's many processes do meanwhile.
+    """
+    for _ in range(_TRIES):
+        port = FREE_PORTS.start + secrets.randbelow(len(FREE_PORTS))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+        port = int(probe.getsockname()[1])
     return port

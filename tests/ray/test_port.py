@@ -5,6 +5,7 @@ import socket
 import pytest
 import ray
 
+from serve import haproxy
 from serve import launch as launcher
 from streamrec.config import parse_config
 from streamrec.errors import OperatorError
@@ -20,3 +21,15 @@ def test_a_port_that_is_taken_is_named_before_anything_starts(monkeypatch: pytes
             launcher.launch(parse_config({"serving": {"port": port}}))
     assert not ray.is_initialized()
     launcher.check_free("127.0.0.1", port)
+
+
+def test_a_free_port_is_none_that_the_kernel_gives_to_others_before_it_is_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {haproxy.free_port() for _ in range(50)}
+    assert len(found) > 40
+    assert found <= set(haproxy.FREE_PORTS)
+    with socket.socket() as taken:
+        taken.bind(("", haproxy.free_port()))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(haproxy, "FREE_PORTS", range(port, port + 1))
+        assert haproxy.free_port() != port
