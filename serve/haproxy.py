@@ -97,5 +97,4 @@ def free_port() -> int:
             return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    return port
+        return int(probe.getsockname()[1])
