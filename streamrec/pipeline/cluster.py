@@ -181,7 +181,7 @@ def _end_if_stuck(signals: socket.socket, handled: Collection[int]) -> None:
             if not received:
                 return
     except TimeoutError:
-        pass
+        pass  # The grace is over.
     os.write(2, b"stopped by a signal while Ray did not answer\n")
     os._exit(STUCK)
 

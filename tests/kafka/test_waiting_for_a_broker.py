@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from streamrec.errors import BrokerUnavailable, EmbeddedBrokerError
 from streamrec.log.base import LogAddress
 from streamrec.log.broker import NothingToStop
 from streamrec.log.embedded import EmbeddedKafka
+from streamrec.pipeline import session
 from streamrec.pipeline.session import consumer_group, log_address, told_why_it_ended
 
 
@@ -96,3 +98,19 @@ def test_a_job_whose_own_broker_has_ended_says_so_and_not_that_nobody_answers(mo
         raise BrokerUnavailable(what)
     with pytest.raises(ZeroDivisionError), told_why_it_ended(ended):
         _ = 1 / 0
+
+
+def test_a_session_tells_the_end_of_its_own_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handle, error = NothingToStop(), EmbeddedBrokerError("Embedded Kafka: it ended by itself", do="mend that")
+    monkeypatch.setattr(handle, "ended", lambda: error)
+    monkeypatch.setattr(session, "log_address", lambda *_: (LogAddress("kafka", "127.0.0.1:1"), handle))
+    monkeypatch.setattr(session, "ray_cluster", lambda _: nullcontext())
+    monkeypatch.setattr(session, "check_resources", lambda *_: None)
+
+    def nobody_answers(*_: object) -> None:
+        what = "Broker: no Kafka answers"
+        raise BrokerUnavailable(what)
+
+    monkeypatch.setattr(session, "open_admin", nobody_answers)
+    with pytest.raises(EmbeddedBrokerError, match="ended by itself"), session.open_session(parse_config({"state": str(tmp_path)}), print):
+        pass

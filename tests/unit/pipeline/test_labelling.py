@@ -14,7 +14,8 @@ from streamrec.log.base import Record
 from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.labelling import Labelling
 from streamrec.pipeline.plan import Plan
-from streamrec.soft_labels.lists import COUNTED_VERSION
+from streamrec.soft_labels.lists import COUNTED_VERSION, list_ranks
+from streamrec.soft_labels.schema import CANDIDATES_A_LABEL
 
 World = Any
 NOW_MS = 1_700_000_000_000
@@ -127,3 +128,18 @@ def test_stored_queries_are_labelled_anew_in_turn_by_who_can_leave_them_out_and_
     np.testing.assert_array_equal(anew["neighbours/say"], then["neighbours/say"])
     again = worlds[3].controller()  # Recovered.
     assert again.labelling.store.digest() == played[3].labelling.store.digest()
+
+
+def test_the_mixture_is_judged_by_all_candidates_and_students_learn_from_the_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = []
+
+    def noted(rows: Any, *args: Any) -> Any:
+        judged.append(rows.shape[1])
+        return list_ranks(rows, *args)
+
+    monkeypatch.setattr("streamrec.pipeline.labelling.list_ranks", noted)
+    controller = world.controller()
+    world.play(controller)
+    top_k = controller.config.soft_labels.top_k
+    assert set(judged) == {CANDIDATES_A_LABEL * top_k}
+    assert controller.labelling.store.labels(np.arange(3)).rows.shape[1] == top_k

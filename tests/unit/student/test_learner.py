@@ -417,3 +417,15 @@ def test_few_dimensions_get_as_much_noise_in_a_score_from_dropout_as_64_do() -> 
         assert noise(dim, 0.3) > 1.5 * usual
     assert [element_dropout_at(0.3, dim) for dim in (64, 128)] == [pytest.approx(0.3)] * 2
     assert element_dropout_at(0.0, 16) == 0.0
+
+
+def test_a_student_of_few_dimensions_learns_with_less_dropout_and_one_of_64_with_what_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def learned(dim: int) -> str:
+        made, data = learner(dim=dim, element_dropout=0.3), some_examples(24)
+        teach(made, data, None, 0)
+        return made.digest()
+
+    usual = {dim: learned(dim) for dim in (16, 64)}
+    monkeypatch.setattr("streamrec.student.losses.FULL_DIM", 16)  # So that 16 dimensions get the whole rate, too.
+    assert learned(16) != usual[16]
+    assert learned(64) == usual[64]
