@@ -299,6 +299,10 @@ class Controller:
         own = self.students.of(line.name, examples)
         return own, line.student.submit(Learner.ranks, own, line.asked(), self.parts.seen(own) if self.parts.seen is not None else None)
 
+    def live(self) -> list[str]:
+        """Return what is live in the registry, of the student and of each further one."""
+        return [live for line in self._lines() if (live := line.now_live()) is not None]
+
     def _lines(self) -> list[VersionLine]:
         return [self.line, *self._further.values()]
 

@@ -10,7 +10,7 @@ from streamrec.errors import RetentionGap, RowCountMismatch, TopicReplaced
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.forgetting import withdraw_receipts
 from streamrec.pipeline.given_up import held_of
-from streamrec.pipeline.plan import Plan, PlannedRange
+from streamrec.pipeline.plan import Plan, PlannedRange, version_name
 from streamrec.pipeline.report import StepReport
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,9 @@ def skip_lost(controller: Controller, say: Callable[[str], None]) -> StepReport 
     if controller.parts.receipts is not None:
         for event_id in withdraw_receipts(controller.parts.receipts, state.batch):
             _tell(f"the receipt of deletion {event_id} is withdrawn, its step is given up: ask for it again, unless the log still has it", say)
+    for version in controller.live():
+        if version >= version_name(controller.state.batch + 1):
+            _tell(f"{version} learned in a step that is given up, also from what is lost, and is live until a better one takes its place", say)
     resumed = {**held, **starts}
     ranges = (PlannedRange(topic=config.log.events_topic, partition=partition, start=at, end=at) for partition, at in sorted(resumed.items()))
     return controller.run(

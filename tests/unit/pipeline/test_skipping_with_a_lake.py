@@ -24,6 +24,7 @@ from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lake_check import LakeReport, check_lake
 from streamrec.pipeline.layout import checkpoint_url
+from streamrec.pipeline.plan import version_name
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild import Rebuild
 from streamrec.pipeline.skipping import skip_lost
@@ -105,6 +106,17 @@ def test_a_deletion_of_a_step_that_is_given_up_has_no_receipt_and_is_named(ahead
     assert {line.split()[4] for line in said if "withdrawn" in line} == given_up
     left = {json.loads(receipts.read(key))["event_id"] for key in receipts.list("deletions")}
     assert left == {receipt["event_id"] for receipt in before.values()} - given_up
+
+
+def test_a_live_version_that_learned_from_what_is_lost_is_named(ahead: World) -> None:
+    batch, live = (controller := ahead.controller()).state.batch, controller.live()
+    assert live
+    assert live >= [version_name(batch + 1)]  # It was promoted by a step that no commit covers.
+    drop(ahead, 1.0)
+    said: list[str] = []
+    skip_lost(again := ahead.controller(), said.append)
+    assert [line.split()[0] for line in said if "step that is given up, also from what is lost" in line] == live == again.live()
+    assert not [line for line in said if "is live until" in line and version_name(batch) in line]
 
 
 def test_a_deletion_that_the_log_still_has_takes_what_came_from_the_lake_too(ahead: World) -> None:
