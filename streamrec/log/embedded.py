@@ -153,6 +153,20 @@ def start_embedded(folder: Path, say: Callable[[str], None], start_timeout_s: fl
     raise _did_not_start(folder, "its ports were taken by others again and again", 0)
 
 
+def running_at(folder: Path) -> str | None:
+    """Return the HOST:PORT of the broker that some process of this machine runs on a folder; None where none answers. Changes nothing."""
+    file = folder / ".lock"
+    if not file.exists():
+        return None
+    with file.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            port = _port_of(folder)
+            return f"{LOOPBACK}:{port}" if _answers(port) else None
+    return None
+
+
 def _take(lock: TextIO, folder: Path, deadline: float) -> None:
     """Lock the folder for the broker's life; refuse as soon as it is clear that another process's broker stays on it."""
     leaves_by = min(deadline, time.monotonic() + _LEAVE_S)

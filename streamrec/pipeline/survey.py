@@ -19,6 +19,7 @@ from streamrec.environment import cache_folder, ray_address
 from streamrec.errors import BrokerError, ConfigError, EmbeddedBrokerError, OperatorError, StreamrecError
 from streamrec.log.base import LogAddress, TableReader
 from streamrec.log.connect import open_table_reader
+from streamrec.log.embedded import running_at
 from streamrec.log.kafka_facts import TopicFacts, kafka_facts
 from streamrec.log.kafka_install import find_java, jars_folder
 from streamrec.log.offsets import OffsetRange
@@ -99,7 +100,10 @@ def _log(config: Config, broker: str, downtime_s: float, state: StreamState | No
     elif broker == "local" or (broker == "auto" and files.exists()):
         yield from _files(config, str(files), downtime_s, state)
     elif broker in {"auto", "embedded"}:
-        yield from _embedded(is_required=broker == "embedded")
+        if (where := running_at(run_folder(config) / "kafka")) is not None:  # Jobs join it.
+            yield from _kafka(config, where, downtime_s, state)
+        else:
+            yield from _embedded(is_required=broker == "embedded")
     else:
         yield from _kafka(config, broker.removeprefix("kafka://"), downtime_s, state)
 

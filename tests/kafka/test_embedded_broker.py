@@ -19,7 +19,7 @@ from streamrec.errors import BrokerError, BrokerUnavailable, EmbeddedBrokerError
 from streamrec.log.base import Record
 from streamrec.log.broker import resolve_broker
 from streamrec.log.connect import kafka_address, open_table_reader, open_tail
-from streamrec.log.embedded import EmbeddedKafka, start_embedded
+from streamrec.log.embedded import EmbeddedKafka, running_at, start_embedded
 from streamrec.log.offsets import OffsetRange
 from streamrec.testing.contracts.log import LogUnderTest, followed, numbered, values
 
@@ -74,6 +74,7 @@ def test_a_broker_goes_on_with_its_data_after_a_stop_and_after_a_kill(
 ) -> None:
     own.append(start_embedded(tmp_path, lambda _: None))
     address = own[-1].address
+    assert running_at(tmp_path) == address.where
     log = LogUnderTest.at(address, cfg)
     log.admin.ensure_topic("t", 1)
     log.writer.append("t", numbered(1000))
@@ -83,6 +84,7 @@ def test_a_broker_goes_on_with_its_data_after_a_stop_and_after_a_kill(
 
     own[-1].stop()
     assert not own[-1].is_running
+    assert running_at(tmp_path) is None
     own[-1].stop()
     deadline = time.monotonic() + 20
     while not caplog.messages and time.monotonic() < deadline:

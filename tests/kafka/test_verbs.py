@@ -110,6 +110,19 @@ def test_a_deployment_that_will_run_has_no_failure(deployment: Deployment, kafka
     assert any(verdict == "OK" and check == "clock" and found.startswith("the newest record") for verdict, check, found in findings(result))
 
 
+@pytest.mark.parametrize("own", ["embedded", "auto"])
+def test_an_embedded_broker_that_runs_is_looked_into_as_the_jobs_that_will_join_it_do(
+    deployment: Deployment, create: Callable[..., None], broker: EmbeddedKafka, tmp_path: Path, own: str
+) -> None:
+    create(deployment.events, 3)
+    (tmp_path / "runs" / "default").mkdir(parents=True)
+    (tmp_path / "runs" / "default" / "kafka").symlink_to(broker._folder)
+    result = deployment.call("doctor", "--json", "--broker", own)
+    assert result.exit_code == 1
+    assert ("OK", "broker", f"Kafka at {broker.address.where} answers, 1 broker") in findings(result)
+    assert "3 partitions, log.num_partitions = 2" in " ".join(found for verdict, _, found in findings(result) if verdict == "FAIL")
+
+
 def test_a_topic_that_would_lose_events_fails_before_anything_runs(deployment: Deployment, create: Callable[..., None]) -> None:
     create(deployment.events, 3, cleanup_policy="compact,delete", retention_ms="3600000")
     create(deployment.letters, 1, max_message_bytes="100000")
