@@ -12,7 +12,8 @@ backlog of ``--backlog`` events, the file over and over with new ids and later t
 ratio_to_pure, catch_up_min (minutes for one hour of 1,000 events a second; null for another backlog), driver_mb_per_1000_steps (a line through all
 but the first quarter, which warms up) with driver_mb_error, the standard error of a line through the means of twelve stretches, and
 share_<stage> (of the full loop's time). The driver's memory is what it has allocated, as in the soak; the line of what is resident is printed beside
-it. What a step's events add to the state of the driver is in it: 48 bytes each, until the event ids are full.
+it. The store of labels, 1.1 KB a query, is filled up first; what a step's events add to the driver's other state is in it: 48 bytes each, until the
+event ids are full.
 """
 
 from __future__ import annotations
@@ -89,6 +90,14 @@ def now_mb() -> tuple[float, float]:
     return memory_mb(os.getpid())[0], resident / 1e6
 
 
+def fill_labels(controller: Controller, writer: LogWriter, topic: str, backlog: Backlog) -> None:
+    """Learn until the store of labels is at its bound: up to there it grows, which is no growth of the driver's."""
+    while len(controller.labelling.store) < controller.config.student.replay_capacity:
+        backlog.send(writer, topic, LOT * BATCH)
+        for _ in steps(controller):
+            pass
+
+
 def driver_growth(controller: Controller, writer: LogWriter, topic: str, backlog: Backlog, num_steps: int) -> tuple[float, float] | None:
     """Return by how many MB this process grows in 1,000 micro-batches, with the standard error: a line through all but the first quarter.
 
@@ -148,6 +157,8 @@ def main() -> None:
                 if number:
                     rates[name].append(num_batches * BATCH / sum(seconds for _, seconds in done))
                     seen += done if name == "full" else []
+        if not options.quick:
+            fill_labels(full, session.writer, topic, backlogs["full"])
         growth = None if options.quick else driver_growth(full, session.writer, topic, backlogs["full"], options.steps)
         backlog_s = None if options.quick else catch_up(full, session.writer, topic, backlogs["full"], options.backlog)
     fast, slow, total = statistics.median(rates["pure"]), statistics.median(rates["full"]), sum(seconds for _, seconds in seen)

@@ -1,13 +1,15 @@
 """Measure what recommendations are worth, on published protocols: student, the same student on events alone, and each teacher.
 
     python -m benchmarks.quality --data FOLDER [--sets diginetica,online-retail] [--arms default,linear] [--seeds 3] [--max_blocks N] [--quick]
+        [--set student.losses.kl=0.3] [--threads 1]
 
 FOLDER holds the sets as they are downloaded: ``diginetica/sessions.csv.gz``, ``online-retail/online-retail.csv.gz``,
 ``citeulike/interactions.csv.gz``, ``ml-latest-small/``, ``taobao-slice/user-behaviour.csv.gz``; the variable ``STREAMREC_DATA`` names it too.
 MovieLens 100K comes by itself. One default configuration serves all sets; only the dimension differs where a protocol gives it.
 
 One (set, arm, seed) is played at a time in a folder of its own below ``runs/quality``, named by a hash of configuration, protocol and code: what was
-played is not played again, and what was broken off goes on after its last block. A row says mean and spread over seeds, and the gain over the student
+played is not played again, and what was broken off goes on after its last block. ``--set`` tries other settings on top of an arm's; with
+``--threads 1`` several such runs stand side by side, a core each. A row says mean and spread over seeds, and the gain over the student
 on events alone with the standard error of the paired differences per block. The last line is one flat JSON object: ``<set>.<model>.<metric>``
 (default arm) and ``<set>.gain.recall@20``; null: not measured.
 """
@@ -28,7 +30,7 @@ from typing import Any, cast
 import numpy as np
 
 from benchmarks._common import ROOT, facts, finish
-from streamrec.config import Config, parse_config
+from streamrec.config import Config, parse_config, parse_overrides
 from streamrec.environment import cache_folder
 from streamrec.events.datasets import load_dataset
 from streamrec.events.demo import demo_dataset
@@ -38,6 +40,7 @@ from streamrec.testing.spoiled import SPOILINGS, Spoiling, spoil
 
 METRICS = ("recall@20", "mrr@20", "ndcg@10", "ndcg@20")
 STUDENT, CONTROL = "student", "student_events_only"
+WATCHED = (STUDENT, CONTROL, "ensemble")
 CODE = ("evaluation", "events", "features", "models", "pipeline", "soft_labels", "student", "teachers")
 """Rooms of the library that a backtest's figures depend on."""
 
@@ -100,7 +103,7 @@ def main() -> None:
             result |= {f"{name}.{STUDENT}.{metric}": None for metric in METRICS}
             continue
         for arm in wanted:
-            runs = [play(name, arm, seed, path, max_blocks, code, quick=options.quick) for seed in seeds]
+            runs = [play(name, arm, seed, path, max_blocks, code, options.set, options.threads, quick=options.quick) for seed in seeds]
             show(name, arm, runs)
             if arm == "default":
                 result |= flat(name, runs)
@@ -115,6 +118,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--arms", default="default", help=f"of {', '.join(arms(Config()))}")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1")
     parser.add_argument("--max_blocks", type=int, metavar="N", help="stop each after so many test blocks")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting of all arms")
+    parser.add_argument("--threads", type=int, metavar="N", help="of torch; by default all cores")
     parsed = parser.parse_args()
     for given, allowed in ((parsed.sets, SETS), (parsed.arms, arms(Config()))):
         if unknown := sorted(set(given.split(",")) - set(allowed)):
@@ -136,15 +141,18 @@ def _code() -> Iterator[Path]:
         yield from sorted((ROOT / "streamrec" / room).rglob("*.py"))
 
 
-def play(name: str, arm: str, seed: int, path: Path, max_blocks: int | None, code: str, *, quick: bool) -> BacktestResult:
+def play(
+    name: str, arm: str, seed: int, path: Path, max_blocks: int | None, code: str, given: Sequence[str], threads: int | None, *, quick: bool
+) -> BacktestResult:
     """Play one unit, or what is left of it."""
-    config = parse_config(_merged({"seed": seed}, SETS[name].settings, arms(Config())[arm], QUICK_SETTINGS if quick else {}))
+    on_top = [_nested(dotted.split("."), value) for dotted, value in parse_overrides(given).items()]
+    config = parse_config(_merged({"seed": seed}, SETS[name].settings, arms(Config())[arm], QUICK_SETTINGS if quick else {}, *on_top))
     key = json.dumps([name, arm if arm in SPOILINGS else "", SETS[name].protocol, max_blocks, code, config.model_dump(mode="json")], sort_keys=True)
     folder = Path("runs") / "quality" / f"{name}.{arm}.{seed}.{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     began = time.monotonic()
 
     def say(done: int, total: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
-        found = " ".join(f"{model} {metrics[model]['recall@20']:.4f}" for model in (STUDENT, CONTROL) if model in metrics)
+        found = " ".join(f"{model} {metrics[model]['recall@20']:.4f} {metrics[model]['mrr@20']:.4f}" for model in WATCHED if model in metrics)
         print(f"{name} {arm} seed {seed}: step {done} of {total}, {time.monotonic() - began:.0f} s {found}".rstrip(), flush=True)
 
     dataset = load_dataset(path)
@@ -156,7 +164,11 @@ def play(name: str, arm: str, seed: int, path: Path, max_blocks: int | None, cod
             spoil(controller, state_url, cast("Spoiling", arm))
 
     protocol = SETS[name].protocol
-    return run_backtest(dataset, config, protocol, max_blocks=max_blocks, folder=folder, on_step=say, prepare=prepare)
+    return run_backtest(dataset, config, protocol, max_blocks=max_blocks, num_threads=threads, folder=folder, on_step=say, prepare=prepare)
+
+
+def _nested(path: Sequence[str], value: object) -> dict[str, Any]:
+    return {path[0]: _nested(path[1:], value) if len(path) > 1 else value}
 
 
 def _merged(*parts: Mapping[str, Any]) -> dict[str, Any]:

@@ -139,13 +139,13 @@ class LossesConfig(Section):
 
     kl: float = Field(default=0.0, ge=0, le=10)
     kl_temperature: float = Field(default=2.0, gt=0, le=20)
-    listwise: float = Field(default=0.0, ge=0, le=10)
+    listwise: float = Field(default=0.3, ge=0, le=10)
     hints: float = Field(default=0.0, ge=0, le=10)
     contrastive: float = Field(default=0.0, ge=0, le=10)
     contrastive_temperature: float = Field(default=0.1, gt=0, le=20)
     distances: float = Field(default=0.0, ge=0, le=10)
     angles: float = Field(default=0.0, ge=0, le=10)
-    dynamic_temperature: bool = False
+    dynamic_temperature: bool = True
 
     @property
     def on_representations(self) -> bool:
