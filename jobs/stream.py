@@ -73,6 +73,8 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
         while not stop.is_set() and driver.idle_s() < idle_s and (max_events is None or read < max_events):
             tell = teller(driver.controller)
             report = driver.step()
+            if report is None and (ended := session.broker_ended()) is not None:
+                raise ended
             if report is not None:  # Also one that only waited for a refresh was something to do.
                 read += report.plan.num_records
                 tell(report)

@@ -302,14 +302,19 @@ class CheckpointStore:
 
     def _own_head(self) -> tuple[Head, Token]:
         head, token = read_head(self._storage)
-        if self._owner is None or head is None or token is None:
+        if self._owner is None:
             what = "Checkpoint: this process is not the writer"
             raise StorageError(what, do="call acquire() first")
+        if head is None or token is None:
+            what = f"Checkpoint: the state is gone, {self._storage.address}"
+            do = "bring it back, such as a volume that is no longer mounted, and start again: what was committed goes on from there"
+            raise StorageError(what, got="nothing there, where this process is the writer", do=do)
         if head.owner.writer != self._owner.writer:
             owner = head.owner
             what = "Checkpoint: another writer has taken over the state"
             got = f"process {owner.pid} on {owner.host}, epoch {head.epoch}{owner.why and f': {owner.why}'}"
-            do = "start the stream with the configuration of that lineage" if owner.why else "let that one run, or stop it and start again"
+            do = "start the stream with the configuration of that lineage once jobs.rebuild has ended, and run that again if it was killed"
+            do = do if owner.why else "let that one run, or stop it and start again"
             raise Fenced(what, got=got, do=do, host=owner.host, pid=owner.pid, epoch=head.epoch)
         return head, token
 

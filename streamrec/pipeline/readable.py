@@ -158,6 +158,11 @@ def versions_of_students(state_url: str, configured: Collection[str]) -> Iterato
         with suppress(StreamrecError):  # Said already.
             live, torn = registry.live(), registry.alias_damage()
             live = None if live is not None and registry.is_withdrawn(live) else live
+        if live is not None and not errors:
+            try:
+                registry.load_named(live)
+            except StreamrecError as error:
+                errors.append(error)
         yield Versions(student, live, tuple(errors), None if str(torn) in map(str, errors) else torn)
 
 

@@ -227,7 +227,7 @@ class Rebuild:
         """Fence the old driver, learn what it has applied, whose deletions must not be undone, then move the pointer."""
         self._say(f"{folder} takes over from {current.folder or 'the first lineage'}")
         old_url = url_of(self._state_url, current.folder)
-        CheckpointStore(open_storage(checkpoint_url(old_url))).acquire(f"the state was rebuilt as {folder}")
+        CheckpointStore(open_storage(checkpoint_url(old_url))).acquire(f"the state is rebuilt as {folder}")
         source = load_source(old_url).components["stream"][0].meta
         applied = {int(partition): int(offset) for partition, offset in source["offsets"].items()}
         while any(controller.state.offsets.get(partition, 0) < offset for partition, offset in applied.items()) and controller.lag():

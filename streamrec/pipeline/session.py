@@ -12,7 +12,7 @@ from pathlib import Path
 from streamrec.code_version import code_version
 from streamrec.config import Config, LogConfig
 from streamrec.environment import has_tombstone_key, ray_address
-from streamrec.errors import BrokerUnavailable
+from streamrec.errors import BrokerUnavailable, EmbeddedBrokerError
 from streamrec.log.base import LogAddress, LogWriter, TableReader
 from streamrec.log.broker import BrokerHandle, NothingToStop, resolve_broker
 from streamrec.log.connect import kafka_address, open_admin, open_table_reader, open_writer
@@ -48,6 +48,7 @@ class Session:
         writer: Appends to it.
         boards: Hand promoted versions to replicas, by student.
         progress: Is told the offsets of each commit.
+        broker_ended: Says why this process's own broker has ended; None while it runs, and where there is none.
     """
 
     config: Config
@@ -58,6 +59,7 @@ class Session:
     writer: LogWriter
     boards: Mapping[str, RemoteBoard]
     progress: Progress | None = None
+    broker_ended: Callable[[], EmbeddedBrokerError | None] = lambda: None
 
     @property
     def board(self) -> RemoteBoard:
@@ -143,7 +145,7 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
             group = GroupOffsets(address.where, consumer_group(config), config.log)
             stack.callback(group.close)
             progress = group.commit
-        yield Session(config, state_url, current_url(state_url), address, reader, writer, boards, progress)
+        yield Session(config, state_url, current_url(state_url), address, reader, writer, boards, progress, handle.ended)
 
 
 def tell_other_code(board: RemoteBoard, say: Callable[[str], None]) -> None:

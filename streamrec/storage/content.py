@@ -91,7 +91,7 @@ class Blobs:
     def _damaged(self, ref: BlobRef, num_bytes: int | None) -> Damaged:
         how = "is gone" if num_bytes is None else f"has {num_bytes} bytes that are not those of its digest"
         what = f"Blob: {self._storage.address}/{self._key(ref.sha256)} {how}"
-        return Damaged(what, allowed=f"the {ref.bytes} bytes that were written", do="use an older state")
+        return Damaged(what, allowed=f"the {ref.bytes} bytes that were written", do="restore that file from a copy, or use an older state")
 
     def _key(self, sha256: str) -> str:
         return f"{self._folder}/{sha256}"

@@ -277,6 +277,25 @@ def test_a_torn_manifest_of_the_live_version_and_a_torn_alias_are_named(state: P
     assert (verdict, str(alias) in what) == ("FAIL", True)
 
 
+@pytest.mark.parametrize("damage", ["flipped", "gone"])
+def test_damaged_weights_of_the_live_version_are_named(state: Path, damage: str) -> None:
+    check = "versions of student default"
+    registry = Registry(open_storage(registry_url(str(state))))
+    registry.publish("v2", {"w": np.arange(300, dtype=np.float32)}, {})
+    registry.promote("v2", "first")
+    assert [verdict for verdict, *_ in readable(state, check)] == ["OK"]
+    (blob,) = (Path(registry_url(str(state))) / "default" / "blobs").iterdir()
+    if damage == "gone":
+        blob.unlink()
+    else:
+        data = bytearray(blob.read_bytes())
+        data[-1] ^= 1
+        blob.write_bytes(data)
+    ((verdict, what, remedy),) = readable(state, check)
+    assert (verdict, blob.name in what) == ("FAIL", True)
+    assert "restore that file from a copy" in remedy
+
+
 def versions_of(state: Path, *more: str) -> dict[str, tuple[str, str]]:
     findings = map(json.loads, doctor("--broker", "local", "--set", f"state={state}", "--json", *more).stdout.splitlines())
     prefix = "versions of student "

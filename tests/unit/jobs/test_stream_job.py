@@ -16,7 +16,7 @@ from jobs.stream import describe
 from streamrec.cli.replay import INTERRUPTED
 from streamrec.clock import ManualClock
 from streamrec.config import parse_config
-from streamrec.errors import BrokerUnavailable, OperatorError
+from streamrec.errors import BrokerUnavailable, EmbeddedBrokerError, OperatorError
 from streamrec.pipeline.driver import MAX_FAILURES
 from streamrec.pipeline.plan import Plan, PlannedRange
 from streamrec.pipeline.report import StepReport
@@ -127,16 +127,16 @@ class Told:
 
 
 @pytest.fixture
-def streamed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[Any]], tuple[int, Told]]]:
+def streamed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Told]]:
     """Run ``jobs.stream --until-idle 3s`` with a controller whose steps do what a list says; the exit status and the controller."""
 
-    def run(outcomes: list[Any]) -> tuple[int, Told]:
+    def run(outcomes: list[Any], broker_ended: Callable[[], Exception | None] = lambda: None) -> tuple[int, Told]:
         clock = ManualClock(0)
         controller = Told(outcomes, clock)
 
         @contextmanager
         def opened(*_: object) -> Iterator[SimpleNamespace]:
-            yield SimpleNamespace(controller=lambda: controller)
+            yield SimpleNamespace(controller=lambda: controller, broker_ended=broker_ended)
 
         monkeypatch.setattr(stream, "open_session", opened)
         monkeypatch.setattr(stream, "has_commits", lambda _: True)
@@ -164,6 +164,17 @@ def test_a_stream_that_fails_until_it_gives_up_is_no_success_although_it_should_
     status, controller = streamed([REPORT, *[BrokerUnavailable("Broker: away")] * MAX_FAILURES, REPORT])
     assert (status, controller.num_unread, controller.left) == (1, 16, [])
     assert f"failure {MAX_FAILURES - 1} of {MAX_FAILURES}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_stream_whose_own_broker_has_ended_says_so_at_the_first_failure(
+    streamed: Callable[..., tuple[int, Told]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    away, ended = BrokerUnavailable("Broker: away"), EmbeddedBrokerError("Embedded Kafka: it ended by itself")
+    status, controller = streamed([REPORT, away, away, REPORT], lambda: ended)
+    assert (status, controller.outcomes) == (1, [away, REPORT])
+    assert "failure 1 of" in (said := capsys.readouterr().err)
+    assert said.rstrip().endswith("Embedded Kafka: it ended by itself")
 
 
 @pytest.mark.parametrize(("cluster", "key", "is_told"), [("auto", None, True), ("auto", "secret", False), (None, None, False)])

@@ -280,6 +280,17 @@ def test_committing_needs_to_be_the_writer(storage: LocalStorage) -> None:
         CheckpointStore(storage).commit({"a": _state(1)}, {}, None)
 
 
+def test_a_writer_whose_state_is_gone_names_its_place(tmp_path: Path) -> None:
+    store = CheckpointStore(LocalStorage(tmp_path / "checkpoint"))
+    store.acquire()
+    (tmp_path / "checkpoint").rename(tmp_path / "gone")
+    with pytest.raises(StorageError, match=rf"the state is gone, {tmp_path}/checkpoint, .* bring it back"):
+        store.commit({}, {}, None)
+    assert not (tmp_path / "checkpoint").exists()
+    (tmp_path / "gone").rename(tmp_path / "checkpoint")
+    assert store.commit({}, {}, None) == 1
+
+
 def test_an_older_writer_is_refused_and_told_who_took_over(storage: LocalStorage, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     first = store.commit({"a": _state(1)}, {}, None)
     store.check_owner()

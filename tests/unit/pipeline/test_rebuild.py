@@ -174,7 +174,7 @@ def test_the_old_driver_stops_at_its_next_step_and_says_why(plain: World, mixed:
     world.change(student={"dim": 12})
     world.rebuild().run()
     world.append(mixed[300:])
-    with pytest.raises(Fenced, match=r"the state was rebuilt as lineages/0002, start the stream with the configuration"):
+    with pytest.raises(Fenced, match=r"the state is rebuilt as lineages/0002, start the stream with the configuration"):
         old.step()
     world.change(student={"dim": 8})
     with pytest.raises(ConfigError, match=r"student\.dim does not fit the state, got 8, allowed 12"):
