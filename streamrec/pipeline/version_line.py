@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.errors import Damaged
 from streamrec.features.examples import Examples
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan, version_name
@@ -90,12 +91,33 @@ class VersionLine:
             self.state.versions["rejected"] += 1
 
     def recover(self) -> None:
-        """Give the student the versions that it must score. A candidate waits anew: a restart is no sign that events have stopped coming."""
+        """Give the student the versions that it must score. A candidate waits anew: a restart is no sign that events have stopped coming.
+
+        A damaged candidate is given up. A damaged live version has the one follow that an operator has rolled back to.
+
+        Raises:
+            Damaged: The live version is, and is still live.
+        """
         if self.state.candidate is not None:
             self._published_s = self._parts.clock.monotonic_s()
-        if self.publisher is not None:
-            for version in self.versions():
+        if self.publisher is None:
+            return
+        for version in self.versions():
+            try:
                 self.student.submit(Learner.hold, version, *self.publisher.load(version)).result()
+            except Damaged as error:
+                self._do_without(version, error)
+
+    def _do_without(self, version: str, error: Damaged) -> None:
+        state, now = self.state, self.now_live()
+        if version == state.candidate and version not in {state.live, now}:
+            state.candidate, state.evidence = None, {}
+            state.versions["rejected"] += 1
+        elif now in {None, version} or not self._parts.current.holds(str(now)):
+            raise error
+        else:
+            self.follow(now)
+        logger.error("going on without %s, which is damaged: %s", version, error)
 
     def follow(self, live: str | None) -> None:
         """Take the version that an operator has made live for the live one; what was scored against another says nothing of it.

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from streamrec.errors import Damaged
 from streamrec.log.base import Record
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import registry_url
@@ -85,6 +86,55 @@ def test_a_restart_after_a_rollback_promotes_nothing_again_and_ends_in_the_same_
     steps(world, third, 5)
     assert registry.live() == undisturbed
     assert digests(third) == digests(again)
+
+
+def damage(world: World, version: str) -> None:
+    """Flip a byte of each blob that this version alone has."""
+    registry = registry_of(world)
+    others = {blob.sha256 for other in registry.versions() if other != version for blob in registry.manifest(other).blobs}
+    own = [blob.sha256 for blob in registry.manifest(version).blobs if blob.sha256 not in others]
+    assert own
+    for name in own:
+        path = Path(registry_url(str(world.folder))) / "default" / "blobs" / name
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+
+
+def test_damaged_weights_of_what_is_live_stop_the_stream_until_an_operator_has_rolled_back(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    controller, registry = world.controller(), registry_of(world)
+    steps(world, controller, 4)
+    controller.finish()
+    bad = controller.state.live
+    assert bad == registry.live()
+    damage(world, bad)
+    with pytest.raises(Damaged, match="restore that file from a copy"):
+        world.controller()
+    held = registry.rollback("damaged").version
+    again = world.controller()
+    assert again.state.live == held
+    assert f"going on without {bad}, which is damaged" in caplog.text
+    (report,) = steps(world, again, 1)
+    assert report.plan.live == held
+    again.finish()
+    caplog.clear()
+    assert world.controller().state.live == again.state.live != bad
+    assert caplog.text == ""
+
+
+def test_a_damaged_candidate_is_given_up_and_the_next_one_is_published(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    controller = world.controller()
+    while controller.state.candidate is None or controller.state.live is None:
+        steps(world, controller, 1)
+    controller.finish()
+    bad, rejected = controller.state.candidate, controller.state.versions["rejected"]
+    assert bad is not None
+    damage(world, bad)
+    again = world.controller()
+    assert (again.state.candidate, again.state.versions["rejected"]) == (None, rejected + 1)
+    assert f"going on without {bad}, which is damaged" in caplog.text
+    reports = steps(world, again, 2)
+    assert any(report.published for report in reports)
 
 
 def test_a_rollback_in_the_middle_of_a_step_is_not_overridden_by_that_steps_promotion(world: World) -> None:
