@@ -59,12 +59,7 @@ def skip_lost(controller: Controller, say: Callable[[str], None]) -> StepReport 
         of = "of a topic that was made anew, and reads it from there" if topic_id is not None else f"and {num_lost} records are lost"
         of += f"; {found[partition]} come from the lake" if found[partition] else ""
         _tell(f"{config.log.events_topic}[{partition}] goes on at offset {start} instead of {state.offsets.get(partition, 0)} {of}", say)
-    if controller.parts.receipts is not None:
-        for event_id in withdraw_receipts(controller.parts.receipts, state.batch):
-            _tell(f"the receipt of deletion {event_id} is withdrawn, its step is given up: ask for it again, unless the log still has it", say)
-    for version in controller.live():
-        if version >= version_name(controller.state.batch + 1):
-            _tell(f"{version} learned in a step that is given up, also from what is lost, and is live until a better one takes its place", say)
+    _withdraw(controller, say)
     resumed = {**held, **starts}
     ranges = (PlannedRange(topic=config.log.events_topic, partition=partition, start=at, end=at) for partition, at in sorted(resumed.items()))
     return controller.run(
@@ -87,6 +82,17 @@ def skip_lost(controller: Controller, say: Callable[[str], None]) -> StepReport 
             after=state.batch,
         )
     )
+
+
+def _withdraw(controller: Controller, say: Callable[[str], None]) -> None:
+    """Withdraw the receipts of steps that are given up, and tell of live versions that such a step has made."""
+    batch = controller.state.batch
+    if controller.parts.receipts is not None:
+        for event_id in withdraw_receipts(controller.parts.receipts, batch):
+            _tell(f"the receipt of deletion {event_id} is withdrawn, its step is given up: ask for it again, unless the log still has it", say)
+    for version in controller.live():
+        if version >= version_name(batch + 1):
+            _tell(f"{version} learned in a step that is given up, also from what is lost, and is live until a better one takes its place", say)
 
 
 def _tell(line: str, say: Callable[[str], None]) -> None:
