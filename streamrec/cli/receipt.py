@@ -51,18 +51,21 @@ def _receipts(state: str, namespace: str, event_id: str) -> list[dict[str, Any]]
     """Return a deletion's receipt of each lineage that has carried it out, oldest first.
 
     Versions are named by the batches of the lineage that has written a receipt, so it does not say what the registry, which they share, refuses.
-    What was out of reach and has been removed since is told apart.
+    What was out of reach and has been removed since is told apart, and so is a lineage, unfinished then, that has
+    carried the deletion out itself.
     """
     urls = lineage_urls(state)[::-1]
     gone = {url for url in urls if not holds_state(open_storage(url))}
+    found = {url: read_receipt(open_storage(url), namespace, event_id) for url in urls}
     receipts = []
-    for number, url in enumerate(urls, 1):
-        receipt = read_receipt(open_storage(url), namespace, event_id)
+    for number, receipt in enumerate(found.values(), 1):
         if receipt is not None:
             receipt.pop("versions_not_before", None)
             missed = receipt.get("out_of_reach", {})
-            receipt["out_of_reach"] = {address: why for address, why in missed.items() if address not in gone}
+            reached = {later for later in urls[number:] if found[later] is not None} - gone
+            receipt["out_of_reach"] = {address: why for address, why in missed.items() if address not in gone | reached}
             receipt["removed_since"] = sorted(gone & missed.keys())
+            receipt["reached_since"] = sorted(reached & missed.keys())
             receipts.append({"lineage": lineage_folder(number), **receipt})
     return receipts
 

@@ -36,9 +36,13 @@ def test_receipts_of_all_lineages_are_shown_oldest_first_and_the_version_is_what
     """A deletion while a rebuild was under way: the old stream carried it out, and the new lineage, in its own time and numbers, once more."""
     left = {f"{tmp_path}": "remove it with --remove-old", "s3://elsewhere": "not reached"}
     old = {"event_id": "d1", "batch": 51, "removed": {"histories": 3, "lake": 12}, "lakes": {"a": 12}, "versions_not_before": "v00000051"}
+    old["out_of_reach"] = {f"{tmp_path}/lineages/0002": "a rebuild that is not finished", "s3://elsewhere": "not reached"}
     new = {"event_id": "d1", "batch": 8, "removed": {}, "lakes": {"a": 0}, "versions_not_before": "v00000008", "out_of_reach": left}
-    for folder, receipt in (("", old), ("lineages/0002", new)):
-        LocalStorage(tmp_path / folder).write_new(receipt_key("default", "d1"), json.dumps(receipt).encode())
+    LocalStorage(tmp_path).write_new(receipt_key("default", "d1"), json.dumps(old).encode())
+    [unfinished] = json.loads(run(tmp_path, "d1")[1])["receipts"]
+    assert (unfinished["out_of_reach"], unfinished["reached_since"]) == (old["out_of_reach"], [])
+    for key, value in ((receipt_key("default", "d1"), json.dumps(new).encode()), ("checkpoint/HEAD", b"{}")):
+        LocalStorage(tmp_path / "lineages/0002").write_new(key, value)
     make_current(str(tmp_path), Current("lineages/0002", 2000), Current())
     registry = Registry(open_storage(registry_url(str(tmp_path))))
     registry.forget_before("v00000051", "d1")
@@ -48,6 +52,8 @@ def test_receipts_of_all_lineages_are_shown_oldest_first_and_the_version_is_what
     first, second = printed["receipts"]
     assert (first["lineage"], first["removed"], second["lineage"]) == ("", {"histories": 3, "lake": 12}, "lineages/0002")
     assert (second["out_of_reach"], second["removed_since"]) == ({"s3://elsewhere": "not reached"}, [str(tmp_path)])
+    assert (first["out_of_reach"], first["reached_since"]) == ({"s3://elsewhere": "not reached"}, [f"{tmp_path}/lineages/0002"])
+    assert second["reached_since"] == []
     assert printed["versions_not_before"] == "v00000051"
     assert "v00000008" not in out
 
