@@ -14,9 +14,12 @@ from streamrec.events.datasets import Dataset
 from streamrec.log.base import LogWriter, Record, TableReader
 from streamrec.log.memory import MemoryLog
 from streamrec.pipeline.bootstrap import bootstrap
+from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.layout import checkpoint_url
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.wiring import build_local
+from streamrec.storage import open_storage
 
 START = 6_000
 """Events of the bootstrap."""
@@ -71,5 +74,6 @@ def prepare_pure(folder: Path, dataset: Dataset, batch: int) -> tuple[Controller
 
 
 def take_teachers(source: Path, target: Path) -> None:
-    """Copy teacher versions: a refresh under a name that is there is done at once."""
+    """Copy teacher versions: a refresh under a name that is there is done at once. The pointer comes first: teachers without one are a damaged state."""
+    CheckpointStore(open_storage(checkpoint_url(str(target)))).acquire()
     shutil.copytree(source / "teachers", target / "teachers")

@@ -10,9 +10,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from streamrec.errors import Damaged, StreamrecError
-from streamrec.pipeline.checkpoint import Checkpoint, CheckpointStore
+from streamrec.pipeline.checkpoint import Checkpoint, CheckpointStore, read_head
 from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number, registry_url, students_in
-from streamrec.pipeline.lineage import current_lineage, named_lineage, url_of
+from streamrec.pipeline.lineage import NOTES, current_lineage, named_lineage, url_of
 from streamrec.pipeline.lost_teachers import look_at_teachers
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_record import read_record
@@ -39,10 +39,32 @@ class Committed:
     error: StreamrecError | None = None
 
 
+_MADE_LATER = ("plans", "teachers", "deletions", NOTES)
+
+
+def check_not_lost(lineage_url: str) -> None:
+    """Return unless a lineage's checkpoint is gone, and what only a stream with one could have made is there: the state is damaged, not new.
+
+    Raises:
+        Damaged: As said, or the pointer is torn or lost.
+        StorageError: It was written by a newer streamrec.
+    """
+    checkpoint, lineage = open_storage(checkpoint_url(lineage_url)), open_storage(lineage_url)
+    if read_head(checkpoint)[0] is not None:
+        return
+    left = [f"{len(keys)} in {folder}/" for folder in _MADE_LATER if (keys := lineage.list(folder))]
+    if left and read_head(checkpoint)[0] is None:  # Looked at again: the first writer may have begun since.
+        what = f"Checkpoint: it is lost, {checkpoint.address}"
+        raise Damaged(
+            what, got=f"nothing there beside {', '.join(left)}", do="restore that folder from a copy; to begin anew rename the state's folder"
+        )
+
+
 def committed(state_url: str) -> Committed:
     """Load what the stream would start from; every blob of the commit is read against its digest, one at a time. Raises nothing of the state."""
     try:
         current = current_lineage(state_url)
+        check_not_lost(url_of(state_url, current.folder))
         store = CheckpointStore(open_storage(checkpoint_url(url_of(state_url, current.folder))))
         loaded = store.load_newest(only=("stream", "lake"), looks_at_all=True)
     except StreamrecError as error:

@@ -22,6 +22,7 @@ from streamrec.pipeline.cluster import check_resources, ray_cluster
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import checkpoint_url, registry_url, run_folder
 from streamrec.pipeline.lineage import current_url, named_lineage
+from streamrec.pipeline.readable import check_not_lost
 from streamrec.pipeline.reader_actor import RecycledReader
 from streamrec.pipeline.wiring import ACTOR_CPUS, STUDENT, build_on_ray
 from streamrec.registry.board import RemoteBoard
@@ -82,9 +83,10 @@ def has_commits(config: Config) -> bool:
     """Return whether the state has a commit that a job could go on from; asks the storage alone and changes nothing.
 
     Raises:
-        Damaged: A pointer is torn or lost, or the name by which the lake knows the state is torn or lost.
+        Damaged: A pointer is torn or lost, the name by which the lake knows the state is torn or lost, or the checkpoint is gone and the rest is not.
     """
     lineage = current_url(state_address(config))
+    check_not_lost(lineage)
     if config.lake.enabled:
         named_lineage(lineage)
     return has_commit(open_storage(checkpoint_url(lineage)))

@@ -13,7 +13,9 @@ from streamrec.config import Config
 from streamrec.log.base import TableReader
 from streamrec.log.memory import MemoryLog
 from streamrec.log.offsets import OffsetRange
+from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.layout import checkpoint_url
 from streamrec.pipeline.plan import Plan
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.wiring import build_local
@@ -36,7 +38,8 @@ class Reference:
 
 
 def write_plans(config: Config, plans: Sequence[Plan]) -> None:
-    """Lay plans into a new state, which then executes them."""
+    """Lay plans into a new state, which then executes them. Its first writer makes the pointer: plans beside no checkpoint would be damage."""
+    CheckpointStore(open_storage(checkpoint_url(config.state))).acquire()
     store = PlanStore(open_storage(config.state))
     for plan in plans:
         store.write(plan.model_dump(mode="json"), plan.batch)

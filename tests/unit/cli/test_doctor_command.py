@@ -186,6 +186,14 @@ def test_a_lost_pointer_is_told_and_the_exit_status_is_1(state: Path) -> None:
     assert "→ restore that file from a copy" in result.stdout
 
 
+def test_a_checkpoint_that_is_gone_is_told_by_its_name(state: Path) -> None:
+    shutil.rmtree(state / "lineages/0002/checkpoint")
+    result = doctor("--broker", "local", "--set", f"state={state}")
+    assert result.exit_code == 1
+    assert f"FAIL  state can be read: Checkpoint: it is lost, {state}/lineages/0002/checkpoint" in result.stdout
+    assert "→ restore that folder from a copy" in result.stdout
+
+
 def test_a_teacher_whose_model_is_not_here_fails_before_anything_starts() -> None:
     settings = ["--set", 'teachers.enabled=["text"]', "--set", "teachers.text.model=no-such-model"]
     result = doctor("--broker", "local", *settings)
