@@ -74,6 +74,6 @@ def prepare_pure(folder: Path, dataset: Dataset, batch: int) -> tuple[Controller
 
 
 def take_teachers(source: Path, target: Path) -> None:
-    """Copy teacher versions: a refresh under a name that is there is done at once. The pointer comes first: teachers without one are a damaged state."""
+    """Copy teacher versions: a refresh under a name that is there is done at once. The pointer first: teachers without one are damage."""
     CheckpointStore(open_storage(checkpoint_url(str(target)))).acquire()
     shutil.copytree(source / "teachers", target / "teachers")

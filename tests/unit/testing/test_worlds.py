@@ -86,6 +86,13 @@ def test_each_loss_on_labels_alone_brings_what_a_good_teacher_knows_to_the_stude
     assert np.mean(with_teacher[2:]) > np.mean(alone()[2:8]) + 0.03
 
 
+def test_the_losses_that_were_chosen_by_measuring_bring_it_sooner_than_cross_entropy_to_the_labels_alone() -> None:
+    assert LossesConfig() == LossesConfig(listwise=0.3, dynamic_temperature=True)  # docs/experiments.md, 2026-11-27.
+    chosen, _ = played(("good",), steps=8)
+    plain, _ = played(("good",), steps=8, losses=LossesConfig(listwise=0.0, dynamic_temperature=False))
+    assert np.mean(chosen[2:]) > np.mean(plain[2:]) + 0.01
+
+
 @pytest.mark.parametrize("quality", ["random", "inverted", "stale"])
 def test_a_teacher_that_knows_nothing_or_the_opposite_does_not_hurt(quality: Quality) -> None:
     drift_at = 0 if quality == "stale" else STEPS
