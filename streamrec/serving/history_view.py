@@ -35,7 +35,7 @@ _CODE_BYTES = 4
 _TIME_BYTES = 8
 _NO_CODES: Codes = np.empty(0, np.int32)
 # Below twice so many codes nothing is won by looking which are in use.
-_FEW_CODES = 32_768
+_FEW_CODES = 4096
 
 
 @dataclass(frozen=True)
