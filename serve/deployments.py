@@ -10,7 +10,7 @@ from ray.serve import Application
 from serve.replica import Replica, ReplicaSettings
 from serve.routes import Routes
 from streamrec.memory import FOR_CHILDREN
-from streamrec.serving.requests import RequestLimits
+from streamrec.serving.checks import RequestLimits
 
 # Requests are answered by one event loop in well under a millisecond; the bound only has to exceed what connections can bring at once.
 _MAX_ONGOING = 10_000

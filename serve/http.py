@@ -8,7 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from streamrec.serving.requests import refuse
+from streamrec.serving.checks import refuse
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]

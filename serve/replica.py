@@ -24,9 +24,10 @@ from streamrec.log.base import LogAddress, LogTail, LogWriter
 from streamrec.log.connect import open_table_reader, open_tail, open_writer
 from streamrec.pipeline.bootstrap_view import load_history_columns
 from streamrec.registry.version import digest_arrays
-from streamrec.serving.answers import POPULAR, STUDENT, Answerer
+from streamrec.serving.answers import POPULAR, STUDENT
 from streamrec.serving.event_sink import EventSink
 from streamrec.serving.follower import FollowerState, LogFollower
+from streamrec.serving.full_answers import FullAnswerer
 from streamrec.serving.history_view import HistoryColumns, HistoryView
 from streamrec.serving.requests import RecommendRequest
 from streamrec.serving.slot import LiveModel, ModelSlot
@@ -91,7 +92,7 @@ class Replica:
             )
             self._follower = LogFollower(self._view, self._load_histories, self._open_tail)
             self._sink = EventSink(self._codec, self._open_writer, config.log.events_topic, kinds=config.serving.accepts)
-        self._answerer = Answerer(self._view, clock)
+        self._answerer = FullAnswerer(self._view, clock)
         self._slot = ModelSlot(warm_up=self._answerer.prepare, digest_of=digest_arrays)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
         self._subscription = BoardSubscription(replica_id, settings.registry_url, settings.student, self._slot.load, self._loader)

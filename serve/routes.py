@@ -24,7 +24,8 @@ from serve.http import (
     respond,
 )
 from streamrec.errors import BrokerError, DataError, RequestError
-from streamrec.serving.requests import RecommendRequest, RequestLimits, error_body, parse_json, parse_recommend, parse_recommend_query
+from streamrec.serving.checks import RequestLimits, error_body, parse_json
+from streamrec.serving.requests import RecommendRequest, parse_recommend, parse_recommend_query
 from streamrec.serving.slot import LiveModel
 
 _USER_PREFIX = "/v1/recommend/"

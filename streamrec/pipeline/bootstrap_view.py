@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from streamrec.features.histories import columns_of
+from streamrec.features.item_attributes import columns_of as attributes_of
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.layout import checkpoint_url
@@ -23,7 +24,7 @@ def load_history_columns(state_url: str) -> HistoryColumns | None:
         StorageError: The storage refused.
     """
     loaded = CheckpointStore(open_storage(checkpoint_url(current_url(state_url)))).load_newest(
-        only=("histories", "vocabulary", "stream", "tombstones")
+        only=("histories", "vocabulary", "stream", "tombstones", "item_attributes")
     )
     if loaded is None:
         return None
@@ -33,4 +34,6 @@ def load_history_columns(state_url: str) -> HistoryColumns | None:
     base, *deltas = loaded.components["histories"]
     users, indptr, rows, times = columns_of(merge(base, deltas))
     base, *deltas = loaded.components.get("tombstones", (ComponentState(),))
-    return HistoryColumns(users, indptr, rows, vocabulary.keys(), offsets, times, (base, *deltas), vocabulary.unavailable())
+    told, *changes = loaded.components.get("item_attributes", (ComponentState(),))
+    attributes = attributes_of(merge(told, changes))
+    return HistoryColumns(users, indptr, rows, vocabulary.keys(), offsets, times, (base, *deltas), vocabulary.unavailable(), attributes)

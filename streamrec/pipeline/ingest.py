@@ -20,6 +20,7 @@ from streamrec.events.tables import numpy_of, only, take
 from streamrec.features.dedupe import Dedupe, EventKeys, hash_key
 from streamrec.features.examples import Examples
 from streamrec.features.histories import Histories, HistoryEvents
+from streamrec.features.item_attributes import FIELDS, ItemAttributes
 from streamrec.features.item_content import ItemContent
 from streamrec.features.item_keys import ItemKeys
 from streamrec.features.item_text import hash_words
@@ -83,12 +84,13 @@ class Ingest:
         self.histories = Histories(features.history_length, features.max_users)
         self.popularity = Popularity()
         self.window = EventWindow(config.teachers.window_events)
+        self.attributes = ItemAttributes(self.vocabulary.generation_of_rows)
         # Kept only for who reads it: titles take more memory than the words that are hashed out of them.
         self.content = ItemContent(self.vocabulary.generation_of_rows) if config.teachers.reads_content else None
 
     def components(self) -> list[Component]:
         """Return the state that events go into."""
-        own: list[Component] = [self.tombstones, self.dedupe, self.vocabulary, self.histories, self.popularity, self.window]
+        own: list[Component] = [self.tombstones, self.dedupe, self.vocabulary, self.histories, self.popularity, self.window, self.attributes]
         return own if self.content is None else [*own, self.content]
 
     def apply(
@@ -181,11 +183,12 @@ class Ingest:
         return min(watermarks_ms.values()) - self._horizon_ms() if watermarks_ms else None
 
     def _describe(self, updates: pa.Table, rows: NDArray[np.int32]) -> None:
-        """Give the items of rows the words of their titles and categories, and whether they can be had; a field that is absent changes nothing."""
+        """Keep what updates say of the items of rows: words, attributes, availability; a field that is absent changes nothing."""
         updates, rows = only(updates, rows >= 0), rows[rows >= 0]
         if updates.num_rows == 0:
             return
         times_ms, features = numpy_of(updates["event_time"]), self._config.features
+        self.attributes.say(rows, updates.select(list(FIELDS)).to_pylist(), times_ms)
         says = numpy_of(pc.or_(pc.is_valid(updates["title"]), pc.is_valid(updates["categories"])))
         told = only(updates, says)
         titles, categories = told["title"].to_pylist(), told["categories"].to_pylist()

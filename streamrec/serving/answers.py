@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streamrec.clock import Clock, SystemClock
 from streamrec.serving.history_view import HistoryView
-from streamrec.serving.recommender import Recommender
+from streamrec.serving.recommender import Among, Recommender
 from streamrec.serving.requests import RecommendRequest
 from streamrec.serving.row_map import RowMap
 from streamrec.serving.slot import LiveModel
@@ -18,8 +18,8 @@ from streamrec.serving.slot import LiveModel
 STUDENT = "student"
 POPULAR = "popular"
 
-# What a float32 of a few units holds; more digits would only be noise on the wire.
-_SCORE_DECIMALS = 6
+SCORE_DECIMALS = 6
+"""What a float32 of a few units holds; more digits would only be noise on the wire."""
 
 Rows = NDArray[np.int32]
 _NO_ROWS: Rows = np.empty(0, np.int32)
@@ -58,8 +58,8 @@ class Answerer:
         """
         recommender = model.recommender
         if self.view is not None:
-            recommender.leave_out(self._map_of(recommender).unavailable_rows())
-        known = self._known_rows(request, recommender)
+            recommender.leave_out(self.map_of(recommender).unavailable_rows())
+        known = self.known_rows(request, recommender)
         given = recommender.known_rows(recommender.catalog.rows_of(request.namespace, request.history)) if request.history else _NO_ROWS
         history = known if request.history is None else given
         excluded = self._excluded(request, recommender, known, given)
@@ -69,24 +69,28 @@ class Answerer:
             num_used, source = len(newest_first), {"source": STUDENT}
         else:
             rows, scores = recommender.popular(request.n, excluded, request.namespace)
-            num_used, source = 0, {"source": POPULAR, "why": self._why(request, recommender)}
-        shown = scores.astype(np.float64).round(_SCORE_DECIMALS).tolist()
-        items = [{"item_id": item_id, "score": score} for item_id, score in zip(recommender.ids(rows), shown, strict=True)]
+            num_used, source = 0, {"source": POPULAR, "why": self.why(request, recommender)}
+        short = {} if len(rows) == request.n else {"short": short_of(recommender, request.namespace, len(rows), request.n)}
         return {
-            "items": items,
+            "items": shown_items(recommender, rows, scores),
             "model_version": model.version,
-            "model_age_s": round((self.clock.now_ms() - model.created_ms) / 1000, 3),
+            "model_age_s": self.age_s(model),
             **source,
+            **short,
             "user_events": num_used,
             "request_id": request_id,
         }
 
-    def _known_rows(self, request: RecommendRequest, recommender: Recommender) -> Rows:
+    def age_s(self, model: LiveModel) -> float:
+        """Return how long ago the version was made."""
+        return round((self.clock.now_ms() - model.created_ms) / 1000, 3)
+
+    def known_rows(self, request: RecommendRequest, recommender: Recommender) -> Rows:
         """Return the rows of the user's known items, newest last."""
         if self.view is None or request.user_id is None:
             return _NO_ROWS
         # The map holds the table that its codes belong to: a table that is loaded meanwhile is not mixed in.
-        row_map = self._map_of(recommender)
+        row_map = self.map_of(recommender)
         codes = row_map.table.get(request.namespace, request.user_id)
         if not len(codes):
             return _NO_ROWS
@@ -100,7 +104,8 @@ class Answerer:
         present = [part for part in parts if len(part)]
         return np.concatenate(present) if len(present) > 1 else (present[0] if present else _NO_ROWS)
 
-    def _why(self, request: RecommendRequest, recommender: Recommender) -> str:
+    def why(self, request: RecommendRequest, recommender: Recommender) -> str:
+        """Return why the student does not answer."""
         if not recommender.num_items(request.namespace):
             return "the model has no items in this namespace"
         if request.history is None and self.view is None:
@@ -109,7 +114,8 @@ class Answerer:
             return "unknown user"
         return "no known items in history"
 
-    def _map_of(self, recommender: Recommender) -> RowMap:
+    def map_of(self, recommender: Recommender) -> RowMap:
+        """Return how the view's item codes become the version's rows."""
         assert self.view is not None
         table = self.view.table
         for row_map in self._maps:
@@ -130,3 +136,17 @@ class Answerer:
         # Three: the live version's, the previous one's for a rollback, and the candidate's.
         if row_map is not None:
             self._maps = (row_map, *self._maps)[:3]
+
+
+def shown_items(recommender: Recommender, rows: Rows, scores: NDArray[np.float32]) -> list[dict[str, Any]]:
+    """Return rows and their scores as an answer shows them."""
+    shown = scores.astype(np.float64).round(SCORE_DECIMALS).tolist()
+    return [{"item_id": item_id, "score": score} for item_id, score in zip(recommender.ids(rows), shown, strict=True)]
+
+
+def short_of(recommender: Recommender, namespace: str, got: int, wanted: int, among: Among | None = None) -> str:
+    """Return why an answer has fewer items than were asked for."""
+    num_allowed, num_items = recommender.num_allowed(namespace, among), recommender.num_items(namespace)
+    what = "can be had" if among is None else "pass the filters"
+    rest = f", {num_allowed - got} of them are seen or excluded" if num_allowed > got else ""
+    return f"{got} of {wanted}: {num_allowed} of the {num_items} items of this namespace {what}{rest}"

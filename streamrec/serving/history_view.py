@@ -1,4 +1,4 @@
-"""Follow the log and keep each user's recent items, and which items can't be had, so that an answer needs no other service.
+"""Follow the log and keep each user's recent items, and what catalogues say of items, so that an answer needs no other service.
 
 The view resumes from the checkpoint's histories and applies the log from the checkpoint's offsets on; an offset that it has applied has no
 effect when it is delivered again. It knows no event ids: two records with one ``event_id`` at two offsets count twice here (the learner's
@@ -23,7 +23,9 @@ from streamrec.events.codec import EventCodec
 from streamrec.events.meaning import NEGATIVE, roles_of
 from streamrec.events.schema import Kind
 from streamrec.events.tables import numpy_of, only
+from streamrec.features.item_attributes import FIELDS
 from streamrec.features.tombstones import NEVER, Tombstones, with_same_user
+from streamrec.serving.attributes import Attributes
 from streamrec.serving.availability import Availability
 from streamrec.state import ComponentState
 
@@ -52,6 +54,7 @@ class HistoryColumns:
         tombstones: State of `streamrec.features.tombstones.Tombstones`, a base and its deltas.
         unavailable: Of each code, whether the item can't be had, and the event time of the update that says so or the opposite, 0 without
             one; None when nothing was said of any.
+        attributes: Of each code what is known of the item as JSON, and when its fields were said; see `streamrec.serving.attributes`.
     """
 
     users: list[User]
@@ -62,6 +65,7 @@ class HistoryColumns:
     times: NDArray[np.int64] | None = None
     tombstones: tuple[ComponentState, ...] = (ComponentState(),)
     unavailable: tuple[NDArray[np.bool_], NDArray[np.int64]] | None = None
+    attributes: tuple[list[str], NDArray[np.int64]] | None = None
 
 
 @dataclass
@@ -81,11 +85,12 @@ class HistoryTable:
     A change replaces the user's pair by one assignment, so that a reader in another thread sees the history before or after it.
     """
 
-    def __init__(self, item_ids: list[Item] | None = None, availability: Availability | None = None) -> None:
+    def __init__(self, item_ids: list[Item] | None = None, availability: Availability | None = None, attributes: Attributes | None = None) -> None:
         self.item_ids: list[Item] = [] if item_ids is None else item_ids
         self.codes: dict[Item, int] = {item: code for code, item in enumerate(self.item_ids)}
         self.entries: OrderedDict[User, tuple[bytes, bytes]] = OrderedDict()
         self.availability = Availability() if availability is None else availability
+        self.attributes = Attributes() if attributes is None else attributes
 
     def get(self, namespace: str, user_id: str) -> Codes:
         """Return the user's item codes, newest last; empty when unknown. Read-only."""
@@ -106,11 +111,11 @@ class HistoryTable:
             self.codes[item] = code
         return code
 
-    def compacted(self, max_unavailable: int) -> HistoryTable:
-        """Return the same histories with codes for the items in them only, and for those that can't be had, by the newest updates."""
+    def compacted(self, max_items: int) -> HistoryTable:
+        """Return the same histories with codes for their items only, and for those that can't be had or are described, by the newest updates."""
         held = np.frombuffer(b"".join(codes for codes, _ in self.entries.values()), np.int32)
-        used = np.union1d(held, self.availability.newest(max_unavailable))
-        result = HistoryTable([self.item_ids[code] for code in used.tolist()], self.availability.of(used))
+        used = np.union1d(held, np.union1d(self.availability.newest(max_items), self.attributes.newest(max_items)))
+        result = HistoryTable([self.item_ids[code] for code in used.tolist()], self.availability.of(used), self.attributes.only(used))
         place = np.zeros(len(self.item_ids), np.int32)
         place[used] = np.arange(len(used), dtype=np.int32)
         result.entries.update((user, (place[np.frombuffer(codes, np.int32)].tobytes(), times)) for user, (codes, times) in self.entries.items())
@@ -152,7 +157,7 @@ class HistoryView:
         codec: Decodes log rows.
         clock: Processing time, for the codec's bound on future times.
         tombstones: Who was deleted, so that old events that come again stay without effect; None remembers nobody.
-        max_items: Of the items that can't be had so many are remembered at least, by the newest updates.
+        max_items: Of the items that can't be had so many are remembered at least, and as many of those that are described, by the newest updates.
 
     **Contract.** One thread writes (`load`, `apply`), one other may read (`get`, ``table``). `apply` never raises on bad records and does not
     block. ``offsets`` are the next ones to apply; where to follow the log from after `load` or a pause. Whoever reads several times for
@@ -181,7 +186,8 @@ class HistoryView:
 
     def load(self, columns: HistoryColumns) -> None:
         """Replace all histories by a checkpoint's."""
-        table = HistoryTable(list(columns.item_ids), None if columns.unavailable is None else Availability(*columns.unavailable))
+        availability = None if columns.unavailable is None else Availability(*columns.unavailable)
+        table = HistoryTable(list(columns.item_ids), availability, None if columns.attributes is None else Attributes(*columns.attributes))
         times = columns.times if columns.times is not None else np.zeros(len(columns.item_codes), np.int64)
         raw_codes = np.ascontiguousarray(columns.item_codes, np.int32).tobytes()
         raw_times = np.ascontiguousarray(times, np.int64).tobytes()
@@ -203,14 +209,16 @@ class HistoryView:
         """Apply log rows (schema LOG_ROW) in event-time order and return how many events changed a history.
 
         Rows below the applied offsets have no effect. Impressions and item updates change no history; an item update may change
-        ``table.availability``.
+        ``table.availability`` and ``table.attributes``.
         """
         fresh = self._fresh(log_rows)
         if fresh.num_rows == 0:
             return 0
         decoded = self.codec.decode(fresh, self.clock.now_ms())
         self.counters.rejected += decoded.rejected.num_rows
-        applied = self._apply_events(self._without_deleted(decoded.valid))
+        events = self._without_deleted(decoded.valid)
+        self._describe(events)
+        applied = self._apply_events(events)
         self.counters.applied += applied
         partitions, next_offsets = fresh["partition"].to_numpy(), fresh["offset"].to_numpy() + 1
         ends = {int(partition): int(next_offsets[partitions == partition].max()) for partition in np.unique(partitions)}
@@ -243,6 +251,14 @@ class HistoryView:
             newest_ms = self.table.newest_ms((values["namespace"], values["user_id"]))
             self.tombstones.add(**values, until_ms=max(newest_ms, int(time[before].max(initial=NEVER))))
         return only(events, ~self.tombstones.covers_events(events) | asks)
+
+    def _describe(self, events: pa.Table) -> None:
+        """Take what item updates say of items, in the log's order."""
+        updates = events.filter(pc.equal(events["kind"], Kind.ITEM_UPDATE.value)) if events.num_rows else events
+        for said in updates.select(["namespace", "item_id", "event_time", *FIELDS]).to_pylist():
+            if any(said[name] is not None for name in FIELDS):
+                self.table.attributes.say(self.table.code_of((said["namespace"], said["item_id"])), said["event_time"], said)
+        self.table.attributes.publish()
 
     def _apply_events(self, events: pa.Table) -> int:
         roles, _ = roles_of(events, self.meanings)

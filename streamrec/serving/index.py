@@ -36,6 +36,10 @@ class Index(Protocol):
         """
         ...
 
+    def search_among(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, among: Ints) -> tuple[Ints, Floats]:
+        """Return the best of the positions ``among``, ascending, whether they are left out or not; see `search` for the rest."""
+        ...
+
     def leave_out(self, mask: NDArray[np.bool_]) -> None:
         """Return no position where the mask [m] is true from now on, and all others again; a search takes no longer for it."""
         ...
@@ -68,6 +72,15 @@ class ExactIndex:
         best, best_scores = top(scores.take(self._candidates), n)
         return self._candidates[best], best_scores
 
+    def search_among(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, among: Ints) -> tuple[Ints, Floats]:
+        """Score only these, into their places of the buffer; see `Index.search_among`."""
+        scores = self._scores
+        scores[among] = _product(self._vectors, query, among) + self._bias[among]
+        np.add.at(scores, own, own_bias)
+        scores[excluded] = -np.inf
+        best, best_scores = top(scores.take(among), n)
+        return among[best], best_scores
+
     def leave_out(self, mask: NDArray[np.bool_]) -> None:
         """See `Index.leave_out`."""
         self._candidates = np.flatnonzero(~mask).astype(np.int32) if mask.any() else None
@@ -98,15 +111,38 @@ class FaissIndex:
 
     def search(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int) -> tuple[Ints, Floats]:
         """Return the best positions and their scores; see `Index.search`."""
+        return self._search(query, own, own_bias, excluded, n)
+
+    def search_among(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, among: Ints) -> tuple[Ints, Floats]:
+        """Search under a bitmap, or score few by hand; see `Index.search_among`."""
+        if len(among) > EXACT_ROWS and not self._left_out[among].any():
+            mask = np.zeros(len(self._bias), np.bool_)
+            mask[among] = True
+            return self._search(query, own, own_bias, excluded, n, mask)
+        scores = _product(self._vectors, query, among) + self._given_bias[among]
+        places = np.searchsorted(among, own)
+        inside = places < len(among)
+        inside[inside] = among[places[inside]] == own[inside]
+        np.add.at(scores, places[inside], own_bias[inside])
+        scores[np.isin(among, excluded)] = -np.inf
+        best, best_scores = top(scores, n)
+        return among[best], best_scores
+
+    def _search(
+        self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, mask: NDArray[np.bool_] | None = None
+    ) -> tuple[Ints, Floats]:
         mine, inverse = np.unique(own, return_inverse=True)
         special = np.union1d(mine, excluded)
         fetch = min(n + len(special), len(self._bias))
-        found_scores, found = self._index.search(np.append(query, np.float32(1.0))[None, :], fetch)
+        wanted = None if mask is None else faiss.SearchParameters(sel=faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little")))
+        found_scores, found = self._index.search(np.append(query, np.float32(1.0))[None, :], fetch, params=wanted)
         # Positions that are left out are never found: -1 stands where there were no others.
         others = ~np.isin(found[0], special) & (found[0] >= 0)
         scores = self._vectors[mine] @ query + self._bias[mine]
         np.add.at(scores, inverse, own_bias)
         allowed = ~np.isin(mine, excluded)
+        if mask is not None:
+            allowed &= mask[mine]
         positions = np.concatenate([found[0][others].astype(np.int32), mine[allowed]])
         best, best_scores = top(np.concatenate([found_scores[0][others], scores[allowed]]), n)
         return positions[best], best_scores
@@ -117,6 +153,12 @@ class FaissIndex:
         self._bias[changed] = np.where(mask[changed], np.float32(-np.inf), self._given_bias[changed])
         self._stored[changed, -1] = self._bias[changed]
         self._left_out = mask
+
+
+def _product(vectors: Floats, query: Floats, among: Ints) -> Floats:
+    """Return the products of the rows ``among``; most of them are not picked out first, which would copy them."""
+    products: Floats = vectors[among] @ query if 4 * len(among) < len(vectors) else (vectors @ query)[among]
+    return products
 
 
 def build_index(vectors: Floats, bias: Floats, exact_rows: int = EXACT_ROWS) -> Index:

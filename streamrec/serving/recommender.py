@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,25 @@ from numpy.typing import NDArray
 from streamrec.errors import ModelRejected
 from streamrec.features.vocabulary import item_generations
 from streamrec.serving.catalog import Catalog
-from streamrec.serving.index import EXACT_ROWS, Floats, Index, Ints, build_index
+from streamrec.serving.index import EXACT_ROWS, Floats, Index, Ints, build_index, top
 from streamrec.state import Arrays
 
 _NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
 # Smallest query norm that is divided by, as in the student: a zero query keeps its direction undefined instead of becoming infinite.
 _MIN_NORM = 1e-6
+
+
+class Among(NamedTuple):
+    """Say which rows may be returned.
+
+    Attributes:
+        rows: The rows; those of other namespaces do no harm.
+        available: Whether those that are left out may not.
+    """
+
+    rows: NDArray[np.int32]
+    available: bool = True
 
 
 class _Shelf:
@@ -37,6 +49,7 @@ class _Shelf:
         bias = arrays["item_bias"] if self.is_all else arrays["item_bias"][members]
         self.index: Index = build_index(vectors, bias, exact_rows)
         self.left_out = np.zeros(len(members), np.bool_)
+        self._vectors, self._norms = vectors, np.empty(0, np.float32)
         self.by_popularity = np.argsort(-arrays["popularity"][members], kind="stable")
         self._position_of: Ints = np.empty(0, np.int32)
         if not self.is_all:
@@ -46,6 +59,19 @@ class _Shelf:
     def positions(self, rows: NDArray[np.int32]) -> Ints:
         """Return the rows' positions, -1 for rows of another namespace."""
         return rows if self.is_all else self._position_of[rows]
+
+    def among(self, rows: NDArray[np.int32], *, available: bool) -> Ints:
+        """Return the positions of these rows, as far as they are members, ascending; without those that are left out if ``available``."""
+        positions = np.unique(self.positions(rows))
+        positions = positions[positions >= 0]
+        return positions[~self.left_out[positions]] if available else positions
+
+    def cosines(self, direction: Floats) -> Floats:
+        """Return the cosine between each member's vector and a direction of length 1; zero for a member without a direction. [m]."""
+        if not len(self._norms):
+            self._norms = np.linalg.norm(self._vectors, axis=1)
+        cosines: Floats = (self._vectors @ direction) / np.maximum(self._norms, _MIN_NORM)
+        return cosines
 
     def leave_out(self, rows: NDArray[np.int32]) -> None:
         """Make these rows, as far as they are members, the ones that are never chosen."""
@@ -80,6 +106,7 @@ class Recommender:
         self.history_length = int(meta["history_length"])
         self._scale = float(meta["scale"])
         self._vectors: Floats = arrays["item_vectors"]
+        self._bias: Floats = arrays["item_bias"]
         self._popularity: Floats = arrays["popularity"]
         self._own_bias: Floats = arrays["own_bias"]
         # Both projections as one product: of the pooled history and of the newest item, side by side. [2 dim, dim]
@@ -127,8 +154,20 @@ class Recommender:
         query *= self._scale / max(math.sqrt(query @ query), _MIN_NORM)
         return query
 
+    def num_allowed(self, namespace: str, among: Among | None = None) -> int:
+        """Return how many items of the namespace may be returned at all."""
+        shelf = self._shelves.get(namespace)
+        if shelf is None:
+            return 0
+        return len(shelf.members) - int(shelf.left_out.sum()) if among is None else len(shelf.among(among.rows, available=among.available))
+
     def rank(
-        self, history: NDArray[np.int32], n: int, excluded: NDArray[np.int32] = _NO_ROWS, namespace: str = "default"
+        self,
+        history: NDArray[np.int32],
+        n: int,
+        excluded: NDArray[np.int32] = _NO_ROWS,
+        namespace: str = "default",
+        among: Among | None = None,
     ) -> tuple[NDArray[np.int32], Floats]:
         """Return the best rows of the namespace and their scores, best first.
 
@@ -137,6 +176,7 @@ class Recommender:
             n: How many rows are wanted; fewer come when the namespace has no more.
             excluded: Rows that may not be returned; rows of other namespaces do no harm.
             namespace: Whose items are candidates.
+            among: Only these; None allows all that are not left out.
 
         Returns:
             Rows [<= n] int32 and scores [<= n] float32.
@@ -150,14 +190,69 @@ class Recommender:
         if not shelf.is_all:
             inside = own >= 0
             own, own_bias, barred = own[inside], own_bias[inside], barred[barred >= 0]
-        positions, scores = shelf.index.search(self.query(history), own, own_bias, barred, n)
+        if among is None:
+            positions, scores = shelf.index.search(self.query(history), own, own_bias, barred, n)
+        else:
+            allowed = shelf.among(among.rows, available=among.available)
+            positions, scores = shelf.index.search_among(self.query(history), own, own_bias, barred, n, allowed)
         return shelf.members[positions], scores
 
-    def popular(self, n: int, excluded: NDArray[np.int32] = _NO_ROWS, namespace: str = "default") -> tuple[NDArray[np.int32], Floats]:
+    def similar(
+        self, rows: NDArray[np.int32], n: int, excluded: NDArray[np.int32], namespace: str, among: Among | None = None
+    ) -> tuple[NDArray[np.int32], Floats]:
+        """Return the rows of the namespace whose vectors point most in the mean direction of ``rows``, and their cosines, best first."""
+        shelf = self._shelves.get(namespace)
+        if shelf is None:
+            return _NO_ROWS, np.empty(0, np.float32)
+        vectors = self._vectors[rows]
+        mean = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _MIN_NORM)).mean(0)
+        cosines = shelf.cosines(mean / max(float(np.linalg.norm(mean)), _MIN_NORM))
+        barred = shelf.positions(excluded)
+        cosines[barred[barred >= 0]] = -np.inf
+        allowed = np.flatnonzero(~shelf.left_out) if among is None else shelf.among(among.rows, available=among.available)
+        best, values = top(cosines[allowed], n)
+        return shelf.members[allowed[best]], values
+
+    def score(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> Floats:
+        """Return the scores of some rows [k] for a history, as `rank` gives them."""
+        history = history[: self.history_length]
+        scores: Floats = self._vectors[rows] @ self.query(history) + self._bias[rows] + self._own(history, rows)
+        return scores
+
+    def popularity(self, rows: NDArray[np.int32]) -> Floats:
+        """Return how often some rows were used [k]."""
+        counts: Floats = self._popularity[rows]
+        return counts
+
+    def explain(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> tuple[Floats, Floats, Floats]:
+        """Return what the scores of some rows are made of: from each history item [k, h], the bias [k] and the own-history bias [k].
+
+        The query is linear in the history's vectors up to its norm, so each item's part of the score is its part of the query, by that norm.
+        """
+        history = history[: self.history_length]
+        vectors, (pooled, last) = self._vectors[history], self._weights[len(history) - 1]
+        parts = np.concatenate([pooled[:, None] * vectors, last[:, None] * vectors], axis=1) @ self._projection  # [h, dim]
+        whole = parts.sum(0)
+        parts *= self._scale / max(math.sqrt(whole @ whole), _MIN_NORM)
+        return self._vectors[rows] @ parts.T, self._bias[rows], self._own(history, rows)
+
+    def _own(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> Floats:
+        own: Floats = (rows[:, None] == history[None, :]) @ self._own_bias[: len(history)]
+        return own
+
+    def popular(
+        self, n: int, excluded: NDArray[np.int32] = _NO_ROWS, namespace: str = "default", among: Among | None = None
+    ) -> tuple[NDArray[np.int32], Floats]:
         """Return the namespace's most popular rows and their popularity, best first."""
         shelf = self._shelves.get(namespace)
         if shelf is None:
             return _NO_ROWS, np.empty(0, np.float32)
+        if among is not None:
+            allowed = np.zeros(len(shelf.members), np.bool_)
+            allowed[shelf.among(among.rows, available=among.available)] = True
+            candidates = shelf.members[shelf.by_popularity[allowed[shelf.by_popularity]]]
+            chosen = candidates[~np.isin(candidates, excluded)][:n]
+            return chosen, self._popularity[chosen]
         size = n + len(excluded)
         while True:
             best = shelf.by_popularity[:size]

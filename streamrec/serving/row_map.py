@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.serving.filters import Filters
 from streamrec.serving.history_view import Codes, HistoryTable
 from streamrec.serving.recommender import Recommender
+
+# Of a million items each takes up to 4 MB.
+_KEPT_FILTERS = 16
 
 
 class RowMap:
@@ -26,6 +32,8 @@ class RowMap:
         self.recommender = recommender
         self._num_known = 0
         self._unavailable: tuple[Codes | None, NDArray[np.int32]] = (None, np.empty(0, np.int32))
+        self._passing: dict[Any, NDArray[np.int32]] = {}
+        self._passing_of = -1
         self._rows = np.full(max(64, len(table.item_ids)), -1, np.int32)
         if older is not None and older.table is table and older.recommender.catalog.lineage is recommender.catalog.lineage:
             self._inherit(older)
@@ -44,6 +52,18 @@ class RowMap:
             rows = self.rows(codes)
             self._unavailable = codes, rows[rows >= 0]
         return self._unavailable[1]
+
+    def passing_rows(self, filters: Filters) -> NDArray[np.int32]:
+        """Return the rows whose items are known to pass what filters ask of attributes: the same array until something was said."""
+        attributes, asked = self.table.attributes, (filters.categories, filters.prices, filters.locale)
+        if attributes.epoch != self._passing_of:
+            self._passing, self._passing_of = {}, attributes.epoch
+        found = self._passing.get(asked)
+        if found is None:
+            rows = self.rows(attributes.passing(*asked))
+            found = rows[rows >= 0]
+            self._passing = dict([*self._passing.items(), (asked, found)][-_KEPT_FILTERS:])
+        return found
 
     def _inherit(self, older: RowMap) -> None:
         num = older._num_known

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from streamrec.events.codec import EventCodec
+from streamrec.features.item_attributes import columns_of
 from streamrec.features.item_text import hash_words
 from streamrec.log.base import OffsetRange, Record
 from streamrec.pipeline.bootstrap_view import load_history_columns
@@ -134,9 +135,31 @@ def test_learner_and_replica_agree_whatever_order_updates_come_in(make_world: Ca
     assert unavailable(controller) == from_log.unavailable() == from_checkpoint.unavailable()
 
 
+def attributes(replica: Replica) -> dict[str, Any]:
+    table = replica.view.table
+    return {table.item_ids[code][1]: dict(said) for code in range(len(table.item_ids)) if (said := table.attributes.of(code))}
+
+
+def test_attributes_are_state_that_survives_a_crash_and_a_replica_knows_the_same_from_checkpoint_and_log(fast: World) -> None:
+    world = fast
+    said = [update("i1", 2, title="A lamp", price=3.5), update("i1", 1, title="late", categories=["home"]), update("i2", 1, locale="en-GB")]
+    world.append(said)
+    world.play(first := world.controller())
+    again = world.controller()
+    assert again.ingest.attributes.digest() == first.ingest.attributes.digest()
+    from_checkpoint, from_log = Replica(world), Replica(world)
+    from_checkpoint.load()
+    from_log.follow()
+    expected = {"i1": {"title": "A lamp", "price": 3.5, "categories": ["home"]}, "i2": {"locale": "en-GB"}}
+    assert attributes(from_checkpoint) == attributes(from_log) == expected
+    world.append([update("i1", 3, price=4.0)])
+    from_checkpoint.follow()
+    assert attributes(from_checkpoint)["i1"]["price"] == 4.0
+
+
 def test_a_row_that_comes_back_with_another_item_can_be_had(make_world: Callable[..., World], make_record: Any, tmp_path: Path) -> None:
     settings = {**FAST, "features": {"max_items": 12}}
-    world = make_world([*clicks(make_record, range(60)), update("i2", 1, available=False)], settings, folder=tmp_path / "state")
+    world = make_world([*clicks(make_record, range(60)), update("i2", 1, available=False, title="gone")], settings, folder=tmp_path / "state")
     replica = Replica(world)
     world.play(controller := world.controller())
     row = controller.ingest.vocabulary.find("default", "i2")
@@ -150,6 +173,7 @@ def test_a_row_that_comes_back_with_another_item_can_be_had(make_world: Callable
     assert vocabulary.find("default", "i2") == -1
     assert vocabulary.key_of(row)[1].startswith("j")
     assert unavailable(controller) == set()
+    assert not columns_of(controller.ingest.attributes.snapshot())[0][row]
     assert vocabulary.key_of(row)[1] in replica.items()
     assert Replica(world).items() == replica.items()
 

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from streamrec.errors import RequestError
-from streamrec.serving.requests import RecommendRequest, RequestLimits, error_body, parse_json, parse_recommend, parse_recommend_query
+from streamrec.serving.checks import RequestLimits, error_body, parse_json
+from streamrec.serving.requests import RecommendRequest, parse_recommend, parse_recommend_query
 
 LIMITS = RequestLimits(namespace="shop", max_n=50, max_history=3, max_id_bytes=10)
 

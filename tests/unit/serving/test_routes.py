@@ -7,7 +7,7 @@ import pytest
 
 from serve.routes import Routes
 from streamrec.errors import BrokerUnavailable
-from streamrec.serving.requests import RequestLimits
+from streamrec.serving.checks import RequestLimits
 from streamrec.serving.slot import ModelSlot
 
 

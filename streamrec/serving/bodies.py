@@ -1,0 +1,157 @@
+"""Describe the bodies of requests as pydantic models: what the OpenAPI document shows, and what checks all but the plainest requests.
+
+The plain ``POST /v1/recommend`` is parsed by hand (`streamrec.serving.requests`), because a model takes several times as long; a test holds that
+both take and refuse the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from streamrec.serving.checks import RequestLimits, check_ids, check_n, check_namespace, refuse, refuse_unknown
+
+MAX_LISTS = 20
+
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Money = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Body(BaseModel):
+    """Take exactly the fields that are declared, in exactly their types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class FilterFields(Body):
+    """Say which items may be returned. An item of which the asked field is not known does not pass."""
+
+    categories: list[Text] | None = Field(None, min_length=1, description="Items in at least one of them.")
+    min_price: Money | None = Field(None, description="Items that cost at least so much.")
+    max_price: Money | None = Field(None, description="Items that cost at most so much.")
+    locale: Text | None = Field(None, description="Items whose texts are in this language; one without a region, such as en, takes all regions.")
+    available: bool = Field(True, description="Whether items that can't be had are left out.")
+    items: list[Text] | None = Field(None, description="Only these.")
+    exclude: list[Text] = Field([], description="None of these.")
+
+
+class SeenScope(Body):
+    """Say which of the user's items count as seen."""
+
+    last: Count = Field(description="Only so many of the newest.")
+
+
+class ListBody(FilterFields):
+    """Ask for one of several lists; what it does not say is as the request says."""
+
+    name: Text = Field(description="What the answer calls the list.")
+    n: Count | None = Field(None, description="How many items.")
+
+
+class WhoBody(Body):
+    """Say for whom."""
+
+    user_id: Text | None = Field(None, description="Whose history is used.")
+    history: list[Text] | None = Field(None, description="Item ids, newest last, used in place of what is known of the user.")
+    namespace: str | None = Field(None, description="Whose items; events.namespace without it.")
+
+
+class RecommendBody(WhoBody, FilterFields):
+    """Ask for items: a user_id, a history, or both."""
+
+    n: Count = Field(20, description="How many items, at most serving.max_n.")
+    exclude_seen: bool | SeenScope = Field(True, description="Whether the user's known items, or the newest of them, and the history are left out.")
+    context: dict[str, str | float | bool] | None = Field(None, description="Flat facts about the moment; this student does not use them.")
+    lists: list[ListBody] | None = Field(None, min_length=1, max_length=MAX_LISTS, description="Several lists in one answer.")
+    repeat_items: bool = Field(False, description="Whether an item may be in several lists.")
+    explain: bool = Field(False, description="Whether each item says what moved it.")
+
+
+class SimilarBody(FilterFields):
+    """Ask for items like given ones."""
+
+    like: list[Text] = Field(min_length=1, description="The items.")
+    namespace: str | None = Field(None, description="Whose items; events.namespace without it.")
+    n: Count = Field(20, description="How many items, at most serving.max_n.")
+
+
+class RankBody(WhoBody):
+    """Ask for given candidates in order of score."""
+
+    candidates: list[Text] = Field(min_length=1, description="The items.")
+    n: Count | None = Field(None, description="How many of the best; all without it.")
+    available: bool = Field(True, description="Whether items that can't be had are left out.")
+    explain: bool = Field(False, description="Whether each item says what moved it.")
+
+
+class ItemBody(Body):
+    """Say something of an item; fields that are absent change nothing."""
+
+    title: str | None = None
+    description: str | None = None
+    categories: list[str] | None = None
+    price: Money | None = None
+    locale: str | None = None
+    available: bool | None = None
+    vectors: dict[str, list[float]] | None = Field(None, description="Embeddings by modality.")
+    event_time: int | None = Field(None, description="Milliseconds since the epoch; now without it.")
+    event_id: Text | None = Field(None, description="For sending again; a new one without it.")
+
+
+class ReasonBody(Body):
+    """Say why a version is moved."""
+
+    reason: Text = Field("asked by HTTP", max_length=500)
+
+
+B = TypeVar("B", bound=Body)
+
+
+def parse_body(kind: type[B], values: Any, limits: RequestLimits) -> B:
+    """Return a body that is valid and within the bounds.
+
+    Raises:
+        RequestError: With the field, what was got and what is allowed.
+    """
+    if not isinstance(values, dict):
+        refuse("body", values, "a JSON object")
+    if not values.keys() <= kind.model_fields.keys():
+        refuse_unknown(values, tuple(kind.model_fields))
+    try:
+        body = kind.model_validate(values)
+    except ValidationError as error:
+        refuse_invalid(error.errors(include_url=False)[0])
+    check_bounds(body, limits)
+    return body
+
+
+def refuse_invalid(fault: Mapping[str, Any]) -> NoReturn:
+    """Refuse a request by the first fault that pydantic found.
+
+    Raises:
+        RequestError: Always.
+    """
+    refuse(".".join(str(part) for part in fault["loc"]) or "body", fault["input"], fault["msg"][:1].lower() + fault["msg"][1:])
+
+
+def check_bounds(body: Body, limits: RequestLimits) -> None:
+    """Refuse what is out of the configured bounds, which models do not know.
+
+    Raises:
+        RequestError: With the field, what was got and what is allowed.
+    """
+    values = dict(body)
+    for name in ("items", "exclude", "history", "candidates", "like", "categories"):
+        if values.get(name):
+            check_ids(values[name], name, limits)
+    if values.get("user_id") is not None:
+        check_ids([values["user_id"]], "user_id", limits)
+    if values.get("n") is not None and "n" in body.model_fields_set:
+        check_n(values["n"], limits)
+    if values.get("namespace") is not None:
+        check_namespace(values["namespace"])
+    for one in values.get("lists") or ():
+        check_bounds(one, limits)

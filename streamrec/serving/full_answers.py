@@ -1,0 +1,161 @@
+"""Answer what a plain request does not ask for: filters, several lists, explanations, similar items, given candidates, popular items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrec.serving.answers import POPULAR, SCORE_DECIMALS, STUDENT, Answerer, Rows, short_of, shown_items
+from streamrec.serving.bodies import RankBody, SimilarBody
+from streamrec.serving.filters import Extras, Filters, ListRequest
+from streamrec.serving.recommender import Among, Recommender
+from streamrec.serving.requests import RecommendRequest
+from streamrec.serving.slot import LiveModel
+
+_NO_ROWS: Rows = np.empty(0, np.int32)
+_NOT_APART = "of the items' vectors, which this version does not carry apart: it is within `because`"
+
+
+class FullAnswerer(Answerer):
+    """Answer all kinds of requests; see `Answerer`."""
+
+    def answer(self, request: RecommendRequest, model: LiveModel, request_id: str) -> dict[str, Any]:
+        """Return the answer's JSON object; of a plain request that of `Answerer.answer`.
+
+        With lists it has ``lists`` in place of ``items``. Whatever is short says why in ``short``.
+        """
+        if request.extras is None:
+            return super().answer(request, model, request_id)
+        extras, recommender = request.extras, self._ready(model)
+        known, given = self.known_rows(request, recommender), self._rows_of(recommender, request.namespace, request.history or ())
+        history = (known if request.history is None else given)[::-1][: recommender.history_length]
+        taken = _seen(request, extras, known, given)
+        asked = extras.lists or (ListRequest("", request.n, extras.filters, request.exclude),)
+        lists = []
+        for one in asked:
+            rows, shown = self._list(request, one, recommender, history, taken, explains=extras.explain)
+            taken = taken if extras.repeat_items else np.concatenate([taken, rows])
+            lists.append(shown)
+        source = {"source": STUDENT} if len(history) else {"source": POPULAR, "why": self.why(request, recommender)}
+        explained = {"content_part": _NOT_APART} if extras.explain and len(history) else {}
+        found = {"lists": lists} if extras.lists else lists[0]
+        return {**found, **self.facts(model, request_id), **source, **explained, "user_events": len(history)}
+
+    def similar(self, body: SimilarBody, namespace: str, n: int, model: LiveModel, request_id: str) -> dict[str, Any]:
+        """Return the items whose vectors point most in the direction of the given ones'; these are left out."""
+        recommender = self._ready(model)
+        rows = self._rows_of(recommender, namespace, body.like)
+        unknown = [item for item in body.like if not len(self._rows_of(recommender, namespace, [item]))]
+        facts = self.facts(model, request_id)
+        if unknown:
+            facts["unknown"] = unknown
+        if not len(rows):
+            why = "the version knows none of these items; one that was announced with a title is in the next version, about a second later"
+            return {"items": [], **facts, "source": STUDENT, "why": why, "short": f"0 of {n}: {why}"}
+        among = self._among(Filters.of(body), namespace, recommender)
+        excluded = np.concatenate([rows, self._rows_of(recommender, namespace, body.exclude)])
+        found, cosines = recommender.similar(rows, n, excluded, namespace, among)
+        return {"items": shown_items(recommender, found, cosines), **facts, "source": STUDENT, **_short(recommender, namespace, found, n, among)}
+
+    def rank(self, body: RankBody, namespace: str, model: LiveModel, request_id: str) -> dict[str, Any]:
+        """Return the candidates in order of score; those that can't be ranked, or had, are in ``left_out``."""
+        recommender = self._ready(model)
+        request = RecommendRequest(body.user_id, namespace, None if body.history is None else tuple(body.history))
+        known, given = self.known_rows(request, recommender), self._rows_of(recommender, namespace, request.history or ())
+        history = (known if request.history is None else given)[::-1][: recommender.history_length]
+        candidates = dict.fromkeys(body.candidates)
+        rows = self._rows_of(recommender, namespace, candidates)
+        barred = self._unavailable(recommender) if body.available else _NO_ROWS
+        unknown = [item for item in candidates if not len(self._rows_of(recommender, namespace, [item]))]
+        left_out = [{"item_id": item, "why": "unknown to the version"} for item in unknown]
+        left_out += [{"item_id": item, "why": "can't be had"} for item in recommender.ids(rows[np.isin(rows, barred)])]
+        rows = rows[~np.isin(rows, barred)]
+        scores = recommender.score(history, rows) if len(history) else recommender.popularity(rows)
+        order = np.argsort(-scores, kind="stable")[: body.n]
+        items = shown_items(recommender, rows[order], scores[order])
+        if body.explain and len(history):
+            _explain(items, recommender, history, rows[order])
+        source = {"source": STUDENT} if len(history) else {"source": POPULAR, "why": self.why(request, recommender)}
+        explained = {"content_part": _NOT_APART} if body.explain and len(history) else {}
+        return {"items": items, "left_out": left_out, **self.facts(model, request_id), **source, **explained, "user_events": len(history)}
+
+    def popular(self, n: int, namespace: str, filters: Filters, model: LiveModel, request_id: str) -> dict[str, Any]:
+        """Return the most popular items, with how often they were used."""
+        recommender = self._ready(model)
+        among = self._among(filters, namespace, recommender)
+        rows, counts = recommender.popular(n, _NO_ROWS, namespace, among)
+        facts = {**self.facts(model, request_id), "source": POPULAR, "why": "asked for", **_short(recommender, namespace, rows, n, among)}
+        return {"items": shown_items(recommender, rows, counts), **facts}
+
+    def facts(self, model: LiveModel, request_id: str) -> dict[str, Any]:
+        """Return what every answer of a version says."""
+        return {"model_version": model.version, "model_age_s": self.age_s(model), "request_id": request_id}
+
+    def _list(
+        self, request: RecommendRequest, one: ListRequest, recommender: Recommender, history: Rows, taken: Rows, *, explains: bool
+    ) -> tuple[Rows, dict[str, Any]]:
+        namespace = request.namespace
+        among = self._among(one.filters, namespace, recommender)
+        excluded = np.concatenate([taken, self._rows_of(recommender, namespace, one.exclude)])
+        if len(history):
+            rows, scores = recommender.rank(history, one.n, excluded, namespace, among)
+        else:
+            rows, scores = recommender.popular(one.n, excluded, namespace, among)
+        items = shown_items(recommender, rows, scores)
+        if explains and len(history):
+            _explain(items, recommender, history, rows)
+        name = {"name": one.name} if one.name else {}
+        return rows, {**name, "items": items, **self._short_list(recommender, one, namespace, rows, among)}
+
+    def _short_list(self, recommender: Recommender, one: ListRequest, namespace: str, rows: Rows, among: Among | None) -> dict[str, str]:
+        short = _short(recommender, namespace, rows, one.n, among)
+        if short and one.filters.asks_for_attributes and self.view is None:
+            return {"short": f"{short['short']}; without a log nothing is known of items"}
+        return short
+
+    def _ready(self, model: LiveModel) -> Recommender:
+        model.recommender.leave_out(self._unavailable(model.recommender))
+        return model.recommender
+
+    def _unavailable(self, recommender: Recommender) -> Rows:
+        return _NO_ROWS if self.view is None else self.map_of(recommender).unavailable_rows()
+
+    def _rows_of(self, recommender: Recommender, namespace: str, item_ids: Iterable[str]) -> Rows:
+        return recommender.known_rows(recommender.catalog.rows_of(namespace, tuple(item_ids)))
+
+    def _among(self, filters: Filters, namespace: str, recommender: Recommender) -> Among | None:
+        """Return the rows that pass; None when all do that can be had."""
+        if filters.passes_all:
+            return None
+        parts: list[NDArray[np.int32]] = []
+        if filters.asks_for_attributes:
+            parts.append(_NO_ROWS if self.view is None else self.map_of(recommender).passing_rows(filters))
+        if filters.items is not None:
+            parts.append(self._rows_of(recommender, namespace, filters.items))
+        rows = parts[0] if parts else np.arange(recommender.num_rows, dtype=np.int32)
+        for part in parts[1:]:
+            rows = np.intersect1d(rows, part)
+        return Among(rows, filters.available)
+
+
+def _seen(request: RecommendRequest, extras: Extras, known: Rows, given: Rows) -> Rows:
+    """Return the rows that count as seen; of the user's known items the newest if the request says so."""
+    if not request.exclude_seen:
+        return _NO_ROWS
+    return np.concatenate([known if extras.seen_last is None else known[-extras.seen_last :], given])
+
+
+def _short(recommender: Recommender, namespace: str, rows: Rows, n: int, among: Among | None) -> dict[str, str]:
+    return {} if len(rows) == n else {"short": short_of(recommender, namespace, len(rows), n, among)}
+
+
+def _explain(items: Sequence[dict[str, Any]], recommender: Recommender, history: Rows, rows: Rows) -> None:
+    """Say of each item what its score is made of: ``because`` by history item, newest first, ``bias`` and ``own_history``; they sum to the score."""
+    parts, bias, own = recommender.explain(history, rows)
+    names = recommender.ids(history)
+    for item, *values in zip(items, parts.astype(np.float64).round(SCORE_DECIMALS).tolist(), bias.tolist(), own.tolist(), strict=True):
+        item["because"] = [{"item_id": name, "part": part} for name, part in zip(names, values[0], strict=True)]
+        item["bias"], item["own_history"] = round(values[1], SCORE_DECIMALS), round(values[2], SCORE_DECIMALS)
