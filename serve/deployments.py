@@ -7,10 +7,9 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from serve.replica import Replica, ReplicaSettings
+from serve.replica import Replica, ReplicaSettings, make_routes
 from serve.routes import Routes
 from streamrec.memory import FOR_CHILDREN
-from streamrec.serving.checks import RequestLimits
 
 # Requests are answered by one event loop in well under a millisecond; the bound only has to exceed what connections can bring at once.
 _MAX_ONGOING = 10_000
@@ -37,13 +36,6 @@ class Recommender:
     def check_health(self) -> None:
         """Raise when the replica must be replaced; Serve calls this every few seconds."""
         self._replica.check()
-
-
-def make_routes(replica: Replica, settings: ReplicaSettings) -> Routes:
-    """Return a replica's routes with the configured bounds."""
-    config = settings.config
-    limits = RequestLimits(config.events.namespace, config.serving.max_n, config.serving.max_history, config.events.max_id_bytes)
-    return Routes(replica, limits, config.serving.max_body_bytes, str(settings.log_address))
 
 
 def deployment_options(num_replicas: int, num_cpus: float) -> dict[str, Any]:

@@ -27,6 +27,31 @@ class BodyTooLargeError(Exception):
     """The request's body is longer than allowed."""
 
 
+class Refusal(Exception):
+    """A request is not answered.
+
+    Args:
+        status: HTTP status.
+        field: What must change: a field, or a part of the request.
+        got: What it was.
+        allowed: What would be accepted.
+        message: All of it in a sentence.
+        headers: Further headers of the answer.
+    """
+
+    def __init__(self, status: int, field: str, got: str, allowed: str, message: str, headers: Headers | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers or []
+        self.body = {"error": {"field": field, "got": got, "allowed": allowed, "message": message}}
+
+
+def no_model() -> Refusal:
+    """Return what is answered while no version is live."""
+    what = "Serving: no model is live yet, promote a version"
+    return Refusal(503, "model", "none", "a promoted version", what, [(b"retry-after", b"1")])
+
+
 def header(scope: Scope, name: bytes) -> bytes | None:
     """Return a header's value; ``name`` in lower case."""
     for key, value in scope["headers"]:
@@ -54,6 +79,20 @@ def last_segment(scope: Scope) -> str:
         return unquote_to_bytes(segment).decode("utf-8")
     except UnicodeDecodeError:
         refuse("user_id", segment.decode("ascii", "replace"), "percent-encoded UTF-8")
+
+
+def last_of_three(scope: Scope) -> str:
+    """Return the last segment of a path of three; see `last_segment`.
+
+    Raises:
+        Refusal: The path has more segments: a slash in an id must be encoded.
+    """
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    path = raw.split(b"?", 1)[0][len(scope.get("root_path", "")) :]
+    if path.count(b"/") != 3:
+        got = path[:200].decode("ascii", "replace")
+        raise Refusal(404, "path", got, "an id in one segment, with its slashes as %2F", "Request: unknown path")
+    return last_segment(scope)
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:

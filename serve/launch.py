@@ -86,11 +86,9 @@ def launch(
         what = "Serving: this process serves already"
         raise OperatorError(what, do="call shutdown first")
     registry_url = layout.registry_url(state_url) if registry_url is None and state_url is not None else registry_url
-    settings = ReplicaSettings(config, address, state_url, registry_url, student)
     path = config.serving.path
     own = sharing.application_name(registry_url, student)
-    targets = [RunTarget(build_application(settings, num_cpus_per_replica), own, path)]
-    targets += [RunTarget(application, name, f"/{name}") for name, application in (beside or {}).items()]
+    names = {own, *(beside or {})}
     host, port = config.serving.host, config.serving.port or haproxy.free_port()
     if not ray.is_initialized() and ray_address() is None:  # On a cluster that is there, Serve itself may listen already.
         check_free(host, port)
@@ -100,11 +98,14 @@ def launch(
         made = not RemoteBoard.exists(registry_url, student)
         _launched.board = RemoteBoard.get_or_create(registry_url, student)
         _launched.makes_board = made
-        _launched.applications = {target.name for target in targets} - sharing.applications()
+        _launched.applications = names - sharing.applications()
         host, port = _start_serve(host, port, proxy, told=config.serving.port != 0)
+        settings = ReplicaSettings(config, address, state_url, registry_url, student, is_local=_is_loopback(host))
+        targets = [RunTarget(build_application(settings, num_cpus_per_replica), own, path)]
+        targets += [RunTarget(application, name, f"/{name}") for name, application in (beside or {}).items()]
         sharing.deploy(targets)
         _launched.board.claim(_launched.server, made=made)
-        _launched.applications = {target.name for target in targets}
+        _launched.applications = names
         wait_until_answers(_reachable(host), port, f"{path.rstrip('/')}/healthz", timeout_s)
     except BaseException:
         shutdown()
@@ -184,6 +185,14 @@ def wait_until_answers(host: str, port: int, path: str, timeout_s: float) -> Non
         time.sleep(0.05)
     what = f"Serving: http://{host}:{port}{path} does not answer"
     raise OperatorError(what, got=last, allowed=f"200 within {timeout_s:g} s", do="look at the logs of Ray Serve")
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches what binds ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _reachable(host: str) -> str:

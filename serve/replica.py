@@ -12,25 +12,33 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from serve.routes import APPEND_TIMEOUT_S
+from serve.access import Access
+from serve.appending import APPEND_TIMEOUT_S
+from serve.routes import Routes
 from serve.subscription import BoardSubscription
 from streamrec.clock import SystemClock
 from streamrec.config import Config
 from streamrec.environment import tombstone_key
-from streamrec.errors import BrokerUnavailable
+from streamrec.errors import BrokerUnavailable, OperatorError
 from streamrec.events.codec import EventCodec
+from streamrec.events.schema import Kind
 from streamrec.features.tombstones import Tombstones
 from streamrec.log.base import LogAddress, LogTail, LogWriter
 from streamrec.log.connect import open_table_reader, open_tail, open_writer
 from streamrec.pipeline.bootstrap_view import load_history_columns
+from streamrec.registry.alias import Move
+from streamrec.registry.registry import Registry
 from streamrec.registry.version import digest_arrays
 from streamrec.serving.answers import POPULAR, STUDENT
+from streamrec.serving.checks import RequestLimits
 from streamrec.serving.event_sink import EventSink
 from streamrec.serving.follower import FollowerState, LogFollower
 from streamrec.serving.full_answers import FullAnswerer
 from streamrec.serving.history_view import HistoryColumns, HistoryView
+from streamrec.serving.impressions import ImpressionLog
 from streamrec.serving.requests import RecommendRequest
 from streamrec.serving.slot import LiveModel, ModelSlot
+from streamrec.storage import open_storage
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +63,7 @@ class ReplicaSettings:
         state_url: Where the pipeline's state is, for the first histories; None starts them from the log.
         registry_url: Where the registry is, for the board; None when versions are published to the board only.
         student: Whose versions are served.
+        is_local: Whether Serve is known to listen on loopback alone.
     """
 
     config: Config
@@ -62,6 +71,7 @@ class ReplicaSettings:
     state_url: str | None = None
     registry_url: str | None = None
     student: str = "default"
+    is_local: bool = False
 
 
 class Replica:
@@ -92,8 +102,15 @@ class Replica:
             )
             self._follower = LogFollower(self._view, self._load_histories, self._open_tail)
             self._sink = EventSink(self._codec, self._open_writer, config.log.events_topic, kinds=config.serving.accepts)
-        self._answerer = FullAnswerer(self._view, clock)
-        self._slot = ModelSlot(warm_up=self._answerer.prepare, digest_of=digest_arrays)
+        self.shown: Callable[[RecommendRequest, Mapping[str, Any]], None] | None = None
+        self._impressions: ImpressionLog | None = None
+        if settings.log_address is not None and config.serving.log_impressions:
+            # A sink of its own: impressions never take the place of events that somebody waits for.
+            self._impression_sink = EventSink(self._codec, self._open_writer, config.log.events_topic, kinds=(Kind.IMPRESSION,))
+            self._impressions = ImpressionLog(config.serving.log_impressions, self._impression_sink.submit, clock)
+            self.shown = self._impressions.shown
+        self.answerer = FullAnswerer(self._view, clock)
+        self._slot = ModelSlot(warm_up=self.answerer.prepare, digest_of=digest_arrays)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
         self._subscription = BoardSubscription(replica_id, settings.registry_url, settings.student, self._slot.load, self._loader)
         self._stopping = threading.Event()
@@ -106,8 +123,11 @@ class Replica:
         """Follow the board and the log; returns with a model and histories if they are there within a few seconds."""
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         if self._follower is not None and self._sink is not None:
-            self._spawn("log-follower", self._follow_once)
-            self._spawn("event-sink", self._append_once)
+            sink = self._sink
+            self._spawn("log-follower", self._follow_once, self._follower.close)
+            self._spawn("event-sink", lambda: sink.step(_SINK_POLL_S), sink.close)
+            if self._impressions is not None:
+                self._spawn("impression-sink", lambda: self._impression_sink.step(_SINK_POLL_S), self._impression_sink.close)
             await asyncio.to_thread(self._histories_tried.wait, _WARM_START_S)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._subscription.step(timeout_s=0), _WARM_START_S)
@@ -144,7 +164,7 @@ class Replica:
 
     def recommend(self, request: RecommendRequest, model: LiveModel, request_id: str) -> dict[str, Any]:
         """Return the answer's JSON object."""
-        answer = self._answerer.answer(request, model, request_id)
+        answer = self.answerer.answer(request, model, request_id)
         self._num_answers[answer["source"]] += 1
         return answer
 
@@ -159,6 +179,24 @@ class Replica:
             raise BrokerUnavailable(what, do="start it with the log's address")
         return self._sink.submit(events)
 
+    def promote(self, version: str, reason: str) -> dict[str, Any]:
+        """Make a version live in the registry and return the move.
+
+        Raises:
+            OperatorError: There is no such version, it may not go live, or there is no registry.
+        """
+        return _move_facts(self._registry().promote(version, reason))
+
+    def roll_back(self, reason: str) -> dict[str, Any]:
+        """Make the version live again that was live before; see `promote`."""
+        return _move_facts(self._registry().rollback(reason))
+
+    def _registry(self) -> Registry:
+        if self._settings.registry_url is None:
+            what = "Models: this server was started without a registry"
+            raise OperatorError(what, do="start it with the state's or the registry's address")
+        return Registry(open_storage(self._settings.registry_url), self._settings.student)
+
     def facts(self) -> dict[str, Any]:
         """Return what ``GET /v1/models`` shows."""
         slot = self._slot
@@ -172,6 +210,7 @@ class Replica:
             "answers": dict(self._num_answers),
             "history_view": self._view_facts(),
             "events": {"accepted": self._sink.num_accepted, "rejected": self._sink.num_rejected} if self._sink else None,
+            "impressions": self._impressions and {"logged": self._impressions.num_logged, "dropped": self._impressions.num_dropped},
         }
 
     def _view_facts(self) -> dict[str, Any] | None:
@@ -184,6 +223,7 @@ class Replica:
             "gaps": self._follower.num_gaps,
             "users": len(self._view),
             "unavailable": len(self._view.table.availability.codes),
+            "described": len(self._view.table.attributes),
             "offsets": self._view.offsets,
             **asdict(self._view.counters),
         }
@@ -214,14 +254,7 @@ class Replica:
         # A pause after rows came lets the next ones gather: decoding two at once costs as much as decoding one.
         self._stopping.wait(_GATHER_S if is_well else _RETRY_S)
 
-    def _append_once(self) -> None:
-        assert self._sink is not None
-        self._sink.step(_SINK_POLL_S)
-
-    def _spawn(self, name: str, step: Callable[[], None]) -> None:
-        closing = self._follower if name == "log-follower" else self._sink
-        assert closing is not None
-
+    def _spawn(self, name: str, step: Callable[[], object], close: Callable[[], None]) -> None:
         def run() -> None:
             try:
                 while not self._stopping.is_set():
@@ -230,11 +263,23 @@ class Replica:
                 logger.exception("Replica: the loop %s has ended", name)
                 raise
             finally:
-                closing.close()
+                close()
 
         thread = threading.Thread(target=run, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
+
+
+def make_routes(replica: Replica, settings: ReplicaSettings) -> Routes:
+    """Return a replica's routes with the configured bounds and access."""
+    config = settings.config
+    limits = RequestLimits(config.events.namespace, config.serving.max_n, config.serving.max_history, config.events.max_id_bytes)
+    access = Access(moves_models=settings.is_local or config.serving.remote_promotion)
+    return Routes(replica, limits, config.serving.max_body_bytes, str(settings.log_address), access)
+
+
+def _move_facts(move: Move) -> dict[str, Any]:
+    return move.model_dump(mode="json", exclude={"decision"})
 
 
 def _model_facts(model: LiveModel | None) -> dict[str, Any] | None:

@@ -226,8 +226,10 @@ class RegistryConfig(Section):
 class ServingConfig(Section):
     """Bound requests and place replicas.
 
-    ``accepts``: kinds of events that ``POST /v1/events`` takes from whoever reaches the port. ``path``: what all paths of this server begin with,
-    so that several answer at one port of one Ray cluster.
+    ``accepts``: kinds of events that ``POST /v1/events``, and the routes of items and users, take from whoever reaches the port. ``path``: what all
+    paths of this server begin with, so that several answer at one port of one Ray cluster. ``log_impressions``: so large a share of the
+    recommendations is logged as impressions. ``remote_promotion``: let models be promoted and rolled back by HTTP also where the server listens
+    on more than loopback.
     """
 
     host: str = "127.0.0.1"
@@ -239,6 +241,8 @@ class ServingConfig(Section):
     max_history: int = Field(default=1000, ge=1)
     history_users: int = Field(default=200_000, ge=1)
     accepts: tuple[Literal["interaction", "impression", "item_update", "deletion"], ...] = ("interaction", "impression", "item_update")
+    log_impressions: float = Field(default=0.0, ge=0.0, le=1.0)
+    remote_promotion: bool = False
 
 
 class LakeConfig(Section):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from streamrec.serving.checks import RequestLimits, check_ids, check_n, check_namespace, refuse, refuse_unknown
 
 MAX_LISTS = 20
+SEEN_IS = 'true or false, or {"last": NUMBER}'
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -107,6 +108,38 @@ class ReasonBody(Body):
     reason: Text = Field("asked by HTTP", max_length=500)
 
 
+class EventBody(BaseModel):
+    """Describe one event as on the wire; what its kind asks for says ``streamrec schema``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str | None = Field(None, description="interaction (also when absent), impression, item_update or deletion.")
+    event_id: str = Field(description="Names the event; a second one with the same id has no effect.")
+    event_time: int = Field(description="Milliseconds since the epoch, UTC.")
+
+
+class WhereQuery(BaseModel):
+    """Say in which namespace."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    namespace: str | None = Field(None, description="events.namespace without it.")
+
+
+class PopularQuery(WhereQuery):
+    """Ask for popular items."""
+
+    n: Count = Field(20, description="How many items, at most serving.max_n.")
+    category: list[Text] | None = Field(None, description="Items in at least one of them; give it several times.")
+
+
+class UserQuery(WhereQuery):
+    """Ask for a user's items."""
+
+    n: Count = Field(20, description="How many items, at most serving.max_n.")
+    exclude_seen: bool = Field(True, description="Whether the user's known items are left out.")
+
+
 B = TypeVar("B", bound=Body)
 
 
@@ -134,6 +167,8 @@ def refuse_invalid(fault: Mapping[str, Any]) -> NoReturn:
     Raises:
         RequestError: Always.
     """
+    if fault["loc"] and fault["loc"][0] == "exclude_seen":  # Pydantic names each kind that it tried.
+        refuse("exclude_seen", fault["input"], SEEN_IS)
     refuse(".".join(str(part) for part in fault["loc"]) or "body", fault["input"], fault["msg"][:1].lower() + fault["msg"][1:])
 
 

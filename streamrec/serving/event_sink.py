@@ -58,14 +58,14 @@ class EventSink:
         self._waiting: queue.Queue[_Waiting] = queue.Queue(self.max_waiting)
 
     def submit(self, events: list[Any]) -> Future[Results]:
-        """Hand over parsed events; the result has one object per event, in order.
+        """Hand over events, parsed or as the bytes of one each; the result has one object per event, in order.
 
         An accepted event gives ``{"status": "accepted", "partition", "offset"}``, another ``{"status": "rejected", "reason", "detail"}``.
 
         Raises:
             BrokerUnavailable: Too many requests wait for the broker already.
         """
-        waiting = _Waiting([orjson.dumps(event) for event in events], Future())
+        waiting = _Waiting([event if isinstance(event, bytes) else orjson.dumps(event) for event in events], Future())
         try:
             self._waiting.put_nowait(waiting)
         except queue.Full as error:

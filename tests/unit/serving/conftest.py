@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
+import orjson
 import pytest
 
+from serve.replica import Replica, ReplicaSettings, make_routes
+from streamrec.config import parse_config
+from streamrec.log.connect import local_address, open_admin
 from streamrec.state import pack_strings
 
 Version = tuple[dict[str, np.ndarray], dict[str, Any]]
@@ -20,7 +29,7 @@ def make_version(
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(num_rows, dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    ids, id_offsets = pack_strings([f"{prefix}-{row}" for row in range(num_rows)])
+    ids, id_offsets = pack_strings([f"{prefix}-{row}" if prefix != "i" else f"i{row}" for row in range(num_rows)])
     names, name_offsets = pack_strings(namespaces)
     arrays = {
         "item_vectors": vectors,
@@ -63,3 +72,78 @@ def version() -> Callable[..., Version]:
 @pytest.fixture
 def naive() -> Callable[..., np.ndarray]:
     return naive_scores
+
+
+@dataclass
+class Asked:
+    """An answer: status, headers, JSON."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: Any
+
+
+class InProcess(Replica):
+    """A replica without threads, Ray and a board: what is appended is followed at once."""
+
+    def __init__(self, settings: ReplicaSettings) -> None:
+        super().__init__(settings, "replica-1")
+        self.routes = make_routes(self, settings)
+        self.follow()
+
+    def follow(self) -> None:
+        """Take over what is in the log: the first steps load and open."""
+        for _ in range(3):
+            self._follow_once()
+
+    def load(self, name: str, made: Version) -> None:
+        """Make a version the live one."""
+        self._slot.load({"version": name, "created_ms": 1}, *made)
+
+    def submit_events(self, events: list[Any]) -> Future[list[dict[str, Any]]]:
+        """Append at once."""
+        waiting = super().submit_events(events)
+        assert self._sink is not None
+        self._sink.step(0)
+        self.follow()
+        return waiting
+
+    def append_impressions(self) -> int:
+        """Append the impressions that wait."""
+        return self._impression_sink.step(0)
+
+    def ask(self, method: str, path: str, body: Any = None, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Asked:
+        """Answer one request."""
+        raw, _, query = path.partition("?")
+        data = body if isinstance(body, bytes) else (b"" if body is None else orjson.dumps(body))
+        parts, sent = [data], []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": parts.pop()} if parts else {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": method, "path": unquote(raw), "raw_path": raw.encode(), "query_string": query.encode(), "headers": headers}
+        asyncio.run(self.routes(scope, receive, send))
+        start, *rest = sent
+        found = b"".join(message["body"] for message in rest)
+        assert int(dict(start["headers"])[b"content-length"]) == len(found) or method == "HEAD"
+        return Asked(start["status"], dict(start["headers"]), orjson.loads(found) if found else None)
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Callable[..., InProcess]:
+    """Return a function of serving settings that returns a replica with a version of 40 items, a log and a registry."""
+
+    def make(*, is_local: bool = False, live: bool = True, **settings: Any) -> InProcess:
+        config = parse_config({"serving": settings})
+        address = local_address(tmp_path / "log")
+        open_admin(address, config.log).ensure_topic(config.log.events_topic, 1)
+        registry = str(tmp_path / "registry")
+        replica = InProcess(ReplicaSettings(config, address, None, registry, is_local=is_local))
+        if live:
+            replica.load("v00000012", make_version(40, prefix="i"))
+        return replica
+
+    return make

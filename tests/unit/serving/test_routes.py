@@ -8,11 +8,14 @@ import pytest
 from serve.routes import Routes
 from streamrec.errors import BrokerUnavailable
 from streamrec.serving.checks import RequestLimits
+from streamrec.serving.full_answers import FullAnswerer
 from streamrec.serving.slot import ModelSlot
 
 
 class FakeReplica:
     replica_id = "replica-1"
+    answerer = FullAnswerer(None)
+    shown = None
 
     def __init__(self, model):
         self.model = model

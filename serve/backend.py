@@ -1,0 +1,57 @@
+"""Say what the routes need from a replica."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from streamrec.serving.full_answers import FullAnswerer
+from streamrec.serving.requests import RecommendRequest
+from streamrec.serving.slot import LiveModel
+
+
+class Backend(Protocol):
+    """What the routes need from a replica."""
+
+    replica_id: str
+    answerer: FullAnswerer
+    shown: Callable[[RecommendRequest, Mapping[str, Any]], None] | None
+    """Called with a recommendation after it has been sent; None where nobody asks."""
+
+    async def start(self) -> None:
+        """Begin to follow the board and the log; returns when the first answers can be as good as they will be."""
+        ...
+
+    async def stop(self) -> None:
+        """Stop the background work."""
+        ...
+
+    @property
+    def model(self) -> LiveModel | None:
+        """Return the live version."""
+        ...
+
+    def recommend(self, request: RecommendRequest, model: LiveModel, request_id: str) -> dict[str, Any]:
+        """Return the answer's JSON object."""
+        ...
+
+    def submit_events(self, events: list[Any]) -> Future[list[dict[str, Any]]]:
+        """Hand over events to append, parsed or as the bytes of one each."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return what ``GET /v1/models`` shows."""
+        ...
+
+    def promote(self, version: str, reason: str) -> dict[str, Any]:
+        """Make a version live in the registry and return the move; blocks while the storage answers.
+
+        Raises:
+            OperatorError: There is no such version, it may not go live, or there is no registry.
+        """
+        ...
+
+    def roll_back(self, reason: str) -> dict[str, Any]:
+        """Make the version live again that was live before; see `promote`."""
+        ...

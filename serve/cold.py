@@ -1,0 +1,284 @@
+"""Answer all but the hot routes with FastAPI, and document all of them: ``GET /openapi.json``.
+
+Bodies are read before FastAPI sees the request, bounded, and are JSON whatever their content type says: `curl -d` sends another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Annotated, Any, cast
+
+import orjson
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from serve.access import Access
+from serve.appending import append
+from serve.backend import Backend
+from serve.http import Headers, Message, Receive, Refusal, Scope, Send, last_of_three, no_model, read_body
+from serve.operations import OPERATIONS, Operation
+from streamrec import __version__
+from streamrec.clock import Clock, SystemClock
+from streamrec.errors import OperatorError, RequestError
+from streamrec.events.schema import Kind
+from streamrec.serving.bodies import (
+    EventBody,
+    ItemBody,
+    PopularQuery,
+    RankBody,
+    ReasonBody,
+    RecommendBody,
+    SimilarBody,
+    UserQuery,
+    WhereQuery,
+    check_bounds,
+    refuse_invalid,
+)
+from streamrec.serving.checks import RequestLimits, check_id, check_n, check_namespace, error_body
+from streamrec.serving.filters import Filters
+from streamrec.serving.lookups import item_facts, user_facts
+from streamrec.serving.slot import LiveModel
+
+_TO_CORRECT = "What to correct: `error` with field, got, allowed, message"
+_STATUS_OF_REASON = {"kind_not_accepted": 403}
+
+
+def _item_id(request: Request, item_id: str) -> str:
+    return last_of_three(request.scope)
+
+
+def _user_id(request: Request, user_id: str) -> str:
+    return last_of_three(request.scope)
+
+
+# Not FastAPI's own, which are decoded before the path is split: an encoded slash stays part of an id.
+ItemSegment = Annotated[str, Depends(_item_id)]
+UserSegment = Annotated[str, Depends(_user_id)]
+
+
+class ColdRoutes:
+    """The ASGI application behind the hot routes.
+
+    Args:
+        backend: The replica.
+        limits: Bounds of requests.
+        max_body_bytes: Longest body that is read.
+        access: Asked before anything is done.
+        log_name: Address of the log, for errors.
+        request_id: Names a request.
+        clock: Processing time, which is the event time of what is written without one.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        limits: RequestLimits,
+        max_body_bytes: int,
+        access: Access,
+        log_name: str,
+        request_id: Callable[[Scope], str],
+        clock: Clock | None = None,
+    ) -> None:
+        self._backend = backend
+        self._limits = limits
+        self._max_body_bytes = max_body_bytes
+        self._access = access
+        self._log_name = log_name
+        self._request_id = request_id
+        self._clock = clock or SystemClock()
+        self._headers: Headers = [(b"x-streamrec-replica", backend.replica_id.encode())]
+        self.app = FastAPI(title="streamrec", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+        handlers: dict[Any, Any] = {RequestError: self._bad_request, Refusal: self._refused, HTTPException: self._no_route}
+        for kind, handler in {**handlers, RequestValidationError: self._invalid}.items():
+            self.app.add_exception_handler(kind, handler)
+        for operation in OPERATIONS:
+            self._add(operation)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        body = await read_body(scope, receive, self._max_body_bytes)
+        parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def once() -> Message:
+            return parts.pop() if parts else await receive()
+
+        headers = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
+        await self.app({**scope, "headers": [*headers, (b"content-type", b"application/json")]}, once, cast("Any", send))
+
+    def _add(self, operation: Operation) -> None:
+        async def may(request: Request) -> None:
+            if operation.is_hot:  # Its own paths never come here, only ones that look like them.
+                raise HTTPException(404)
+            self._access.check(request.scope, operation.action)
+
+        content = {"application/json": {"example": operation.answer}}
+        example = {"requestBody": {"content": {"application/json": {"example": operation.body}}}} if operation.body is not None else None
+        self.app.add_api_route(
+            # Ids may hold anything, a slash too.
+            operation.path.replace("_id}", "_id:path}"),
+            getattr(_Documented if operation.is_hot else self, operation.name),
+            methods=[operation.method],
+            operation_id=operation.name,
+            summary=operation.summary,
+            dependencies=[Depends(may)],
+            responses={200: {"content": content, "description": "The answer"}, 400: {"description": _TO_CORRECT}},
+            openapi_extra=example,
+            response_model=None,
+        )
+
+    async def similar(self, body: SimilarBody, request: Request) -> Response:
+        """Items whose vectors point in the same direction; those that are given are left out, those that are unknown are named."""
+        check_bounds(body, self._limits)
+        model = self._model()
+        answer = self._backend.answerer.similar(body, self._namespace(body.namespace), self._n(body), model, self._id(request))
+        return self._json(answer, model=model)
+
+    async def rank(self, body: RankBody, request: Request) -> Response:
+        """The candidates that the version knows and that can be had, best first; the others are in `left_out`."""
+        check_bounds(body, self._limits)
+        model = self._model()
+        return self._json(self._backend.answerer.rank(body, self._namespace(body.namespace), model, self._id(request)), model=model)
+
+    async def popular(self, query: Annotated[PopularQuery, Query()], request: Request) -> Response:
+        """The score is how often an item was used."""
+        model = self._model()
+        filters = Filters(categories=tuple(query.category) if query.category else None)
+        answer = self._backend.answerer.popular(self._n(query), self._namespace(query.namespace), filters, model, self._id(request))
+        return self._json(answer, model=model)
+
+    async def get_item(self, item_id: ItemSegment, query: Annotated[WhereQuery, Query()], request: Request) -> Response:
+        """What catalogues said, whether it can be had, and whether the live version has it."""
+        namespace, model = self._namespace(query.namespace), self._backend.model
+        found = item_facts(self._backend.answerer.view, model, namespace, check_id(item_id, "item_id", self._limits))
+        if found is None:
+            what = "Item: nobody has said or done anything with this item yet"
+            raise Refusal(404, "item_id", item_id, "an item that is known", what)
+        return self._json({**found, **self._facts(model, request)}, model=model)
+
+    async def put_item(self, item_id: ItemSegment, body: ItemBody, query: Annotated[WhereQuery, Query()], request: Request) -> Response:
+        """Answered when the broker has the update; what it says shows a moment later, when the replicas have read it."""
+        said = body.model_dump(exclude_unset=True)
+        return await self._write({"kind": Kind.ITEM_UPDATE.value, **said, "item_id": check_id(item_id, "item_id", self._limits)}, query, request)
+
+    async def delete_item(self, item_id: ItemSegment, query: Annotated[WhereQuery, Query()], request: Request) -> Response:
+        """The item stays in histories and goes on being learned."""
+        event = {"kind": Kind.ITEM_UPDATE.value, "available": False, "item_id": check_id(item_id, "item_id", self._limits)}
+        return await self._write(event, query, request)
+
+    async def get_user(self, user_id: UserSegment, query: Annotated[WhereQuery, Query()], request: Request) -> Response:
+        """The history, newest first, with event times: all that serving knows of a user."""
+        namespace = self._namespace(query.namespace)
+        found = user_facts(self._backend.answerer.view, namespace, check_id(user_id, "user_id", self._limits))
+        return self._json({**found, **self._facts(self._backend.model, request)}, model=self._backend.model)
+
+    async def delete_user(self, user_id: UserSegment, query: Annotated[WhereQuery, Query()], request: Request) -> Response:
+        """Answered when the broker has the request; `streamrec receipt` says what became of it."""
+        return await self._write({"kind": Kind.DELETION.value, "user_id": check_id(user_id, "user_id", self._limits)}, query, request)
+
+    async def promote(self, version: str, request: Request, body: ReasonBody | None = None) -> Response:
+        """The registry's alias moves; replicas follow within half a second."""
+        reason = (body or ReasonBody()).reason
+        return await self._move(lambda: self._backend.promote(version, reason), request)
+
+    async def rollback(self, request: Request, body: ReasonBody | None = None) -> Response:
+        """The registry's alias moves back; replicas follow within half a second."""
+        reason = (body or ReasonBody()).reason
+        return await self._move(lambda: self._backend.roll_back(reason), request)
+
+    async def _move(self, move: Callable[[], dict[str, Any]], request: Request) -> Response:
+        try:
+            # In a thread, because requests are answered meanwhile.
+            moved = await asyncio.to_thread(move)
+        except OperatorError as error:
+            raise Refusal(409, "version", "a move that is not possible", "a version that is there and allowed", str(error)) from error
+        return self._json({**moved, "request_id": self._id(request)})
+
+    async def _write(self, event: dict[str, Any], query: WhereQuery, request: Request) -> Response:
+        request_id = self._id(request)
+        made = {"event_id": f"http-{request_id}", "event_time": self._clock.now_ms(), "namespace": self._namespace(query.namespace)}
+        event = {**made, **event}
+        (result,) = await append(self._backend, [event], self._log_name)
+        if result["status"] != "accepted":
+            reason = result["reason"]
+            raise Refusal(_STATUS_OF_REASON.get(reason, 400), "body", reason, "a valid event of an accepted kind", f"Event: {result['detail']}")
+        return self._json({**result, "event_id": event["event_id"], "request_id": request_id})
+
+    def _facts(self, model: LiveModel | None, request: Request) -> dict[str, Any]:
+        if model is None:
+            return {"model_version": None, "model_age_s": None, "request_id": self._id(request)}
+        return self._backend.answerer.facts(model, self._id(request))
+
+    def _model(self) -> LiveModel:
+        model = self._backend.model
+        if model is None:
+            raise no_model()
+        return model
+
+    def _namespace(self, given: str | None) -> str:
+        return self._limits.namespace if given is None else check_namespace(given)
+
+    def _n(self, asked: SimilarBody | PopularQuery) -> int:
+        return check_n(asked.n, self._limits) if "n" in asked.model_fields_set else min(asked.n, self._limits.max_n)
+
+    def _id(self, request: Request) -> str:
+        return self._request_id(request.scope)
+
+    def _json(self, value: Any, status: int = 200, extra: Headers | None = None, model: LiveModel | None = None) -> Response:
+        named: Headers = [(b"x-streamrec-model", model.version.encode())] if model is not None else []
+        response = Response(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS), status, media_type="application/json")
+        response.raw_headers.extend([*self._headers, *named, *(extra or [])])
+        return response
+
+    async def _bad_request(self, _: Request, error: RequestError) -> Response:
+        return self._json(error_body(error), 400)
+
+    async def _refused(self, _: Request, error: Refusal) -> Response:
+        return self._json(error.body, error.status, error.headers)
+
+    async def _invalid(self, _: Request, error: RequestValidationError) -> Response:
+        fault = error.errors()[0]
+        try:
+            refuse_invalid({**fault, "loc": fault["loc"][1:] if fault["type"] != "json_invalid" else ()})
+        except RequestError as refused:
+            return self._json(error_body(refused), 400)
+
+    async def _no_route(self, request: Request, error: HTTPException) -> Response:
+        path = request.scope["path"][:200]
+        if error.status_code == 405:
+            allow = (error.headers or {}).get("Allow", "")
+            refusal = Refusal(405, "method", request.method, allow, f"Request: {path} takes another method", [(b"allow", allow.encode())])
+        else:
+            known = ", ".join(dict.fromkeys(operation.path for operation in OPERATIONS))
+            refusal = Refusal(error.status_code, "path", path, f"{known}, /openapi.json", "Request: unknown path")
+        return self._json(refusal.body, refusal.status, refusal.headers)
+
+
+class _Documented:
+    """The hot routes, as the document shows them; they are answered before FastAPI is asked."""
+
+    @staticmethod
+    async def recommend(body: RecommendBody) -> None:
+        """A `user_id`, a `history`, or both. With `lists` the answer has `lists` in place of `items`; what is short says why in `short`."""
+
+    @staticmethod
+    async def recommend_to_user(user_id: str, query: Annotated[UserQuery, Query()]) -> None:
+        """The plain request without a body."""
+
+    @staticmethod
+    async def events(body: EventBody | list[EventBody]) -> None:
+        """Each event is accepted or rejected by itself; answered when the broker has those that are accepted."""
+
+    @staticmethod
+    async def models() -> None:
+        """Versions, offsets, counters of the replica that answers."""
+
+    @staticmethod
+    async def healthz() -> None:
+        """200 as long as the process answers."""
+
+    @staticmethod
+    async def readyz() -> None:
+        """503 until a version is live."""
