@@ -33,7 +33,7 @@ def bounded(update: Mapping[str, Any]) -> dict[str, Any]:
         >>> bounded({"title": "Lamp", "categories": None, "price": 9.5, "locale": None, "available": True})
         {'title': 'Lamp', 'price': 9.5}
     """
-    values = {name: update.get(name) for name in FIELDS if update.get(name) is not None}
+    values: dict[str, Any] = {name: update.get(name) for name in FIELDS if update.get(name) is not None}
     if "title" in values:
         values["title"] = values["title"][:MAX_TITLE_CHARS]
     if "categories" in values:

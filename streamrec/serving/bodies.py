@@ -105,7 +105,7 @@ class ItemBody(Body):
 class ReasonBody(Body):
     """Say why a version is moved."""
 
-    reason: Text = Field("asked by HTTP", max_length=500)
+    reason: Annotated[str, Field(min_length=1, max_length=500)] = "asked by HTTP"
 
 
 class EventBody(BaseModel):

@@ -5,7 +5,7 @@ Shapes: m rows in the namespace, d dimensions, h history items. Positions count 
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -134,7 +134,7 @@ class FaissIndex:
         mine, inverse = np.unique(own, return_inverse=True)
         special = np.union1d(mine, excluded)
         fetch = min(n + len(special), len(self._bias))
-        wanted = None if mask is None else faiss.SearchParameters(sel=faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little")))
+        wanted = None if mask is None else _under(mask)
         found_scores, found = self._index.search(np.append(query, np.float32(1.0))[None, :], fetch, params=wanted)
         # Positions that are left out are never found: -1 stands where there were no others.
         others = ~np.isin(found[0], special) & (found[0] >= 0)
@@ -153,6 +153,12 @@ class FaissIndex:
         self._bias[changed] = np.where(mask[changed], np.float32(-np.inf), self._given_bias[changed])
         self._stored[changed, -1] = self._bias[changed]
         self._left_out = mask
+
+
+def _under(mask: NDArray[np.bool_]) -> Any:
+    """Return the library's parameters of a search that finds only positions where the mask is true."""
+    library: Any = faiss  # Its stubs know only the signatures of C++.
+    return library.SearchParameters(sel=library.IDSelectorBitmap(np.packbits(mask, bitorder="little")))
 
 
 def _product(vectors: Floats, query: Floats, among: Ints) -> Floats:

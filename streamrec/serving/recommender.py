@@ -69,9 +69,8 @@ class _Shelf:
     def cosines(self, direction: Floats) -> Floats:
         """Return the cosine between each member's vector and a direction of length 1; zero for a member without a direction. [m]."""
         if not len(self._norms):
-            self._norms = np.linalg.norm(self._vectors, axis=1)
-        cosines: Floats = (self._vectors @ direction) / np.maximum(self._norms, _MIN_NORM)
-        return cosines
+            self._norms = np.linalg.norm(self._vectors, axis=1).astype(np.float32)
+        return np.asarray((self._vectors @ direction) / np.maximum(self._norms, _MIN_NORM), np.float32)
 
     def leave_out(self, rows: NDArray[np.int32]) -> None:
         """Make these rows, as far as they are members, the ones that are never chosen."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import parse_qsl
 
-from streamrec.serving.bodies import RecommendBody, SeenScope, parse_body
+from streamrec.serving.bodies import SEEN_IS, RecommendBody, SeenScope, parse_body
 from streamrec.serving.checks import MAX_SHOWN_CHARS, RequestLimits, check_id, check_ids, check_n, check_namespace, parse_json, refuse, refuse_unknown
 from streamrec.serving.filters import Extras, Filters, ListRequest
 
@@ -117,7 +117,7 @@ def parse_recommend_query(user_id: str, query: bytes, limits: RequestLimits) -> 
 
 def _bool(value: object) -> bool:
     if not isinstance(value, bool):
-        refuse("exclude_seen", value, 'true or false, or {"last": NUMBER}')
+        refuse("exclude_seen", value, SEEN_IS)
     return value
 
 

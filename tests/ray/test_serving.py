@@ -198,6 +198,24 @@ def test_an_item_that_can_not_be_had_is_in_no_replicas_answer_until_an_update_sa
     live.from_every_replica("POST", "/v1/recommend", question, lambda _, __, answer: answer["items"][0]["item_id"] == best)
 
 
+def test_what_is_put_of_an_item_is_filtered_by_on_every_replica_and_a_model_is_moved_by_http(live):
+    said = {"title": "Lamp", "categories": ["lamp"], "price": 5}
+    status, _, put = live.ask("PUT", "/v1/items/item-17", said)
+    assert (status, put["status"]) == (200, "accepted")
+    live.from_every_replica("GET", "/v1/items/item-17", None, lambda status, _, found: status == 200 and found.get("title") == "Lamp")
+    asked = {"history": ["item-3"], "n": 5, "categories": ["lamp"], "explain": True}
+    answers = live.from_every_replica("POST", "/v1/recommend", asked, lambda _, __, answer: len(answer["items"]) == 1)
+    assert all("1 of the 300 items" in answer["short"] for _, _, answer in answers.values())
+    assert live.ask("GET", "/openapi.json")[2]["paths"]["/v1/recommend"]["post"]
+    # On loopback anybody on this machine may move models; every replica follows the registry.
+    before, after = f"v{live.num_versions:08d}", live.promote(live.num_versions)
+    live.wait_for_version(after)
+    assert live.ask("POST", f"/v1/models/{before}:promote", {"reason": "a test"})[2]["version"] == before
+    live.wait_for_version(before)
+    assert live.ask("POST", "/v1/models:rollback")[2]["version"] == after
+    live.wait_for_version(after)
+
+
 def test_a_version_that_is_not_finite_is_refused_and_the_live_one_goes_on(live):
     before = f"v{live.num_versions:08d}"
     live.promote(0, spoilt=True)

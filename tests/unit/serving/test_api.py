@@ -185,7 +185,7 @@ def test_a_share_of_the_answers_is_logged_as_impressions(serving, tmp_path):
         ("POST", "/v1/similar", b"{", 400, "body"),
         ("POST", "/v1/rank", {"candidates": ["i1"], "user_id": ""}, 400, "user_id"),
         ("POST", "/v1/recommend", {"user_id": "u", "min_price": "x"}, 400, "min_price"),
-        ("POST", "/v1/recommend", {"user_id": "u", "exclude_seen": {"last": 0}}, 400, "exclude_seen.SeenScope.last"),
+        ("POST", "/v1/recommend", {"user_id": "u", "exclude_seen": {"last": 0}}, 400, "exclude_seen"),
         ("POST", "/v1/recommend", {"user_id": "u", "lists": [{"name": "a", "n": 9999}]}, 400, "n"),
         ("POST", "/v1/recommend", {"categories": ["a"]}, 400, "user_id"),
         ("GET", "/v1/popular?n=0", None, 400, "n"),

@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from streamrec.errors import RequestError
 from streamrec.serving.checks import RequestLimits, error_body, parse_json
+from streamrec.serving.filters import Extras, Filters, ListRequest
 from streamrec.serving.requests import RecommendRequest, parse_recommend, parse_recommend_query
 
 LIMITS = RequestLimits(namespace="shop", max_n=50, max_history=3, max_id_bytes=10)
@@ -62,6 +64,50 @@ def test_a_refusal_names_the_field_what_was_got_and_what_is_allowed(values, fiel
     assert (error["field"], error["got"]) == (field, got)
     assert allowed in error["allowed"]
     assert field in error["message"]
+
+
+PLAIN = [
+    {"user_id": "u"}, {"user_id": None, "history": ["a"]}, {"history": []}, {"user_id": "u", "n": 50}, {"user_id": "u", "exclude": ["c"]},
+    {"user_id": "u", "exclude_seen": False}, {"user_id": "u", "context": {"page": 3, "app": True}}, {"user_id": "u", "namespace": "blog"},
+    {"user_id": "u", "context": None}, {"user_id": "u", "namespace": None},
+    {}, {"user_id": "u", "n": 0}, {"user_id": "u", "n": 51}, {"user_id": "u", "n": True}, {"user_id": "u", "n": 2.0}, {"user_id": "u", "n": None},
+    {"user_id": ""}, {"user_id": 7}, {"user_id": "u" * 11}, {"user_id": "é" * 6}, {"history": "a"}, {"history": ["a"] * 4}, {"history": [1]},
+    {"user_id": "u", "exclude": [None]}, {"user_id": "u", "exclude": None}, {"user_id": "u", "exclude_seen": 1},
+    {"user_id": "u", "exclude_seen": None},
+    {"user_id": "u", "namespace": ""}, {"user_id": "u", "namespace": "商" * 28}, {"user_id": "u", "context": []},
+    {"user_id": "u", "context": {"a": []}}, {"user_id": "u", "excluded": []},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", PLAIN)
+def test_the_parser_and_the_model_that_the_document_shows_take_and_refuse_the_same(values):
+    """With a field that only the model reads, and that changes nothing."""
+    found = []
+    for more in ({}, {"explain": False}):
+        try:
+            found.append(replace(parse(**values, **more), extras=None))
+        except RequestError as error:
+            found.append(error_body(error)["error"]["field"].partition(".")[0])
+    assert found[0] == found[1]
+
+
+def test_every_extra_is_read():
+    asked = {
+        "user_id": "u",
+        "categories": ["a"],
+        "min_price": 1,
+        "max_price": 2.5,
+        "locale": "en",
+        "available": False,
+        "items": ["i"],
+        "explain": True,
+    }
+    lists = [{"name": "one", "n": 3, "max_price": None, "exclude": ["x"]}, {"name": "two"}]
+    request = parse(**asked, lists=lists, repeat_items=True, exclude_seen={"last": 2}, exclude=["y"])
+    own = Filters(("a",), (1, 2.5), "en", False, ("i",))
+    one, two = ListRequest("one", 3, Filters(("a",), (1, None), "en", False, ("i",)), ("x",)), ListRequest("two", 20, own, ("y",))
+    assert request.extras == Extras(own, 2, (one, two), True, True)
+    assert (request.exclude_seen, request.exclude, parse(user_id="u").extras) == (True, ("y",), None)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"user_id": "u"} x', b'{"user_id": NaN}'])
