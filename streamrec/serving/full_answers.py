@@ -58,7 +58,8 @@ class FullAnswerer(Answerer):
         among = self._among(Filters.of(body), namespace, recommender)
         excluded = np.concatenate([rows, self._rows_of(recommender, namespace, body.exclude)])
         found, cosines = recommender.similar(rows, n, excluded, namespace, among)
-        return {"items": shown_items(recommender, found, cosines), **facts, "source": STUDENT, **_short(recommender, namespace, found, n, among)}
+        short = self._short(recommender, Filters.of(body), namespace, found, n, among)
+        return {"items": shown_items(recommender, found, cosines), **facts, "source": STUDENT, **short}
 
     def rank(self, body: RankBody, namespace: str, model: LiveModel, request_id: str) -> dict[str, Any]:
         """Return the candidates in order of score; those that can't be ranked, or had, are in ``left_out``."""
@@ -87,8 +88,8 @@ class FullAnswerer(Answerer):
         recommender = self._ready(model)
         among = self._among(filters, namespace, recommender)
         rows, counts = recommender.popular(n, _NO_ROWS, namespace, among)
-        facts = {**self.facts(model, request_id), "source": POPULAR, "why": "asked for", **_short(recommender, namespace, rows, n, among)}
-        return {"items": shown_items(recommender, rows, counts), **facts}
+        facts = {**self.facts(model, request_id), "source": POPULAR, "why": "asked for"}
+        return {"items": shown_items(recommender, rows, counts), **facts, **self._short(recommender, filters, namespace, rows, n, among)}
 
     def facts(self, model: LiveModel, request_id: str) -> dict[str, Any]:
         """Return what every answer of a version says."""
@@ -108,13 +109,13 @@ class FullAnswerer(Answerer):
         if explains and len(history):
             _explain(items, recommender, history, rows)
         name = {"name": one.name} if one.name else {}
-        return rows, {**name, "items": items, **self._short_list(recommender, one, namespace, rows, among)}
+        return rows, {**name, "items": items, **self._short(recommender, one.filters, namespace, rows, one.n, among)}
 
-    def _short_list(self, recommender: Recommender, one: ListRequest, namespace: str, rows: Rows, among: Among | None) -> dict[str, str]:
-        short = _short(recommender, namespace, rows, one.n, among)
-        if short and one.filters.asks_for_attributes and self.view is None:
-            return {"short": f"{short['short']}; without a log nothing is known of items"}
-        return short
+    def _short(self, recommender: Recommender, filters: Filters, namespace: str, rows: Rows, n: int, among: Among | None) -> dict[str, str]:
+        if len(rows) == n:
+            return {}
+        nothing = "; without a log nothing is known of items" if filters.asks_for_attributes and self.view is None else ""
+        return {"short": short_of(recommender, namespace, len(rows), n, among) + nothing}
 
     def _ready(self, model: LiveModel) -> Recommender:
         model.recommender.leave_out(self._unavailable(model.recommender))
@@ -146,10 +147,6 @@ def _seen(request: RecommendRequest, extras: Extras, known: Rows, given: Rows) -
     if not request.exclude_seen:
         return _NO_ROWS
     return np.concatenate([known if extras.seen_last is None else known[-extras.seen_last :], given])
-
-
-def _short(recommender: Recommender, namespace: str, rows: Rows, n: int, among: Among | None) -> dict[str, str]:
-    return {} if len(rows) == n else {"short": short_of(recommender, namespace, len(rows), n, among)}
 
 
 def _explain(items: Sequence[dict[str, Any]], recommender: Recommender, history: Rows, rows: Rows) -> None:

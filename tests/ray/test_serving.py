@@ -282,7 +282,7 @@ def test_after_a_shutdown_nothing_is_left_and_the_python_proxy_serves_too(server
     if folder is not None:
         assert not folder.exists()
         assert subprocess.run(["pgrep", "-f", str(folder)], check=False, capture_output=True).stdout == b""
-    base_url = launcher.launch(parse_config({"serving": {"port": 0, "num_replicas": 1}}), proxy="python")
+    base_url = launcher.launch(parse_config({"serving": {"port": 0, "num_replicas": 1, "host": "0.0.0.0"}}), proxy="python")
     server.host, port = base_url.removeprefix("http://").split(":")
     server.port = int(port)
     board = RemoteBoard.get_or_create()
@@ -292,3 +292,5 @@ def test_after_a_shutdown_nothing_is_left_and_the_python_proxy_serves_too(server
     while (answer := server.ask("POST", "/v1/recommend", {"history": ["item-1"]}))[0] != 200:
         assert time.monotonic() < deadline, answer
     assert answer[2]["source"] == "student"
+    status, _, refused = server.ask("POST", "/v1/models:rollback")  # Others than this machine reach it.
+    assert (status, "serving.remote_promotion" in refused["error"]["message"]) == (403, True)

@@ -112,9 +112,9 @@ class InProcess(Replica):
         """Append the impressions that wait."""
         return self._impression_sink.step(0)
 
-    def ask(self, method: str, path: str, body: Any = None, headers: tuple[tuple[bytes, bytes], ...] = ()) -> Asked:
+    def ask(self, method: str, path: str, body: Any = None, headers: tuple[tuple[bytes, bytes], ...] = (), mount: str = "") -> Asked:
         """Answer one request."""
-        raw, _, query = path.partition("?")
+        raw, _, query = f"{mount}{path}".partition("?")
         data = body if isinstance(body, bytes) else (b"" if body is None else orjson.dumps(body))
         parts, sent = [data], []
 
@@ -124,7 +124,8 @@ class InProcess(Replica):
         async def send(message: Any) -> None:
             sent.append(message)
 
-        scope = {"type": "http", "method": method, "path": unquote(raw), "raw_path": raw.encode(), "query_string": query.encode(), "headers": headers}
+        where = {"path": unquote(raw), "raw_path": raw.encode(), "root_path": mount, "query_string": query.encode()}
+        scope = {"type": "http", "method": method, **where, "headers": headers}
         asyncio.run(self.routes(scope, receive, send))
         start, *rest = sent
         found = b"".join(message["body"] for message in rest)

@@ -9,6 +9,8 @@ import orjson
 import pytest
 
 import serve
+from serve.access import Access
+from serve.http import Refusal
 from serve.operations import OPERATIONS
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
@@ -205,6 +207,26 @@ def test_refusals_name_the_field(shop, method, path, body, status, field):
     answer = shop.ask(method, path, body)
     assert (answer.status, answer.body["error"]["field"]) == (status, field)
     assert answer.body["error"]["message"]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)
+def test_every_route_asks_for_access_before_it_does_anything(shop, operation, monkeypatch):
+    asked = []
+
+    def refuse(_, scope, action):
+        asked.append(action)
+        raise Refusal(401, "authorization", "none", "a key", "Access: no key")
+
+    monkeypatch.setattr(Access, "check", refuse)
+    before = shop.facts()["history_view"]["offsets"]
+    answer = shop.ask(operation.method, operation.example_path, operation.body)
+    assert (answer.status, asked, shop.facts()["history_view"]["offsets"]) == (401, [operation.action], before)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)
+def test_routes_answer_below_a_mount_point(shop, operation):
+    assert shop.ask(operation.method, operation.example_path, operation.body, mount="/edge").status == 200
+    assert shop.ask("GET", "/v1/items/a/b", mount="/edge").status == 404
 
 
 def test_without_a_version_what_needs_one_says_so(serving):

@@ -203,6 +203,8 @@ def test_popular_items_pass_the_filters_too(described, answerer, model):
 def test_without_a_log_a_filter_says_that_nothing_is_known(model):
     answer = ask(FullAnswerer(None, CLOCK), model, history=["item-3"], categories=["lamp"])
     assert (ids(answer), "without a log nothing is known of items" in answer["short"]) == ([], True)
+    popular = FullAnswerer(None, CLOCK).popular(3, "default", Filters(locale="en"), model, "r")
+    assert (ids(popular), "without a log nothing is known of items" in popular["short"]) == ([], True)
 
 
 def test_a_large_index_under_a_mask_agrees_with_a_small_one(version, monkeypatch):
