@@ -28,6 +28,8 @@ from streamrec.cli.options import (
     Schema,
     Settings,
     ShowConfig,
+    ShowSwitches,
+    Turn,
 )
 from streamrec.errors import StreamrecError
 
@@ -61,6 +63,8 @@ At = Annotated[
     typer.Option("--broker", metavar="BROKER", help="HOST:PORT, local:///FOLDER, auto, embedded or local. Default: log.broker of the configuration."),
 ]
 ReasonCode = Annotated[str | None, typer.Option("--reason", metavar="CODE", help="Only letters with this reason.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Goes into the history of the switches.")]
+By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who does it. Default: this user on this host.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Nothing but JSON on the output.")]
 
 
@@ -155,29 +159,70 @@ def rollback(
 @app.command()
 def pin(
     version: Annotated[str, typer.Argument(help="A version of the student, such as v00000042.")],
+    live: Annotated[bool, typer.Option("--live", help="Make it live, and let nothing else be promoted until it is unpinned.")] = False,
+    reason: Reason = "",
+    by: By = None,
     student: Student = "default",
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Keep a version whatever the registry's policy says, and print all that are pinned.
 
-    It stays also when a user is deleted that it has learned from.
+    It stays also when a user is deleted that it has learned from. With --live a running stream goes on learning, and obeys within two seconds.
     """
-    _run("pin", Pin(_settings(config, overrides), version, pins=True, student=student))
+    _run("pin", Pin(_settings(config, overrides), version, pins=True, student=student, live=live, reason=reason, by=by))
 
 
 @app.command()
 def unpin(
     version: Annotated[str, typer.Argument(help="A version that is pinned.")],
+    reason: Reason = "",
+    by: By = None,
     student: Student = "default",
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Let the registry's policy decide on a version again, and print all that are still pinned.
 
-    The stream removes what the policy gives up at its next commit.
+    The stream removes what the policy gives up at its next commit. What was pinned with --live stays live until a better one is promoted.
     """
-    _run("pin", Pin(_settings(config, overrides), version, pins=False, student=student))
+    _run("pin", Pin(_settings(config, overrides), version, pins=False, student=student, reason=reason, by=by))
+
+
+@app.command()
+def pause(reason: Reason = "", by: By = None, config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Let the stream make no micro-batches until `streamrec resume`, also after a restart. What is live goes on serving, the lag grows.
+
+    A running stream obeys within two seconds: it executes what is planned, commits, and waits.
+    """
+    _run("switches", Turn(_settings(config, overrides), "pause", reason, by))
+
+
+@app.command()
+def resume(reason: Reason = "", by: By = None, config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Let a paused stream go on."""
+    _run("switches", Turn(_settings(config, overrides), "resume", reason, by))
+
+
+@app.command("freeze-publishing")
+def freeze_publishing(reason: Reason = "", by: By = None, config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Let the stream publish and promote nothing, for any student, until `streamrec unfreeze-publishing`. It goes on learning.
+
+    `streamrec rollback` still moves what is live.
+    """
+    _run("switches", Turn(_settings(config, overrides), "freeze", reason, by))
+
+
+@app.command("unfreeze-publishing")
+def unfreeze_publishing(reason: Reason = "", by: By = None, config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Let the stream publish and promote again."""
+    _run("switches", Turn(_settings(config, overrides), "unfreeze", reason, by))
+
+
+@app.command()
+def switches(as_json: AsJson = False, config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Print every turn of the switches (pause, freeze-publishing, pin --live), oldest first, then what is in force."""
+    _run("switches", ShowSwitches(_settings(config, overrides), as_json))
 
 
 @app.command()

@@ -85,6 +85,27 @@ class Pin:
     version: str
     pins: bool
     student: str = "default"
+    live: bool = False
+    reason: str = ""
+    by: str | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """``streamrec pause|resume|freeze-publishing|unfreeze-publishing``; see `streamrec.pipeline.switches`."""
+
+    settings: Settings
+    action: str
+    reason: str = ""
+    by: str | None = None
+
+
+@dataclass(frozen=True)
+class ShowSwitches:
+    """``streamrec switches``."""
+
+    settings: Settings
+    json: bool = False
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from streamrec.pipeline.report import StageTimer, StepReport
 from streamrec.pipeline.saving import Saver, shape_of
 from streamrec.pipeline.stream_state import LIVE, StreamState, books
 from streamrec.pipeline.students import Students
+from streamrec.pipeline.switches import Flip, Watched, why_held
 from streamrec.pipeline.version_line import MAIN, VersionLine
 from streamrec.registry.version import VersionFacts
 from streamrec.soft_labels.schema import SoftLabels
@@ -73,6 +74,7 @@ class Controller:
         self.time = PlanTime(parts.clock, parts.plans, self.state)
         self._plans_ahead: dict[int, int] | None = None  # By the batch that they follow.
         self._is_torn = False
+        self._switches = Watched(parts.switches.now if parts.switches is not None else None, parts.clock)
 
     def components(self) -> dict[str, Component]:
         """Return all state by name."""
@@ -145,21 +147,29 @@ class Controller:
         while (stored := self.planned()) is not None:
             report = self.run(stored)
         while self._has_uncommitted():  # More than once, where another driver's plan of this number stands.
-            last = Plan(
-                batch=self.state.batch + 1,
-                ranges=take_ranges(self.config.log.events_topic, self.state.offsets, self.state.offsets, 1),
-                now_ms=self.time.now_ms(),
-                seed=0,
-                evaluate=False,
-                new_passes=0,
-                teachers=self.state.teachers,
-                challengers=self.state.challengers,
-                publish=False,
-                checkpoint=True,
-            )
-            report = self.run(last)
+            report = self.run(self._commit_plan())
         self._saver.wait()
         return report
+
+    def _commit_plan(self) -> Plan:
+        """Return a plan that reads nothing and commits."""
+        return Plan(
+            batch=self.state.batch + 1,
+            ranges=take_ranges(self.config.log.events_topic, self.state.offsets, self.state.offsets, 1),
+            now_ms=self.time.now_ms(),
+            seed=0,
+            evaluate=False,
+            new_passes=0,
+            teachers=self.state.teachers,
+            challengers=self.state.challengers,
+            publish=False,
+            checkpoint=True,
+        )
+
+    @property
+    def paused(self) -> Flip | None:
+        """Who has paused the stream, since when and why; None while nobody has."""
+        return self._switches.now().paused if self.parts.obeys_pause else None
 
     def lag(self) -> int:
         """Return how many records of the log have not been read."""
@@ -180,6 +190,13 @@ class Controller:
         return None if batch is None else Plan.model_validate(self.parts.plans.read(batch))
 
     def _new_plan(self) -> Plan | None:
+        if self.paused is not None:  # What has been done is committed once, so that a pause leaves nothing pending.
+            return self._commit_plan() if self._has_uncommitted() else None
+        switches = self._switches.now()
+        holds = why_held(switches, [line.student_name for line in self._lines()])
+        for line in self._lines():
+            if (kept := switches.held.get(line.student_name)) is not None:
+                line.keep_live(kept.version, f"pinned live {kept}")
         measured = Measured(
             ends=self.intake.ends(),
             finished=self.refreshing.finished(),
@@ -193,12 +210,13 @@ class Controller:
             ahead=self.intake.ahead,
             costs_s=self.refreshing.costs_s(),
             failed=self.refreshing.failed(),
+            holds=holds,
         )
         due_ms = [lakes.vacuum_at_ms for lakes in (self.parts.lake, self.parts.other_lakes) if lakes is not None and lakes.vacuum_at_ms is not None]
         if self._saver.holds_older(self.state.forgot_batch):  # Commits that know a deleted user go with later ones, which come in any case.
             due_ms.append(self.state.planned_ms)
         refreshes = self.refreshing.facts(measured.now_ms)
-        must_publish = any(line.must_publish(self.state.not_before) for line in self._lines())
+        must_publish = any(line.must_publish(self.state.not_before) for line in self._lines() if line.student_name not in holds)
         facts = self.state.facts(self._has_uncommitted(), must_publish, min(due_ms, default=None), self.refreshing.record, refreshes)
         return next_plan(facts, measured, self.config)
 

@@ -12,6 +12,7 @@ from streamrec.errors import BrokerUnavailable, OperatorError, StreamrecError, T
 from streamrec.memory import GivesBack
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.report import StepReport
+from streamrec.pipeline.switches import Flip
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Driver:
         self._idle_since_s: float | None = None
         self.controller, self.recovered = self._renewed()
         self._memory = GivesBack(self.controller.parts.clock)
+        self._told_pause: Flip | None = None
 
     def step(self) -> StepReport | None:
         """Do one step, or wait a moment when there is nothing to do."""
@@ -72,13 +74,21 @@ class Driver:
         self._is_down = False
         if batch >= self._failed_batch:
             self._failures = 0
+        self._tell_pause(paused := self.controller.paused)
         if report is None:
-            self._idle_since_s = began_s if idle_since_s is None else idle_since_s
+            if paused is None:  # What waits in the log is not read: that is no idleness.
+                self._idle_since_s = began_s if idle_since_s is None else idle_since_s
             self._wait(IDLE_WAIT_S)
         else:
             self._due_s = began_s + self.controller.config.pipeline.batch_interval_s
         self._memory.after_work()
         return report
+
+    def _tell_pause(self, paused: Flip | None) -> None:
+        """Say once that the stream is paused, and once that it goes on."""
+        if paused != self._told_pause:
+            self._say(f"paused {paused}; {self.lag()} records behind" if paused is not None else "goes on: the pause is over")
+            self._told_pause = paused
 
     def idle_s(self) -> float:
         """Return for how long each step has found nothing to do: the log was read to its end, and no step failed."""

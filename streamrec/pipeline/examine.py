@@ -16,6 +16,7 @@ from streamrec.pipeline.dead_letters import PART_BYTES
 from streamrec.pipeline.plan_time import LONGEST_AHEAD_S
 from streamrec.pipeline.readable import Versions
 from streamrec.pipeline.resources import Resources, shortage
+from streamrec.pipeline.switches import Switches
 from streamrec.storage.trial import Trial
 
 PYTHON_FROM, PYTHON_BELOW = (3, 11), (3, 14)
@@ -120,6 +121,16 @@ def check_versions(versions: Versions, *, is_configured: bool) -> list[Finding]:
         found.append(Finding(check, Verdict.WARN, str(alias).removesuffix(f", {alias.remedy}"), remedy))
     what = "none is live" if versions.live is None else f"{versions.live} is live"
     return found or [Finding(check, Verdict.OK, what if is_configured else f"{what}; it is configured no more")]
+
+
+def check_switches(switches: Switches) -> Finding:
+    """Judge what the person on call has turned: whatever holds the stream is said with who did it, since when and why."""
+    if not (held := switches.in_force()):
+        return Finding("switches", Verdict.OK, "nothing is held: the stream runs and promotes")
+    undo = [("resume", switches.paused), ("unfreeze-publishing", switches.frozen)]
+    undo += [(f"unpin {flip.version}", flip) for flip in switches.held.values()]
+    remedy = " and ".join(f"`streamrec {verb}`" for verb, flip in undo if flip is not None)
+    return Finding("switches", Verdict.WARN, "; ".join(held), f"when it is over: {remedy}")
 
 
 def check_topic(

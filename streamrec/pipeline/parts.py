@@ -19,6 +19,7 @@ from streamrec.pipeline.lineage import Current
 from streamrec.pipeline.other_lakes import OtherLakes
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import Publisher
+from streamrec.pipeline.switches import SwitchBoard
 from streamrec.soft_labels.scorer import Scorer
 from streamrec.storage import Storage
 from streamrec.student.learner import Learner
@@ -68,6 +69,8 @@ class Parts:
         lake: Where applied events are kept.
         other_lakes: Where they were kept once, or another lineage keeps them.
         receipts: Where deletions leave their receipts.
+        switches: What the person on call has turned.
+        obeys_pause: Whether a pause holds it: a rebuild is no stream.
         seen: Rows that are no candidates in evaluation, per query; for protocols that mask a user's items.
         current: What the state's pointer says of this lineage.
         progress: Is told the topic and the next offsets after each commit; neither waits nor raises.
@@ -91,6 +94,8 @@ class Parts:
     lake: LakeWriter | None = None
     other_lakes: OtherLakes | None = None
     receipts: Storage | None = None
+    switches: SwitchBoard | None = None
+    obeys_pause: bool = True
     seen: Callable[[Examples], list[NDArray[np.int32]]] | None = None
     current: Current = field(default_factory=Current)
     progress: Callable[[str, Mapping[int, int]], None] = _nobody

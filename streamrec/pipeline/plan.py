@@ -14,6 +14,9 @@ from streamrec.registry.gate import Window
 from streamrec.registry.version import version_id
 from streamrec.teachers.policy import RefreshDecision, RefreshFacts, decide_refresh, latest_events, must_forget
 
+STUDENT = "default"
+"""Name of the student among those of a registry."""
+
 LONGEST_INTERVAL = 4
 """A commit that a refresh puts off happens after so many intervals at the latest."""
 
@@ -57,6 +60,7 @@ class Plan(BaseModel):
         live: What the registry had live when the step was planned: after a rollback another version than the state's. None says nothing.
         lives: The same of further students, by name.
         idles: Further students of which the same is true as ``idle`` says.
+        holds: Student by its name in the registry to why nothing is published or promoted for it; see `streamrec.pipeline.switches`.
         lag: Records of the log behind the ranges when this was planned.
         seconds_per_event: What the size of the ranges was chosen by; None while nothing was measured.
         lost: Records that the log no longer had; the ranges then begin behind them, and the step books as lost what the lake does not have either.
@@ -86,6 +90,7 @@ class Plan(BaseModel):
     live: str | None = None
     lives: dict[str, str] = {}
     idles: tuple[str, ...] = ()
+    holds: dict[str, str] = {}
     lag: int = 0
     seconds_per_event: float | None = None
     lost: int = 0
@@ -126,6 +131,7 @@ class Measured:
         ahead: Ranges that are being read already; taken when they follow the state's offsets.
         costs_s: Teacher name to the worker-seconds of its finished refresh.
         failed: Teacher name to reason for refreshes under way that have failed.
+        holds: Student to why nothing is promoted for it.
     """
 
     ends: Mapping[int, int]
@@ -140,6 +146,7 @@ class Measured:
     ahead: tuple[PlannedRange, ...] = ()
     costs_s: Mapping[str, float] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
+    holds: Mapping[str, str] = field(default_factory=dict)
 
 
 def version_name(batch: int) -> str:
@@ -272,8 +279,8 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     ranges = next_ranges(state.offsets, measured, config)
     num = sum(part.end - part.start for part in ranges)
     patience_s = config.pipeline.idle_promote_s
-    idle = state.candidate is not None and measured.since_publish_s >= patience_s
-    idles = tuple(name for name, waits_s in measured.waits_s.items() if waits_s >= patience_s)
+    idle = state.candidate is not None and measured.since_publish_s >= patience_s and STUDENT not in measured.holds
+    idles = tuple(name for name, waits_s in measured.waits_s.items() if waits_s >= patience_s and name not in measured.holds)
     # What is live may know a user who was deleted, and nothing else may come for long.
     publish = (num > 0 or state.must_publish) and measured.since_publish_s >= config.pipeline.publish_interval_s
     forgets, finished = _must_forget(state, measured.now_ms, config), _finished(state, measured)
@@ -311,6 +318,7 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
         live=measured.live,
         lives=dict(measured.lives),
         idles=idles,
+        holds=dict(measured.holds),
         lag=lag,
         seconds_per_event=measured.seconds_per_event,
     )

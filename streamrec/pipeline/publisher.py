@@ -90,6 +90,10 @@ class Publisher:
         """Return what is live in the registry, which a rollback may have moved: by the last move, because a crash may have left the alias behind."""
         return next((move.version for move in self._registry.history(1)), None)
 
+    def put_back(self, version: str, reason: str) -> None:
+        """Make a version live because an operator says so; see `Registry.promote`."""
+        self._registry.promote(version, reason)
+
     def load(self, version: str) -> tuple[Arrays, dict[str, Any]]:
         """Return a version's arrays and meta."""
         _, arrays, meta = self._held(version)

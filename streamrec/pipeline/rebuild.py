@@ -190,6 +190,7 @@ class Rebuild:
         lake = record.lake(self._config, self._state_url)
         reader = self._log if lake is None else LakeThenLog(lake, self._log, record.begins, record.ends)
         controller = self._build(url_of(self._state_url, folder), reader, publishes=False)
+        controller.parts.obeys_pause = False
         if not controller.recover():
             self._carry_over(controller, record)
         self._check_begun(folder)  # It may have been removed before this one had begun to commit.
@@ -250,6 +251,7 @@ class Rebuild:
         """Publish the new lineage's version and bring it live."""
         self._say(f"{folder} is current: its version goes live")
         controller = self._build(url_of(self._state_url, folder), self._log, publishes=True)
+        controller.parts.obeys_pause = False
         if not controller.recover():
             what = "Rebuild: the lineage that is current has no commit"
             raise OperatorError(what, got=folder, do="restore it from a copy")

@@ -22,9 +22,10 @@ from streamrec.pipeline.cluster import check_resources, ray_cluster
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import checkpoint_url, registry_url, run_folder
 from streamrec.pipeline.lineage import current_url, named_lineage
+from streamrec.pipeline.plan import STUDENT
 from streamrec.pipeline.readable import check_not_lost
 from streamrec.pipeline.reader_actor import RecycledReader
-from streamrec.pipeline.wiring import ACTOR_CPUS, STUDENT, build_on_ray
+from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
 from streamrec.registry.board import RemoteBoard
 from streamrec.storage import open_storage
 

@@ -38,6 +38,7 @@ from streamrec.pipeline.examine import (
     check_readable,
     check_resources_of,
     check_storage,
+    check_switches,
     check_topic,
     check_versions,
     failed,
@@ -53,6 +54,7 @@ from streamrec.pipeline.readable import Committed, committed, damaged_teachers, 
 from streamrec.pipeline.resources import Resources, needed
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.stream_state import StreamState
+from streamrec.pipeline.switches import SwitchBoard
 from streamrec.pipeline.wiring import ACTOR_CPUS
 from streamrec.storage import open_storage
 from streamrec.storage.bucket import HAS_OBSTORE
@@ -83,6 +85,13 @@ def survey(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:
     yield _teachers(config)
     yield from _lake(config, held)
     yield from _ray(config)
+
+
+def _switches(address: str) -> Finding:
+    try:
+        return check_switches(SwitchBoard(open_storage(address)).now())
+    except StreamrecError as error:
+        return failed("switches", error, error.remedy or "restore it from a copy")
 
 
 def _teachers(config: Config) -> Finding:
@@ -218,6 +227,7 @@ def _storage(config: Config, held: Committed) -> Iterator[Finding]:
     finally:
         _remove_what_was_made(made)
     yield check_storage(address, trial)
+    yield _switches(address)
     errors = [*unreadable(address, held), *damaged_teachers(address, held), *_lost_plans(config, held)]
     yield from check_readable(address, list({str(error): error for error in errors}.values()))
     configured = student_names(config)

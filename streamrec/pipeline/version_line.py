@@ -8,13 +8,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.errors import Damaged
+from streamrec.errors import Damaged, RegistryError
 from streamrec.features.examples import Examples
 from streamrec.pipeline.parts import Parts
-from streamrec.pipeline.plan import Plan, version_name
+from streamrec.pipeline.plan import STUDENT, Plan, version_name
 from streamrec.pipeline.publisher import ItemFacts, Publisher
 from streamrec.pipeline.stream_state import Line, StreamState
-from streamrec.registry.gate import Decision, Verdict, Window
+from streamrec.registry.gate import Decision, Verdict, Window, held_back
 from streamrec.registry.version import VersionFacts
 from streamrec.student.learner import CURRENT, Learner
 from streamrec.workers import Worker
@@ -45,6 +45,11 @@ class VersionLine:
     def state(self) -> StreamState | Line:
         """What is remembered."""
         return self._state()
+
+    @property
+    def student_name(self) -> str:
+        """The student's name in the registry."""
+        return self.name or STUDENT
 
     @property
     def student(self) -> Worker[Learner]:
@@ -131,6 +136,15 @@ class VersionLine:
         self.student.submit(Learner.hold, live, *publisher.load(live)).result()
         state.live, state.evidence = live, {}
 
+    def keep_live(self, version: str, why: str) -> None:
+        """Make a version live again that an operator keeps live: a step that was planned before that may have promoted another one since."""
+        if self.publisher is None or self.publisher.live() == version:
+            return
+        try:
+            self.publisher.put_back(version, why)
+        except (RegistryError, Damaged) as error:  # Removed, or of before a deletion: who serves goes before who is on call.
+            logger.warning("%s is not put back: %s", version, error)
+
     def asked(self) -> list[str]:
         """Return what the student scores: its newest weights and `versions`."""
         return [CURRENT, *self.versions()]
@@ -148,8 +162,11 @@ class VersionLine:
         window = Window.from_scores(plan.batch, recalls[candidate], recalls.get(state.live) if state.live is not None else None)
         if held := state.evidence:
             window += Window(plan.batch, int(held["num_queries"]), held["candidate_sum"], held["live_sum"], held["difference_squares"])
-        self._check_owner()
-        decision = publisher.decide(candidate, state.live, window, plan.idle if self.name == MAIN else self.name in plan.idles)
+        if why := plan.holds.get(self.student_name):
+            decision = held_back(candidate, state.live, window, why)
+        else:
+            self._check_owner()
+            decision = publisher.decide(candidate, state.live, window, plan.idle if self.name == MAIN else self.name in plan.idles)
         if decision.verdict is Verdict.WAIT:
             state.evidence = {name: getattr(window, name) for name in _EVIDENCE}
             return decision
@@ -174,7 +191,8 @@ class VersionLine:
         """
         state, publisher = self.state, self.publisher
         has_news = len(examples) or state.live is None or self.must_publish(not_before)
-        if publisher is None or not plan.publish or state.candidate is not None or not has_news:
+        is_held = self.student_name in plan.holds
+        if publisher is None or not plan.publish or is_held or state.candidate is not None or not has_news:
             return None
         export, probes = source.submit(Learner.export), source.submit(Learner.probes, examples)
         facts = facts.model_copy(update={"parent": state.live})

@@ -14,14 +14,16 @@ from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.former_students import FormerStudents
 from streamrec.pipeline.lake_writer import build_lake
-from streamrec.pipeline.layout import checkpoint_url, registry_url
+from streamrec.pipeline.layout import checkpoint_url, registry_url, state_of
 from streamrec.pipeline.lineage import Current, made_current
 from streamrec.pipeline.other_lakes import OtherLakes
 from streamrec.pipeline.parts import Parts, Pupil
+from streamrec.pipeline.plan import STUDENT
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import PromotionBoard, Publisher
 from streamrec.pipeline.ray_workers import RayWorker
 from streamrec.pipeline.saving import check_shape, shape_of
+from streamrec.pipeline.switches import SwitchBoard
 from streamrec.registry.registry import Registry
 from streamrec.soft_labels.scorer import Scorer
 from streamrec.storage import open_storage
@@ -37,10 +39,6 @@ C = TypeVar("C")
 
 ACTOR_CPUS = 0.1
 """Logical CPUs of each long-lived actor: they take turns with the stream, so they must fit beside Ray Train's workers."""
-
-
-STUDENT = "default"
-"""Name of the student among those of a registry."""
 
 
 def actor_prefix(lineage_url: str) -> str:
@@ -73,6 +71,12 @@ def _fitting_checkpoints(config: Config, state_url: str) -> CheckpointStore:
     return checkpoints
 
 
+def _stored(state_url: str) -> dict[str, Any]:
+    """Return the parts that a lineage keeps below its address, or the state below its own, by their names among `Parts`."""
+    storage = open_storage(state_url)
+    return {"plans": PlanStore(storage), "receipts": storage, "switches": SwitchBoard(open_storage(state_of(state_url)))}
+
+
 def build_local(
     config: Config,
     reader: TableReader,
@@ -95,7 +99,6 @@ def build_local(
         board: Gets promoted versions.
     """
     check_teachers(config.teachers)
-    storage = open_storage(state_url)
     parts = Parts(
         config=config,
         clock=clock,
@@ -112,8 +115,7 @@ def build_local(
         publisher=_publisher(config, state_url, clock, board) if durable else None,
         former=FormerStudents(open_storage(registry_url(state_url)), config, clock) if durable else None,
         checkpoints=CheckpointStore(open_storage(checkpoint_url(state_url))) if durable else None,
-        plans=PlanStore(storage) if durable else None,
-        receipts=storage if durable else None,
+        **(_stored(state_url) if durable else {}),
         lake=build_lake(config, state_url) if durable else None,
         other_lakes=OtherLakes(config, state_url) if durable else None,
         current=made_current(state_url) if durable else Current(),
@@ -180,8 +182,7 @@ def build_on_ray(
         publisher=_publisher(config, state_url, clock, (boards or {}).get(STUDENT)),
         former=FormerStudents(open_storage(registry_url(state_url)), config, clock),
         checkpoints=checkpoints,
-        plans=PlanStore(open_storage(state_url)),
-        receipts=open_storage(state_url),
+        **_stored(state_url),
         lake=lake,
         other_lakes=OtherLakes(config, state_url),
         current=made_current(state_url),

@@ -41,6 +41,7 @@ class Reason(StrEnum):
     FIRST_VERSION = "first_version"
     LIVE_NOT_FINITE = "live_not_finite"
     IDLE = "idle"
+    HELD = "held"
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,12 @@ class Decision(BaseModel):
             what = f"Registry: a gate's decision can't be read, {where}"
             do = "restore that file from a copy, or remove it: a step that needs the decision makes it anew, from the same facts"
             raise Damaged(what, got=repr(data[:80]), do=do) from error
+
+
+def held_back(candidate: str, live: str | None, window: Window, why: str, tolerance: float = 0.0) -> Decision:
+    """Return the decision that a candidate waits because an operator lets nothing be promoted; its scores go on to add up."""
+    numbers = window.numbers(tolerance)
+    return Decision(verdict=Verdict.WAIT, code=Reason.HELD, reason=why, candidate=candidate, live=live, batch=window.batch, numbers=numbers)
 
 
 class Gate:

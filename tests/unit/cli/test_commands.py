@@ -183,3 +183,36 @@ def test_a_version_is_pinned_and_unpinned_by_name(tmp_path: Path) -> None:
         assert f"student 'default' has no such version, got {unknown!r}, allowed v1, v2" in refused.stderr
     last = call("unpin", "v1", *state)
     assert (last.exit_code, last.stdout, last.stderr) == (0, "", "no version is pinned\n")
+
+
+def test_a_stream_is_paused_and_frozen_by_a_verb_and_each_turn_is_shown(tmp_path: Path) -> None:
+    state = ("--set", f"state={tmp_path / 'state'}")
+    paused = call("pause", *state, "--reason", "incident 12", "--by", "ann")
+    assert paused.exit_code == 0, paused.stderr
+    assert paused.stdout.startswith("the stream is paused since ")
+    assert paused.stdout.endswith(" by ann: incident 12\n")
+    again = call("pause", *state)
+    assert (again.exit_code, again.stderr) == (0, "nothing to pause: it is so already\n")
+    assert "publishing is frozen" in call("freeze-publishing", *state).stdout
+    assert "paused" not in call("resume", *state).stdout
+    assert call("unfreeze-publishing", *state).stdout == "nothing is held: the stream runs and promotes\n"
+    shown = call("switches", *state).stdout.splitlines()
+    turns = ["pause", "freeze", "resume", "unfreeze"]
+    assert [line.split()[1] for line in shown[:-1]] == turns
+    assert [json.loads(line)["action"] for line in call("switches", "--json", *state).stdout.splitlines()] == turns
+
+
+def test_a_version_that_is_pinned_live_is_live_and_a_rollback_is_refused_until_it_is_unpinned(tmp_path: Path) -> None:
+    registry = Registry(LocalStorage(tmp_path / "state" / "registry"))
+    for version in ("v1", "v2"):
+        registry.publish(version, {"item_bias": np.zeros(3, np.float32)}, {})
+        registry.promote(version, "a test")
+    state = ("--set", f"state={tmp_path / 'state'}")
+    assert call("pin", "v1", "--live", "--by", "ann", "--reason", "fewer orders", *state).stdout == "v1\n"
+    assert (registry.live(), registry.history(1)[0].reason) == ("v1", "pinned live by ann: fewer orders")
+    refused = call("rollback", *state)
+    assert refused.exit_code == 1
+    assert "v1 is pinned live, since" in refused.stderr
+    assert "run `streamrec unpin v1` first" in refused.stderr
+    call("unpin", "v1", *state)
+    assert call("rollback", *state).stdout == "v1 → v2\n"

@@ -97,6 +97,7 @@ class Told:
     def __init__(self, outcomes: list[Any], clock: ManualClock) -> None:
         self.outcomes, self.clock = outcomes, clock
         self.left: list[object] = []
+        self.paused = None
         self.parts = SimpleNamespace(checkpoints=None, clock=clock, learners=lambda: {"student": "student"}, scorer="scorer", linear=None)
         self.config = parse_config({})
         self.state = SimpleNamespace(batch=0, live="v00000001", counts={})

@@ -12,6 +12,7 @@ from streamrec.errors import BrokerError, BrokerUnavailable, ConfigError, Fenced
 from streamrec.log.offsets import no_topic
 from streamrec.memory import EVERY_S, GivesBack
 from streamrec.pipeline.driver import IDLE_WAIT_S, MAX_FAILURES, Driver
+from streamrec.pipeline.switches import Flip
 
 INTERVAL_S = 0.5
 FULL = 100
@@ -35,6 +36,7 @@ class Scripted:
         self.num_waiting, self.plan, self.num_recovered = 1, None, 0
         self.state = SimpleNamespace(batch=0)
         self.lag_error: Exception | None = None
+        self.paused: Flip | None = None
 
     def recover(self) -> bool:
         self.num_recovered += 1
@@ -241,3 +243,18 @@ def test_a_driver_gives_memory_back_now_and_then_idle_or_not() -> None:
     for _ in range(60):
         rig.driver.step()
     assert [round(second // EVERY_S) for second in given] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_paused_stream_is_not_idle_and_the_driver_says_once_who_has_paused_it() -> None:
+    rig = Rig([None] * 6)
+    (controller,) = rig.built
+    controller.paused = Flip(by="ann@host", reason="incident 12", at_ms=0)
+    for _ in range(3):
+        rig.driver.step()
+    assert rig.driver.idle_s() == 0.0
+    assert rig.said == ["paused since 1970-01-01 00:00:00Z by ann@host: incident 12; 1 records behind"]
+    controller.paused = None
+    for _ in range(2):
+        rig.driver.step()
+    assert rig.said[1:] == ["goes on: the pause is over"]
+    assert rig.driver.idle_s() > 0.0

@@ -1,0 +1,51 @@
+"""Turn the switches that hold a stream, or show them and who turned them when."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import sys
+from typing import cast
+
+from streamrec.cli.options import ShowSwitches, Turn
+from streamrec.cli.show_config import resolve
+from streamrec.clock import SystemClock
+from streamrec.pipeline.switches import Action, Flip, SwitchBoard, Switches
+from streamrec.storage import open_storage
+
+
+def flip(by: str | None, reason: str, version: str = "") -> Flip:
+    """Return who does it, when and why."""
+    return Flip(by=by or f"{_user()}@{socket.gethostname()}", reason=reason.strip(), at_ms=SystemClock().now_ms(), version=version)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # A container's user without a name.
+        return "somebody"
+
+
+def run(options: Turn | ShowSwitches) -> int:
+    """Turn a switch and print what is in force then; or print the history, and what is in force."""
+    board = SwitchBoard(open_storage(resolve(options.settings).state))
+    if isinstance(options, ShowSwitches):
+        for entry in board.history():
+            sys.stdout.write((entry.model_dump_json() if options.json else _line(entry)) + "\n")
+        if not options.json:
+            _print_in_force(board.now())
+        return 0
+    now, is_new = board.turn(cast("Action", options.action), flip(options.by, options.reason))
+    if not is_new:
+        sys.stderr.write(f"nothing to {options.action}: it is so already\n")
+    _print_in_force(now)
+    return 0
+
+
+def _line(entry: Switches) -> str:
+    what = " ".join(filter(None, (entry.action, entry.student, entry.turn.version if entry.turn else "")))
+    return f"{entry.number:>4}  {what:<12}  {entry.turn}"
+
+
+def _print_in_force(now: Switches) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in now.in_force() or ["nothing is held: the stream runs and promotes"])
