@@ -212,7 +212,8 @@ class RegistryConfig(Section):
     """Keep and promote versions.
 
     ``keep_history``: moves of the alias, and versions that are gone whose decisions stay, that are kept. Moves younger than ``keep_history_for_s``
-    stay beyond it.
+    stay beyond it. ``gate_error``: the share of candidates no worse than ``gate_tolerance`` allows that may be rejected, however often the gate
+    looks at each.
     """
 
     keep_last: int = Field(default=20, ge=2)
@@ -221,6 +222,7 @@ class RegistryConfig(Section):
     keep_history_for_s: Duration = 86_400.0
     gate_tolerance: float = Field(default=0.1, ge=0, le=1)
     gate_min_queries: int = Field(default=100, ge=1)
+    gate_error: float = Field(default=0.05, gt=0, lt=1)
 
 
 class ServingConfig(Section):

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 MAIN = ""
 """Name of the student's own line among those of further ones."""
-_EVIDENCE = ("num_queries", "candidate_sum", "live_sum", "difference_squares")
+_EVIDENCE = ("num_queries", "candidate_sum", "live_sum", "difference_squares", "candidate_squares", "live_squares")
 
 
 class VersionLine:
@@ -160,8 +160,9 @@ class VersionLine:
         if candidate is None or publisher is None:
             return None
         window = Window.from_scores(plan.batch, recalls[candidate], recalls.get(state.live) if state.live is not None else None)
-        if held := state.evidence:
-            window += Window(plan.batch, int(held["num_queries"]), held["candidate_sum"], held["live_sum"], held["difference_squares"])
+        if set(_EVIDENCE) <= state.evidence.keys():  # A streamrec before this one kept fewer sums: what it has seen counts no more.
+            sums = {name: state.evidence[name] for name in _EVIDENCE if name != "num_queries"}
+            window += Window(plan.batch, int(state.evidence["num_queries"]), **sums)
         if why := plan.holds.get(self.student_name):
             decision = held_back(candidate, state.live, window, why)
         else:

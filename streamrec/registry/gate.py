@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict
 from streamrec.config import RegistryConfig
 from streamrec.errors import Damaged
 from streamrec.migrations import number_of, read_json
+from streamrec.registry.sequential import log_evidence
 from streamrec.registry.version import Number
 
-# One-sided 95 %: a candidate is called worse only when chance explains the difference in fewer than one case of twenty.
-_Z = 1.64
+_MOST_EVIDENCE = 1e300
+"""What is told of more: a number of JSON."""
 
 
 class Verdict(StrEnum):
@@ -71,7 +72,9 @@ class Window:
         candidate_sum: Sum of the candidate's scores, such as recall@20.
         live_sum: Sum of the live version's.
         difference_squares: Sum of (candidate − live)² per query.
-        metric: Name of the score.
+        metric: Name of the score, of 0 to 1.
+        candidate_squares: Sum of candidate² per query.
+        live_squares: Sum of live² per query.
     """
 
     batch: int
@@ -80,6 +83,8 @@ class Window:
     live_sum: float = 0.0
     difference_squares: float = 0.0
     metric: str = "recall@20"
+    candidate_squares: float = 0.0
+    live_squares: float = 0.0
 
     @classmethod
     def from_scores(cls, batch: int, candidate: ArrayLike, live: ArrayLike | None = None, metric: str = "recall@20") -> Self:
@@ -89,7 +94,8 @@ class Window:
         if ours.ndim != 1 or ours.shape != theirs.shape:
             msg = f"Window: scores are not paired, got shapes {ours.shape} and {theirs.shape}, allowed [num_queries] twice"
             raise ValueError(msg)
-        return cls(batch, len(ours), float(ours.sum()), float(theirs.sum()), float(((ours - theirs) ** 2).sum()), metric)
+        sums = (float(ours.sum()), float(theirs.sum()), float(((ours - theirs) ** 2).sum()))
+        return cls(batch, len(ours), *sums, metric, float((ours**2).sum()), float((theirs**2).sum()))
 
     def __add__(self, other: Window) -> Window:
         """Return both windows' queries together."""
@@ -100,7 +106,16 @@ class Window:
             self.live_sum + other.live_sum,
             self.difference_squares + other.difference_squares,
             self.metric,
+            self.candidate_squares + other.candidate_squares,
+            self.live_squares + other.live_squares,
         )
+
+    def log_evidence(self, tolerance: float) -> float:
+        """Return the logarithm of the evidence that the candidate is worse by more than the tolerance; see `streamrec.registry.sequential`."""
+        share = 1.0 - tolerance
+        products = (self.candidate_squares + self.live_squares - self.difference_squares) / 2
+        squares = share**2 * self.live_squares + self.candidate_squares - 2 * share * products
+        return log_evidence(share * self.live_sum - self.candidate_sum, max(0.0, squares))
 
     def numbers(self, tolerance: float) -> dict[str, float]:
         """Return means, their paired difference with its standard error, and the bound that the difference must not lie below."""
@@ -180,8 +195,9 @@ class Gate:
     def decide(self, candidate: Health, live: Health | None, window: Window, *, is_idle: bool = False) -> Decision:
         """Decide on one candidate.
 
-        It is rejected when it is not sound, or worse than the live version by more than the tolerance *and* by more than chance explains: the
-        mean difference plus 1.64 standard errors lies below ``-gate_tolerance`` times the live score.
+        It is rejected when it is not sound, or when the evidence that it is worse than the live version by more than ``gate_tolerance`` of the live
+        score reaches ``1 / gate_error``. That holds at each look, so it may come before ``gate_min_queries``: of candidates that are not worse
+        by that much, no more than a share of ``gate_error`` is ever rejected, however often they are looked at.
 
         Args:
             candidate: The version that may go live.
@@ -190,7 +206,7 @@ class Gate:
             is_idle: No events come in, so that waiting for queries would keep the newest weights back.
         """
         cfg = self._cfg
-        numbers = window.numbers(cfg.gate_tolerance)
+        numbers = self._numbers(window)
         scores = f"{window.metric} {numbers.get('candidate', 0.0):.4f} against {numbers.get('live', 0.0):.4f} on {window.num_queries} queries"
 
         def decision(verdict: Verdict, code: Reason, reason: str) -> Decision:
@@ -206,12 +222,19 @@ class Gate:
             return decision(Verdict.PROMOTE, Reason.FIRST_VERSION, "no version is live yet")
         if not live.is_finite or not math.isfinite(window.live_sum):
             return decision(Verdict.PROMOTE, Reason.LIVE_NOT_FINITE, "the live version's weights or scores are not finite")
+        if numbers.get("evidence", 0.0) >= 1 / cfg.gate_error:
+            return decision(Verdict.REJECT, Reason.WORSE, f"worse than live by more than {cfg.gate_tolerance:.0%} and chance: {scores}")
         is_enough = window.num_queries >= cfg.gate_min_queries
         if not is_enough and not is_idle:
             return decision(Verdict.WAIT, Reason.TOO_FEW_QUERIES, f"{window.num_queries} of {cfg.gate_min_queries} queries so far")
-        # One query has no standard error.
-        if window.num_queries >= 2 and numbers["difference"] + _Z * numbers["standard_error"] < numbers["allowed"]:
-            return decision(Verdict.REJECT, Reason.WORSE, f"worse than live by more than {cfg.gate_tolerance:.0%} and chance: {scores}")
         if not is_enough:
             return decision(Verdict.PROMOTE, Reason.IDLE, f"no events come in, and it is not measurably worse: {scores}")
         return decision(Verdict.PROMOTE, Reason.NOT_WORSE, f"not worse than live: {scores}")
+
+    def _numbers(self, window: Window) -> dict[str, float]:
+        """Return the window's numbers, the evidence that the candidate is worse, and how much of it rejects."""
+        numbers = window.numbers(self._cfg.gate_tolerance)
+        if window.num_queries and math.isfinite(window.candidate_sum) and math.isfinite(window.live_sum):
+            evidence = min(window.log_evidence(self._cfg.gate_tolerance), math.log(_MOST_EVIDENCE))
+            numbers |= {"evidence": math.exp(evidence), "needed": 1 / self._cfg.gate_error}
+        return numbers

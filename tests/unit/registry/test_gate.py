@@ -8,6 +8,7 @@ import pytest
 from streamrec.config import RegistryConfig
 from streamrec.errors import Damaged
 from streamrec.registry.gate import Decision, Gate, Health, Reason, Verdict, Window
+from streamrec.registry.sequential import log_evidence
 
 GATE = Gate(RegistryConfig(gate_tolerance=0.1, gate_min_queries=30))
 CANDIDATE, LIVE = Health("v2"), Health("v1")
@@ -67,16 +68,70 @@ def test_worse_within_chance_is_promoted() -> None:
     assert _code(CANDIDATE, LIVE, _window(0.15, 0.20, num=40_000)) == (Verdict.REJECT, Reason.WORSE)
 
 
-def test_equal_means_from_noise_are_seldom_rejected_and_a_halved_score_nearly_always() -> None:
+def _first_rejection(rng: np.random.Generator, candidate: float, live: float, num_looks: int = 60, num: int = 25) -> int | None:
+    """Look after each step of ``num`` queries, and say after how many queries the candidate is rejected; None if it never is.
+
+    Two versions agree on most queries: of a query that can be found at all both know.
+    """
+    window, gate = Window(0), Gate(RegistryConfig(gate_tolerance=0.1, gate_min_queries=10**9))
+    for look in range(1, num_looks + 1):
+        luck = rng.random(num)
+        hits = [np.where(rng.random(num) < 0.8, luck, rng.random(num)) < share for share in (candidate, live)]
+        window += Window.from_scores(look, *hits)
+        if gate.decide(CANDIDATE, LIVE, window).verdict is Verdict.REJECT:
+            return look * num
+    return None
+
+
+@pytest.mark.parametrize(("candidate", "live"), [(0.27, 0.3), (0.09, 0.1), (0.72, 0.8)])
+def test_of_candidates_at_the_bound_no_more_than_the_stated_share_is_ever_rejected_though_each_is_looked_at_sixty_times(
+    candidate: float, live: float
+) -> None:
     rng = np.random.default_rng(7)
-    rejected = {1.0: 0, 0.5: 0}
-    for share in rejected:
-        for _ in range(400):
-            live = rng.random(300) < 0.3
-            candidate = rng.random(300) < 0.3 * share
-            rejected[share] += GATE.decide(CANDIDATE, LIVE, Window.from_scores(2, candidate, live)).verdict is Verdict.REJECT
-    assert rejected[1.0] <= 20
-    assert rejected[0.5] >= 360
+    rejected = sum(_first_rejection(rng, candidate, live) is not None for _ in range(300))
+    assert rejected <= 0.05 * 300
+
+
+def test_a_test_of_one_look_would_reject_far_more_than_its_share_when_looked_at_as_often() -> None:
+    """Why the gate has another: 1.64 standard errors at each of sixty looks."""
+    rng, rejected = np.random.default_rng(7), 0
+    for _ in range(300):
+        window = Window(0)
+        for look in range(1, 61):
+            window += Window.from_scores(look, rng.random(25) < 0.27, rng.random(25) < 0.3)
+            numbers = window.numbers(0.1)
+            if numbers["difference"] + 1.64 * numbers["standard_error"] < numbers["allowed"]:
+                rejected += 1
+                break
+    assert rejected > 0.2 * 300
+
+
+@pytest.mark.parametrize(("candidate", "num_queries"), [(0.15, 500), (0.03, 150), (0.22, 1500)])
+def test_a_worse_candidate_is_rejected_nearly_always_and_the_sooner_the_worse_it_is(candidate: float, num_queries: int) -> None:
+    rng = np.random.default_rng(7)
+    found = [_first_rejection(rng, candidate, 0.3) for _ in range(200)]
+    assert sum(num is not None and num <= num_queries for num in found) >= 0.9 * 200
+
+
+def test_a_collapse_is_rejected_before_the_queries_are_enough_to_promote() -> None:
+    gate = Gate(RegistryConfig(gate_min_queries=1000))
+    decision = gate.decide(CANDIDATE, LIVE, _window(0.0, 0.5, num=60))
+    assert (decision.verdict, decision.code) == (Verdict.REJECT, Reason.WORSE)
+    assert decision.numbers["evidence"] > decision.numbers["needed"] == pytest.approx(20.0)  # type: ignore[operator]
+
+
+def test_a_smaller_error_asks_for_more_evidence() -> None:
+    window = _window(0.15, 0.3, num=400)
+    verdicts = [Gate(RegistryConfig(gate_error=error)).decide(CANDIDATE, LIVE, window).verdict for error in (0.5, 1e-12)]
+    assert verdicts == [Verdict.REJECT, Verdict.PROMOTE]
+
+
+def test_evidence_of_parts_is_that_of_the_whole_and_as_summed_by_hand() -> None:
+    rng = np.random.default_rng(3)
+    candidate, live = rng.random(50), rng.random(50)
+    parts = Window.from_scores(4, candidate[:20], live[:20]) + Window.from_scores(5, candidate[20:], live[20:])
+    short = 0.9 * live - candidate
+    assert parts.log_evidence(0.1) == pytest.approx(log_evidence(short.sum(), (short**2).sum()))
 
 
 def test_too_few_queries_wait_until_they_add_up() -> None:
