@@ -122,6 +122,7 @@ def describe(report: StepReport, counts: Mapping[str, int] | None = None) -> str
         f"teachers add {report.gain.mean:+.3f} ± {report.gain.error:.3f}" if report.gain is not None else "",
         f"published {report.published}" if report.published else "",
         decision,
+        f"back to {report.returned.return_to}, {report.returned.num_events} events quarantined" if report.returned else "",
         f"nothing goes live, {why}" if (why := next(iter(report.plan.holds.values()), "")) else "",
         ("commit handed over" if report.is_commit_under_way else "committed") if report.committed else "",
         *report.about_students(),

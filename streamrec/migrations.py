@@ -96,6 +96,7 @@ FORMATS: Mapping[str, Format] = {
     "plan": Format("Plan: one"),
     "receipt": Format("Receipt: one"),
     "switches": Format("Switches: they"),
+    "quarantine": Format("Quarantine: a record"),
     "vocabulary": Format("Vocabulary: the state", 3, {1: _vocabulary_2, 2: _vocabulary_3}),
     # A version of 1 has no generations: all rows held their first item. Linear ones of 2 are square matrices.
     "teacher": Format("Teacher: the version", 3, {1: _same, 2: _same}),

@@ -30,6 +30,7 @@ from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Measured, Plan, next_plan, take_ranges, version_name
 from streamrec.pipeline.plan_time import PlanTime
 from streamrec.pipeline.publisher import ItemFacts
+from streamrec.pipeline.quarantine import Quarantine
 from streamrec.pipeline.refreshing import Refreshing
 from streamrec.pipeline.report import StageTimer, StepReport
 from streamrec.pipeline.saving import Saver, shape_of
@@ -66,6 +67,7 @@ class Controller:
         self.students = Students(parts, self.labelling, self.ingest.vocabulary, self.state)
         self.line = VersionLine(parts, MAIN, lambda: self.state, self._check_owner)
         self._further = {name: VersionLine(parts, name, partial(self.state.line, name), self._check_owner) for name in parts.students}
+        self.quarantine = Quarantine(parts, self.state, self.labelling.store, self._lines())
         self._forgetting = Forgetting(parts, self.ingest, self.components(), self.labelling.store, self.students)
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
@@ -82,6 +84,7 @@ class Controller:
         own: list[Component] = [self.state, *self.ingest.components(), *self.labelling.components()]
         own += [self.progressive, self.gain, self.refreshing.record]
         own += [WorkerComponent(name, worker, itself) for name, worker in parts.learners().items()]
+        own += [WorkerComponent(f"{name}.returns", worker, Learner.remembered) for name, worker in parts.learners().items()]
         if parts.linear is not None:
             own.append(WorkerComponent("linear_statistics", parts.linear, itself))
         own += filter(None, (parts.lake, parts.other_lakes))
@@ -244,13 +247,14 @@ class Controller:
         num_known, self._is_torn = len(self.ingest.vocabulary), True
         if plan.topic_id is not None:
             self.ingest.tombstones.leave_places()
+        self.quarantine.carry_out(plan, report)
         self.refreshing.apply(plan, report)
         with timer.stage("ingest"):
             forgetting = self._forgetting
             ingested = self.ingest.apply(rows, plan.now_ms, self.state.watermarks_ms, forgetting.remove, forgetting.forget_rows)
             send_dead_letters(self.parts.dead_letters, self.config.log.dead_letter_topic, ingested.rejected)
             if self.parts.lake is not None:
-                self.parts.lake.record(plan.batch, ingested.kept, ingested.counts["applied"], self.state.counts["applied"])
+                self.parts.lake.record(plan.batch, ingested.kept, ingested.counts["applied"], self.state.entered)
         examples = ingested.examples
         report.num_queries = len(examples)
         with timer.stage("label"):
@@ -273,6 +277,7 @@ class Controller:
                 line.give_up(version_name(plan.batch), before)
         with timer.stage("publish"):
             self._publish(examples, plan, report)
+            self.quarantine.note(report)
         with timer.stage("refresh"):
             self.refreshing.start(plan, report)
         with timer.stage("checkpoint"):

@@ -35,7 +35,7 @@ def take_over(parts: Parts, state: StreamState, plan: Plan) -> pa.Table:
     gone = plan.batch - state.batch - 1
     logger.warning("batch %d follows batch %d: %d numbers are given up, %d events come from the lake", plan.batch, state.batch, gone, found.num_rows)
     if parts.lake is not None:
-        parts.lake.give_back(state.batch, plan.batch, state.counts["applied"])
+        parts.lake.give_back(state.batch, plan.batch, state.entered)
     return log_rows(topic, found)
 
 

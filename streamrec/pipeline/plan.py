@@ -61,6 +61,7 @@ class Plan(BaseModel):
         lives: The same of further students, by name.
         idles: Further students of which the same is true as ``idle`` says.
         holds: Student by its name in the registry to why nothing is published or promoted for it; see `streamrec.pipeline.switches`.
+        return_to: Promoted version whose state the students go back to before this step: the gate has rejected too many in a row since.
         lag: Records of the log behind the ranges when this was planned.
         seconds_per_event: What the size of the ranges was chosen by; None while nothing was measured.
         lost: Records that the log no longer had; the ranges then begin behind them, and the step books as lost what the lake does not have either.
@@ -91,6 +92,7 @@ class Plan(BaseModel):
     lives: dict[str, str] = {}
     idles: tuple[str, ...] = ()
     holds: dict[str, str] = {}
+    return_to: str | None = None
     lag: int = 0
     seconds_per_event: float | None = None
     lost: int = 0
@@ -295,7 +297,8 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     waits_for_solve = "linear" in start_refresh or ("linear" in state.pending and not {"linear"} & {*finished, *failed})
     checkpoint = _commit_is_due(measured.since_checkpoint_s, config.pipeline.checkpoint_interval_s, waits_for_solve)
     commits = checkpoint and (state.has_uncommitted or (state.tidy_at_ms is not None and measured.now_ms >= state.tidy_at_ms))
-    if num == 0 and not publish and not idle and not idles and not start_refresh and not settles and not commits:
+    return_to = state.good if 0 < config.registry.max_rejections <= state.rejections else None
+    if num == 0 and return_to is None and not publish and not idle and not idles and not start_refresh and not settles and not commits:
         return None
     batch = state.batch + 1
     return Plan(
@@ -319,6 +322,7 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
         lives=dict(measured.lives),
         idles=idles,
         holds=dict(measured.holds),
+        return_to=return_to,
         lag=lag,
         seconds_per_event=measured.seconds_per_event,
     )
@@ -346,3 +350,5 @@ class StreamFacts:
     challengers: Mapping[str, str] = field(default_factory=dict)
     windows: Mapping[str, Window] = field(default_factory=dict)
     refreshes: Mapping[str, RefreshFacts] = field(default_factory=dict)
+    rejections: int = 0
+    good: str | None = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from streamrec.evaluation.gain import Estimate
 from streamrec.pipeline.plan import Plan
+from streamrec.pipeline.quarantined import Quarantined
 from streamrec.pipeline.refresh_times import Took
 from streamrec.registry.gate import Decision
 from streamrec.student.lesson import StepMetrics
@@ -56,6 +57,7 @@ class StepReport:
         decision: The gate's, if one was asked.
         published: Version published by this step.
         lines: Name of a further student to what became of its versions; those of which nothing is to be said are left out.
+        returned: What was quarantined before this step, because the students went back to a promoted state.
         activated: Teacher name to the version whose labels are used from this step on.
         challenged: Teacher name to the new version that is compared with the one in use from this step on; the plan's ``verdicts`` say how it ends.
         refreshes_started: Teacher name to version; the plan's ``decisions`` say why.
@@ -78,6 +80,7 @@ class StepReport:
     decision: Decision | None = None
     published: str | None = None
     lines: dict[str, LineReport] = field(default_factory=dict)
+    returned: Quarantined | None = None
     activated: dict[str, str] = field(default_factory=dict)
     challenged: dict[str, str] = field(default_factory=dict)
     refreshes_started: dict[str, str] = field(default_factory=dict)

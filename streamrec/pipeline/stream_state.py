@@ -67,6 +67,10 @@ class StreamState(Impersonal):
         forgot_batch: The last micro-batch that deleted a user; 0 while there is none.
         forget_since_ms: Teacher name to the processing time of the first deletion since its last refresh began.
         rounds_gain: Whether the last step that learned in rounds gained by the last of them; see `streamrec.pipeline.students.Students.learn`.
+        good: Version whose state the students go back to when too many in a row are rejected; None while there is none.
+        rejections: How many the gate has rejected since it was promoted, or since the students went back; ``rejected_for`` says why the last one was.
+        marks: ``good`` and the candidate to where the stream was when it was published; see `streamrec.pipeline.quarantine`.
+        queries: How many queries all steps had.
         evidence: Paired sums of candidate and live, as far as collected; see `streamrec.registry.gate.Window`.
     """
 
@@ -92,6 +96,16 @@ class StreamState(Impersonal):
     forget_since_ms: dict[str, int] = field(default_factory=dict)
     rounds_gain: bool = True
     evidence: dict[str, float] = field(default_factory=dict)
+    good: str | None = None
+    rejections: int = 0
+    rejected_for: str = ""
+    marks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    queries: int = 0
+
+    @property
+    def entered(self) -> int:
+        """How many events went into histories and the lake: those that are quarantined did, too."""
+        return self.counts["applied"] + self.counts["quarantined"]
 
     def facts(
         self, has_uncommitted: bool, must_publish: bool, tidy_at_ms: int | None, record: RefreshState, refreshes: Mapping[str, RefreshFacts]
@@ -105,9 +119,10 @@ class StreamState(Impersonal):
             record: Has the scores of versions that are compared.
             refreshes: What is known of each teacher that comes in versions.
         """
+        rejected = (self.rejections, self.good)
         shared = (self.batch, self.offsets, self.teachers, self.pending, self.events_since, self.candidate)
         windows = {teacher: record.window(teacher, version) for teacher, version in self.challengers.items()}
-        return StreamFacts(*shared, has_uncommitted, must_publish, self.forget_since_ms, tidy_at_ms, self.challengers, windows, refreshes)
+        return StreamFacts(*shared, has_uncommitted, must_publish, self.forget_since_ms, tidy_at_ms, self.challengers, windows, refreshes, *rejected)
 
     def account(self, ingested: Ingested, plan: Plan, labelled_by: Mapping[str, str], teachers: Iterable[str]) -> None:
         """Book what a micro-batch read and what became of it.
@@ -119,6 +134,7 @@ class StreamState(Impersonal):
             teachers: Names of those that are refreshed after so many interactions.
         """
         self.batch, self.planned_ms = plan.batch, plan.now_ms
+        self.queries += len(ingested.examples)
         # Ahead of the plan only where a clock was: see `streamrec.pipeline.plan_time`.
         self.forget_since_ms = {name: min(since_ms, plan.now_ms) for name, since_ms in self.forget_since_ms.items()}
         self.watermarks_ms = dict(ingested.watermarks_ms)

@@ -95,6 +95,13 @@ class VersionLine:
             self.state.candidate, self.state.evidence = None, {}
             self.state.versions["rejected"] += 1
 
+    def withdraw(self) -> None:
+        """Let a version that waits for the gate wait no more: what it has learned is taken back."""
+        if self.state.candidate is not None:
+            logger.info("%s is withdrawn, what it has learned is quarantined", self.state.candidate)
+            self.state.candidate, self.state.evidence = None, {}
+            self.state.versions["rejected"] += 1
+
     def recover(self) -> None:
         """Give the student the versions that it must score. A candidate waits anew: a restart is no sign that events have stopped coming.
 

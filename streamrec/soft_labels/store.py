@@ -256,6 +256,11 @@ class LabelStore:
         self._fit_to(self._size)
         self._changed, self._has_lost = ChangedRows(), False
 
+    def forget_newest(self, num: int) -> int:
+        """Remove the newest ``num`` queries and return how many went."""
+        age = (self._next - 1 - np.arange(self._size)) % self.capacity if self.capacity else np.zeros(0, np.int64)
+        return self._keep(age >= num)
+
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Remove the user's queries and return how many went."""
         return self._keep(self._data["user"][: self._size] != hash_key(namespace, user_id))

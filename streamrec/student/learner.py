@@ -17,6 +17,7 @@ from streamrec.state import ROWS, Arrays, ComponentState, digest_of, merge
 from streamrec.student.frozen import FrozenStudent
 from streamrec.student.lesson import Lesson, StepMetrics
 from streamrec.student.losses import Batch, LossParts, Weights, element_dropout_at, full_softmax_loss, localise, sampled_softmax_loss, shuffled
+from streamrec.student.returns import Returns
 from streamrec.student.tables import ItemTables, adam_step
 
 CURRENT = "current"
@@ -56,6 +57,7 @@ class Learner:
         self._num_steps = 0
         self._held: dict[str, FrozenStudent] = {}
         self._remembered: ComponentState | None = None
+        self.returns = Returns()
 
     def put_items(
         self, rows: NDArray[np.int32], words: NDArray[np.int32], namespaces: NDArray[np.int32], generations: NDArray[np.int32] | None = None
@@ -87,6 +89,36 @@ class Learner:
     def forget_copy(self) -> None:
         """Let go of what was remembered."""
         self._remembered = None
+
+    def keep(self, version: str) -> None:
+        """Remember this state, which a version was made of, until the gate has decided on it."""
+        self.returns.keep(version, self._state(self.tables.state()))
+
+    def remembered(self) -> Returns:
+        """Return what is remembered."""
+        return self.returns
+
+    def settle(self, version: str) -> None:
+        """Let the state of a version that was promoted be the one to `return_to`."""
+        self.returns.settle(version)
+
+    def return_to(self, version: str) -> bool:
+        """Take the weights and moments that a promoted version was made of; False where they are not remembered.
+
+        Items stay those of now, and so do versions that are held; an item that was not known then begins anew.
+        """
+        state = self.returns.of(version)
+        if state is None:
+            return False
+        held = {name: frozen for name, frozen in self._held.items() if name != CURRENT}
+        self._restore_dense(state)
+        self.tables.take_back({name.removeprefix("table/"): array for name, array in state.arrays.items() if name.startswith("table/")})
+        self._held = held
+        return True
+
+    def forget_before(self, version: str) -> None:
+        """Let go of remembered states older than a version, which knew a user who is deleted."""
+        self.returns.forget_before(version)
 
     def knows(self, num_rows: int) -> bool:
         """Return whether it has been told of as many item rows."""
@@ -236,11 +268,15 @@ class Learner:
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
         state = merge(base, deltas)
-        arrays: Mapping[str, NDArray[Any]] = state.arrays
         self._held.clear()
-        if not arrays:
+        if not state.arrays:
             return
-        self.tables.restore({name.removeprefix("table/"): array for name, array in arrays.items() if name.startswith("table/")})
+        self.tables.restore({name.removeprefix("table/"): array for name, array in state.arrays.items() if name.startswith("table/")})
+        self._restore_dense(state)
+
+    def _restore_dense(self, state: ComponentState) -> None:
+        """Replace what all rows share, and the step count."""
+        arrays: Mapping[str, NDArray[Any]] = state.arrays
         for name in [name for name in self._dense if name.startswith(PROJECTION)]:
             del self._dense[name], self._moments[f"{name}_m"], self._moments[f"{name}_v"]
         for name, values in arrays.items():

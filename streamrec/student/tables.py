@@ -14,6 +14,9 @@ from streamrec.student.buffers import Buffers
 BIAS_RATE = 0.1
 """Item biases follow popularity slowly: fast ones learn the training set's by heart and cost sessions a point of recall (docs/experiments.md)."""
 
+EMPTY = {"words": -1, "namespace": -1, "generation": -1}
+"""What a row without an item holds; 0 elsewhere."""
+
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
@@ -71,10 +74,25 @@ class ItemTables:
         self._clear(index)
         return num
 
+    def take_back(self, arrays: Arrays) -> None:
+        """Replace what was learned by what `state` gave earlier. Items stay those of now: one that was not known then begins anew."""
+        words, namespaces, generations = (self.rows(name).numpy().copy() for name in ("words", "namespace", "generation"))
+        num = self.num_rows
+        self.restore(arrays)
+        if num > len(self.tensors["bias"]):
+            self._grow(num + num // 2)
+        self._clear(torch.arange(self.num_rows, num))
+        self.num_rows = num
+        rows = np.arange(num, dtype=np.int32)
+        is_item = generations >= 0
+        self._clear(torch.from_numpy(rows[~is_item].astype(np.int64)))
+        self.put_items(rows[is_item], words[is_item].astype(np.int32), namespaces[is_item], generations[is_item])
+        self.changed.mark_first(num)
+
     def _clear(self, index: torch.Tensor) -> None:
         self.changed.mark(index.numpy())
         for name, tensor in self.tensors.items():
-            tensor[index] = -1 if name in {"words", "namespace", "generation"} else 0
+            tensor[index] = EMPTY.get(name, 0)
 
     def _grow(self, capacity: int) -> None:
         for name, old in self.tensors.items():

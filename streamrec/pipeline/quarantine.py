@@ -1,0 +1,112 @@
+"""Go back to the last promoted state after too many rejections in a row, and quarantine the events that were learned since.
+
+What goes back are the students' weights and moments, and their replay. Offsets, vocabulary, histories and the ids of events stay: a quarantined
+event is known, and is not read again. The plan that follows the last rejection names the version to return to, so a killed run does the same again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from streamrec.pipeline.parts import Parts
+from streamrec.pipeline.plan import Plan, PlannedRange
+from streamrec.pipeline.quarantined import FOLDER, Quarantined
+from streamrec.pipeline.report import StepReport
+from streamrec.pipeline.stream_state import StreamState
+from streamrec.pipeline.version_line import VersionLine
+from streamrec.registry.gate import Reason, Verdict
+from streamrec.soft_labels.store import LabelStore
+from streamrec.student.learner import Learner
+
+logger = logging.getLogger(__name__)
+
+
+class Quarantine:
+    """Know where the stream was when versions were made, and go back there.
+
+    Args:
+        parts: The students, and the storage of the lineage.
+        state: The stream's.
+        store: What replays are drawn from.
+        lines: Of versions, the student's own first.
+    """
+
+    def __init__(self, parts: Parts, state: StreamState, store: LabelStore, lines: Sequence[VersionLine]) -> None:
+        self._parts, self._state, self._store, self._lines = parts, state, store, lines
+        self._limit = parts.config.registry.max_rejections
+
+    def note(self, report: StepReport) -> None:
+        """Follow what the gate has decided on the student's version and which one was published, after a step has learned."""
+        decision, published, state = report.decision, report.published, self._state
+        if not self._limit or self._parts.publisher is None:
+            return
+        if published is not None:
+            self._mark(published)
+        if decision is not None and decision.verdict is Verdict.REJECT:
+            # Weights that are not finite never get finite again by learning.
+            state.rejections += self._limit if decision.code is Reason.NOT_FINITE else 1
+            state.rejected_for = decision.reason
+        elif decision is not None and decision.promote:
+            state.rejections = 0
+            if decision.candidate in state.marks:
+                state.good = decision.candidate
+                self._tell_all(Learner.settle, decision.candidate)
+        if published is not None:
+            self._tell_all(Learner.keep, published)
+            if decision is not None and decision.candidate == published and decision.promote:
+                self._tell_all(Learner.settle, published)
+        self._forget_old(knows_more=bool(report.deletions) or decision is not None)
+
+    def _mark(self, version: str) -> None:
+        state = self._state
+        offsets = {str(partition): offset for partition, offset in state.offsets.items()}
+        state.marks[version] = {"batch": state.batch, "offsets": offsets, "applied": state.counts["applied"], "queries": state.queries}
+
+    def _forget_old(self, *, knows_more: bool) -> None:
+        """Keep no mark, and no copy of weights, that nothing goes back to: one of before a deletion knows a deleted user."""
+        state, not_before = self._state, self._state.not_before
+        if state.good is not None and (state.good != state.live or (not_before is not None and state.good < not_before)):
+            state.good = None  # An operator has moved what is live: nobody knows how good another state is.
+        state.marks = {version: mark for version, mark in state.marks.items() if version in {state.good, state.candidate}}
+        if not_before is not None and knows_more:
+            self._tell_all(Learner.forget_before, not_before)
+
+    def carry_out(self, plan: Plan, report: StepReport) -> None:
+        """Go back where the plan says so, book what was learned since as quarantined, and write it down."""
+        state = self._state
+        if plan.return_to is None or plan.return_to not in state.marks:
+            return
+        mark = state.marks[plan.return_to]
+        num_events = state.counts["applied"] - mark["applied"]
+        self._tell_all(Learner.return_to, plan.return_to)
+        self._store.forget_newest(state.queries - mark["queries"])
+        state.counts["applied"] -= num_events
+        state.counts["quarantined"] += num_events
+        ranges = (
+            PlannedRange(topic=self._parts.config.log.events_topic, partition=partition, start=mark["offsets"].get(str(partition), 0), end=end)
+            for partition, end in sorted(state.offsets.items())
+        )
+        record = Quarantined(
+            batch=plan.batch,
+            return_to=plan.return_to,
+            first_batch=mark["batch"] + 1,
+            last_batch=state.batch,
+            ranges=tuple(ranges),
+            num_events=num_events,
+            num_rejections=state.rejections,
+            reason=state.rejected_for,
+            at_ms=plan.now_ms,
+        )
+        if self._parts.receipts is not None:
+            self._parts.receipts.write_new(f"{FOLDER}/{plan.batch:08d}.json", record.to_json())
+        logger.warning("the students go back to the state of %s: %d events are quarantined, %s", plan.return_to, num_events, state.rejected_for)
+        for line in self._lines:
+            line.withdraw()
+        state.rejections, report.returned = 0, record
+        self._mark(plan.return_to)  # Its state is that of here now: what is quarantined once is not quarantined again.
+
+    def _tell_all(self, method: Any, version: str) -> None:
+        for worker in self._parts.learners().values():
+            worker.submit(method, version)

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamrec.log.base import Record
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.lake_check import check_lake
+from streamrec.pipeline.layout import checkpoint_url
+from streamrec.pipeline.quarantined import quarantined
+from streamrec.registry.gate import Decision, Gate, Reason, Verdict
+from streamrec.storage import LocalStorage, open_storage
+from streamrec.student.learner import CURRENT
+
+World = Any
+SETTINGS: dict[str, dict[str, Any]] = {
+    "teachers": {"enabled": []},
+    "registry": {"gate_min_queries": 5, "max_rejections": 2},
+    "pipeline": {"max_batch_events": 25},
+}
+REJECTED = range(5, 8)
+"""Batches whose candidates are rejected, whatever they are worth: the third one is decided after the return."""
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    decide = Gate.decide
+
+    def stricter(gate: Gate, candidate: Any, live: Any, window: Any, **options: Any) -> Decision:
+        decision = decide(gate, candidate, live, window, **options)
+        bad = {"verdict": Verdict.REJECT, "code": Reason.WORSE, "reason": "a test says so"}
+        return decision.model_copy(update=bad) if window.batch in REJECTED else decision
+
+    monkeypatch.setattr(Gate, "decide", stricter)
+
+
+@pytest.fixture
+def undeleted(mixed: list[Record]) -> list[Record]:
+    return [one for one in mixed if b'"deletion"' not in one.value]
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World], undeleted: list[Record], tmp_path: Path) -> World:
+    return make_world(undeleted, SETTINGS, folder=tmp_path / "state")
+
+
+def weights(controller: Controller) -> dict[str, Any]:
+    learner = controller.parts.student.target  # type: ignore[attr-defined]
+    return {name: np.array(array) for name, array in learner.snapshot().arrays.items()}
+
+
+def until_the_return(world: World, controller: Controller) -> tuple[Any, dict[str, Any], list[Any]]:
+    """Step until the students go back; return that step's report, the weights as of the last promoted version, and the reports before."""
+    reports, published = [], {}
+    for _ in range(20):
+        report = controller.step()
+        assert report is not None
+        if report.returned is not None:
+            return report, published.get(report.returned.return_to, {}), reports
+        if report.published is not None:
+            published[report.published] = weights(controller)
+        reports.append(report)
+        world.clock.advance(0.4)
+    pytest.fail("nothing is quarantined")
+
+
+def test_after_so_many_rejections_in_a_row_the_students_go_back_and_the_range_since_is_quarantined(world: World, strict: None) -> None:
+    controller = world.controller()
+    report, good, before = until_the_return(world, controller)
+    record = report.returned
+    assert report.plan.return_to == record.return_to == controller.state.live
+    assert (record.first_batch, record.last_batch, record.num_rejections, record.reason) == (4, 6, 2, "a test says so")
+    assert record.batch == 7
+    since = [each.plan for each in before if each.plan.batch in {4, 5, 6}]
+    assert {part.partition: (part.start, part.end) for part in record.ranges} == {
+        part.partition: (part.start, since[-1].ranges[part.partition].end) for part in since[0].ranges
+    }
+    counts = controller.state.counts
+    assert counts["quarantined"] == record.num_events > 0
+    assert counts["received"] == sum(num for name, num in counts.items() if name != "received")
+    assert list(quarantined(LocalStorage(world.folder))) == [record]
+    assert controller.state.candidate is None or controller.state.candidate == report.published
+    returned = controller.parts.student.target.returns.of(record.return_to)  # type: ignore[attr-defined]
+    assert returned is not None
+    for name, array in good.items():
+        np.testing.assert_array_equal(returned.arrays[name], array)
+
+
+def test_a_step_after_the_return_learns_from_the_promoted_weights_and_replays_nothing_that_is_quarantined(world: World, strict: None) -> None:
+    controller = world.controller()
+    learner = controller.parts.student.target  # type: ignore[attr-defined]
+    taken: list[dict[str, Any]] = []
+    go_back = learner.return_to
+
+    def spy(version: str) -> bool:
+        done = go_back(version)
+        taken.append({name: np.array(array) for name, array in learner.snapshot().arrays.items()})
+        return bool(done)
+
+    type(learner).return_to, before = (lambda self, version: spy(version) if self is learner else go_back(version)), type(learner).return_to
+    try:
+        report, good, reports = until_the_return(world, controller)
+    finally:
+        type(learner).return_to = before
+    num = len(good["table/bias"])
+    for name, array in good.items():
+        if name not in {"table/words", "table/namespace", "table/generation"}:
+            np.testing.assert_array_equal(taken[0][name][:num] if name.startswith("table/") else taken[0][name], array)
+    kept = sum(each.num_queries for each in reports if each.plan.batch < report.returned.first_batch)
+    assert len(controller.labelling.store) == min(kept + report.num_queries, controller.config.student.replay_capacity)
+
+
+def test_histories_vocabulary_offsets_and_known_ids_do_not_go_back(
+    world: World, strict: None, make_world: Callable[..., World], undeleted: list[Record], tmp_path: Path
+) -> None:
+    controller = world.controller()
+    until_the_return(world, controller)
+    never = make_world(undeleted, {**SETTINGS, "registry": {"gate_min_queries": 5, "max_rejections": 0}}, folder=tmp_path / "never")
+    other = never.controller()
+    while other.state.batch < controller.state.batch:
+        assert other.step().returned is None
+        never.clock.advance(0.4)
+    assert other.state.counts["quarantined"] == 0
+    assert other.state.offsets == controller.state.offsets
+    assert unchanged(controller) == unchanged(other)
+
+
+def unchanged(controller: Controller) -> dict[str, str]:
+    return {name: controller.components()[name].digest() for name in ("histories", "vocabulary", "popularity", "dedupe", "window")}
+
+
+@pytest.mark.parametrize("num_steps", [4, 6, 7, 9])
+def test_a_stream_that_is_killed_around_a_return_ends_in_the_same_bits(
+    world: World, strict: None, make_world: Callable[..., World], undeleted: list[Record], tmp_path: Path, num_steps: int
+) -> None:
+    world.assert_killed_ends_alike(make_world(undeleted, SETTINGS, folder=tmp_path / "killed"), num_steps)
+
+
+def test_the_lake_and_the_books_agree_after_a_return_and_learning_goes_on(world: World, strict: None) -> None:
+    controller = world.controller()
+    reports = world.play(controller)
+    (record,) = [report.returned for report in reports if report.returned is not None]
+    books = controller.books()
+    assert books["quarantined"] == record.num_events
+    assert books["pending"] == 0
+    later = [report.decision for report in reports if report.plan.batch > max(REJECTED) and report.decision is not None]
+    assert any(decision.promote for decision in later)
+    checkpoints = CheckpointStore(open_storage(checkpoint_url(str(world.folder))))
+    assert controller.parts.lake is not None
+    assert check_lake(controller.parts.lake.lake, checkpoints).differences == []
+
+
+def test_weights_that_are_not_finite_send_the_students_back_at_once(
+    make_world: Callable[..., World], undeleted: list[Record], tmp_path: Path
+) -> None:
+    settings = {**SETTINGS, "registry": {"gate_min_queries": 5, "max_rejections": 50}}
+    world = make_world(undeleted, settings, folder=tmp_path)
+    controller = world.controller()
+    for _ in range(5):
+        controller.step()
+    learner = controller.parts.student.target  # type: ignore[attr-defined]
+    learner.tables.rows("vectors")[:] = float("inf")
+    learner._held.pop(CURRENT, None)
+    report, _, _ = until_the_return(world, controller)
+    assert "not finite" in report.returned.reason
+    assert np.isfinite(weights(controller)["table/vectors"]).all()
+    after = world.play(controller)
+    assert any(each.decision is not None and each.decision.promote for each in after)
+
+
+def test_nobody_goes_back_behind_a_deletion_or_to_what_an_operator_has_rolled_back(
+    world: World, strict: None, make_record: Callable[..., Record]
+) -> None:
+    controller = world.controller()
+    for _ in range(4):
+        controller.step()
+        world.clock.advance(0.4)
+    assert controller.state.good is not None
+    world.registry().rollback("fewer orders")
+    for _ in range(4):
+        report = controller.step()
+        assert report is not None
+        assert report.returned is None
