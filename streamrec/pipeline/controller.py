@@ -304,7 +304,7 @@ class Controller:
             by_version = {version: per_query_metrics(ranks, examples) for version, ranks in student.result().items()}
             report.metrics["student"] = self.progressive.add("student", by_version[CURRENT])
         with timer.stage("gate"):
-            report.decision = self.line.decide(plan, {version: values["recall@20"] for version, values in by_version.items()})
+            report.decision = self.line.decide(plan, by_version, examples.user)
         if control is not None:
             with timer.stage("evaluate"):
                 values = per_query_metrics(control.result()[CURRENT], examples)
@@ -315,8 +315,7 @@ class Controller:
                 scores = {version: per_query_metrics(ranks, own) for version, ranks in pending.result().items()}
                 report.metrics[f"students.{name}"] = self.progressive.add(f"students.{name}", scores[CURRENT])
             with timer.stage("gate"):
-                recalls = {version: values["recall@20"] for version, values in scores.items()}
-                report.note(name, decision=self._further[name].decide(plan, recalls))
+                report.note(name, decision=self._further[name].decide(plan, scores, own.user))
 
     def _ask(self, line: VersionLine, examples: Examples) -> tuple[Examples, Pending[dict[str, NDArray[np.int32]]]]:
         own = self.students.of(line.name, examples)
@@ -355,13 +354,13 @@ class Controller:
         mine = facts if chosen is self.parts.student else facts.model_copy(update={"teachers": {}})
         report.published = self.line.publish(plan, examples, chosen, items, mine, self.state.not_before)
         if report.published is not None and self.state.live is None:  # Nothing to compare with: the first version goes live on its probes.
-            report.decision = self.line.decide(plan, {report.published: np.zeros(0, np.float32)})
+            report.decision = self.line.decide_first(plan)
         for name, line in self._further.items():
             version = line.publish(plan, self.students.of(name, examples), line.student, items, facts, self.state.not_before)
             if version is not None:
                 report.note(name, published=version)
                 if line.state.live is None:
-                    report.note(name, decision=line.decide(plan, {version: np.zeros(0, np.float32)}))
+                    report.note(name, decision=line.decide_first(plan))
 
     def _checkpoint(self, plan: Plan, report: StepReport) -> None:
         if not plan.checkpoint or self.parts.checkpoints is None:

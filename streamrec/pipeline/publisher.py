@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from streamrec.config import Config
 from streamrec.errors import ModelRejected
 from streamrec.features.vocabulary import Vocabulary
-from streamrec.registry.gate import Decision, Gate, Health, Verdict, Window
+from streamrec.registry.gate import NO_DOUBTS, Decision, Gate, Health, Verdict, Window
 from streamrec.registry.registry import Registry
+from streamrec.registry.usual import Doubts
 from streamrec.registry.version import Probes, VersionFacts
 from streamrec.serving.catalog import Catalog
 from streamrec.serving.recommender import Recommender
@@ -63,10 +64,10 @@ class Publisher:
         self._health[version] = _examine(version, arrays, meta, probes)
         return version
 
-    def decide(self, candidate: str, live: str | None, window: Window, is_idle: bool) -> Decision:
+    def decide(self, candidate: str, live: str | None, window: Window, is_idle: bool, doubts: Doubts = NO_DOUBTS) -> Decision:
         """Ask the gate, store its decision, and promote when it says so."""
         health = self._health.get(candidate) or self._reexamine(candidate)
-        decision = self._gate.decide(health, Health(live) if live else None, window, is_idle=is_idle)
+        decision = self._gate.decide(health, Health(live) if live else None, window, is_idle=is_idle, doubts=doubts)
         if decision.verdict is Verdict.WAIT:
             return decision
         decision = self._registry.record_decision(decision)

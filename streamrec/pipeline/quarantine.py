@@ -46,8 +46,10 @@ class Quarantine:
             self._mark(published)
         if decision is not None and decision.verdict is Verdict.REJECT:
             # Weights that are not finite never get finite again by learning.
-            state.rejections += self._limit if decision.code is Reason.NOT_FINITE else 1
+            state.rejections += self._limit if decision.code in {Reason.NOT_FINITE, Reason.TAINTED} else 1
             state.rejected_for = decision.reason
+            if decision.code is Reason.UNLIKE and state.good is not None:  # Else there is nothing to go back to, and nothing would ever go live.
+                state.tainted = f"it has learned from events that were unlike those before, in batch {decision.batch}"
         elif decision is not None and decision.promote:
             state.rejections = 0
             if decision.candidate in state.marks:
@@ -68,7 +70,7 @@ class Quarantine:
         """Keep no mark, and no copy of weights, that nothing goes back to: one of before a deletion knows a deleted user."""
         state, not_before = self._state, self._state.not_before
         if state.good is not None and (state.good != state.live or (not_before is not None and state.good < not_before)):
-            state.good = None  # An operator has moved what is live: nobody knows how good another state is.
+            state.good, state.tainted = None, ""  # An operator has moved what is live: nobody knows how good another state is.
         state.marks = {version: mark for version, mark in state.marks.items() if version in {state.good, state.candidate}}
         if not_before is not None and knows_more:
             self._tell_all(Learner.forget_before, not_before)
@@ -104,7 +106,7 @@ class Quarantine:
         logger.warning("the students go back to the state of %s: %d events are quarantined, %s", plan.return_to, num_events, state.rejected_for)
         for line in self._lines:
             line.withdraw()
-        state.rejections, report.returned = 0, record
+        state.rejections, state.tainted, report.returned = 0, "", record
         self._mark(plan.return_to)  # Its state is that of here now: what is quarantined once is not quarantined again.
 
     def _tell_all(self, method: Any, version: str) -> None:

@@ -38,6 +38,8 @@ class Line:
     live: str | None = None
     evidence: dict[str, float] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    usual: dict[str, Any] = field(default_factory=dict)
+    tainted: str = ""
 
 
 @dataclass
@@ -69,6 +71,8 @@ class StreamState(Impersonal):
         rounds_gain: Whether the last step that learned in rounds gained by the last of them; see `streamrec.pipeline.students.Students.learn`.
         good: Version whose state the students go back to when too many in a row are rejected; None while there is none.
         rejections: How many the gate has rejected since it was promoted, or since the students went back; ``rejected_for`` says why the last one was.
+        usual: What the live version usually finds; see `streamrec.registry.usual.Usual`.
+        tainted: Why the students have learned from events that were unlike those before; empty where they have not, or went back since.
         marks: ``good`` and the candidate to where the stream was when it was published; see `streamrec.pipeline.quarantine`.
         queries: How many queries all steps had.
         evidence: Paired sums of candidate and live, as far as collected; see `streamrec.registry.gate.Window`.
@@ -99,6 +103,8 @@ class StreamState(Impersonal):
     good: str | None = None
     rejections: int = 0
     rejected_for: str = ""
+    usual: dict[str, Any] = field(default_factory=dict)
+    tainted: str = ""
     marks: dict[str, dict[str, Any]] = field(default_factory=dict)
     queries: int = 0
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.errors import Damaged, RegistryError
+from streamrec.evaluation.ranking import PerQuery
 from streamrec.features.examples import Examples
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import STUDENT, Plan, version_name
 from streamrec.pipeline.publisher import ItemFacts, Publisher
 from streamrec.pipeline.stream_state import Line, StreamState
-from streamrec.registry.gate import Decision, Verdict, Window, held_back
+from streamrec.registry.gate import Decision, Reason, Verdict, Window, held_back
+from streamrec.registry.usual import Doubts, Found, Usual, found_in, kept
 from streamrec.registry.version import VersionFacts
 from streamrec.student.learner import CURRENT, Learner
 from streamrec.workers import Worker
@@ -23,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 MAIN = ""
 """Name of the student's own line among those of further ones."""
+JUDGED_BY = "recall@20"
+"""What a candidate is compared with the live version by."""
+USUAL_BY = "ndcg@10"
+"""What the live version's finds are measured by: spoiled events leave what is popular in long lists, and take it from the top of short ones."""
 _EVIDENCE = ("num_queries", "candidate_sum", "live_sum", "difference_squares", "candidate_squares", "live_squares")
 
 
@@ -156,33 +163,48 @@ class VersionLine:
         """Return what the student scores: its newest weights and `versions`."""
         return [CURRENT, *self.versions()]
 
-    def decide(self, plan: Plan, recalls: dict[str, NDArray[np.float32]]) -> Decision | None:
+    def decide(self, plan: Plan, scores: Mapping[str, PerQuery], user: NDArray[np.int64]) -> Decision | None:
         """Ask the gate about the candidate; None without one.
 
         Args:
             plan: The step's.
-            recalls: Version to its scores of the step's queries.
+            scores: Version to its metrics of the step's queries.
+            user: Whose query each is.
         """
         state, publisher, candidate = self.state, self.publisher, self.state.candidate
         if candidate is None or publisher is None:
             return None
-        window = Window.from_scores(plan.batch, recalls[candidate], recalls.get(state.live) if state.live is not None else None)
+        window = Window.from_scores(plan.batch, scores[candidate][JUDGED_BY], scores[state.live][JUDGED_BY] if state.live is not None else None)
         if set(_EVIDENCE) <= state.evidence.keys():  # A streamrec before this one kept fewer sums: what it has seen counts no more.
             sums = {name: state.evidence[name] for name in _EVIDENCE if name != "num_queries"}
             window += Window(plan.batch, int(state.evidence["num_queries"]), **sums)
+        found = found_in(state.evidence)
+        if state.live is not None:
+            found += Found.of(scores[state.live][USUAL_BY], user)
         if why := plan.holds.get(self.student_name):
             decision = held_back(candidate, state.live, window, why)
         else:
             self._check_owner()
-            decision = publisher.decide(candidate, state.live, window, plan.idle if self.name == MAIN else self.name in plan.idles)
+            is_idle = plan.idle if self.name == MAIN else self.name in plan.idles
+            decision = publisher.decide(candidate, state.live, window, is_idle, self._doubts(found))
         if decision.verdict is Verdict.WAIT:
-            state.evidence = {name: getattr(window, name) for name in _EVIDENCE}
+            state.evidence = {**{name: getattr(window, name) for name in _EVIDENCE}, **kept(found)}
             return decision
         state.candidate, state.evidence = None, {}
+        state.usual = asdict(Usual(**state.usual).after(found, is_unlike=decision.code is Reason.UNLIKE))
         state.versions["promoted" if decision.promote else "rejected"] += 1
         if decision.promote:
             state.live = candidate
         return decision
+
+    def decide_first(self, plan: Plan) -> Decision | None:
+        """Ask the gate about a candidate while nothing is live: it has nothing to be compared with, and goes live on its probes."""
+        none = np.zeros(0, np.float32)
+        return self.decide(plan, {version: {JUDGED_BY: none, USUAL_BY: none} for version in self.versions()}, np.zeros(0, np.int64))
+
+    def _doubts(self, found: Found) -> Doubts:
+        cfg = self._parts.config.registry
+        return Doubts(Usual(**self.state.usual).doubt(found, cfg.usual_share, cfg.gate_error), self.state.tainted)
 
     def publish(
         self, plan: Plan, examples: Examples, source: Worker[Learner], items: ItemFacts, facts: VersionFacts, not_before: str | None = None

@@ -17,6 +17,7 @@ from streamrec.config import RegistryConfig
 from streamrec.errors import Damaged
 from streamrec.migrations import number_of, read_json
 from streamrec.registry.sequential import log_evidence
+from streamrec.registry.usual import Doubts
 from streamrec.registry.version import Number
 
 _MOST_EVIDENCE = 1e300
@@ -43,6 +44,8 @@ class Reason(StrEnum):
     LIVE_NOT_FINITE = "live_not_finite"
     IDLE = "idle"
     HELD = "held"
+    UNLIKE = "unlike"
+    TAINTED = "tainted"
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,9 @@ class Decision(BaseModel):
             raise Damaged(what, got=repr(data[:80]), do=do) from error
 
 
+NO_DOUBTS = Doubts()
+
+
 def held_back(candidate: str, live: str | None, window: Window, why: str, tolerance: float = 0.0) -> Decision:
     """Return the decision that a candidate waits because an operator lets nothing be promoted; its scores go on to add up."""
     numbers = window.numbers(tolerance)
@@ -192,7 +198,7 @@ class Gate:
     def __init__(self, cfg: RegistryConfig) -> None:
         self._cfg = cfg
 
-    def decide(self, candidate: Health, live: Health | None, window: Window, *, is_idle: bool = False) -> Decision:
+    def decide(self, candidate: Health, live: Health | None, window: Window, *, is_idle: bool = False, doubts: Doubts = NO_DOUBTS) -> Decision:
         """Decide on one candidate.
 
         It is rejected when it is not sound, or when the evidence that it is worse than the live version by more than ``gate_tolerance`` of the live
@@ -204,6 +210,7 @@ class Gate:
             live: The version that is live, None at first.
             window: Scores of both on events that neither had learned from.
             is_idle: No events come in, so that waiting for queries would keep the newest weights back.
+            doubts: What speaks against the events.
         """
         cfg = self._cfg
         numbers = self._numbers(window)
@@ -222,11 +229,15 @@ class Gate:
             return decision(Verdict.PROMOTE, Reason.FIRST_VERSION, "no version is live yet")
         if not live.is_finite or not math.isfinite(window.live_sum):
             return decision(Verdict.PROMOTE, Reason.LIVE_NOT_FINITE, "the live version's weights or scores are not finite")
+        if doubts.unlike:
+            return decision(Verdict.REJECT, Reason.UNLIKE, doubts.unlike)
         if numbers.get("evidence", 0.0) >= 1 / cfg.gate_error:
             return decision(Verdict.REJECT, Reason.WORSE, f"worse than live by more than {cfg.gate_tolerance:.0%} and chance: {scores}")
         is_enough = window.num_queries >= cfg.gate_min_queries
         if not is_enough and not is_idle:
             return decision(Verdict.WAIT, Reason.TOO_FEW_QUERIES, f"{window.num_queries} of {cfg.gate_min_queries} queries so far")
+        if doubts.tainted:
+            return decision(Verdict.REJECT, Reason.TAINTED, doubts.tainted)
         if not is_enough:
             return decision(Verdict.PROMOTE, Reason.IDLE, f"no events come in, and it is not measurably worse: {scores}")
         return decision(Verdict.PROMOTE, Reason.NOT_WORSE, f"not worse than live: {scores}")

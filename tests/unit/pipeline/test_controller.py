@@ -62,9 +62,9 @@ class SpyPublisher(Publisher):
 
     seen: list[tuple[str, str | None, Window]]
 
-    def decide(self, candidate: str, live: str | None, window: Window, is_idle: bool) -> Decision:
+    def decide(self, candidate: str, live: str | None, window: Window, is_idle: bool, *doubts: Any) -> Decision:
         self.seen.append((candidate, live, window))
-        return super().decide(candidate, live, window, is_idle)
+        return super().decide(candidate, live, window, is_idle, *doubts)
 
 
 def spied(world: World) -> tuple[Controller, SpyPublisher]:
