@@ -28,6 +28,7 @@ from streamrec.cli.options import (
     Schema,
     Settings,
     ShowConfig,
+    ShowQuarantine,
     ShowSwitches,
     Turn,
 )
@@ -223,6 +224,18 @@ def unfreeze_publishing(reason: Reason = "", by: By = None, config: ConfigFile =
 def switches(as_json: AsJson = False, config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Print every turn of the switches (pause, freeze-publishing, pin --live), oldest first, then what is in force."""
     _run("switches", ShowSwitches(_settings(config, overrides), as_json))
+
+
+@app.command()
+def quarantine(
+    again: Annotated[int | None, typer.Option("--replay", metavar="BATCH", help="Send the interactions of that range to the log once more.")] = None,
+    as_json: AsJson = False,
+    broker: At = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """List what was learned, rejected too often by the gate and taken back: batches, offsets, events and why; or replay one range."""
+    _run("quarantine", ShowQuarantine(_settings(config, overrides), broker, again, as_json))
 
 
 @app.command()

@@ -101,6 +101,16 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class ShowQuarantine:
+    """``streamrec quarantine``; ``replay`` names the batch of the record whose range is sent again."""
+
+    settings: Settings
+    broker: str | None = None
+    replay: int | None = None
+    json: bool = False
+
+
+@dataclass(frozen=True)
 class ShowSwitches:
     """``streamrec switches``."""
 
