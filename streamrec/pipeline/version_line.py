@@ -16,7 +16,7 @@ from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import STUDENT, Plan, version_name
 from streamrec.pipeline.publisher import ItemFacts, Publisher
 from streamrec.pipeline.stream_state import Line, StreamState
-from streamrec.registry.gate import Decision, Reason, Verdict, Window, held_back
+from streamrec.registry.gate import SUMS, Decision, Reason, Verdict, Window, held_back
 from streamrec.registry.usual import Doubts, Found, Usual, found_in, kept
 from streamrec.registry.version import VersionFacts
 from streamrec.student.learner import CURRENT, Learner
@@ -30,7 +30,7 @@ JUDGED_BY = "recall@20"
 """What a candidate is compared with the live version by."""
 USUAL_BY = "ndcg@10"
 """What the live version's finds are measured by: spoiled events leave what is popular in long lists, and take it from the top of short ones."""
-_EVIDENCE = ("num_queries", "candidate_sum", "live_sum", "difference_squares", "candidate_squares", "live_squares")
+_EVIDENCE = ("num_queries", *SUMS)
 
 
 class VersionLine:
@@ -176,8 +176,7 @@ class VersionLine:
             return None
         window = Window.from_scores(plan.batch, scores[candidate][JUDGED_BY], scores[state.live][JUDGED_BY] if state.live is not None else None)
         if set(_EVIDENCE) <= state.evidence.keys():  # A streamrec before this one kept fewer sums: what it has seen counts no more.
-            sums = {name: state.evidence[name] for name in _EVIDENCE if name != "num_queries"}
-            window += Window(plan.batch, int(state.evidence["num_queries"]), **sums)
+            window += Window.from_sums(plan.batch, state.evidence)
         found = found_in(state.evidence)
         if state.live is not None:
             found += Found.of(scores[state.live][USUAL_BY], user)

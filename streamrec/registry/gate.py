@@ -24,6 +24,10 @@ _MOST_EVIDENCE = 1e300
 """What is told of more: a number of JSON."""
 
 
+SUMS = ("candidate_sum", "live_sum", "difference_squares", "candidate_squares", "live_squares")
+"""What a window adds up besides its queries."""
+
+
 class Verdict(StrEnum):
     """What becomes of a candidate."""
 
@@ -99,6 +103,12 @@ class Window:
             raise ValueError(msg)
         sums = (float(ours.sum()), float(theirs.sum()), float(((ours - theirs) ** 2).sum()))
         return cls(batch, len(ours), *sums, metric, float((ours**2).sum()), float((theirs**2).sum()))
+
+    @classmethod
+    def from_sums(cls, batch: int, sums: Mapping[str, float]) -> Self:
+        """Return a window from what was kept of one: ``num_queries`` and `SUMS`."""
+        candidate, live, difference, *squares = (sums[name] for name in SUMS)
+        return cls(batch, int(sums["num_queries"]), candidate, live, difference, "recall@20", *squares)
 
     def __add__(self, other: Window) -> Window:
         """Return both windows' queries together."""

@@ -136,8 +136,8 @@ def _changed_rows(before: ComponentState, after: ComponentState) -> NDArray[np.i
     num = len(_rows_of(before))
     changed = np.zeros(len(_rows_of(after)), np.bool_)
     changed[num:] = True
-    for name, array in after.arrays.items():
+    for name, array in after.arrays.items() if num else ():
         if name.startswith(_TABLE):
             old, new = (part.reshape(num, -1) for part in (before.arrays[name], np.ascontiguousarray(array[:num])))
-            changed[:num] |= (old.view(np.uint8) != new.view(np.uint8)).any(axis=1) if num else False
+            changed[:num] |= (old.view(np.uint8) != new.view(np.uint8)).any(axis=1)
     return np.flatnonzero(changed)
