@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from streamrec.storage import LocalStorage, open_storage
 from streamrec.student.learner import CURRENT
 
 World = Any
+NOW_MS = 1_700_000_000_000
 SETTINGS: dict[str, dict[str, Any]] = {
     "teachers": {"enabled": []},
     "registry": {"gate_min_queries": 5, "max_rejections": 2},
@@ -173,9 +175,7 @@ def test_weights_that_are_not_finite_send_the_students_back_at_once(
     assert any(each.decision is not None and each.decision.promote for each in after)
 
 
-def test_nobody_goes_back_behind_a_deletion_or_to_what_an_operator_has_rolled_back(
-    world: World, strict: None, make_record: Callable[..., Record]
-) -> None:
+def test_nobody_goes_back_after_an_operator_has_moved_what_is_live(world: World, strict: None) -> None:
     controller = world.controller()
     for _ in range(4):
         controller.step()
@@ -186,3 +186,24 @@ def test_nobody_goes_back_behind_a_deletion_or_to_what_an_operator_has_rolled_ba
         report = controller.step()
         assert report is not None
         assert report.returned is None
+
+
+def test_nobody_goes_back_behind_a_deletion_and_the_copies_of_before_it_are_let_go(world: World, strict: None) -> None:
+    controller = world.controller()
+    for _ in range(4):
+        controller.step()
+        world.clock.advance(0.4)
+    good = controller.state.good
+    assert good is not None
+    learner = controller.parts.student.target  # type: ignore[attr-defined]
+    assert learner.returns.of(good) is not None
+    gone = {"kind": "deletion", "event_id": "gone", "user_id": "u3", "event_time": NOW_MS}
+    ends = world.log.latest(world.config.log.events_topic)
+    world.append([Record(b"u3", json.dumps(gone).encode(), partition=partition) for partition in ends])
+    while not controller.state.forgot_batch:
+        report = controller.step()
+        assert report is not None
+        world.clock.advance(0.4)
+    assert report.deletions
+    assert learner.returns.of(good) is None
+    assert controller.state.good is None or controller.state.good >= controller.state.not_before
