@@ -107,8 +107,8 @@ class Returns(Impersonal):
 
     def forget_rows(self, rows: NDArray[np.int32]) -> int:
         """Clear rows whose items have left, in new arrays: a commit may still be writing the old ones; return how many of them held one."""
-        num = 0
-        for slot, state in self._states.items():
+        gone = np.zeros(0, np.int32)
+        for slot, state in list(self._states.items()):
             mine = rows[rows < len(_rows_of(state))]
             held = mine[state.arrays[f"{_TABLE}generation"][mine] >= 0]
             if not len(held):
@@ -119,8 +119,8 @@ class Returns(Impersonal):
                     array[held] = EMPTY.get(name.removeprefix(_TABLE), 0)
             self._states[slot] = ComponentState(arrays, state.meta)
             self._changed.mark(held)
-            num += len(held)
-        return num
+            gone = np.union1d(gone, held)
+        return len(gone)
 
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
