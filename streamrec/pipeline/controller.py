@@ -67,7 +67,7 @@ class Controller:
         self.students = Students(parts, self.labelling, self.ingest.vocabulary, self.state)
         self.line = VersionLine(parts, MAIN, lambda: self.state, self._check_owner)
         self._further = {name: VersionLine(parts, name, partial(self.state.line, name), self._check_owner) for name in parts.students}
-        self.quarantine = Quarantine(parts, self.state, self.labelling.store, self._lines())
+        self.quarantine = Quarantine(parts, self.state, self.labelling.store, self._lines(), self.ingest.vocabulary)
         self._forgetting = Forgetting(parts, self.ingest, self.components(), self.labelling.store, self.students)
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan, PlannedRange
 from streamrec.pipeline.quarantined import FOLDER, Quarantined
@@ -31,16 +32,20 @@ class Quarantine:
         state: The stream's.
         store: What replays are drawn from.
         lines: Of versions, the student's own first.
+        vocabulary: Says how many items there are: copies of large learners cost too much.
     """
 
-    def __init__(self, parts: Parts, state: StreamState, store: LabelStore, lines: Sequence[VersionLine]) -> None:
-        self._parts, self._state, self._store, self._lines = parts, state, store, lines
-        self._limit = parts.config.registry.max_rejections
+    def __init__(self, parts: Parts, state: StreamState, store: LabelStore, lines: Sequence[VersionLine], vocabulary: Vocabulary) -> None:
+        self._parts, self._state, self._store, self._lines, self._vocabulary = parts, state, store, lines, vocabulary
+        self._limit, self._most = parts.config.registry.max_rejections, parts.config.registry.max_return_items
 
     def note(self, report: StepReport) -> None:
         """Follow what the gate has decided on the student's version and which one was published, after a step has learned."""
         decision, published, state = report.decision, report.published, self._state
         if not self._limit or self._parts.publisher is None:
+            return
+        if len(self._vocabulary) > self._most:
+            self._let_go(published)
             return
         if published is not None:
             self._mark(published)
@@ -60,6 +65,13 @@ class Quarantine:
             if decision is not None and decision.candidate == published and decision.promote:
                 self._tell_all(Learner.settle, published)
         self._forget_old(knows_more=bool(report.deletions) or decision is not None)
+
+    def _let_go(self, published: str | None) -> None:
+        """Keep nothing to go back to any more."""
+        if published is not None and self._state.marks:
+            self._tell_all(Learner.forget_before, published)
+        if published is not None:
+            self._state.marks, self._state.good, self._state.tainted, self._state.rejections = {}, None, "", 0
 
     def _mark(self, version: str) -> None:
         state = self._state

@@ -117,17 +117,19 @@ def test_a_step_after_the_return_learns_from_the_promoted_weights_and_replays_no
     assert len(controller.labelling.store) == min(kept + report.num_queries, controller.config.student.replay_capacity)
 
 
+@pytest.mark.parametrize("never_so", [{"max_rejections": 0}, {"max_rejections": 2, "max_return_items": 1}])
 def test_histories_vocabulary_offsets_and_known_ids_do_not_go_back(
-    world: World, strict: None, make_world: Callable[..., World], undeleted: list[Record], tmp_path: Path
+    world: World, strict: None, make_world: Callable[..., World], undeleted: list[Record], tmp_path: Path, never_so: dict[str, int]
 ) -> None:
     controller = world.controller()
     until_the_return(world, controller)
-    never = make_world(undeleted, {**SETTINGS, "registry": {"gate_min_queries": 5, "max_rejections": 0}}, folder=tmp_path / "never")
+    never = make_world(undeleted, {**SETTINGS, "registry": {"gate_min_queries": 5, **never_so}}, folder=tmp_path / "never")
     other = never.controller()
     while other.state.batch < controller.state.batch:
         assert other.step().returned is None
         never.clock.advance(0.4)
     assert other.state.counts["quarantined"] == 0
+    assert not other.components()["student.returns"].snapshot().arrays
     assert other.state.offsets == controller.state.offsets
     assert unchanged(controller) == unchanged(other)
 
