@@ -26,6 +26,7 @@ from streamrec.features.tombstones import Tombstones
 from streamrec.log.base import LogAddress, LogTail, LogWriter
 from streamrec.log.connect import open_table_reader, open_tail, open_writer
 from streamrec.pipeline.bootstrap_view import load_history_columns
+from streamrec.pipeline.switches import check_may_move
 from streamrec.registry.alias import Move
 from streamrec.registry.registry import Registry
 from streamrec.registry.version import digest_arrays
@@ -185,16 +186,18 @@ class Replica:
         Raises:
             OperatorError: There is no such version, it may not go live, or there is no registry.
         """
-        return _move_facts(self._registry().promote(version, reason))
+        return _move_facts(self._movable(version).promote(version, reason))
 
     def roll_back(self, reason: str) -> dict[str, Any]:
         """Make the version live again that was live before; see `promote`."""
-        return _move_facts(self._registry().rollback(reason))
+        return _move_facts(self._movable(None).rollback(reason))
 
-    def _registry(self) -> Registry:
+    def _movable(self, to: str | None) -> Registry:
         if self._settings.registry_url is None:
             what = "Models: this server was started without a registry"
             raise OperatorError(what, do="start it with the state's or the registry's address")
+        if self._settings.state_url is not None:
+            check_may_move(open_storage(self._settings.state_url), self._settings.student, to)
         return Registry(open_storage(self._settings.registry_url), self._settings.student)
 
     def facts(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from streamrec.config import check_student
 from streamrec.errors import ConfigError, RegistryError
 from streamrec.pipeline.forgetting import check_deletions_noted
 from streamrec.pipeline.layout import registry_url
-from streamrec.pipeline.switches import SwitchBoard
+from streamrec.pipeline.switches import check_may_move
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 
@@ -24,10 +24,7 @@ def run(options: Rollback) -> int:
     registry = Registry(open_storage(registry_url(config.state)), check_student(config, options.student))
     check_deletions_noted(open_storage(config.state), registry)
     live = registry.live()
-    held = SwitchBoard(open_storage(config.state)).now().held.get(options.student)
-    if held is not None and options.to != held.version:
-        what = f"Rollback: {held.version} is pinned live, {held}"
-        raise RegistryError(what, got=options.to or "the version before", allowed=held.version, do=f"run `streamrec unpin {held.version}` first")
+    check_may_move(open_storage(config.state), options.student, options.to)
     if options.to is not None:
         registry.promote(options.to, options.reason)
         sys.stdout.write(f"{live} → {options.to}\n")

@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from streamrec.clock import Clock
-from streamrec.errors import Damaged, OperatorError
+from streamrec.errors import Damaged, OperatorError, RegistryError
 from streamrec.migrations import number_of, read_json
 from streamrec.storage import Storage
 
@@ -203,6 +203,23 @@ class Watched:
         if self._read is not None and now_s - self._looked_s >= LOOK_EVERY_S:
             self._known, self._looked_s = self._read(), now_s
         return self._known
+
+
+def check_may_move(storage: Storage, student: str, to: str | None) -> None:
+    """Return if another version may go live by an operator's hand.
+
+    Args:
+        storage: Of the state.
+        student: Whose versions.
+        to: The version; None for the one before.
+
+    Raises:
+        RegistryError: Another one is pinned live.
+    """
+    held = SwitchBoard(storage).now().held.get(student)
+    if held is not None and to != held.version:
+        what = f"Registry: {held.version} is pinned live, {held}"
+        raise RegistryError(what, got=to or "the version before", allowed=held.version, do=f"run `streamrec unpin {held.version}` first")
 
 
 def why_held(switches: Switches, students: Iterable[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ import serve
 from serve.access import Access
 from serve.http import Refusal
 from serve.operations import OPERATIONS
+from streamrec.pipeline.switches import Flip, SwitchBoard
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 
@@ -155,6 +157,18 @@ def test_models_are_moved_where_the_server_is_local_or_was_told_so(shop, serving
         assert (refused.status, "serving.remote_promotion" in refused.body["error"]["message"]) == (403, True)
     assert registry.live() == "v00000013"
     assert serving(remote_promotion=True).ask("POST", "/v1/models:rollback").status == 200
+
+
+def test_models_stay_where_one_is_pinned_live(shop, tmp_path):
+    registry = Registry(open_storage(str(tmp_path / "registry")))
+    shop._settings = replace(shop._settings, state_url=str(tmp_path / "state"))
+    held = Flip(by="ann", reason="fewer orders", at_ms=1_764_000_000_000, version="v00000013")
+    SwitchBoard(open_storage(str(tmp_path / "state"))).turn("hold", held, "default")
+    for path in ("/v1/models/v00000012:promote", "/v1/models:rollback"):
+        refused = shop.ask("POST", path)
+        assert (refused.status, "v00000013 is pinned live" in refused.body["error"]["message"]) == (409, True)
+    assert registry.live() == "v00000013"
+    assert shop.ask("POST", "/v1/models/v00000013:promote").status == 200
 
 
 def test_events_come_as_lines_and_each_stands_for_itself(shop):
