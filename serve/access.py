@@ -1,29 +1,153 @@
-"""Decide who may do what: the one place that every route asks before it does anything."""
+"""Decide who may do what, and how often: the one place that every route asks before it does anything."""
 
 from __future__ import annotations
 
+import hmac
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from serve.http import Refusal, Scope
+from serve.http import Headers, Refusal, Scope, header
+from serve.limits import TokenBucket, again_after
+from streamrec.clock import Clock, SystemClock
+from streamrec.config.keys import ApiKey, digest_of
+from streamrec.events.schema import Kind
+
+logger = logging.getLogger(__name__)
+
+_CALLER = "streamrec.caller"
+_BEARER = b"bearer "
+_SHOWN = 5
+_TELL_HOW: Headers = [(b"www-authenticate", b"Bearer")]
+_HOW = "authorization: Bearer KEY, or x-api-key: KEY"
 
 
 class Action(StrEnum):
     """Name what a route does."""
 
+    PROBE = "probe"
     READ = "read"
     WRITE = "write"
+    DELETE_USERS = "delete_users"
     MOVE_MODELS = "move_models"
 
 
-class Access:
-    """Let everybody who reaches the server read and write, and move models where that is allowed.
+_NEEDS = {Action.READ: "read", Action.WRITE: "events", Action.DELETE_USERS: "admin", Action.MOVE_MODELS: "admin"}
+"""The scope of a key that each action takes; a probe takes no key."""
 
-    Args:
-        moves_models: Whether models may be promoted and rolled back by HTTP: where the server listens on loopback alone, or was told so.
+_REMEDIES = {
+    Action.MOVE_MODELS: "use `streamrec rollback`, or set serving.keys_file or serving.remote_promotion",
+    Action.DELETE_USERS: "send the deletion to the log itself, or set serving.keys_file",
+}
+_ALLOWED = "a server on loopback, or a key with scope admin"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Say who asks.
+
+    Attributes:
+        name: The key's name; None where no keys are configured.
+        scopes: What the key may do; None asks for none.
+        namespaces: In these alone; None in all.
+        deletes: Whether users may be deleted.
+        moves: Whether models may be moved.
     """
 
-    def __init__(self, *, moves_models: bool) -> None:
-        self._moves_models = moves_models
+    name: str | None = None
+    scopes: Collection[str] | None = None
+    namespaces: frozenset[str] | None = None
+    deletes: bool = False
+    moves: bool = False
+
+    def enter(self, namespace: str) -> None:
+        """Return when the caller may ask in the namespace.
+
+        Raises:
+            Refusal: The key is for others.
+        """
+        if self.namespaces is not None and namespace not in self.namespaces:
+            raise Refusal(403, "namespace", namespace, self.allowed_namespaces, "Access: this key is for other namespaces")
+
+    @property
+    def allowed_namespaces(self) -> str:
+        """Return the caller's namespaces for a refusal, the first few."""
+        names = sorted(self.namespaces or ())
+        return ", ".join([*names[:_SHOWN], *(["…"] if len(names) > _SHOWN else [])]) or "all"
+
+    def visible(self, namespaces: Collection[str]) -> list[str]:
+        """Return those of some namespaces that the caller may know of."""
+        return [name for name in namespaces if self.namespaces is None or name in self.namespaces]
+
+
+@dataclass
+class EventPermit:
+    """Judge each event of a request by what the codec made of it; an `event_sink.Permit`.
+
+    Attributes:
+        caller: Who sends them.
+        num_deletions: So many deletions were let pass.
+    """
+
+    caller: Caller
+    num_deletions: int = 0
+
+    def __call__(self, kind: str, namespace: str) -> str | None:
+        """Return why the event may not be appended, None if it may."""
+        caller = self.caller
+        if caller.namespaces is not None and namespace not in caller.namespaces:
+            return f"namespace: got {namespace!r}, allowed {caller.allowed_namespaces} with this key"
+        if kind == Kind.DELETION:
+            if not caller.deletes:
+                return f"kind: got deletion, allowed with {_ALLOWED}"
+            self.num_deletions += 1
+        return None
+
+
+@dataclass
+class _Known:
+    digest: bytes
+    caller: Caller
+    bucket: TokenBucket | None
+
+
+@dataclass
+class Access:
+    """Let the bearers of keys do what their keys say. Without keys all who reach the server read and write, and those of this machine do anything.
+
+    Args:
+        keys: By name; none asks nobody for one.
+        is_local: Whether the server is known to listen on loopback alone.
+        moves_models: Whether models may be promoted and rolled back by whoever reaches a server without keys that is not local.
+        clock: For rates.
+    """
+
+    keys: Mapping[str, ApiKey] = field(default_factory=dict)
+    is_local: bool = False
+    moves_models: bool = False
+    clock: Clock = field(default_factory=SystemClock)
+
+    def __post_init__(self) -> None:
+        self._anybody = Caller(deletes=self.is_local, moves=self.is_local or self.moves_models)
+        self._known: dict[str, _Known] = {}
+        for name, key in self.keys.items():
+            is_admin = "admin" in key.scopes
+            # A model answers for all namespaces.
+            caller = Caller(name, frozenset(key.scopes), frozenset(key.namespaces) or None, is_admin, is_admin and not key.namespaces)
+            bucket = TokenBucket(key.rate, key.burst or max(1, round(key.rate))) if key.rate else None
+            self._known[key.sha256] = _Known(key.sha256.encode(), caller, bucket)
+
+    def identify(self, scope: Scope) -> Caller:
+        """Return who asks; a second time for the same request the same, without counting it again.
+
+        Raises:
+            Refusal: The request has no key that is known, or the key's requests come too fast.
+        """
+        found: Caller | None = scope.get(_CALLER)
+        if found is None:
+            found = scope[_CALLER] = self._bearer(scope) if self._known else self._anybody
+        return found
 
     def check(self, scope: Scope, action: Action) -> None:
         """Return when the request may do this; called before it is done.
@@ -31,7 +155,44 @@ class Access:
         Raises:
             Refusal: It may not.
         """
-        if action is Action.MOVE_MODELS and not self._moves_models:
-            what = "Models: this server does not let models be moved by HTTP, use `streamrec rollback`, or set serving.remote_promotion"
-            allowed = "a server on loopback, or serving.remote_promotion = true"
-            raise Refusal(403, "path", scope["path"][:200], allowed, what)
+        if action is Action.PROBE:
+            return
+        caller = self.identify(scope)
+        if caller.scopes is not None and _NEEDS[action] not in caller.scopes:
+            got, allowed = f"a key with {', '.join(sorted(caller.scopes))}", f"a key with scope {_NEEDS[action]}"
+            raise Refusal(403, "authorization", got, allowed, "Access: this key does not have the scope that this takes")
+        if action is Action.MOVE_MODELS and caller.namespaces is not None:
+            what = "Access: this key may not move models, which answer for all namespaces"
+            raise Refusal(403, "authorization", f"a key for {caller.allowed_namespaces}", "a key for all namespaces", what)
+        if (action is Action.MOVE_MODELS and not caller.moves) or (action is Action.DELETE_USERS and not caller.deletes):
+            what = f"Access: this server does not {action.replace('_', ' ')} by HTTP, {_REMEDIES[action]}"
+            raise Refusal(403, "path", scope["path"][:200], _ALLOWED, what)
+
+    def _bearer(self, scope: Scope) -> Caller:
+        given = header(scope, b"authorization") or b""
+        key = given[len(_BEARER) :].strip() if given[: len(_BEARER)].lower() == _BEARER else header(scope, b"x-api-key") or b""
+        if not key:
+            raise Refusal(401, "authorization", "no key", _HOW, "Access: this server asks for a key", _TELL_HOW)
+        # Looked up by the digest, so what the time of a miss tells is about digests of guesses, not about keys.
+        digest = digest_of(key)
+        known = self._known.get(digest)
+        if known is None or not hmac.compare_digest(known.digest, digest.encode()):
+            raise Refusal(401, "authorization", "an unknown key", _HOW, "Access: nobody has this key", _TELL_HOW)
+        wait_s = known.bucket.take(self.clock.monotonic_s()) if known.bucket is not None else 0.0
+        if wait_s:
+            rate = self.keys[known.caller.name or ""].rate
+            what = f"Access: the requests of this key come too fast for a replica, send again in {wait_s:.3g} s"
+            raise Refusal(429, "rate", "more", f"{rate:g} requests a second", what, again_after(wait_s))
+        return known.caller
+
+
+def caller_of(scope: Scope) -> Caller:
+    """Return who asks, of a request that was let in."""
+    found: Caller = scope[_CALLER]
+    return found
+
+
+def audit(caller: Caller, what: str, request_id: str) -> None:
+    """Write a line to the log about something that was asked for and can't be undone by asking again."""
+    # A warning, because a replica's log shows nothing below by default.
+    logger.warning("Audit: %s, asked by %s, request %r", what, f"key {caller.name!r}" if caller.name is not None else "nobody named", request_id)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from streamrec.serving.event_sink import Permit
 from streamrec.serving.full_answers import FullAnswerer
 from streamrec.serving.requests import RecommendRequest
 from streamrec.serving.slot import LiveModel
@@ -36,8 +37,8 @@ class Backend(Protocol):
         """Return the answer's JSON object."""
         ...
 
-    def submit_events(self, events: list[Any]) -> Future[list[dict[str, Any]]]:
-        """Hand over events to append, parsed or as the bytes of one each."""
+    def submit_events(self, events: list[Any], permit: Permit | None = None) -> Future[list[dict[str, Any]]]:
+        """Hand over events to append, parsed or as the bytes of one each, each if ``permit`` lets it."""
         ...
 
     def facts(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Bodies are read before FastAPI sees the request, bounded, and are JSON whatever 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Annotated, Any, cast
 
@@ -15,10 +16,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from serve.access import Access
+from serve.access import Access, audit, caller_of
 from serve.appending import append
 from serve.backend import Backend
+from serve.failures import failed
 from serve.http import Headers, Message, Receive, Refusal, Scope, Send, last_of_three, no_model, read_body
+from serve.limits import Gate
 from serve.operations import OPERATIONS, Operation
 from streamrec import __version__
 from streamrec.clock import Clock, SystemClock
@@ -67,6 +70,7 @@ class ColdRoutes:
         limits: Bounds of requests.
         max_body_bytes: Longest body that is read.
         access: Asked before anything is done.
+        gate: Bounds the requests that wait for broker or registry.
         log_name: Address of the log, for errors.
         request_id: Names a request.
         clock: Processing time, which is the event time of what is written without one.
@@ -78,6 +82,7 @@ class ColdRoutes:
         limits: RequestLimits,
         max_body_bytes: int,
         access: Access,
+        gate: Gate,
         log_name: str,
         request_id: Callable[[Scope], str],
         clock: Clock | None = None,
@@ -86,12 +91,13 @@ class ColdRoutes:
         self._limits = limits
         self._max_body_bytes = max_body_bytes
         self._access = access
+        self._gate = gate
         self._log_name = log_name
         self._request_id = request_id
         self._clock = clock or SystemClock()
         self._headers: Headers = [(b"x-streamrec-replica", backend.replica_id.encode())]
         self.app = FastAPI(title="streamrec", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-        handlers: dict[Any, Any] = {RequestError: self._bad_request, Refusal: self._refused, HTTPException: self._no_route}
+        handlers: dict[Any, Any] = {RequestError: self._bad_request, Refusal: self._refused, HTTPException: self._no_route, Exception: self._failed}
         for kind, handler in {**handlers, RequestValidationError: self._invalid}.items():
             self.app.add_exception_handler(kind, handler)
         for operation in OPERATIONS:
@@ -99,6 +105,7 @@ class ColdRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        self._access.identify(scope)  # Nothing is read or told without a key, also of what is no route.
         body = await read_body(scope, receive, self._max_body_bytes)
         parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -106,7 +113,9 @@ class ColdRoutes:
             return parts.pop() if parts else await receive()
 
         headers = [pair for pair in scope["headers"] if pair[0] != b"content-type"]
-        await self.app({**scope, "headers": [*headers, (b"content-type", b"application/json")]}, once, cast("Any", send))
+        # What breaks has been answered and logged by `_failed`; Starlette raises it nevertheless.
+        with contextlib.suppress(Exception):
+            await self.app({**scope, "headers": [*headers, (b"content-type", b"application/json")]}, once, cast("Any", send))
 
     def _add(self, operation: Operation) -> None:
         async def may(request: Request) -> None:
@@ -133,25 +142,25 @@ class ColdRoutes:
         """Items whose vectors point in the same direction; those that are given are left out, those that are unknown are named."""
         check_bounds(body, self._limits)
         model = self._model()
-        answer = self._backend.answerer.similar(body, self._namespace(body.namespace), self._n(body), model, self._id(request))
+        answer = self._backend.answerer.similar(body, self._namespace(body.namespace, request), self._n(body), model, self._id(request))
         return self._json(answer, model=model)
 
     async def rank(self, body: RankBody, request: Request) -> Response:
         """The candidates that the version knows and that can be had, best first; the others are in `left_out`."""
         check_bounds(body, self._limits)
         model = self._model()
-        return self._json(self._backend.answerer.rank(body, self._namespace(body.namespace), model, self._id(request)), model=model)
+        return self._json(self._backend.answerer.rank(body, self._namespace(body.namespace, request), model, self._id(request)), model=model)
 
     async def popular(self, query: Annotated[PopularQuery, Query()], request: Request) -> Response:
         """The score is how often an item was used."""
         model = self._model()
         filters = Filters(categories=tuple(query.category) if query.category else None)
-        answer = self._backend.answerer.popular(self._n(query), self._namespace(query.namespace), filters, model, self._id(request))
+        answer = self._backend.answerer.popular(self._n(query), self._namespace(query.namespace, request), filters, model, self._id(request))
         return self._json(answer, model=model)
 
     async def get_item(self, item_id: ItemSegment, query: Annotated[WhereQuery, Query()], request: Request) -> Response:
         """What catalogues said, whether it can be had, and whether the live version has it."""
-        namespace, model = self._namespace(query.namespace), self._backend.model
+        namespace, model = self._namespace(query.namespace, request), self._backend.model
         found = item_facts(self._backend.answerer.view, model, namespace, check_id(item_id, "item_id", self._limits))
         if found is None:
             what = "Item: nobody has said or done anything with this item yet"
@@ -170,7 +179,7 @@ class ColdRoutes:
 
     async def get_user(self, user_id: UserSegment, query: Annotated[WhereQuery, Query()], request: Request) -> Response:
         """The history, newest first, with event times: all that serving knows of a user."""
-        namespace = self._namespace(query.namespace)
+        namespace = self._namespace(query.namespace, request)
         found = user_facts(self._backend.answerer.view, namespace, check_id(user_id, "user_id", self._limits))
         return self._json({**found, **self._facts(self._backend.model, request)}, model=self._backend.model)
 
@@ -180,27 +189,36 @@ class ColdRoutes:
 
     async def promote(self, version: str, request: Request, body: ReasonBody | None = None) -> Response:
         """The registry's alias moves; replicas follow within half a second."""
-        reason = (body or ReasonBody()).reason
-        return await self._move(lambda: self._backend.promote(version, reason), request)
+        reason = self._reason(body, request)
+        return await self._move(lambda: self._backend.promote(version, reason), f"promotion of {version!r}", request)
 
     async def rollback(self, request: Request, body: ReasonBody | None = None) -> Response:
         """The registry's alias moves back; replicas follow within half a second."""
-        reason = (body or ReasonBody()).reason
-        return await self._move(lambda: self._backend.roll_back(reason), request)
+        reason = self._reason(body, request)
+        return await self._move(lambda: self._backend.roll_back(reason), "rollback", request)
 
-    async def _move(self, move: Callable[[], dict[str, Any]], request: Request) -> Response:
+    async def _move(self, move: Callable[[], dict[str, Any]], what: str, request: Request) -> Response:
+        request_id = self._id(request)
+        audit(caller_of(request.scope), what, request_id)
         try:
-            # In a thread, because requests are answered meanwhile.
-            moved = await asyncio.to_thread(move)
+            with self._gate.entered():
+                # In a thread, because requests are answered meanwhile.
+                moved = await asyncio.to_thread(move)
         except OperatorError as error:
             raise Refusal(409, "version", "a move that is not possible", "a version that is there and allowed", str(error)) from error
-        return self._json({**moved, "request_id": self._id(request)})
+        return self._json({**moved, "request_id": request_id})
+
+    @staticmethod
+    def _reason(body: ReasonBody | None, request: Request) -> str:
+        reason, caller = (body or ReasonBody()).reason, caller_of(request.scope)
+        return reason if caller.name is None else f"{reason} (key {caller.name})"
 
     async def _write(self, event: dict[str, Any], query: WhereQuery, request: Request) -> Response:
         request_id = self._id(request)
-        made = {"event_id": f"http-{request_id}", "event_time": self._clock.now_ms(), "namespace": self._namespace(query.namespace)}
+        made = {"event_id": f"http-{request_id}", "event_time": self._clock.now_ms(), "namespace": self._namespace(query.namespace, request)}
         event = {**made, **event}
-        (result,) = await append(self._backend, [event], self._log_name)
+        with self._gate.entered():
+            (result,) = await append(self._backend, [event], self._log_name, caller_of(request.scope), request_id)
         if result["status"] != "accepted":
             reason = result["reason"]
             raise Refusal(_STATUS_OF_REASON.get(reason, 400), "body", reason, "a valid event of an accepted kind", f"Event: {result['detail']}")
@@ -217,8 +235,10 @@ class ColdRoutes:
             raise no_model()
         return model
 
-    def _namespace(self, given: str | None) -> str:
-        return self._limits.namespace if given is None else check_namespace(given)
+    def _namespace(self, given: str | None, request: Request) -> str:
+        namespace = self._limits.namespace if given is None else check_namespace(given)
+        caller_of(request.scope).enter(namespace)
+        return namespace
 
     def _n(self, asked: SimilarBody | PopularQuery) -> int:
         return check_n(asked.n, self._limits) if "n" in asked.model_fields_set else min(asked.n, self._limits.max_n)
@@ -244,6 +264,9 @@ class ColdRoutes:
             refuse_invalid({**fault, "loc": fault["loc"][1:] if fault["type"] != "json_invalid" else ()})
         except RequestError as refused:
             return self._json(error_body(refused), 400)
+
+    async def _failed(self, request: Request, error: Exception) -> Response:
+        return self._json(failed(error, request.scope["path"], self._id(request)), 500)
 
     async def _no_route(self, request: Request, error: HTTPException) -> Response:
         path = request.scope["path"][:200]

@@ -90,7 +90,7 @@ OPERATIONS = (
     ),
     Operation(
         "delete_user", "DELETE", "/v1/users/{user_id}", "Ask for a user to be forgotten, where serving.accepts has deletion",
-        {**_PLACE, "event_id": "http-6f1c2a9b3d4e5f60-20", "request_id": "6f1c2a9b3d4e5f60-20"}, Action.WRITE, "/v1/users/u9",
+        {**_PLACE, "event_id": "http-6f1c2a9b3d4e5f60-20", "request_id": "6f1c2a9b3d4e5f60-20"}, Action.DELETE_USERS, "/v1/users/u9",
     ),
     Operation(
         "events", "POST", "/v1/events", "Append events: one object, a JSON array, or NDJSON (application/x-ndjson)",
@@ -109,10 +109,13 @@ OPERATIONS = (
         "rollback", "POST", "/v1/models:rollback", "Make the version live again that was live before",
         {**_MOVE, "action": "rollback", "trail": [], "request_id": "6f1c2a9b3d4e5f60-22"}, Action.MOVE_MODELS, body={"reason": "complaints"},
     ),
-    Operation("healthz", "GET", "/healthz", "Say that the replica lives", {"status": "ok", "replica": "default#Recommender#x7k2"}, is_hot=True),
+    Operation(
+        "healthz", "GET", "/healthz", "Say that the replica lives",
+        {"status": "ok", "replica": "default#Recommender#x7k2"}, Action.PROBE, is_hot=True,
+    ),
     Operation(
         "readyz", "GET", "/readyz", "Say whether a version is live",
-        {"status": "ready", "model_version": "v00000012", "replica": "default#Recommender#x7k2"}, is_hot=True,
+        {"status": "ready", "model_version": "v00000012", "replica": "default#Recommender#x7k2"}, Action.PROBE, is_hot=True,
     ),
 )  # fmt: skip
 """Every route but the OpenAPI document itself."""

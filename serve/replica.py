@@ -9,15 +9,18 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from serve.access import Access
 from serve.appending import APPEND_TIMEOUT_S
-from serve.routes import Routes
+from serve.cors import Cors
+from serve.limits import Gate
+from serve.routes import Guards, Routes
 from serve.subscription import BoardSubscription
 from streamrec.clock import SystemClock
 from streamrec.config import Config
+from streamrec.config.keys import ApiKey
 from streamrec.environment import tombstone_key
 from streamrec.errors import BrokerUnavailable, OperatorError
 from streamrec.events.codec import EventCodec
@@ -32,7 +35,7 @@ from streamrec.registry.registry import Registry
 from streamrec.registry.version import digest_arrays
 from streamrec.serving.answers import POPULAR, STUDENT
 from streamrec.serving.checks import RequestLimits
-from streamrec.serving.event_sink import EventSink
+from streamrec.serving.event_sink import EventSink, Permit
 from streamrec.serving.follower import FollowerState, LogFollower
 from streamrec.serving.full_answers import FullAnswerer
 from streamrec.serving.history_view import HistoryColumns, HistoryView
@@ -65,6 +68,7 @@ class ReplicaSettings:
         registry_url: Where the registry is, for the board; None when versions are published to the board only.
         student: Whose versions are served.
         is_local: Whether Serve is known to listen on loopback alone.
+        keys: Keys of the HTTP interface by name, as they were when the server started; none asks nobody for one.
     """
 
     config: Config
@@ -73,6 +77,7 @@ class ReplicaSettings:
     registry_url: str | None = None
     student: str = "default"
     is_local: bool = False
+    keys: Mapping[str, ApiKey] = field(default_factory=dict)
 
 
 class Replica:
@@ -102,7 +107,8 @@ class Replica:
                 features.history_length, users, meanings, self._codec, clock, tombstones=tombstones, max_items=features.max_items
             )
             self._follower = LogFollower(self._view, self._load_histories, self._open_tail)
-            self._sink = EventSink(self._codec, self._open_writer, config.log.events_topic, kinds=config.serving.accepts)
+            topic, waiting = config.log.events_topic, config.serving.max_waiting
+            self._sink = EventSink(self._codec, self._open_writer, topic, waiting, kinds=config.serving.accepts)
         self.shown: Callable[[RecommendRequest, Mapping[str, Any]], None] | None = None
         self._impressions: ImpressionLog | None = None
         if settings.log_address is not None and config.serving.log_impressions:
@@ -169,8 +175,8 @@ class Replica:
         self._num_answers[answer["source"]] += 1
         return answer
 
-    def submit_events(self, events: list[Any]) -> Future[list[dict[str, Any]]]:
-        """Hand over events to append.
+    def submit_events(self, events: list[Any], permit: Permit | None = None) -> Future[list[dict[str, Any]]]:
+        """Hand over events to append, each if ``permit`` lets it.
 
         Raises:
             BrokerUnavailable: This replica has no log, or too many requests wait for it.
@@ -178,7 +184,7 @@ class Replica:
         if self._sink is None:
             what = "Events: this server was started without a log"
             raise BrokerUnavailable(what, do="start it with the log's address")
-        return self._sink.submit(events)
+        return self._sink.submit(events, permit)
 
     def promote(self, version: str, reason: str) -> dict[str, Any]:
         """Make a version live in the registry and return the move.
@@ -277,8 +283,9 @@ def make_routes(replica: Replica, settings: ReplicaSettings) -> Routes:
     """Return a replica's routes with the configured bounds and access."""
     config = settings.config
     limits = RequestLimits(config.events.namespace, config.serving.max_n, config.serving.max_history, config.events.max_id_bytes)
-    access = Access(moves_models=settings.is_local or config.serving.remote_promotion)
-    return Routes(replica, limits, config.serving.max_body_bytes, str(settings.log_address), access)
+    access = Access(settings.keys, settings.is_local, config.serving.remote_promotion)
+    guards = Guards(access, Gate(config.serving.max_waiting), Cors(config.serving.cors_origins))
+    return Routes(replica, limits, config.serving.max_body_bytes, str(settings.log_address), guards)
 
 
 def _move_facts(move: Move) -> dict[str, Any]:

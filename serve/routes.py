@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from serve.access import Access, Action
+from serve.access import Access, Action, caller_of
 from serve.appending import append
 from serve.backend import Backend
 from serve.cold import ColdRoutes
+from serve.cors import Cors
+from serve.failures import failed
 from serve.http import (
     BodyTooLargeError,
     ClientGoneError,
@@ -27,8 +31,10 @@ from serve.http import (
     read_body,
     respond,
 )
+from serve.limits import Deadlines, Gate
 from streamrec.errors import RequestError
-from streamrec.serving.checks import RequestLimits, error_body, parse_json
+from streamrec.serving.checks import RequestLimits, check_deadline, error_body, parse_json, refuse
+from streamrec.serving.event_sink import FORBIDDEN
 from streamrec.serving.requests import RecommendRequest, parse_recommend, parse_recommend_query
 
 _USER_PREFIX = "/v1/recommend/"
@@ -39,6 +45,23 @@ Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 Route = tuple[str, Handler | None, Action]
 
 
+@dataclass(frozen=True)
+class Guards:
+    """Hold what stands before the routes of a replica.
+
+    Attributes:
+        access: Asked before anything is done.
+        gate: Bounds the requests that wait for broker or registry.
+        cors: Which pages may ask from a browser.
+        deadlines: Tells which requests are late.
+    """
+
+    access: Access = field(default_factory=Access)
+    gate: Gate = field(default_factory=lambda: Gate(1000))
+    cors: Cors = field(default_factory=Cors)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+
+
 class Routes:
     """The ASGI application of one replica: the hot routes by hand, all others by `serve.cold.ColdRoutes`.
 
@@ -47,10 +70,10 @@ class Routes:
         limits: Bounds of a recommendation request.
         max_body_bytes: Longest body that is read.
         log_name: Address of the log, for errors.
-        access: Asked before anything is done; None lets everybody read and write, and nobody move models.
+        guards: What stands before the routes; None lets everybody read and write, and nobody move models or delete users.
     """
 
-    def __init__(self, backend: Backend, limits: RequestLimits, max_body_bytes: int, log_name: str = "the log", access: Access | None = None) -> None:
+    def __init__(self, backend: Backend, limits: RequestLimits, max_body_bytes: int, log_name: str = "the log", guards: Guards | None = None) -> None:
         self._backend = backend
         self._limits = limits
         self._max_body_bytes = max_body_bytes
@@ -59,14 +82,15 @@ class Routes:
         # Random once per replica, then counted: as unique as a random id for each request, at a tenth of its cost.
         self._id_prefix = secrets.token_hex(8)
         self._headers: Headers = [(b"x-streamrec-replica", backend.replica_id.encode())]
-        self._access = access or Access(moves_models=False)
-        self._cold = ColdRoutes(backend, limits, max_body_bytes, self._access, log_name, self._request_id)
+        self._guards = guards or Guards()
+        self._access, self._deadlines = self._guards.access, self._guards.deadlines
+        self._cold = ColdRoutes(backend, limits, max_body_bytes, self._access, self._guards.gate, log_name, self._request_id)
         self._routes: dict[str, Route] = {
             "/v1/recommend": ("POST", self._post_recommend, Action.READ),
             "/v1/events": ("POST", self._post_events, Action.WRITE),
             "/v1/models": ("GET", self._get_models, Action.READ),
-            "/healthz": ("GET", self._healthz, Action.READ),
-            "/readyz": ("GET", self._readyz, Action.READ),
+            "/healthz": ("GET", self._healthz, Action.PROBE),
+            "/readyz": ("GET", self._readyz, Action.PROBE),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,6 +101,11 @@ class Routes:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
+        if self._guards.cors.is_on:
+            if self._guards.cors.is_preflight(scope):
+                await self._guards.cors.answer_preflight(scope, send)
+                return
+            send = self._guards.cors.marked(scope, send)
         path = path_of(scope)
         method, handler, action = self._routes.get(path) or self._route_of(path)
         if scope["method"] == "HEAD" and method in {"GET", ""}:
@@ -85,10 +114,10 @@ class Routes:
             if handler is None:
                 await self._cold(scope, receive, send)
                 return
+            self._access.check(scope, action)
             if scope["method"] != method:
                 what, allow = f"Request: {path[:200]} takes another method", (b"allow", method.encode())
                 raise Refusal(405, "method", scope["method"], method, what, [allow])
-            self._access.check(scope, action)
             await handler(scope, receive, send)
         except RequestError as error:
             await respond(send, 400, error_body(error), self._headers)
@@ -99,30 +128,50 @@ class Routes:
             await respond(send, 413, Refusal(413, "body", "more", bound, what).body, self._headers)
         except ClientGoneError:
             return
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is not told
+            body = failed(error, path, self._request_id(scope))
+            with contextlib.suppress(RuntimeError):  # The server refuses a second answer, if it broke after the first one.
+                await respond(send, 500, body, self._headers)
 
     def _route_of(self, path: str) -> Route:
         is_user = path.startswith(_USER_PREFIX) and len(path) > len(_USER_PREFIX)
         return ("GET", self._get_recommend, Action.READ) if is_user else ("", None, Action.READ)
 
     async def _post_recommend(self, scope: Scope, receive: Receive, send: Send) -> None:
+        taken_s = self._deadlines.now_s()
         body = await read_body(scope, receive, self._max_body_bytes)
-        await self._recommend(scope, send, parse_recommend(body, self._limits))
+        await self._recommend(scope, send, parse_recommend(body, self._limits), taken_s)
 
     async def _get_recommend(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = parse_recommend_query(last_segment(scope), scope.get("query_string", b""), self._limits)
-        await self._recommend(scope, send, request)
+        await self._recommend(scope, send, request, self._deadlines.now_s())
 
-    async def _recommend(self, scope: Scope, send: Send, request: RecommendRequest) -> None:
+    async def _recommend(self, scope: Scope, send: Send, request: RecommendRequest, taken_s: float) -> None:
+        caller_of(scope).enter(request.namespace)
         # Read once: the whole answer comes from this version, whatever is swapped meanwhile.
         model = self._backend.model
         if model is None:
             raise no_model()
-        answer = self._backend.recommend(request, model, self._request_id(scope))
+        deadline_ms = request.deadline_ms or _deadline_of(scope)
+        if deadline_ms is not None and self._deadlines.is_late(deadline_ms, taken_s):
+            answer = self._backend.recommend(replace(request, is_late=True), model, self._request_id(scope))
+        else:
+            began_s = self._deadlines.now_s()
+            answer = self._backend.recommend(request, model, self._request_id(scope))
+            self._deadlines.took(began_s)
         await respond(send, 200, answer, [*self._headers, (b"x-streamrec-model", model.version.encode())])
         if self._backend.shown is not None:
             self._backend.shown(request, answer)
 
     async def _post_events(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._guards.gate.entered():
+            results = await self._append(scope, receive)
+        num_accepted = sum(result["status"] == "accepted" for result in results)
+        none = 403 if any(result.get("reason") == FORBIDDEN for result in results) else 400
+        status = 200 if num_accepted or not results else none
+        await respond(send, status, {"results": results, "accepted": num_accepted, "rejected": len(results) - num_accepted}, self._headers)
+
+    async def _append(self, scope: Scope, receive: Receive) -> list[dict[str, Any]]:
         body = await read_body(scope, receive, self._max_body_bytes)
         if (header(scope, b"content-type") or b"").split(b";", 1)[0].strip().lower() in _NDJSON:
             # Parsed one by one behind the queue: a line that is no JSON is rejected, not the request.
@@ -130,13 +179,15 @@ class Routes:
         else:
             parsed = parse_json(body)
             events = parsed if isinstance(parsed, list) else [parsed]
-        results = await append(self._backend, events, self._log_name)
-        num_accepted = sum(result["status"] == "accepted" for result in results)
-        status = 200 if num_accepted or not results else 400
-        await respond(send, status, {"results": results, "accepted": num_accepted, "rejected": len(results) - num_accepted}, self._headers)
+        return await append(self._backend, events, self._log_name, caller_of(scope), self._request_id(scope))
 
     async def _get_models(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await respond(send, 200, self._backend.facts(), self._headers)
+        facts, caller = self._backend.facts(), caller_of(scope)
+        for name in ("live", "previous"):
+            if facts.get(name):
+                facts[name] = {**facts[name], "namespaces": caller.visible(facts[name]["namespaces"])}
+        limits = {"late": self._deadlines.num_late, "waiting": self._guards.gate.num_inside, "shed": self._guards.gate.num_refused}
+        await respond(send, 200, {**facts, "limits": limits}, self._headers)
 
     async def _healthz(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, 200, {"status": "ok", "replica": self._backend.replica_id}, self._headers)
@@ -163,6 +214,16 @@ class Routes:
         if given:
             return given[:_MAX_REQUEST_ID_BYTES].decode("utf-8", "replace")
         return f"{self._id_prefix}-{next(self._numbers)}"
+
+
+def _deadline_of(scope: Scope) -> float | None:
+    given = header(scope, b"x-streamrec-deadline-ms")
+    if given is None:
+        return None
+    try:
+        return check_deadline(float(given))
+    except ValueError:
+        refuse("x-streamrec-deadline-ms", given.decode("ascii", "replace"), "a number of milliseconds")
 
 
 def _headers_only(send: Send) -> Send:

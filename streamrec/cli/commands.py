@@ -21,6 +21,7 @@ from streamrec.cli.options import (
     Doctor,
     ImportItems,
     Lake,
+    NewKey,
     Pin,
     Receipt,
     Replay,
@@ -140,6 +141,21 @@ def backtest(
     if no_teachers:
         given["teachers.enabled"] = []
     _run("backtest", Backtest(_settings(config, overrides), data, protocol, as_json, mapping, max_blocks, given))
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Who has it, for the registry's history and the log.")],
+    scopes: Annotated[list[str] | None, typer.Option("--scope", metavar="read|events|admin", help="What it may do; several times.")] = None,
+    namespaces: Annotated[list[str] | None, typer.Option("--namespace", metavar="NAME", help="In this one; several times. Default: all.")] = None,
+    rate: Annotated[float, typer.Option(min=0, metavar="N", help="Requests a second at each replica. Default: 0, any number.")] = 0.0,
+    burst: Annotated[int, typer.Option(min=0, metavar="N", help="So many at once. Default: 0, a second's.")] = 0,
+) -> None:
+    """Make a key of the HTTP interface, and print it once.
+
+    The output is its table for the file that serving.keys_file names: it has the key's digest, never the key, which goes to the error output.
+    """
+    _run("key", NewKey(name, tuple(scopes or ()), tuple(namespaces or ()), rate, burst))
 
 
 @app.command()

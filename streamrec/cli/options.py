@@ -78,6 +78,17 @@ class Rollback:
 
 
 @dataclass(frozen=True)
+class NewKey:
+    """``streamrec key``; see `streamrec.config.keys.ApiKey`."""
+
+    name: str
+    scopes: tuple[str, ...]
+    namespaces: tuple[str, ...] = ()
+    rate: float = 0.0
+    burst: int = 0
+
+
+@dataclass(frozen=True)
 class Pin:
     """``streamrec pin|unpin``; see `streamrec.registry.registry.Registry.pin`."""
 

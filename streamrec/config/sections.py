@@ -237,7 +237,8 @@ class ServingConfig(Section):
     ``accepts``: kinds of events that ``POST /v1/events``, and the routes of items and users, take from whoever reaches the port. ``path``: what all
     paths of this server begin with, so that several answer at one port of one Ray cluster. ``log_impressions``: so large a share of the
     recommendations is logged as impressions. ``remote_promotion``: let models be promoted and rolled back by HTTP also where the server listens
-    on more than loopback.
+    on more than loopback and has no keys. ``keys_file``: the TOML file of `streamrec.config.keys`; empty asks nobody for a key. ``max_waiting``: so
+    many requests of a replica may wait for broker or registry. ``cors_origins``: pages of these origins may ask from a browser, ``*`` for all.
     """
 
     host: str = "127.0.0.1"
@@ -251,6 +252,18 @@ class ServingConfig(Section):
     accepts: tuple[Literal["interaction", "impression", "item_update", "deletion"], ...] = ("interaction", "impression", "item_update")
     log_impressions: float = Field(default=0.0, ge=0.0, le=1.0)
     remote_promotion: bool = False
+    keys_file: str = ""
+    max_waiting: int = Field(default=1000, ge=1)
+    cors_origins: tuple[str, ...] = ()
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            if value != "*" and not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", value):
+                msg = f"{value!r}, allowed origins as browsers send them, such as https://shop.example, or *"
+                raise ValueError(msg)
+        return values
 
 
 class LakeConfig(Section):

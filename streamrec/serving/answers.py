@@ -17,6 +17,8 @@ from streamrec.serving.slot import LiveModel
 
 STUDENT = "student"
 POPULAR = "popular"
+DEADLINE = "deadline"
+"""Why an answer that would have come too late is popular."""
 
 SCORE_DECIMALS = 6
 """What a float32 of a few units holds; more digits would only be noise on the wire."""
@@ -53,7 +55,7 @@ class Answerer:
         """Return the answer's JSON object.
 
         A history in the request is used in place of the view's; the view's items count as seen all the same. When there is no known
-        item to start from, the answer's source is ``popular`` and ``why`` says what was missing. Items that can't be had count in
+        item to start from, or no time, the answer's source is ``popular`` and ``why`` says what was missing. Items that can't be had count in
         histories and are not returned.
         """
         recommender = model.recommender
@@ -63,13 +65,13 @@ class Answerer:
         given = recommender.known_rows(recommender.catalog.rows_of(request.namespace, request.history)) if request.history else _NO_ROWS
         history = known if request.history is None else given
         excluded = self._excluded(request, recommender, known, given)
-        if len(history):
+        if len(history) and not request.is_late:
             newest_first = history[::-1][: recommender.history_length]
             rows, scores = recommender.rank(newest_first, request.n, excluded, request.namespace)
             num_used, source = len(newest_first), {"source": STUDENT}
         else:
             rows, scores = recommender.popular(request.n, excluded, request.namespace)
-            num_used, source = 0, {"source": POPULAR, "why": self.why(request, recommender)}
+            num_used, source = 0, {"source": POPULAR, "why": DEADLINE if len(history) else self.why(request, recommender)}
         short = {} if len(rows) == request.n else {"short": short_of(recommender, request.namespace, len(rows), request.n)}
         return {
             "items": shown_items(recommender, rows, scores),

@@ -66,6 +66,7 @@ class RecommendBody(WhoBody, FilterFields):
     n: Count = Field(20, description="How many items, at most serving.max_n.")
     exclude_seen: bool | SeenScope = Field(True, description="Whether the user's known items, or the newest of them, and the history are left out.")
     context: dict[str, str | float | bool] | None = Field(None, description="Flat facts about the moment; this student does not use them.")
+    deadline_ms: Money | None = Field(None, description="Milliseconds; an answer that would come later is the popular items, its why is deadline.")
     lists: list[ListBody] | None = Field(None, min_length=1, max_length=MAX_LISTS, description="Several lists in one answer.")
     repeat_items: bool = Field(False, description="Whether an item may be in several lists.")
     explain: bool = Field(False, description="Whether each item says what moved it.")

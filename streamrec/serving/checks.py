@@ -14,6 +14,7 @@ from streamrec.errors import RequestError
 
 MAX_SHOWN_CHARS = 120
 """Of what was got so much is shown."""
+MAX_DEADLINE_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,13 @@ def check_ids(value: object, field: str, limits: RequestLimits) -> tuple[str, ..
     if len(value) > limits.max_history:
         refuse(field, f"{len(value)} ids", f"at most {limits.max_history} ids")
     return tuple([check_id(item, field, limits) for item in value])
+
+
+def check_deadline(value: object) -> float:
+    """Return a number of milliseconds that a client may wait."""
+    if type(value) not in {int, float} or not isinstance(value, int | float) or not 0 < value <= MAX_DEADLINE_MS:
+        refuse("deadline_ms", value, f"more than 0, up to {MAX_DEADLINE_MS}")
+    return value
 
 
 def check_namespace(value: object) -> str:

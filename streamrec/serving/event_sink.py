@@ -18,6 +18,11 @@ from streamrec.events.schema import LOG_ROW, Kind
 from streamrec.log.base import LogWriter, Record
 
 Results = list[dict[str, Any]]
+Permit = Callable[[str, str], str | None]
+"""Says why an event of a kind (first) in a namespace may not be appended for who asks; None lets it."""
+
+FORBIDDEN = "forbidden"
+"""The reason of an event that is valid and not for who sent it."""
 
 # Records appended at once: one acknowledgement for all who wait, and no single request waits for a huge batch.
 MAX_GROUP = 2000
@@ -27,6 +32,7 @@ MAX_GROUP = 2000
 class _Waiting:
     values: list[bytes]
     done: Future[Results]
+    permit: Permit | None
 
 
 @dataclass
@@ -57,15 +63,20 @@ class EventSink:
     def __post_init__(self) -> None:
         self._waiting: queue.Queue[_Waiting] = queue.Queue(self.max_waiting)
 
-    def submit(self, events: list[Any]) -> Future[Results]:
+    def submit(self, events: list[Any], permit: Permit | None = None) -> Future[Results]:
         """Hand over events, parsed or as the bytes of one each; the result has one object per event, in order.
 
         An accepted event gives ``{"status": "accepted", "partition", "offset"}``, another ``{"status": "rejected", "reason", "detail"}``.
 
+        Args:
+            events: What to append.
+            permit: Asked of each event that is valid, by what the codec made of it: what the stream will read is what is judged. Called by the
+                thread of `step`.
+
         Raises:
             BrokerUnavailable: Too many requests wait for the broker already.
         """
-        waiting = _Waiting([event if isinstance(event, bytes) else orjson.dumps(event) for event in events], Future())
+        waiting = _Waiting([event if isinstance(event, bytes) else orjson.dumps(event) for event in events], Future(), permit)
         try:
             self._waiting.put_nowait(waiting)
         except queue.Full as error:
@@ -79,7 +90,7 @@ class EventSink:
         if not group:
             return 0
         try:
-            results = self._append([value for waiting in group for value in waiting.values])
+            results = self._append([(value, waiting.permit) for waiting in group for value in waiting.values])
         except (BrokerError, DataError) as error:
             self._drop_writer()
             for waiting in group:
@@ -114,20 +125,25 @@ class EventSink:
                 num_records += len(waiting.values)
         return group
 
-    def _append(self, values: list[bytes]) -> Results:
-        num = len(values)
+    def _append(self, asked: list[tuple[bytes, Permit | None]]) -> Results:
+        num, values = len(asked), [value for value, _ in asked]
         rows = pa.table([[self.topic] * num, [0] * num, list(range(num)), [self.clock.now_ms()] * num, [None] * num, values], schema=LOG_ROW)
         decoded = self.codec.decode(rows, self.clock.now_ms())
         results: Results = [{} for _ in values]
         refused = [decoded.rejected[name].to_pylist() for name in ("offset", "reason", "detail")]
         for index, reason, detail in zip(*refused, strict=True):
             results[index] = {"status": "rejected", "reason": reason, "detail": detail}
-        valid = [decoded.valid[name].to_pylist() for name in ("offset", "kind", "user_id", "item_id")]
+        valid = [decoded.valid[name].to_pylist() for name in ("offset", "kind", "user_id", "item_id", "namespace")]
         indices, records = [], []
-        for index, kind, user_id, item_id in zip(*valid, strict=True):
+        for index, kind, user_id, item_id, namespace in zip(*valid, strict=True):
             if kind not in self.kinds:
                 detail = f"kind: got {kind}, allowed {', '.join(self.kinds)} here; send others to the log itself, or set serving.accepts"
                 results[index] = {"status": "rejected", "reason": "kind_not_accepted", "detail": detail}
+                continue
+            permit = asked[index][1]
+            forbidden = permit(kind, namespace) if permit is not None else None
+            if forbidden is not None:
+                results[index] = {"status": "rejected", "reason": FORBIDDEN, "detail": forbidden}
                 continue
             owner = item_id if kind == Kind.ITEM_UPDATE else user_id
             indices.append(index)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.serving.answers import POPULAR, SCORE_DECIMALS, STUDENT, Answerer, Rows, short_of, shown_items
+from streamrec.serving.answers import DEADLINE, POPULAR, SCORE_DECIMALS, STUDENT, Answerer, Rows, short_of, shown_items
 from streamrec.serving.bodies import RankBody, SimilarBody
 from streamrec.serving.filters import Extras, Filters, ListRequest
 from streamrec.serving.recommender import Among, Recommender
@@ -32,6 +32,8 @@ class FullAnswerer(Answerer):
         extras, recommender = request.extras, self._ready(model)
         known, given = self.known_rows(request, recommender), self._rows_of(recommender, request.namespace, request.history or ())
         history = (known if request.history is None else given)[::-1][: recommender.history_length]
+        why = DEADLINE if request.is_late and len(history) else None
+        history = _NO_ROWS if request.is_late else history
         taken = _seen(request, extras, known, given)
         asked = extras.lists or (ListRequest("", request.n, extras.filters, request.exclude),)
         lists = []
@@ -39,7 +41,7 @@ class FullAnswerer(Answerer):
             rows, shown = self._list(request, one, recommender, history, taken, explains=extras.explain)
             taken = taken if extras.repeat_items else np.concatenate([taken, rows])
             lists.append(shown)
-        source = {"source": STUDENT} if len(history) else {"source": POPULAR, "why": self.why(request, recommender)}
+        source = {"source": STUDENT} if len(history) else {"source": POPULAR, "why": why or self.why(request, recommender)}
         explained = {"content_part": _NOT_APART} if extras.explain and len(history) else {}
         found = {"lists": lists} if extras.lists else lists[0]
         return {**found, **self.facts(model, request_id), **source, **explained, "user_events": len(history)}

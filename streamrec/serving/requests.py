@@ -8,11 +8,22 @@ from typing import NoReturn
 from urllib.parse import parse_qsl
 
 from streamrec.serving.bodies import SEEN_IS, RecommendBody, SeenScope, parse_body
-from streamrec.serving.checks import MAX_SHOWN_CHARS, RequestLimits, check_id, check_ids, check_n, check_namespace, parse_json, refuse, refuse_unknown
+from streamrec.serving.checks import (
+    MAX_SHOWN_CHARS,
+    RequestLimits,
+    check_deadline,
+    check_id,
+    check_ids,
+    check_n,
+    check_namespace,
+    parse_json,
+    refuse,
+    refuse_unknown,
+)
 from streamrec.serving.filters import Extras, Filters, ListRequest
 
 DEFAULT_N = 20
-_PLAIN_FIELDS = frozenset({"user_id", "history", "namespace", "n", "exclude", "exclude_seen", "context"})
+_PLAIN_FIELDS = frozenset({"user_id", "history", "namespace", "n", "exclude", "exclude_seen", "context", "deadline_ms"})
 _QUERY_FIELDS = ("n", "namespace", "exclude_seen")
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -29,6 +40,8 @@ class RecommendRequest:
         exclude: Item ids that may not be returned.
         exclude_seen: Whether the user's known items and ``history`` may not be returned either.
         context: Flat facts about the moment; checked and carried, this student does not use them.
+        deadline_ms: How long the client waits; None for as long as it takes.
+        is_late: Whether that is over, so that no vectors are searched.
         extras: What only some requests ask for; None in the plain ones, whose way stays short.
     """
 
@@ -39,6 +52,8 @@ class RecommendRequest:
     exclude: tuple[str, ...] = ()
     exclude_seen: bool = True
     context: Mapping[str, str | float | bool] | None = None
+    deadline_ms: float | None = None
+    is_late: bool = False
     extras: Extras | None = None
 
 
@@ -64,6 +79,7 @@ def parse_recommend(body: bytes, limits: RequestLimits) -> RecommendRequest:
         exclude=check_ids(values["exclude"], "exclude", limits) if "exclude" in values else (),
         exclude_seen=_bool(values["exclude_seen"]) if "exclude_seen" in values else True,
         context=_context(values["context"]) if values.get("context") is not None else None,
+        deadline_ms=check_deadline(values["deadline_ms"]) if values.get("deadline_ms") is not None else None,
     )
 
 
@@ -84,6 +100,7 @@ def _in_full(body: RecommendBody, limits: RequestLimits) -> RecommendRequest:
         exclude=tuple(body.exclude),
         exclude_seen=body.exclude_seen is not False,
         context=body.context,
+        deadline_ms=None if body.deadline_ms is None else check_deadline(body.deadline_ms),
         extras=Extras(own, seen_last, tuple(lists), body.repeat_items, body.explain),
     )
 

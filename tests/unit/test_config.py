@@ -37,6 +37,7 @@ def another(path: tuple[str, ...], default: Any) -> Any:
         "meanings": {"poke": {"role": "context"}},
         "host": "0.0.0.0",
         "accepts": ["interaction"],
+        "cors_origins": ["https://shop.example"],
         "replay_kind": "quota",
         "students": {"small": {"dim": 16}},
     }

@@ -16,7 +16,9 @@ import pytest
 
 from serve.replica import Replica, ReplicaSettings, make_routes
 from streamrec.config import parse_config
+from streamrec.config.keys import ApiKey
 from streamrec.log.connect import local_address, open_admin
+from streamrec.serving.event_sink import Permit
 from streamrec.state import pack_strings
 
 Version = tuple[dict[str, np.ndarray], dict[str, Any]]
@@ -100,9 +102,9 @@ class InProcess(Replica):
         """Make a version the live one."""
         self._slot.load({"version": name, "created_ms": 1}, *made)
 
-    def submit_events(self, events: list[Any]) -> Future[list[dict[str, Any]]]:
+    def submit_events(self, events: list[Any], permit: Permit | None = None) -> Future[list[dict[str, Any]]]:
         """Append at once."""
-        waiting = super().submit_events(events)
+        waiting = super().submit_events(events, permit)
         assert self._sink is not None
         self._sink.step(0)
         self.follow()
@@ -114,6 +116,10 @@ class InProcess(Replica):
 
     def ask(self, method: str, path: str, body: Any = None, headers: tuple[tuple[bytes, bytes], ...] = (), mount: str = "") -> Asked:
         """Answer one request."""
+        return asyncio.run(self.asked(method, path, body, headers, mount))
+
+    async def asked(self, method: str, path: str, body: Any = None, headers: tuple[tuple[bytes, bytes], ...] = (), mount: str = "") -> Asked:
+        """Answer one request of several at once."""
         raw, _, query = f"{mount}{path}".partition("?")
         data = body if isinstance(body, bytes) else (b"" if body is None else orjson.dumps(body))
         parts, sent = [data], []
@@ -126,7 +132,7 @@ class InProcess(Replica):
 
         where = {"path": unquote(raw), "raw_path": raw.encode(), "root_path": mount, "query_string": query.encode()}
         scope = {"type": "http", "method": method, **where, "headers": headers}
-        asyncio.run(self.routes(scope, receive, send))
+        await self.routes(scope, receive, send)
         start, *rest = sent
         found = b"".join(message["body"] for message in rest)
         assert int(dict(start["headers"])[b"content-length"]) == len(found) or method == "HEAD"
@@ -137,12 +143,12 @@ class InProcess(Replica):
 def serving(tmp_path: Path) -> Callable[..., InProcess]:
     """Return a function of serving settings that returns a replica with a version of 40 items, a log and a registry."""
 
-    def make(*, is_local: bool = False, live: bool = True, **settings: Any) -> InProcess:
+    def make(*, is_local: bool = False, live: bool = True, keys: dict[str, ApiKey] | None = None, **settings: Any) -> InProcess:
         config = parse_config({"serving": settings})
         address = local_address(tmp_path / "log")
         open_admin(address, config.log).ensure_topic(config.log.events_topic, 1)
         registry = str(tmp_path / "registry")
-        replica = InProcess(ReplicaSettings(config, address, None, registry, is_local=is_local))
+        replica = InProcess(ReplicaSettings(config, address, None, registry, is_local=is_local, keys=keys or {}))
         if live:
             replica.load("v00000012", make_version(40, prefix="i"))
         return replica

@@ -140,7 +140,7 @@ def test_a_user_is_shown_and_forgotten(shop):
 
 
 def test_a_deletion_is_refused_where_it_is_not_accepted(serving):
-    answer = serving().ask("DELETE", "/v1/users/u1")
+    answer = serving(is_local=True).ask("DELETE", "/v1/users/u1")
     assert (answer.status, answer.body["error"]["got"]) == (403, "kind_not_accepted")
     assert "serving.accepts" in answer.body["error"]["message"]
 

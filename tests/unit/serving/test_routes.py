@@ -34,7 +34,7 @@ class FakeReplica:
         self.requests.append(request)
         return {"items": [], "model_version": model.version, "request_id": request_id}
 
-    def submit_events(self, events):
+    def submit_events(self, events, permit=None):
         if self.broker_error is not None:
             raise self.broker_error
         self.events.append(events)
