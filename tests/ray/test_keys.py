@@ -1,0 +1,49 @@
+"""Keys on a running server: what stands in serving.keys_file reaches the replicas, and headers reach them through the proxy."""
+
+import http.client
+import json
+
+from serve import launch as launcher
+from serve.app import app
+from streamrec.config import parse_config
+from streamrec.config.keys import digest_of
+
+
+def write_keys(folder):
+    table = f'[web]\nsha256 = "{digest_of(b"k-web")}"\nscopes = ["read"]\nnamespaces = ["shop"]\n'
+    (folder / "keys.toml").write_text(table, encoding="utf-8")
+    return str(folder / "keys.toml")
+
+
+def test_a_running_server_asks_for_keys(ray_cluster, tmp_path):
+    config = parse_config({"serving": {"port": 0, "num_replicas": 1, "keys_file": write_keys(tmp_path), "cors_origins": ["https://shop.example"]}})
+    host, port = launcher.launch(config).removeprefix("http://").split(":")
+
+    def ask(method, path, headers):
+        connection = http.client.HTTPConnection(host, int(port), timeout=20)
+        try:
+            connection.request(method, path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            connection.close()
+
+    try:
+        assert ask("GET", "/healthz", {})[0] == 200
+        status, headers, body = ask("GET", "/v1/models", {})
+        assert (status, headers["www-authenticate"], json.loads(body)["error"]["got"]) == (401, "Bearer", "no key")
+        assert ask("GET", "/v1/models", {"Authorization": "Bearer k-web"})[0] == 200
+        assert ask("GET", "/v1/users/u1?namespace=other", {"X-API-Key": "k-web"})[0] == 403
+        assert ask("POST", "/v1/models:rollback", {"X-API-Key": "k-web"})[0] == 403
+        asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+        status, headers, _ = ask("OPTIONS", "/v1/recommend", asked)
+        assert (status, headers["access-control-allow-origin"]) == (204, "https://shop.example")
+    finally:
+        launcher.shutdown()
+
+
+def test_the_application_of_a_deployment_reads_the_keys(tmp_path):
+    path = tmp_path / "streamrec.toml"
+    path.write_text(f'state = "{tmp_path}/state"\n[serving]\nkeys_file = "{write_keys(tmp_path)}"\n', encoding="utf-8")
+    (settings,) = app({"config": str(path)})._bound_deployment.init_args
+    assert settings.keys["web"].namespaces == ("shop",)
