@@ -54,7 +54,7 @@ VERBS = {
     "lake vacuum": [],
 }
 """What each verb that takes a state needs besides."""
-WITHOUT_STATE = {"version", "config show", "backtest", "schema"}
+WITHOUT_STATE = {"version", "config show", "backtest", "schema", "key"}
 JUDGES = {"doctor"}
 
 
