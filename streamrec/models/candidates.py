@@ -28,7 +28,13 @@ def log_inclusion(share: NDArray[np.float64], num_events: int, num_negatives: in
 
 
 def candidate_cross_entropy(
-    states: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor, log_inclusion: torch.Tensor, state_of: torch.Tensor, targets: torch.Tensor
+    states: torch.Tensor,
+    vectors: torch.Tensor,
+    bias: torch.Tensor,
+    log_inclusion: torch.Tensor,
+    state_of: torch.Tensor,
+    targets: torch.Tensor,
+    own: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Compute each target's negative log-likelihood, as far as possible as if all items were candidates.
 
@@ -36,7 +42,8 @@ def candidate_cross_entropy(
     always a candidate of its own, weighs 1.
 
     **Inputs**: states [M, D]; vectors [R, D], bias [R] and log_inclusion [R] of the candidates; for each target its state [T] int64 and its
-    candidate [T] int64.
+    candidate [T] int64; ``own``: candidates [M, S] int64 that a state favours by itself, and by how much [M, S], which adds up where one is there
+    twice.
 
     **Relations**: with all items as candidates, log_inclusion 0, it is the full softmax's cross-entropy.
 
@@ -47,9 +54,14 @@ def candidate_cross_entropy(
         [T]
     """
     corrected = torch.addmm(bias - log_inclusion, states, vectors.T).float()  # [M, R]
+    if own is not None:
+        corrected = corrected.scatter_add_(1, own[0], own[1].float())
     log_norm = torch.logsumexp(corrected, 1).index_select(0, state_of)  # [T]
     # Not taken out of the [M, R], through which another gradient of that size would go back.
     target = (states.index_select(0, state_of) * vectors.index_select(0, targets)).sum(1).float() + bias[targets]
+    if own is not None:
+        favoured = (own[0].index_select(0, state_of) == targets[:, None]) * own[1].index_select(0, state_of)  # [T, S]
+        target = target + favoured.sum(1).float()
     chance = log_inclusion[targets]
     # The target's share of the sum goes from 1 / chance down to 1; rounding may have put it above the sum.
     share = torch.exp((target - chance - log_norm).clamp(max=0))

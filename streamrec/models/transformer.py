@@ -2,7 +2,8 @@
 
 References: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv:1808.09781.
 **Deviation**: pre-norm blocks, and a softmax over items (`streamrec.models.candidates`) instead of one negative a step, after Klenitskiy
-and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023, arXiv:2309.07602.
+and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023, arXiv:2309.07602. And a bias on the sequence's own items by how long ago they were, as the
+student has one: whoever takes an item again would else be told by item vectors alone.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList([Block(dim, num_heads, dropout) for _ in range(num_layers)])
         self.norm = nn.LayerNorm(dim)
+        self.own = nn.Parameter(torch.zeros(length))  # By how many items ago, 0 for the newest.
         for module in self.modules():
             # Small, so that a state begins near its last item and blocks move it from there.
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -99,6 +101,11 @@ class Encoder(nn.Module):
             x = block(x)
         result: torch.Tensor = self.norm(last.at(x, places))
         return result
+
+    def own_biases(self, sequence: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Return what each item of a sequence adds to its own logit after a place, 0 for what comes later: sequence [M, S], places [M] → [M, S]."""
+        ago = places[:, None] - torch.arange(sequence.shape[1], device=sequence.device)
+        return torch.where(ago >= 0, self.own[ago.clamp(min=0)], torch.zeros((), device=sequence.device))
 
     def _placed(self, vectors: torch.Tensor) -> torch.Tensor:
         placed: torch.Tensor = self.dropout(vectors + self.positions(torch.arange(vectors.shape[1], device=vectors.device)))

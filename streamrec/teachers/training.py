@@ -24,6 +24,9 @@ from streamrec.teachers.item_table import ItemTable
 TABLE = {"items.weight", "bias"}
 """Parameters that have a row an item; all others are the network's."""
 
+FAST_RATES = {"own": 10.0}
+"""Factors on the learning rate of parameters that have far to go, as of the student's bias on own items."""
+
 _LAST_RATE = 0.05
 """Learning rates fall to this share of themselves."""
 _MOST_WARMING_STEPS = 100
@@ -88,7 +91,10 @@ class Training:
         made = cast("nn.Module", torch.compile(self._network, dynamic=True)) if place.is_fast else self._network
         self._loss = place.wrap(made)
         self._parameters = list(self._network.parameters())
-        self._optimiser = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
+        far = [parameter for name, parameter in self._network.named_parameters() if name in FAST_RATES]
+        near = [parameter for name, parameter in self._network.named_parameters() if name not in FAST_RATES]
+        groups = [{"params": near, "pace": 1.0}, {"params": far, "pace": FAST_RATES["own"]}]
+        self._optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
         self._sizes, self._num_targets = sequences.sizes, num_targets_of(sequences)
         used = sequences.rows[sequences.rows >= 0]
         self._share = np.bincount(used, minlength=len(rows)) / len(used)
@@ -136,7 +142,7 @@ class Training:
         block.grad = self.table.averaged(block.grad)
         nn.utils.clip_grad_norm_([block, *self._parameters], 1.0)
         for group in self._optimiser.param_groups:
-            group["lr"] = pace * self._config.learning_rate
+            group["lr"] = group["pace"] * pace * self._config.learning_rate
         self._optimiser.step()
         self.table.descend(index, block.grad, pace * self._config.item_learning_rate)
         self._losses.append(loss.detach())
@@ -226,4 +232,7 @@ class Network(Encoder):
             log_chance = nn.functional.pad(log_chance, (0, num_more), value=torch.inf)  # Their weight in the softmax is 0.
         vectors, bias = block[:, :-1], block[:, -1]
         encoded = self.encode(nn.functional.embedding(sequence, vectors)).flatten(0, 1).index_select(0, states)  # [M, D]
-        return candidate_cross_entropy(encoded, vectors, bias, log_chance, state_of, targets).sum()
+        length = sequence.shape[1]
+        before = sequence.index_select(0, states // length)  # [M, S]
+        own = before, self.own_biases(before, states % length)
+        return candidate_cross_entropy(encoded, vectors, bias, log_chance, state_of, targets, own).sum()

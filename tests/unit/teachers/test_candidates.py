@@ -23,6 +23,18 @@ def test_with_all_items_it_is_the_full_softmax_and_states_may_have_several_targe
     torch.testing.assert_close(found, cross_entropy((states @ vectors.T + bias)[state_of], targets, reduction="none"))
 
 
+def test_what_a_state_favours_by_itself_is_added_as_often_as_it_is_named() -> None:
+    states, vectors, bias = world()
+    state_of, targets = torch.tensor([0, 1, 1]), torch.tensor([5, 7, 11])
+    places, more = torch.tensor([[5, 5, 2], [7, 0, 1], [3, 3, 3]]), torch.tensor([[1.0, 0.5, 2.0], [3.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    found = candidate_cross_entropy(states, vectors, bias, torch.zeros(NUM_ITEMS), state_of, targets, (places, more))
+    logits = states @ vectors.T + bias
+    for state, place, amount in zip(range(3), places.tolist(), more.tolist(), strict=True):
+        for row, value in zip(place, amount, strict=True):
+            logits[state, row] += value
+    torch.testing.assert_close(found, cross_entropy(logits[state_of], targets, reduction="none"))
+
+
 def test_the_partition_sum_is_right_on_average_and_the_target_counts_once() -> None:
     states, vectors, bias = (part / 2 for part in world())
     target = 3
