@@ -127,7 +127,7 @@ def tensors_of(training: Training, sequences: Sequences, batches: list[Any]) -> 
     for step, chosen in enumerate(batches):
         rows, chance = training.candidates(chosen, step)
         batch = batch_of(sequences, chosen)
-        arrays = (rows, chance, np.maximum(batch.rows, 0).astype(np.int64), batch.source, np.searchsorted(rows, batch.targets))
+        arrays = (rows, chance, np.maximum(batch.rows[:, :-1], 0).astype(np.int64), batch.source, np.searchsorted(rows, batch.targets))
         yield tuple(torch.from_numpy(array) for array in arrays)
 
 

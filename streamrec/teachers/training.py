@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from streamrec.config import TransformerConfig
-from streamrec.models.candidates import candidate_cross_entropy, log_inclusion
+from streamrec.models.candidates import Own, candidate_cross_entropy, log_inclusion
 from streamrec.models.transformer import Encoder, SequentialTransformer
 from streamrec.state import ComponentState
 from streamrec.teachers.batches import Passes, Sequences, batch_of, num_targets_of, share_of
@@ -128,7 +128,8 @@ class Training:
         num_targets = int(self._num_targets[chosen].sum())
         is_first = np.diff(batch.source, prepend=-1) > 0  # Places ascend.
         states, state_of = batch.source[is_first], np.cumsum(is_first) - 1
-        places = (np.searchsorted(rows, np.maximum(batch.rows, rows[0])), states, state_of, np.searchsorted(rows, batch.targets))
+        sequence = np.where(batch.rows < 0, -1, np.searchsorted(rows, batch.rows))
+        places = (sequence, states, state_of, np.searchsorted(rows, batch.targets))
         index, log_chance, *inputs = (torch.from_numpy(array).to(place.device) for array in (rows, chance, *places))
         torch.manual_seed((self._seed * 1_000_003 + step) * 4099 + place.rank)  # Of dropout.
         block = self.table.gather(index)
@@ -222,8 +223,8 @@ class Network(Encoder):
         Args:
             block: Vectors and biases of the touched rows. [R, D + 1]
             log_chance: Logarithm of each row's chance to be among them. [R]
-            sequence: Place in the block of each item. [B, S]
-            states: Flat places of the states that predict something. [M]
+            sequence: Place in the block of each item, -1 pads; the last one is a target only. [B, S + 1]
+            states: Places in [B, S] of the states that predict something. [M]
             state_of: Which of them predicts each target. [T]
             targets: Place in the block of each target. [T]
         """
@@ -231,8 +232,10 @@ class Network(Encoder):
             block = nn.functional.pad(block, (0, 0, 0, num_more))
             log_chance = nn.functional.pad(log_chance, (0, num_more), value=torch.inf)  # Their weight in the softmax is 0.
         vectors, bias = block[:, :-1], block[:, -1]
-        encoded = self.encode(nn.functional.embedding(sequence, vectors)).flatten(0, 1).index_select(0, states)  # [M, D]
-        length = sequence.shape[1]
-        before = sequence.index_select(0, states // length)  # [M, S]
-        own = before, self.own_biases(before, states % length)
+        length = sequence.shape[1] - 1
+        inputs = nn.functional.embedding(sequence[:, :-1].clamp(min=0), vectors)
+        encoded = self.encode(inputs).flatten(0, 1).index_select(0, states)  # [M, D]
+        is_again = (sequence[:, :, None] == sequence[:, None, :]).tril(-1).any(2)
+        places, is_first = (each.index_select(0, states // length) for each in (sequence, ~is_again & (sequence >= 0)))  # [M, S + 1]
+        own = Own(places, is_first, self.own_biases(places, states % length))
         return candidate_cross_entropy(encoded, vectors, bias, log_chance, state_of, targets, own).sum()

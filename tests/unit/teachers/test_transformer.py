@@ -99,7 +99,7 @@ def test_a_teacher_answers_by_the_scores_that_its_training_was_told_of() -> None
     training = Training(model(), sequences(rows), CONFIG, 0, Place())
     batch = batch_of(sequences(rows), np.asarray([0]))
     states, state_of = np.unique(batch.source, return_inverse=True)
-    inputs = (np.maximum(batch.rows, 0).astype(np.int64), states, state_of, batch.targets.astype(np.int64))
+    inputs = (batch.rows.astype(np.int64), states, state_of, batch.targets.astype(np.int64))
     block = training.table.gather(torch.arange(10))
     with torch.no_grad():
         told = training._network.eval()(block, torch.zeros(10), *map(torch.from_numpy, inputs))
