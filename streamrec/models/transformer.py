@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 LOGIT_SCALE = 9.0
-"""Length of a state before anything is learned. Item vectors are of length 1, so logits begin within its reach, the student's scale."""
+"""Length of every state, the student's scale. Item vectors are of length 1, so logits stay within its reach, whatever is learned by heart: a length that
+is learned grows with each refresh, and what it knows of users who are new fades (docs/experiments.md)."""
 
 
 class Block(nn.Module):
@@ -82,15 +83,14 @@ class Encoder(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-        nn.init.constant_(self.norm.weight, LOGIT_SCALE / dim**0.5)
+        self.has_unit_states = True
 
     def encode(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the state after each position: vectors [B, S, D], oldest first, padding on the right → [B, S, D]."""
         x = self._placed(vectors)
         for block in self.blocks:
             x = block(x)
-        result: torch.Tensor = self.norm(x)
-        return result
+        return self._ended(x)
 
     def encode_at(self, vectors: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Return what `encode` gives at one place of each sequence, for less: vectors [B, S, D], places [B] → [B, D]. Without dropout."""
@@ -99,8 +99,12 @@ class Encoder(nn.Module):
         assert isinstance(last, Block)
         for block in first:
             x = block(x)
-        result: torch.Tensor = self.norm(last.at(x, places))
-        return result
+        return self._ended(last.at(x, places))
+
+    def _ended(self, x: torch.Tensor) -> torch.Tensor:
+        """Return states of the fixed length; of older releases' versions, states of any."""
+        normed: torch.Tensor = self.norm(x)
+        return LOGIT_SCALE * nn.functional.normalize(normed, dim=-1) if self.has_unit_states else normed
 
     def own_biases(self, sequence: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Return what each item of a sequence adds to its own logit after a place, 0 for what comes later: sequence [M, S], places [M] → [M, S]."""
