@@ -42,6 +42,12 @@ class Own(NamedTuple):
     is_first: torch.Tensor
     bias: torch.Tensor
 
+    @staticmethod
+    def of(sequence: torch.Tensor, source: torch.Tensor, bias: torch.Tensor) -> Own:
+        """Return what states bring that stand in sequences: candidates [B, S], -1 pads; each state's sequence [M]; bias [M, S]."""
+        is_again = (sequence[:, :, None] == sequence[:, None, :]).tril(-1).any(2)
+        return Own(sequence.index_select(0, source), (~is_again & (sequence >= 0)).index_select(0, source), bias)
+
 
 def candidate_cross_entropy(
     states: torch.Tensor,

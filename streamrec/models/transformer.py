@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 LOGIT_SCALE = 9.0
-"""Length of every state, the student's scale. Item vectors are of length 1, so logits stay within its reach, whatever is learned by heart: a length that
-is learned grows with each refresh, and what it knows of users who are new fades (docs/experiments.md)."""
+"""Length of every state, the student's scale. Item vectors are of length 1, so logits stay within its reach, whatever is learned by heart: a length
+that is learned grows with each refresh, and what is known of users who are new fades (docs/experiments.md)."""
 
 
 class Block(nn.Module):
@@ -67,6 +67,9 @@ class Encoder(nn.Module):
         num_heads: Heads; must divide D.
         length: S, the longest sequence.
         dropout: Rate on embeddings and inside blocks.
+
+    Attributes:
+        has_unit_states: States have the length `LOGIT_SCALE`; those of older releases' versions have any.
     """
 
     def __init__(self, dim: int, num_layers: int, num_heads: int, length: int, dropout: float) -> None:
@@ -106,10 +109,10 @@ class Encoder(nn.Module):
         normed: torch.Tensor = self.norm(x)
         return LOGIT_SCALE * nn.functional.normalize(normed, dim=-1) if self.has_unit_states else normed
 
-    def own_biases(self, sequence: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Return what each item of a sequence adds to its own logit after a place, 0 for what comes later: sequence [M, S], places [M] → [M, S]."""
-        ago = places[:, None] - torch.arange(sequence.shape[1], device=sequence.device)
-        return torch.where(ago >= 0, self.own[ago.clamp(min=0)], torch.zeros((), device=sequence.device))
+    def own_biases(self, num: int, places: torch.Tensor) -> torch.Tensor:
+        """Return what each of a sequence's ``num`` items adds to its own logit after a place, 0 for what comes later: places [M] → [M, num]."""
+        ago = places[:, None] - torch.arange(num, device=places.device)
+        return torch.where(ago >= 0, self.own[ago.clamp(min=0)], torch.zeros((), device=places.device))
 
     def _placed(self, vectors: torch.Tensor) -> torch.Tensor:
         placed: torch.Tensor = self.dropout(vectors + self.positions(torch.arange(vectors.shape[1], device=vectors.device)))

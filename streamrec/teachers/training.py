@@ -235,7 +235,5 @@ class Network(Encoder):
         length = sequence.shape[1] - 1
         inputs = nn.functional.embedding(sequence[:, :-1].clamp(min=0), vectors)
         encoded = self.encode(inputs).flatten(0, 1).index_select(0, states)  # [M, D]
-        is_again = (sequence[:, :, None] == sequence[:, None, :]).tril(-1).any(2)
-        places, is_first = (each.index_select(0, states // length) for each in (sequence, ~is_again & (sequence >= 0)))  # [M, S + 1]
-        own = Own(places, is_first, self.own_biases(places, states % length))
+        own = Own.of(sequence, states // length, self.own_biases(sequence.shape[1], states % length))
         return candidate_cross_entropy(encoded, vectors, bias, log_chance, state_of, targets, own).sum()

@@ -23,10 +23,6 @@ def test_with_all_items_it_is_the_full_softmax_and_states_may_have_several_targe
     torch.testing.assert_close(found, cross_entropy((states @ vectors.T + bias)[state_of], targets, reduction="none"))
 
 
-def first_of(places: torch.Tensor) -> torch.Tensor:
-    return (places >= 0) & ~(places[:, :, None] == places[:, None, :]).tril(-1).any(2)
-
-
 def test_the_partition_sum_is_right_on_average_where_a_state_brings_items_with_it() -> None:
     states, vectors, bias = (part / 2 for part in world())
     own = [3, 6, 6, 9]
@@ -42,7 +38,9 @@ def test_the_partition_sum_is_right_on_average_where_a_state_brings_items_with_i
         chance = torch.from_numpy(log_inclusion(share[rows], 3, 8, NUM_ITEMS))
         places = torch.from_numpy(np.searchsorted(rows, own))[None]
         at = torch.tensor([int(np.searchsorted(rows, 9))])
-        loss = candidate_cross_entropy(states[:1], vectors[rows], bias[rows], chance, torch.tensor([0]), at, Own(places, first_of(places), more))
+        loss = candidate_cross_entropy(
+            states[:1], vectors[rows], bias[rows], chance, torch.tensor([0]), at, Own.of(places, torch.arange(len(places)), more)
+        )
         found.append(float(torch.exp(loss + logits[0, 9])))
     assert abs(np.mean(found) / np.exp(truth) - 1) < 0.02
 
@@ -51,7 +49,7 @@ def test_what_a_state_favours_by_itself_is_added_as_often_as_it_is_named() -> No
     states, vectors, bias = world()
     state_of, targets = torch.tensor([0, 1, 1]), torch.tensor([5, 7, 11])
     places, more = torch.tensor([[5, 5, -1], [7, 0, 1], [3, 3, 3]]), torch.tensor([[1.0, 0.5, 0.0], [3.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
-    found = candidate_cross_entropy(states, vectors, bias, torch.zeros(NUM_ITEMS), state_of, targets, Own(places, first_of(places), more))
+    found = candidate_cross_entropy(states, vectors, bias, torch.zeros(NUM_ITEMS), state_of, targets, Own.of(places, torch.arange(len(places)), more))
     logits = states @ vectors.T + bias
     for state, place, amount in zip(range(3), places.tolist(), more.tolist(), strict=True):
         for row, value in zip(place, amount, strict=True):

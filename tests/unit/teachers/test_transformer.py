@@ -7,7 +7,7 @@ from torch import distributed
 
 from streamrec.config import TeachersConfig, TransformerConfig
 from streamrec.errors import Damaged, DataError
-from streamrec.models.transformer import SequentialTransformer
+from streamrec.models.transformer import LOGIT_SCALE, SequentialTransformer
 from streamrec.state import ComponentState, digest_of
 from streamrec.storage import LocalStorage
 from streamrec.teachers.batches import Sequences, batch_of
@@ -103,7 +103,7 @@ def test_a_teacher_answers_by_the_scores_that_its_training_was_told_of() -> None
     block = training.table.gather(torch.arange(10))
     with torch.no_grad():
         told = training._network.eval()(block, torch.zeros(10), *map(torch.from_numpy, inputs))
-    meta = {"shape": {"dim": 8, "num_layers": 2, "num_heads": 2, "length": 6}, "num_items": 10}
+    meta = {"shape": {"dim": 8, "num_layers": 2, "num_heads": 2, "length": 6}, "num_items": 10, "unit_states": True}
     teacher = TransformerTeacher(ComponentState({name: tensor.numpy() for name, tensor in model().state_dict().items()}, meta))
     assert float(model().own.detach().abs().min()) > 0
     loss = 0.0
@@ -124,15 +124,29 @@ def test_who_takes_an_item_again_is_understood_whatever_the_item() -> None:
     assert TransformerTeacher(state).score(unseen, np.arange(220, dtype=np.int32)).argmax(1).tolist() == [203, 211]
 
 
-def test_a_version_without_a_bias_on_own_items_is_scored_as_it_was_and_trained_further() -> None:
+def test_a_version_of_before_own_items_and_fixed_lengths_is_scored_as_it_was_and_not_trained_further() -> None:
     state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
-    none = ComponentState({**state.arrays, "own": 0 * state.arrays["own"]}, state.meta)
-    old = ComponentState({name: array for name, array in state.arrays.items() if name != "own"}, state.meta)
-    asked = np.asarray([[4, 3, -1], [8, 7, 8]], np.int32), np.arange(10, dtype=np.int32)
-    np.testing.assert_array_equal(TransformerTeacher(old).score(*asked), TransformerTeacher(none).score(*asked))
-    further = [train_transformer(cycle(), fresh(10), before, CONFIG, 0)[0] for before in (none, old)]
-    assert digest_of(further[0]) == digest_of(further[1])
-    assert np.abs(further[1].arrays["own"]).max() > 0
+    old = ComponentState(
+        {name: array for name, array in state.arrays.items() if name != "own"},
+        {name: value for name, value in state.meta.items() if name != "unit_states"},
+    )
+    asked = np.asarray([[4, 3, -1], [8, 7, 8]], np.int32)
+    made = build_transformer(fresh(10), CONFIG, state).eval()
+    made.has_unit_states = False
+    with torch.no_grad():
+        states = made.states_at(torch.tensor([[3, 4, -1], [8, 7, 8]]), torch.tensor([1, 2]))
+        wanted = made.logits(states).numpy()
+    np.testing.assert_allclose(TransformerTeacher(old).score(asked, np.arange(10, dtype=np.int32)), wanted, atol=1e-6)
+    again = [train_transformer(cycle(), fresh(10), before, CONFIG, 0)[0] for before in (None, old)]
+    assert digest_of(again[0]) == digest_of(again[1])
+
+
+def test_states_have_one_length_whatever_is_learned() -> None:
+    state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
+    further, _ = train_transformer(cycle(), fresh(10), state, CONFIG, 0)
+    for each in (state, further):
+        lengths = np.linalg.norm(TransformerTeacher(each).represent(np.asarray([[4, 3, -1], [8, 7, 8]], np.int32)), axis=1)
+        np.testing.assert_allclose(lengths, LOGIT_SCALE, rtol=1e-5)
 
 
 def test_sequences_of_two_items_are_learned_whole() -> None:
