@@ -30,7 +30,7 @@ from torch import distributed, nn
 
 from benchmarks._common import ROOT, arguments, facts, finish
 from streamrec.config import TransformerConfig
-from streamrec.models.candidates import candidate_cross_entropy
+from streamrec.models.candidates import Own, candidate_cross_entropy
 from streamrec.teachers.batches import Sequences, batch_of
 from streamrec.teachers.train_loop import budget, build_transformer
 from streamrec.teachers.training import Place, Training
@@ -127,7 +127,8 @@ def tensors_of(training: Training, sequences: Sequences, batches: list[Any]) -> 
     for step, chosen in enumerate(batches):
         rows, chance = training.candidates(chosen, step)
         batch = batch_of(sequences, chosen)
-        arrays = (rows, chance, np.maximum(batch.rows, 0).astype(np.int64), batch.source, np.searchsorted(rows, batch.targets))
+        places = np.where(batch.rows < 0, -1, np.searchsorted(rows, batch.rows))
+        arrays = (rows, chance, np.maximum(batch.rows[:, :-1], 0).astype(np.int64), batch.source, np.searchsorted(rows, batch.targets), places)
         yield tuple(torch.from_numpy(array) for array in arrays)
 
 
@@ -139,11 +140,14 @@ class Bare:
         self.model = build_transformer(np.zeros(num_items, np.int32), config, None)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
 
-    def step(self, rows: torch.Tensor, chance: torch.Tensor, sequence: torch.Tensor, source: torch.Tensor, targets: torch.Tensor) -> None:
+    def step(
+        self, rows: torch.Tensor, chance: torch.Tensor, sequence: torch.Tensor, source: torch.Tensor, targets: torch.Tensor, places: torch.Tensor
+    ) -> None:
         """Take a step."""
-        states = self.model(sequence).flatten(0, 1)[source]
+        states, length = self.model(sequence).flatten(0, 1)[source], sequence.shape[1]
         vectors, bias, state_of = self.model.items.weight[rows], self.model.bias[rows], torch.arange(len(states))
-        loss = candidate_cross_entropy(states, vectors, bias, chance, state_of, targets).mean()
+        own = Own.of(places, source // length, self.model.own_biases(length + 1, source % length))
+        loss = candidate_cross_entropy(states, vectors, bias, chance, state_of, targets, own).mean()
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

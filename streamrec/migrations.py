@@ -98,8 +98,8 @@ FORMATS: Mapping[str, Format] = {
     "switches": Format("Switches: they"),
     "quarantine": Format("Quarantine: a record"),
     "vocabulary": Format("Vocabulary: the state", 3, {1: _vocabulary_2, 2: _vocabulary_3}),
-    # A version of 1 has no generations: all rows held their first item. Linear ones of 2 are square matrices.
-    "teacher": Format("Teacher: the version", 3, {1: _same, 2: _same}),
+    # A version of 1 has no generations: all rows held their first item. Linear ones of 2 are square matrices. Transformers of 3 favour no own items.
+    "teacher": Format("Teacher: the version", 4, {1: _same, 2: _same, 3: _same}),
     "version": Format("Registry: the version", 2, {1: _same}),  # As of teachers.
     "move": Format("Registry: a record of the alias"),
     "forgotten": Format("Registry: the record of deletions"),

@@ -2,7 +2,8 @@
 
 References: Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv:1808.09781.
 **Deviation**: pre-norm blocks, and a softmax over items (`streamrec.models.candidates`) instead of one negative a step, after Klenitskiy
-and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023, arXiv:2309.07602.
+and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023, arXiv:2309.07602. And a bias on the sequence's own items by how long ago they were, as the
+student has one: whoever takes an item again would else be told by item vectors alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 LOGIT_SCALE = 9.0
-"""Length of a state before anything is learned. Item vectors are of length 1, so logits begin within its reach, the student's scale."""
+"""Length of every state, the student's scale. Item vectors are of length 1, so logits stay within its reach, whatever is learned by heart: a length
+that is learned grows with each refresh, and what is known of users who are new fades (docs/experiments.md)."""
 
 
 class Block(nn.Module):
@@ -65,6 +67,9 @@ class Encoder(nn.Module):
         num_heads: Heads; must divide D.
         length: S, the longest sequence.
         dropout: Rate on embeddings and inside blocks.
+
+    Attributes:
+        has_unit_states: States have the length `LOGIT_SCALE`; those of older releases' versions have any.
     """
 
     def __init__(self, dim: int, num_layers: int, num_heads: int, length: int, dropout: float) -> None:
@@ -74,21 +79,21 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList([Block(dim, num_heads, dropout) for _ in range(num_layers)])
         self.norm = nn.LayerNorm(dim)
+        self.own = nn.Parameter(torch.zeros(length))  # By how many items ago, 0 for the newest.
         for module in self.modules():
             # Small, so that a state begins near its last item and blocks move it from there.
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
-        nn.init.constant_(self.norm.weight, LOGIT_SCALE / dim**0.5)
+        self.has_unit_states = True
 
     def encode(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the state after each position: vectors [B, S, D], oldest first, padding on the right → [B, S, D]."""
         x = self._placed(vectors)
         for block in self.blocks:
             x = block(x)
-        result: torch.Tensor = self.norm(x)
-        return result
+        return self._ended(x)
 
     def encode_at(self, vectors: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Return what `encode` gives at one place of each sequence, for less: vectors [B, S, D], places [B] → [B, D]. Without dropout."""
@@ -97,8 +102,17 @@ class Encoder(nn.Module):
         assert isinstance(last, Block)
         for block in first:
             x = block(x)
-        result: torch.Tensor = self.norm(last.at(x, places))
-        return result
+        return self._ended(last.at(x, places))
+
+    def _ended(self, x: torch.Tensor) -> torch.Tensor:
+        """Return states of the fixed length; of older releases' versions, states of any."""
+        normed: torch.Tensor = self.norm(x)
+        return LOGIT_SCALE * nn.functional.normalize(normed, dim=-1) if self.has_unit_states else normed
+
+    def own_biases(self, num: int, places: torch.Tensor) -> torch.Tensor:
+        """Return what each of a sequence's ``num`` items adds to its own logit after a place, 0 for what comes later: places [M] → [M, num]."""
+        ago = places[:, None] - torch.arange(num, device=places.device)
+        return torch.where(ago >= 0, self.own[ago.clamp(min=0)], torch.zeros((), device=places.device))
 
     def _placed(self, vectors: torch.Tensor) -> torch.Tensor:
         placed: torch.Tensor = self.dropout(vectors + self.positions(torch.arange(vectors.shape[1], device=vectors.device)))

@@ -51,8 +51,8 @@ class Batch(NamedTuple):
     """Hold one worker's share of a batch.
 
     Attributes:
-        rows: Input items, -1 on padding. [B, S] int32
-        source: For each target the flat place in ``rows`` after which it is predicted. [T] int64
+        rows: Items, -1 on padding; the last one of a row is no input. [B, S + 1] int32
+        source: For each target the place in [B, S] after which it is predicted. [T] int64
         targets: Item rows. [T] int32
     """
 
@@ -136,4 +136,4 @@ def batch_of(sequences: Sequences, chosen: NDArray[np.int64]) -> Batch:
     began = np.maximum.accumulate(np.where(begins, place, 0), axis=1)
     sequence, target = np.nonzero((rows >= 0) & (began > 0))
     width = rows.shape[1] - 1
-    return Batch(rows[:, :-1], sequence * width + began[sequence, target] - 1, rows[sequence, target])
+    return Batch(rows, sequence * width + began[sequence, target] - 1, rows[sequence, target])

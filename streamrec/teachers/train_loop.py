@@ -61,13 +61,14 @@ def train_transformer(
         training.run(passes, num_steps)
     training.write_into(model)
     arrays = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
-    meta = {"kind": "transformer", "num_items": len(generations), "shape": shape_of(config), "unit_rows": True, "num_seen": sequences.num_arrived}
+    meta = {"kind": "transformer", "num_items": len(generations), "shape": shape_of(config), "unit_rows": True, "unit_states": True}
+    meta["num_seen"] = sequences.num_arrived
     return ComponentState({**arrays, GENERATION: generations}, meta), training.losses
 
 
 def _goes_on(previous: ComponentState, config: TransformerConfig) -> bool:
-    """Return whether a version can be trained further: older releases had item vectors of any length."""
-    return previous.meta.get("shape") == shape_of(config) and bool(previous.meta.get("unit_rows"))
+    """Return whether a version can be trained further: older releases had item vectors, or states, of any length."""
+    return previous.meta.get("shape") == shape_of(config) and bool(previous.meta.get("unit_rows") and previous.meta.get("unit_states"))
 
 
 def budget(sequences: Sequences, previous: ComponentState | None, config: TransformerConfig, seed: int) -> tuple[Passes, int]:
@@ -98,6 +99,7 @@ def build_transformer(
     model = SequentialTransformer(num_items, config.dim, config.num_layers, config.num_heads, config.sequence_length, config.dropout)
     if previous is None or previous.meta.get("shape") != shape_of(config):
         return model
+    model.has_unit_states = bool(previous.meta.get("unit_states"))
     state = model.state_dict()
     then = previous.arrays.get(GENERATION, np.zeros(len(previous.arrays["bias"]), np.int32))
     num_old = min(len(then), num_items)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from streamrec.config import TransformerConfig
-from streamrec.models.candidates import candidate_cross_entropy, log_inclusion
+from streamrec.models.candidates import Own, candidate_cross_entropy, log_inclusion
 from streamrec.models.transformer import Encoder, SequentialTransformer
 from streamrec.state import ComponentState
 from streamrec.teachers.batches import Passes, Sequences, batch_of, num_targets_of, share_of
@@ -23,6 +23,9 @@ from streamrec.teachers.item_table import ItemTable
 
 TABLE = {"items.weight", "bias"}
 """Parameters that have a row an item; all others are the network's."""
+
+FAST_RATES = {"own": 10.0}
+"""Factors on the learning rate of parameters that have far to go, as of the student's bias on own items."""
 
 _LAST_RATE = 0.05
 """Learning rates fall to this share of themselves."""
@@ -88,7 +91,10 @@ class Training:
         made = cast("nn.Module", torch.compile(self._network, dynamic=True)) if place.is_fast else self._network
         self._loss = place.wrap(made)
         self._parameters = list(self._network.parameters())
-        self._optimiser = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
+        far = [parameter for name, parameter in self._network.named_parameters() if name in FAST_RATES]
+        near = [parameter for name, parameter in self._network.named_parameters() if name not in FAST_RATES]
+        groups = [{"params": near, "pace": 1.0}, {"params": far, "pace": FAST_RATES["own"]}]
+        self._optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
         self._sizes, self._num_targets = sequences.sizes, num_targets_of(sequences)
         used = sequences.rows[sequences.rows >= 0]
         self._share = np.bincount(used, minlength=len(rows)) / len(used)
@@ -122,7 +128,8 @@ class Training:
         num_targets = int(self._num_targets[chosen].sum())
         is_first = np.diff(batch.source, prepend=-1) > 0  # Places ascend.
         states, state_of = batch.source[is_first], np.cumsum(is_first) - 1
-        places = (np.searchsorted(rows, np.maximum(batch.rows, rows[0])), states, state_of, np.searchsorted(rows, batch.targets))
+        sequence = np.where(batch.rows < 0, -1, np.searchsorted(rows, batch.rows))
+        places = (sequence, states, state_of, np.searchsorted(rows, batch.targets))
         index, log_chance, *inputs = (torch.from_numpy(array).to(place.device) for array in (rows, chance, *places))
         torch.manual_seed((self._seed * 1_000_003 + step) * 4099 + place.rank)  # Of dropout.
         block = self.table.gather(index)
@@ -136,7 +143,7 @@ class Training:
         block.grad = self.table.averaged(block.grad)
         nn.utils.clip_grad_norm_([block, *self._parameters], 1.0)
         for group in self._optimiser.param_groups:
-            group["lr"] = pace * self._config.learning_rate
+            group["lr"] = group["pace"] * pace * self._config.learning_rate
         self._optimiser.step()
         self.table.descend(index, block.grad, pace * self._config.item_learning_rate)
         self._losses.append(loss.detach())
@@ -216,8 +223,8 @@ class Network(Encoder):
         Args:
             block: Vectors and biases of the touched rows. [R, D + 1]
             log_chance: Logarithm of each row's chance to be among them. [R]
-            sequence: Place in the block of each item. [B, S]
-            states: Flat places of the states that predict something. [M]
+            sequence: Place in the block of each item, -1 pads; the last one is a target only. [B, S + 1]
+            states: Places in [B, S] of the states that predict something. [M]
             state_of: Which of them predicts each target. [T]
             targets: Place in the block of each target. [T]
         """
@@ -225,5 +232,8 @@ class Network(Encoder):
             block = nn.functional.pad(block, (0, 0, 0, num_more))
             log_chance = nn.functional.pad(log_chance, (0, num_more), value=torch.inf)  # Their weight in the softmax is 0.
         vectors, bias = block[:, :-1], block[:, -1]
-        encoded = self.encode(nn.functional.embedding(sequence, vectors)).flatten(0, 1).index_select(0, states)  # [M, D]
-        return candidate_cross_entropy(encoded, vectors, bias, log_chance, state_of, targets).sum()
+        length = sequence.shape[1] - 1
+        inputs = nn.functional.embedding(sequence[:, :-1].clamp(min=0), vectors)
+        encoded = self.encode(inputs).flatten(0, 1).index_select(0, states)  # [M, D]
+        own = Own.of(sequence, states // length, self.own_biases(sequence.shape[1], states % length))
+        return candidate_cross_entropy(encoded, vectors, bias, log_chance, state_of, targets, own).sum()

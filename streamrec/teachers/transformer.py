@@ -31,9 +31,11 @@ class TransformerTeacher:
         num = int(np.searchsorted(candidates, self._num_items))
         is_whole = num == self._num_items  # Candidates ascend.
         with torch.no_grad():
-            last, sizes = self._last_states(histories)
+            known = self._known(histories)
+            last, sizes = self._last_states(known)
             rows = None if is_whole else torch.from_numpy(candidates[:num].astype(np.int64))
             result[:, :num] = self._model.logits(last, rows).numpy()
+        self._add_own(result[:, :num], known, candidates[:num])
         free = np.flatnonzero(self.generations[candidates[:num]] < 0)
         result[:, free] = -np.inf
         result[sizes == 0] = -np.inf
@@ -42,14 +44,27 @@ class TransformerTeacher:
     def represent(self, histories: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the state after each history's newest item."""
         with torch.no_grad():
-            last, sizes = self._last_states(histories)
+            last, sizes = self._last_states(self._known(histories))
         return np.asarray(np.where(sizes[:, None] > 0, last.numpy(), np.float32(0)))
 
-    def _last_states(self, histories: NDArray[np.int32]) -> tuple[torch.Tensor, NDArray[np.int64]]:
-        """Return the state after each history's newest item and how many known items it has; of like length go together, for little padding."""
-        known = np.where(histories < self._num_items, histories, -1)
+    def _known(self, histories: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the newest known items, newest first, -1 pads: at most as many as a sequence has."""
+        known = np.where(histories < self._num_items, histories, np.int32(-1))
         order = np.argsort(known < 0, axis=1, kind="stable")  # Known items to the front, still newest first.
-        compact = np.take_along_axis(known, order, 1)[:, : self._length]
+        return np.asarray(np.take_along_axis(known, order, 1)[:, : self._length])
+
+    def _add_own(self, logits: NDArray[np.float32], known: NDArray[np.int32], candidates: NDArray[np.int32]) -> None:
+        """Add to each own item's logit what it adds by how long ago it was."""
+        if not len(candidates):
+            return
+        query, ago = np.nonzero(known >= 0)
+        items = known[query, ago]
+        place = np.minimum(np.searchsorted(candidates, items), len(candidates) - 1)
+        is_asked = candidates[place] == items
+        np.add.at(logits, (query[is_asked], place[is_asked]), self._model.own.detach().numpy()[ago[is_asked]])
+
+    def _last_states(self, compact: NDArray[np.int32]) -> tuple[torch.Tensor, NDArray[np.int64]]:
+        """Return the state after each history's newest item and how many known items it has; of like length go together, for little padding."""
         sizes = (compact >= 0).sum(1)
         position = np.arange(compact.shape[1])[None, :]
         oldest_first = np.take_along_axis(compact, np.where(position < sizes[:, None], sizes[:, None] - 1 - position, position), 1)

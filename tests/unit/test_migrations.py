@@ -164,7 +164,7 @@ SAMPLES: Mapping[str, Sample] = {
     "vocabulary": Sample(
         read_vocabulary, {1: {"namespaces": ["n"]}, 2: {**VOCABULARY, "arrays": KNOWN}, 3: {**VOCABULARY, "arrays": {**KNOWN, **SAID}}}
     ),
-    "teacher": Sample(read_teacher, {number: {"teacher": "linear", "facts": {"loss": 1.0}} for number in (1, 2, 3)}),
+    "teacher": Sample(read_teacher, {number: {"teacher": "linear", "facts": {"loss": 1.0}} for number in (1, 2, 3, 4)}),
     "version": Sample(parsed_by(VersionManifest.from_json), {1: VERSION, 2: VERSION}),
     "move": Sample(parsed_by(Move.from_json), {1: MOVE}),
     "forgotten": Sample(

@@ -73,8 +73,8 @@ def test_a_basket_is_predicted_from_the_state_before_it_and_the_first_one_from_n
     made = Sequences(rows, begins, np.zeros(3, np.int64), 0)
     batch = batch_of(made, np.asarray([0, 1]))
     assert num_targets_of(made).tolist() == [3, 1, 0]
-    assert batch.rows.tolist() == [[7, 8, 1, 2], [4, 5, -1, -1]]
-    assert [(int(batch.rows.ravel()[source]), target) for source, target in zip(batch.source, batch.targets.tolist(), strict=True)] == [
+    assert batch.rows.tolist() == [[7, 8, 1, 2, 3], [4, 5, -1, -1, -1]]
+    assert [(int(batch.rows[:, :-1].ravel()[source]), target) for source, target in zip(batch.source, batch.targets.tolist(), strict=True)] == [
         (8, 1),
         (8, 2),
         (2, 3),

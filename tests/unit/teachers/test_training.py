@@ -130,7 +130,7 @@ def test_on_a_gpu_the_network_is_compiled() -> None:
 def test_candidates_that_fill_up_to_an_even_number_change_neither_loss_nor_gradients() -> None:
     made, (width, found) = training(), (Network(CONFIG).positions.weight.shape[1], [])
     block = torch.randn(13, width + 1)
-    inputs = (torch.rand(13).log(), torch.tensor([[0, 5, 12]]), torch.tensor([0, 2]), torch.tensor([0, 1, 1]), torch.tensor([3, 12, 7]))
+    inputs = (torch.rand(13).log(), torch.tensor([[0, 5, 12, 7]]), torch.tensor([0, 2]), torch.tensor([0, 1, 1]), torch.tensor([3, 12, 7]))
     for aligned_rows in (1, 16):
         network = Network(CONFIG, aligned_rows).eval()
         network.load_state_dict(made._network.state_dict())

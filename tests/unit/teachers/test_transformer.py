@@ -7,14 +7,14 @@ from torch import distributed
 
 from streamrec.config import TeachersConfig, TransformerConfig
 from streamrec.errors import Damaged, DataError
-from streamrec.models.transformer import SequentialTransformer
+from streamrec.models.transformer import LOGIT_SCALE, SequentialTransformer
 from streamrec.state import ComponentState, digest_of
 from streamrec.storage import LocalStorage
-from streamrec.teachers.batches import Sequences
+from streamrec.teachers.batches import Sequences, batch_of
 from streamrec.teachers.requests import LocalRefresher, RefreshRequest, carry_out
 from streamrec.teachers.store import TeacherStore
 from streamrec.teachers.train_loop import budget, build_transformer, train_transformer
-from streamrec.teachers.training import Place
+from streamrec.teachers.training import Place, Training
 from streamrec.teachers.transformer import TransformerTeacher
 
 CONFIG = TransformerConfig(
@@ -92,6 +92,61 @@ def test_the_loss_falls_and_the_teacher_learns_the_cycle() -> None:
     assert losses[-1] < losses[0] / 2
     scores = TransformerTeacher(state).score(np.asarray([[4, 3, -1, -1], [8, 7, 6, 5]], np.int32), np.arange(10, dtype=np.int32))
     assert scores.argmax(1).tolist() == [5, 9]
+
+
+def test_a_teacher_answers_by_the_scores_that_its_training_was_told_of() -> None:
+    rows = np.asarray([[3, 1, 3, 4, 1, 9, -1]], np.int32)
+    training = Training(model(), sequences(rows), CONFIG, 0, Place())
+    batch = batch_of(sequences(rows), np.asarray([0]))
+    states, state_of = np.unique(batch.source, return_inverse=True)
+    inputs = (batch.rows.astype(np.int64), states, state_of, batch.targets.astype(np.int64))
+    block = training.table.gather(torch.arange(10))
+    with torch.no_grad():
+        told = training._network.eval()(block, torch.zeros(10), *map(torch.from_numpy, inputs))
+    meta = {"shape": {"dim": 8, "num_layers": 2, "num_heads": 2, "length": 6}, "num_items": 10, "unit_states": True}
+    teacher = TransformerTeacher(ComponentState({name: tensor.numpy() for name, tensor in model().state_dict().items()}, meta))
+    assert float(model().own.detach().abs().min()) > 0
+    loss = 0.0
+    for end in range(1, 6):
+        history = rows[:, :end][:, ::-1]
+        scores = teacher.score(np.pad(history, ((0, 0), (0, 6 - end)), constant_values=-1), np.arange(10, dtype=np.int32))[0]
+        loss += float(np.log(np.exp(scores.astype(np.float64)).sum()) - scores[rows[0, end]])
+        some = np.asarray([1, 4, 8], np.int32)
+        np.testing.assert_allclose(teacher.score(history, some)[0], scores[some], atol=1e-5)
+    assert loss == pytest.approx(float(told), rel=1e-5)
+
+
+def test_who_takes_an_item_again_is_understood_whatever_the_item() -> None:
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(0, 200, (300, 2)).astype(np.int32)
+    state, _ = train_transformer(sequences(np.tile(pairs, 4)[:, :7]), fresh(220), None, CONFIG, 0)
+    unseen = np.asarray([[215, 203, 215], [208, 211, 208]], np.int32)
+    assert TransformerTeacher(state).score(unseen, np.arange(220, dtype=np.int32)).argmax(1).tolist() == [203, 211]
+
+
+def test_a_version_of_before_own_items_and_fixed_lengths_is_scored_as_it_was_and_not_trained_further() -> None:
+    state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
+    old = ComponentState(
+        {name: array for name, array in state.arrays.items() if name != "own"},
+        {name: value for name, value in state.meta.items() if name != "unit_states"},
+    )
+    asked = np.asarray([[4, 3, -1], [8, 7, 8]], np.int32)
+    made = build_transformer(fresh(10), CONFIG, state).eval()
+    made.has_unit_states = False
+    with torch.no_grad():
+        states = made.states_at(torch.tensor([[3, 4, -1], [8, 7, 8]]), torch.tensor([1, 2]))
+        wanted = made.logits(states).numpy()
+    np.testing.assert_allclose(TransformerTeacher(old).score(asked, np.arange(10, dtype=np.int32)), wanted, atol=1e-6)
+    again = [train_transformer(cycle(), fresh(10), before, CONFIG, 0)[0] for before in (None, old)]
+    assert digest_of(again[0]) == digest_of(again[1])
+
+
+def test_states_have_one_length_whatever_is_learned() -> None:
+    state, _ = train_transformer(cycle(), fresh(10), None, CONFIG, 0)
+    further, _ = train_transformer(cycle(), fresh(10), state, CONFIG, 0)
+    for each in (state, further):
+        lengths = np.linalg.norm(TransformerTeacher(each).represent(np.asarray([[4, 3, -1], [8, 7, 8]], np.int32)), axis=1)
+        np.testing.assert_allclose(lengths, LOGIT_SCALE, rtol=1e-5)
 
 
 def test_sequences_of_two_items_are_learned_whole() -> None:
