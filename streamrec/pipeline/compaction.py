@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Protocol
@@ -59,7 +60,7 @@ class Running(Protocol):
 
 
 class CompactionProcess:
-    """Run `compact` in a process of its own, which ends when this one does.
+    """Run `compact` in a process of its own, which ends when this one does, or when nobody holds this object any more.
 
     Args:
         address: Of the storage.
@@ -69,6 +70,7 @@ class CompactionProcess:
     def __init__(self, address: str, blobs: Sequence[BlobRef]) -> None:
         command = [sys.executable, "-m", __name__, address]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - our own command
+        weakref.finalize(self, _end, self._process)
         assert self._process.stdin is not None
         # The pipe stays open: its end tells the process that nobody waits any more.
         with contextlib.suppress(BrokenPipeError):
@@ -88,6 +90,14 @@ class CompactionProcess:
             what = f"Compaction: {answer['error']}"
             raise StorageError(what)
         return BlobRef(**answer)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()  # Nothing where it has ended.
+    process.wait()
+    for pipe in filter(None, (process.stdin, process.stdout)):
+        with contextlib.suppress(BrokenPipeError):
+            pipe.close()
 
 
 class Compactor:

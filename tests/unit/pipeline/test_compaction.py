@@ -352,3 +352,10 @@ def test_a_run_whose_components_are_joined_all_the_time_ends_in_the_same_bits_wh
             break
     assert {name: component.digest() for name, component in last.components().items()} == expected
     assert {"histories", "popularity"} < set(used)
+
+
+def test_the_process_ends_with_the_object_that_waits_for_it(tmp_path: Path) -> None:
+    joining = CompactionProcess(str(tmp_path), [BlobRef("0" * 64, 1)] * 2)
+    process = joining._process
+    del joining
+    assert process.returncode is not None
