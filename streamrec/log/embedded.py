@@ -79,7 +79,9 @@ _MAX_PORT_ATTEMPTS = 3
 _LOOK_EVERY_S = 0.02
 # Longer than a slow machine needs: an admin client that gives up leaves its thread behind.
 _BOOTSTRAP_MS = 5000
-_QUOTED_LINES = 8
+_QUOTED_LINES, _QUOTED_CHARS = 8, 200
+_KILLED = 137
+"""Status of a broker that SIGKILL ended, as its supervisor passes it on."""
 _TROUBLE = ("ERROR", "FATAL", "Exception", "No space left")
 """Marks of the lines of a broker's log that say why it ended."""
 
@@ -110,8 +112,10 @@ class EmbeddedKafka:
             return None
         lines = [line for line in _log_since(self._folder, self._since).splitlines() if not line.startswith("\tat ")]
         quoted = _quoted([line for line in lines if any(mark in line for mark in _TROUBLE)] or lines)
-        what = f"Embedded Kafka: it ended by itself, with status {self._supervisor.returncode}, on {self._folder}{quoted}"
-        return EmbeddedBrokerError(what, do=f"mend that, such as a full disk, and start again; all is in {self._folder / 'broker.log'}")
+        status, log = self._supervisor.returncode, self._folder / "broker.log"
+        by = " (SIGKILL, by somebody or by the kernel for want of memory)" if status == _KILLED else ""
+        what = f"Embedded Kafka: it ended by itself, with status {status}{by}, on {self._folder}{quoted}"
+        return EmbeddedBrokerError(what, do=f"mend what ended it, such as a full disk, and start again; all is in {log}")
 
     def stop(self) -> None:
         """Stop the broker cleanly, by force after 10 s; returns when it is gone. Stopping twice is fine."""
@@ -333,7 +337,10 @@ def _did_not_start(folder: Path, reason: str, since: int) -> EmbeddedBrokerError
 
 
 def _quoted(lines: list[str]) -> str:
-    return "; its last lines: " + " | ".join(line.strip()[:200] for line in lines[-_QUOTED_LINES:]) if lines else ""
+    if not lines:
+        return ""
+    shown = (line if len(line) <= _QUOTED_CHARS else f"{line[:_QUOTED_CHARS]}…" for line in map(str.strip, lines[-_QUOTED_LINES:]))
+    return f"; its last lines: {' | '.join(shown)}"
 
 
 def _log_since(folder: Path, since: int) -> str:

@@ -264,6 +264,9 @@ def _lake(config: Config, held: Committed) -> Iterator[Finding]:
     remedy = "set `lake.address` to a folder, s3://bucket/prefix or gs://bucket/prefix that this process may read, write and delete in"
     try:
         _try_out_lake(config.lake.address)
+        if held.error is not None:  # What the checkpoint counts on is not known, nor, where it is lost, what the table is called.
+            yield Finding("lake", Verdict.WARN, "not looked at, because the state can't be read", "mend that first, and look again")
+            return
         lineage = current_url(state_address(config))
         lake = open_lake(config, lineage, lambda: known_lineage(lineage))
         last = lake.last_batch() if lake.is_there() else None

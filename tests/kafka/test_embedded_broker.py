@@ -63,7 +63,7 @@ def test_a_broker_that_ends_by_itself_says_why(tmp_path: Path, own: list[Embedde
     own[-1]._supervisor.wait(SOON_S)
     ended = own[-1].ended()
     assert ended is not None
-    assert "ended by itself" in str(ended)
+    assert "ended by itself, with status 137 (SIGKILL" in str(ended)
     assert "java.io.IOException: No space left on device" in str(ended)
     assert "INFO shut down" not in str(ended)
     assert str(tmp_path / "broker.log") in str(ended)

@@ -191,6 +191,7 @@ def test_a_checkpoint_that_is_gone_is_told_by_its_name(state: Path) -> None:
     result = doctor("--broker", "local", "--set", f"state={state}")
     assert result.exit_code == 1
     assert f"FAIL  state can be read: Checkpoint: it is lost, {state}/lineages/0002/checkpoint" in result.stdout
+    assert "WARN  lake: not looked at, because the state can't be read" in result.stdout
     assert "→ restore that folder from a copy" in result.stdout
 
 
