@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "features": {"lateness_s": 36_000.0, "dedupe_horizon": 10_000},
     "teachers": {"enabled": []},
     "student": {"dim": 16, "batch_size": 64, "replay_capacity": 2000, "control": False},
-    "registry": {"gate_min_queries": 50},
+    "registry": {"gate_min_queries": 50, "usual_share": 0.6},
     "pipeline": {"max_batch_events": BATCH, "min_batch_events": BATCH},
 }
 BOUND = 0.95
