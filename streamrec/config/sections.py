@@ -214,9 +214,9 @@ class RegistryConfig(Section):
     ``keep_history``: moves of the alias, and versions that are gone whose decisions stay, that are kept. Moves younger than ``keep_history_for_s``
     stay beyond it. ``gate_error``: the share of candidates no worse than ``gate_tolerance`` allows that may be rejected, however often the gate
     looks at each. ``usual_share``: nothing goes live by events of which the live version surely finds less than that share of what it usually
-    finds, or that has learned from such; 0 asks nothing, 0.6 suits streams of a hundred users a step. ``max_rejections``: after so many in a row the learner returns to the state that was
-    promoted last, and what was learned since is quarantined; 0 never. ``max_return_items``: nor with more items than this, because each version
-    that is made copies a learner's state.
+    finds, or that has learned from such; 0 asks nothing, 0.6 suits streams of a hundred users a step. ``max_rejections``: after so many in a row
+    the learner returns to the state that was promoted last, and what was learned since is quarantined; 0 never. ``max_return_items``: nor with
+    more items than this, because each version that is made copies a learner's state.
     """
 
     keep_last: int = Field(default=20, ge=2)
