@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
-from streamrec.errors import OperatorError, StorageError
+from streamrec.errors import Damaged, OperatorError, StorageError
 from streamrec.state import ComponentState
 
 Step = Callable[[Any], Any]
+Record = TypeVar("Record", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,28 @@ def read_json(name: str, data: bytes | str, error: type[OperatorError] = Storage
         msg = f"{FORMATS[name].noun} is no JSON object"
         raise ValueError(msg)
     return {**migrated(name, values, values.get("format"), error), "format": FORMATS[name].number}
+
+
+def read_record(name: str, data: bytes, record: type[Record], what: str, do: str) -> Record:
+    """Parse a stored record: a JSON object with its format's number.
+
+    Args:
+        name: Of the format.
+        data: The bytes.
+        record: The model of what stands beside the number.
+        what: Begins the error, with the file that holds the bytes.
+        do: Ends it.
+
+    Raises:
+        Damaged: It is no such record.
+        StorageError: A newer streamrec wrote it.
+    """
+    try:
+        values = read_json(name, data)
+        values.pop("format")
+        return record.model_validate(values)
+    except ValueError as error:
+        raise Damaged(what, got=repr(data[:80]), do=do) from error
 
 
 def number_of(name: str) -> int:

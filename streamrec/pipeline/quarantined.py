@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict
 
-from streamrec.errors import Damaged
-from streamrec.migrations import number_of, read_json
+from streamrec.migrations import number_of, read_record
 from streamrec.pipeline.plan import PlannedRange
 from streamrec.storage import Storage
 
@@ -54,13 +53,8 @@ class Quarantined(BaseModel):
             Damaged: It is no such record.
             StorageError: It was written by a newer streamrec.
         """
-        try:
-            values = read_json("quarantine", data)
-            values.pop("format")
-            return cls.model_validate(values)
-        except ValueError as error:
-            what = f"Quarantine: a record can't be read, {where}"
-            raise Damaged(what, got=repr(data[:80]), do="restore that file from a copy") from error
+        what = f"Quarantine: a record can't be read, {where}"
+        return read_record("quarantine", data, cls, what, "restore that file from a copy")
 
 
 def quarantined(storage: Storage) -> Iterator[Quarantined]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from streamrec.clock import Clock
 from streamrec.errors import Damaged, OperatorError, RegistryError
-from streamrec.migrations import number_of, read_json
+from streamrec.migrations import number_of, read_record
 from streamrec.storage import Storage
 
 Action = Literal["pause", "resume", "freeze", "unfreeze", "hold", "release"]
@@ -109,13 +109,7 @@ class Switches(BaseModel):
             Damaged: It is none.
             StorageError: It was written by a newer streamrec.
         """
-        try:
-            values = read_json("switches", data)
-            values.pop("format")
-            return cls.model_validate(values)
-        except ValueError as error:
-            what = f"Switches: they can't be read, {where}"
-            raise Damaged(what, got=repr(data[:80]), do="restore that file from a copy") from error
+        return read_record("switches", data, cls, f"Switches: they can't be read, {where}", "restore that file from a copy")
 
 
 class SwitchBoard:

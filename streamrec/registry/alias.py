@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from streamrec.errors import Damaged, RegistryError, StorageError
-from streamrec.migrations import number_of, read_json
+from streamrec.migrations import number_of, read_record
 from streamrec.registry.gate import Decision
 from streamrec.storage import Storage
 
@@ -67,13 +67,8 @@ class Move(BaseModel):
             Damaged: It is not a move.
             StorageError: It was written by a newer streamrec.
         """
-        try:
-            values = read_json("move", data)
-            values.pop("format")
-            return cls.model_validate(values)
-        except ValueError as error:
-            what = f"Registry: a record of the alias can't be read{f', {where}' if where else ''}"
-            raise Damaged(what, got=repr(data[:80]), do="restore it from a copy") from error
+        what = f"Registry: a record of the alias can't be read{f', {where}' if where else ''}"
+        return read_record("move", data, cls, what, "restore it from a copy")
 
 
 class Alias:

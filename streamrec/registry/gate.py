@@ -14,8 +14,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict
 
 from streamrec.config import RegistryConfig
-from streamrec.errors import Damaged
-from streamrec.migrations import number_of, read_json
+from streamrec.migrations import number_of, read_record
 from streamrec.registry.sequential import log_evidence
 from streamrec.registry.usual import Doubts
 from streamrec.registry.version import Number
@@ -183,14 +182,9 @@ class Decision(BaseModel):
         Raises:
             Damaged: It is not a decision.
         """
-        try:
-            values = read_json("decision", data)
-            values.pop("format")
-            return cls.model_validate(values)
-        except ValueError as error:
-            what = f"Registry: a gate's decision can't be read, {where}"
-            do = "restore that file from a copy, or remove it: a step that needs the decision makes it anew, from the same facts"
-            raise Damaged(what, got=repr(data[:80]), do=do) from error
+        what = f"Registry: a gate's decision can't be read, {where}"
+        do = "restore that file from a copy, or remove it: a step that needs the decision makes it anew, from the same facts"
+        return read_record("decision", data, cls, what, do)
 
 
 NO_DOUBTS = Doubts()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from streamrec.config import RegistryConfig
 from streamrec.registry.usual import LEAST_USERS, Found, Usual, found_in, kept
 
 
@@ -27,6 +28,13 @@ def test_events_like_those_before_are_seldom_doubted_and_spoiled_ones_nearly_alw
     assert doubted[0.4] == doubted[0.3] == 0
     assert doubted[0.24] <= 0.05 * 200
     assert doubted[0.05] >= 0.95 * 200
+
+
+def test_by_default_nobody_is_doubted_because_a_step_of_a_dozen_users_says_too_little() -> None:
+    usual, few = Usual(0.0913, 500.0, share=0.14), Found(users=16.0, total=16 * 0.0338, squares=0.1, queries=100.0, busiest=58.0)
+    config = RegistryConfig()
+    assert usual.doubt(few, 0.6, config.gate_error)
+    assert not usual.doubt(few, config.usual_share, config.gate_error)
 
 
 def test_a_doubt_lasts_until_what_is_found_is_half_way_back() -> None:

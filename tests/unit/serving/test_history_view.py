@@ -207,6 +207,14 @@ def test_ids_that_came_once_do_not_stay_in_a_replicas_memory(monkeypatch):
     assert items(view, "old") == ["c"]
 
 
+def test_a_replica_holds_no_more_than_some_eight_thousand_ids_that_nobody_uses():
+    view = make_view()
+    for start in range(0, 10_000, 1000):
+        view.apply(rows_of(*(event("bot", f"once{number}", number) for number in range(start, start + 1000)), start=start))
+        assert len(view.table.item_ids) <= 8192 + 1000
+    assert items(view, "bot") == [f"once{number}" for number in range(9996, 10_000)]
+
+
 @pytest.mark.parametrize("calls", [1, 2])
 def test_events_that_lay_ahead_of_a_deletion_do_not_come_back(calls):
     view = make_view()
