@@ -136,7 +136,7 @@ class Recommender:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the version's arrays, put together again; of a large catalogue a copy."""
         arrays = {**self._rest, **self.catalog.arrays(self.num_rows), "item_namespace": self._codes}
-        whole = {"item_vectors": np.zeros((self.num_rows, self.dim), np.float32)}
+        whole: dict[str, NDArray[Any]] = {"item_vectors": np.zeros((self.num_rows, self.dim), np.float32)}
         whole |= {name: np.zeros(self.num_rows, np.float32) for name in ("item_bias", "popularity")}
         for shelf in self._by_code.values():
             positions = np.arange(len(shelf.index), dtype=np.int32)
