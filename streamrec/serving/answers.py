@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from streamrec.clock import Clock, SystemClock
 from streamrec.serving.history_view import HistoryView
-from streamrec.serving.recommender import Among, Recommender
+from streamrec.serving.recommender import Recommender
 from streamrec.serving.requests import RecommendRequest
 from streamrec.serving.row_map import RowMap
+from streamrec.serving.shelf import Among
 from streamrec.serving.slot import LiveModel
 
 STUDENT = "student"

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.features.vocabulary import item_generations
+from streamrec.serving.changes import Changes
 from streamrec.state import Arrays, unpack_strings
+
+IDENTITY = ("item_namespace", "item_generation", "item_id_bytes", "item_id_offsets")
+"""Arrays of a version that say which item each row holds."""
 
 
 class Catalog:
@@ -40,6 +46,31 @@ class Catalog:
     def namespaces(self) -> tuple[str, ...]:
         """Return the namespaces' names; ``item_namespace`` indexes them."""
         return tuple(self._namespaces)
+
+    @property
+    def generations(self) -> NDArray[np.int32]:
+        """Return each row's generation."""
+        return self._generations
+
+    def arrays(self, num_rows: int) -> dict[str, NDArray[Any]]:
+        """Return what a version of the first ``num_rows`` rows was made of: ``IDENTITY``, as far as it said so."""
+        offsets = self._offsets[: num_rows + 1]
+        values: tuple[NDArray[Any], ...] = (self._namespace_of[:num_rows], self._generations[:num_rows], self._bytes[: int(offsets[-1])], offsets)
+        return {name: array for name, array in zip(IDENTITY, values, strict=True) if self._says_generations or name != "item_generation"}
+
+    def changed(self, num_rows: int, changes: Changes, names: Arrays) -> Catalog:
+        """Return a catalog for what a delta makes of a version of this one's first ``num_rows`` rows; see `follow`.
+
+        Args:
+            num_rows: Of the version before.
+            changes: The delta.
+            names: ``namespace_bytes`` and ``namespace_offsets``, which it leaves as they are.
+        """
+        if not changes.touches(IDENTITY):
+            return self
+        arrays = changes.applied(self.arrays(num_rows)) | {name: names[name] for name in ("namespace_bytes", "namespace_offsets")}
+        followed = self.follow(arrays | {"item_bias": arrays["item_namespace"]})
+        return Catalog(arrays) if followed is None else followed
 
     def follow(self, arrays: Arrays) -> Catalog | None:
         """Return a catalog for another version: this one, with the rows that it lacked, or one of its own; None when it is another lineage."""
@@ -101,8 +132,10 @@ class Catalog:
         self._offsets = np.array(arrays["item_id_offsets"])
         self._namespace_of = np.array(arrays["item_namespace"], np.int32)
         self._generations = np.array(item_generations(arrays))
+        self._says_generations = "item_generation" in arrays
         self._namespaces = unpack_strings(arrays["namespace_bytes"], arrays["namespace_offsets"])
-        starts, ends, raw = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist(), self._bytes.tobytes()
+        first = int(self._offsets[rows[0]]) if len(rows) else 0
+        starts, ends, raw = (self._offsets[rows] - first).tolist(), (self._offsets[rows + 1] - first).tolist(), self._bytes[first:].tobytes()
         ids = [raw[start:end].decode("utf-8", "surrogatepass") for start, end in zip(starts, ends, strict=True)]
         num_old = int(np.searchsorted(rows, len(self._ids)))
         for row, item_id in zip(rows[:num_old].tolist(), ids, strict=False):

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from streamrec.serving.answers import DEADLINE, POPULAR, SCORE_DECIMALS, STUDENT, Answerer, Rows, short_of, shown_items
 from streamrec.serving.bodies import RankBody, SimilarBody
 from streamrec.serving.filters import Extras, Filters, ListRequest
-from streamrec.serving.recommender import Among, Recommender
+from streamrec.serving.recommender import Recommender
 from streamrec.serving.requests import RecommendRequest
+from streamrec.serving.shelf import Among
 from streamrec.serving.slot import LiveModel
 
 _NO_ROWS: Rows = np.empty(0, np.int32)

@@ -1,28 +1,37 @@
-"""Find the best rows of one namespace for a query: exact, in numpy for small catalogues and in FAISS for large ones.
+"""Find the best rows of one namespace for a query: what an index is, and the exact one in numpy, for catalogues that are not large.
 
 Shapes: m rows in the namespace, d dimensions, h history items. Positions count within the namespace, rows within the model.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import math
+from collections.abc import Callable
+from typing import Protocol
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 
-# Up to here one numpy product with a partial sort is as fast as a FAISS call, and it needs no copy of the vectors.
-EXACT_ROWS = 50_000
+# Up to here one numpy product with a partial sort costs no more than twice what an approximate search does.
+EXACT_ROWS = 20_000
+# Smallest norm that is divided by.
+MIN_NORM = 1e-6
+# So many scores at least, and so many times as many as are wanted, are narrowed down before they are sorted.
+_MANY, _MANY_TIMES = 1024, 16
 
 
 class Index(Protocol):
-    """Search one namespace.
+    """Search one namespace, in one version of a model.
 
-    **Contract.** One thread at a time: the score buffer is reused.
+    **Contract.** One thread at a time: buffers are reused.
     """
+
+    def __len__(self) -> int:
+        """Return m."""
+        ...
 
     def search(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int) -> tuple[Ints, Floats]:
         """Return the best positions and their scores, best first, at most ``n``.
@@ -44,6 +53,32 @@ class Index(Protocol):
         """Return no position where the mask [m] is true from now on, and all others again; a search takes no longer for it."""
         ...
 
+    def updated(self, positions: Ints, vectors: Floats, bias: Floats, sample: Sample) -> Index:
+        """Return the next version's index, which has other vectors at some positions, and more of them; this one answers as before.
+
+        Args:
+            positions: Which have changed or are new, ascending; the new ones follow the old ones without a gap. [k]
+            vectors: Theirs. [k, d]
+            bias: Theirs. [k]
+            sample: Makes queries [num, d] for an index that has to be measured anew.
+        """
+        ...
+
+    def vectors(self, positions: Ints) -> Floats:
+        """Return the vectors of some positions. [k, d]."""
+        ...
+
+    def bias(self, positions: Ints) -> Floats:
+        """Return their biases. [k]."""
+        ...
+
+    def cosines(self, direction: Floats) -> Floats:
+        """Return the cosine between each vector and a direction of length 1; zero for a vector without a direction. [m]."""
+        ...
+
+
+Sample = Callable[[Index], Floats]
+
 
 class ExactIndex:
     """Score all rows into one preallocated buffer, then select.
@@ -56,8 +91,13 @@ class ExactIndex:
     def __init__(self, vectors: Floats, bias: Floats) -> None:
         self._vectors = vectors
         self._bias = bias
+        self._left_out = np.zeros(len(bias), np.bool_)
         self._candidates: Ints | None = None
         self._scores = np.empty(len(bias), np.float32)
+        self._norms: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self._bias)
 
     def search(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int) -> tuple[Ints, Floats]:
         """Return the best positions and their scores; see `Index.search`."""
@@ -75,7 +115,7 @@ class ExactIndex:
     def search_among(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, among: Ints) -> tuple[Ints, Floats]:
         """Score only these, into their places of the buffer; see `Index.search_among`."""
         scores = self._scores
-        scores[among] = _product(self._vectors, query, among) + self._bias[among]
+        scores[among] = product(self._vectors, query, among) + self._bias[among]
         np.add.at(scores, own, own_bias)
         scores[excluded] = -np.inf
         best, best_scores = top(scores.take(among), n)
@@ -83,93 +123,40 @@ class ExactIndex:
 
     def leave_out(self, mask: NDArray[np.bool_]) -> None:
         """See `Index.leave_out`."""
+        self._left_out = mask
         self._candidates = np.flatnonzero(~mask).astype(np.int32) if mask.any() else None
 
+    def updated(self, positions: Ints, vectors: Floats, bias: Floats, sample: Sample) -> ExactIndex:
+        """Copy and change the copy; see `Index.updated`."""
+        num, size = len(self), max(len(self), int(positions.max(initial=-1)) + 1)
+        whole, whole_bias = np.empty((size, self._vectors.shape[1]), np.float32), np.empty(size, np.float32)
+        whole[:num], whole_bias[:num] = self._vectors, self._bias
+        whole[positions], whole_bias[positions] = vectors, bias
+        result = ExactIndex(whole, whole_bias)
+        mask = np.zeros(size, np.bool_)
+        mask[:num] = self._left_out
+        result.leave_out(mask)
+        return result
 
-class FaissIndex:
-    """Search an exact flat inner-product index; the bias is one more dimension, so that the library ranks the whole score.
+    def vectors(self, positions: Ints) -> Floats:
+        """Return the vectors of some positions. [k, d]."""
+        return self._vectors[positions]
 
-    What depends on the request (own-history bias, exclusions) touches at most h + e positions. So the best n + h + e are fetched, those
-    positions are dropped from them and scored by hand, and the best n of both are exactly the best n.
+    def bias(self, positions: Ints) -> Floats:
+        """Return their biases. [k]."""
+        return self._bias[positions]
 
-    Args:
-        vectors: [m, d].
-        bias: [m].
-    """
-
-    def __init__(self, vectors: Floats, bias: Floats) -> None:
-        self._vectors = vectors
-        self._given_bias = bias
-        self._bias = bias.copy()
-        self._left_out = np.zeros(len(bias), np.bool_)
-        # Replicas are processes; threads inside one would only take the cores of its neighbours.
-        faiss.omp_set_num_threads(1)
-        self._index = faiss.IndexFlatIP(vectors.shape[1] + 1)
-        self._index.add(np.concatenate([vectors, bias[:, None]], axis=1))
-        # The library's own memory, [m, d + 1]: it has no call that changes one number.
-        self._stored = faiss.rev_swig_ptr(self._index.get_xb(), len(bias) * self._index.d).reshape(len(bias), self._index.d)
-
-    def search(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int) -> tuple[Ints, Floats]:
-        """Return the best positions and their scores; see `Index.search`."""
-        return self._search(query, own, own_bias, excluded, n)
-
-    def search_among(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, among: Ints) -> tuple[Ints, Floats]:
-        """Search under a bitmap, or score few by hand; see `Index.search_among`."""
-        if len(among) > EXACT_ROWS and not self._left_out[among].any():
-            mask = np.zeros(len(self._bias), np.bool_)
-            mask[among] = True
-            return self._search(query, own, own_bias, excluded, n, mask)
-        scores = _product(self._vectors, query, among) + self._given_bias[among]
-        places = np.searchsorted(among, own)
-        inside = places < len(among)
-        inside[inside] = among[places[inside]] == own[inside]
-        np.add.at(scores, places[inside], own_bias[inside])
-        scores[np.isin(among, excluded)] = -np.inf
-        best, best_scores = top(scores, n)
-        return among[best], best_scores
-
-    def _search(
-        self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, mask: NDArray[np.bool_] | None = None
-    ) -> tuple[Ints, Floats]:
-        mine, inverse = np.unique(own, return_inverse=True)
-        special = np.union1d(mine, excluded)
-        fetch = min(n + len(special), len(self._bias))
-        wanted = None if mask is None else _under(mask)
-        found_scores, found = self._index.search(np.append(query, np.float32(1.0))[None, :], fetch, params=wanted)
-        # Positions that are left out are never found: -1 stands where there were no others.
-        others = ~np.isin(found[0], special) & (found[0] >= 0)
-        scores = self._vectors[mine] @ query + self._bias[mine]
-        np.add.at(scores, inverse, own_bias)
-        allowed = ~np.isin(mine, excluded)
-        if mask is not None:
-            allowed &= mask[mine]
-        positions = np.concatenate([found[0][others].astype(np.int32), mine[allowed]])
-        best, best_scores = top(np.concatenate([found_scores[0][others], scores[allowed]]), n)
-        return positions[best], best_scores
-
-    def leave_out(self, mask: NDArray[np.bool_]) -> None:
-        """Give positions a bias that nothing makes up for; see `Index.leave_out`."""
-        changed = np.flatnonzero(mask != self._left_out)
-        self._bias[changed] = np.where(mask[changed], np.float32(-np.inf), self._given_bias[changed])
-        self._stored[changed, -1] = self._bias[changed]
-        self._left_out = mask
+    def cosines(self, direction: Floats) -> Floats:
+        """See `Index.cosines`."""
+        if self._norms is None:
+            self._norms = np.linalg.norm(self._vectors, axis=1).astype(np.float32)
+        return np.asarray((self._vectors @ direction) / np.maximum(self._norms, MIN_NORM), np.float32)
 
 
-def _under(mask: NDArray[np.bool_]) -> Any:
-    """Return the library's parameters of a search that finds only positions where the mask is true."""
-    library: Any = faiss  # Its stubs know only the signatures of C++.
-    return library.SearchParameters(sel=library.IDSelectorBitmap(np.packbits(mask, bitorder="little")))
-
-
-def _product(vectors: Floats, query: Floats, among: Ints) -> Floats:
+def product(vectors: Floats, query: Floats, among: Ints) -> Floats:
     """Return the products of the rows ``among``; most of them are not picked out first, which would copy them."""
     products: Floats = vectors[among] @ query if 4 * len(among) < len(vectors) else (vectors @ query)[among]
     return products
-
-
-def build_index(vectors: Floats, bias: Floats, exact_rows: int = EXACT_ROWS) -> Index:
-    """Return the index that suits the number of rows; above ``exact_rows`` it is FAISS."""
-    return ExactIndex(vectors, bias) if len(bias) <= exact_rows else FaissIndex(vectors, bias)
 
 
 def top(scores: Floats, n: int) -> tuple[Ints, Floats]:
@@ -181,11 +168,15 @@ def top(scores: Floats, n: int) -> tuple[Ints, Floats]:
         ([1, 3, 0], [3.0, 3.0, 1.0])
     """
     size = len(scores)
-    if n < size:
+    if n >= size:
+        chosen = np.arange(size, dtype=np.int32)
+    elif size < max(_MANY, _MANY_TIMES * n):
         chosen = scores.argpartition(size - n)[size - n :].astype(np.int32)
         chosen.sort()
     else:
-        chosen = np.arange(size, dtype=np.int32)
+        chosen = _promising(scores, n)
+        chosen = chosen[scores.take(chosen).argpartition(len(chosen) - n)[len(chosen) - n :]]
+        chosen.sort()
     values = scores[chosen]
     order = (-values).argsort(kind="stable")
     chosen, values = chosen[order], values[order]
@@ -193,3 +184,16 @@ def top(scores: Floats, n: int) -> tuple[Ints, Floats]:
         num_finite = int(np.searchsorted(-values, np.inf))
         chosen, values = chosen[:num_finite], values[:num_finite]
     return chosen, values
+
+
+def _promising(scores: Floats, n: int) -> Ints:
+    """Return positions among which the ``n`` largest scores are.
+
+    The scores are laid out as a table. The ``n`` columns of the largest maxima hold ``n`` scores that are as large as anything elsewhere.
+    """
+    width = math.isqrt(len(scores) * n)
+    height = len(scores) // width
+    maxima = scores[: height * width].reshape(height, width).max(axis=0)
+    columns = maxima.argpartition(width - n)[width - n :].astype(np.int32)
+    inside = columns + np.arange(0, height * width, width, dtype=np.int32)[:, None]
+    return np.concatenate([inside.reshape(-1), np.arange(height * width, len(scores), dtype=np.int32)])

@@ -1,124 +1,149 @@
-"""Rank one namespace's items for a history with one student version, in numpy only.
+"""Rank one namespace's items for a history with one student version, in numpy and FAISS only.
 
 The formula is the student's own (``streamrec.models``); a contract test holds that both agree:
-w = softmax(position_logits[:L]), p = Σ wᵢ v(hᵢ), q = p·pool_projection + v(h₀)·last_projection, q ← q / max(‖q‖, 1e-6),
-score[j] = scale · ⟨v(j), q⟩ + item_bias[j] + Σ_{i: hᵢ = j} own_bias[i].
+score[j] = ⟨v(j), q⟩ + item_bias[j] + Σ_{i: hᵢ = j} own_bias[i], with the query q of `streamrec.serving.encoder`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.errors import ModelRejected
 from streamrec.features.vocabulary import item_generations
-from streamrec.serving.catalog import Catalog
-from streamrec.serving.index import EXACT_ROWS, Floats, Index, Ints, build_index, top
-from streamrec.state import Arrays
+from streamrec.registry.version import apply_delta, make_delta
+from streamrec.serving.catalog import IDENTITY, Catalog
+from streamrec.serving.changes import Changes
+from streamrec.serving.encoder import Encoder
+from streamrec.serving.index import EXACT_ROWS, MIN_NORM, ExactIndex, Floats, Ints, top
+from streamrec.serving.shelf import PER_ITEM, Among, Shelf
+from streamrec.state import Arrays, ComponentState
 
 _NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
-
-# Smallest query norm that is divided by, as in the student: a zero query keeps its direction undefined instead of becoming infinite.
-_MIN_NORM = 1e-6
-
-
-class Among(NamedTuple):
-    """Say which rows may be returned.
-
-    Attributes:
-        rows: The rows; those of other namespaces do no harm.
-        available: Whether those that are left out may not.
-    """
-
-    rows: NDArray[np.int32]
-    available: bool = True
-
-
-class _Shelf:
-    """One namespace's rows: an index over them, and the way from row to position."""
-
-    def __init__(self, members: NDArray[np.int32], arrays: Arrays, exact_rows: int) -> None:
-        num_rows = len(arrays["item_bias"])
-        self.members = members
-        self.is_all = len(members) == num_rows
-        vectors = arrays["item_vectors"] if self.is_all else arrays["item_vectors"][members]
-        bias = arrays["item_bias"] if self.is_all else arrays["item_bias"][members]
-        self.index: Index = build_index(vectors, bias, exact_rows)
-        self.left_out = np.zeros(len(members), np.bool_)
-        self._vectors, self._norms = vectors, np.empty(0, np.float32)
-        self.by_popularity = np.argsort(-arrays["popularity"][members], kind="stable")
-        self._position_of: Ints = np.empty(0, np.int32)
-        if not self.is_all:
-            self._position_of = np.full(num_rows, -1, np.int32)
-            self._position_of[members] = np.arange(len(members))
-
-    def positions(self, rows: NDArray[np.int32]) -> Ints:
-        """Return the rows' positions, -1 for rows of another namespace."""
-        return rows if self.is_all else self._position_of[rows]
-
-    def among(self, rows: NDArray[np.int32], *, available: bool) -> Ints:
-        """Return the positions of these rows, as far as they are members, ascending; without those that are left out if ``available``."""
-        positions = np.unique(self.positions(rows))
-        positions = positions[positions >= 0]
-        return positions[~self.left_out[positions]] if available else positions
-
-    def cosines(self, direction: Floats) -> Floats:
-        """Return the cosine between each member's vector and a direction of length 1; zero for a member without a direction. [m]."""
-        if not len(self._norms):
-            self._norms = np.linalg.norm(self._vectors, axis=1).astype(np.float32)
-        return np.asarray((self._vectors @ direction) / np.maximum(self._norms, _MIN_NORM), np.float32)
-
-    def leave_out(self, rows: NDArray[np.int32]) -> None:
-        """Make these rows, as far as they are members, the ones that are never chosen."""
-        positions, mask = self.positions(rows), np.zeros(len(self.members), np.bool_)
-        mask[positions[positions >= 0]] = True
-        if not np.array_equal(mask, self.left_out):
-            self.index.leave_out(mask)
-            self.left_out = mask
+_BY_ROWS = (*PER_ITEM, "item_namespace")
+# An index is measured on so many histories, half of them of one item and half of two that need not have anything in common.
+_NUM_QUERIES = 128
+_SEED = 1
 
 
 class Recommender:
     """Hold one version, ready to answer.
 
     Args:
-        arrays: The version's arrays; shared and read-only, never copied when there is one namespace.
+        arrays: The version's arrays; small catalogues of one namespace share the items' vectors, read-only, all else is copied.
         meta: ``scale``, ``history_length``, ``dim``.
         catalog: Id translation that already covers these rows; None builds one.
-        exact_rows: Rows above which a namespace is searched by FAISS.
+        exact_rows: Rows above which a namespace is searched approximately.
 
     Raises:
         ModelRejected: An array is missing or has another shape than the others ask for.
 
-    **Contract.** One thread at a time asks.
+    **Contract.** One thread at a time asks; another one may meanwhile make the next version, and ask it.
     """
 
     def __init__(self, arrays: Arrays, meta: Mapping[str, Any], catalog: Catalog | None = None, exact_rows: int = EXACT_ROWS) -> None:
         check_shapes(arrays, meta)
-        self.catalog = catalog if catalog is not None else Catalog(arrays)
-        self.num_rows = len(arrays["item_bias"])
-        self.generations = item_generations(arrays)
-        self.dim = int(meta["dim"])
-        self.history_length = int(meta["history_length"])
-        self._scale = float(meta["scale"])
-        self._vectors: Floats = arrays["item_vectors"]
-        self._bias: Floats = arrays["item_bias"]
-        self._popularity: Floats = arrays["popularity"]
-        self._own_bias: Floats = arrays["own_bias"]
-        # Both projections as one product: of the pooled history and of the newest item, side by side. [2 dim, dim]
-        self._projection: Floats = np.concatenate([arrays["pool_projection"], arrays["last_projection"]])
-        self._weights = _weights_of_prefixes(arrays["position_logits"])
-        names = self.catalog.namespaces
-        codes = arrays["item_namespace"]
+        # Copies, so that a version doesn't keep the whole one alive that it came with.
+        rest = {name: np.array(array) for name, array in arrays.items() if name not in PER_ITEM and name not in IDENTITY}
+        self._take(rest, np.array(arrays["item_namespace"]), meta, catalog if catalog is not None else Catalog(arrays), exact_rows)
+        self._shelve({}, None, lambda: arrays)
+
+    def _take(self, rest: Arrays, codes: Ints, meta: Mapping[str, Any], catalog: Catalog, exact_rows: int) -> None:
+        """Become a version without shelves; ``rest`` is what neither they nor the catalog hold."""
+        self.catalog, self.num_rows = catalog, len(codes)
+        self._codes, self.generations = codes, catalog.generations[: len(codes)]
+        self.dim, self.history_length = int(meta["dim"]), int(meta["history_length"])
+        self._rest, self._meta, self._exact_rows = rest, dict(meta), exact_rows
+        self._encoder = Encoder(rest, float(meta["scale"]))
+        self._own_bias: Floats = rest["own_bias"]
         self._left_out = _NO_ROWS
-        self._shelves = {
-            names[code]: _Shelf(np.flatnonzero(codes == code).astype(np.int32), arrays, exact_rows)
-            for code in np.unique(codes).tolist()
-            if code >= 0  # Else the row holds no item.
-        }
+
+    def _shelve(self, older: Mapping[int, Shelf], changes: Changes | None, whole: Callable[[], Arrays]) -> None:
+        """Make a shelf per namespace that has items, and one, -1, of the rows without an item if positions are not rows.
+
+        Args:
+            older: The shelves of the version before.
+            changes: What has changed since, by rows; None when it is not known.
+            whole: Gives the version's arrays, for shelves that can't be made from older ones.
+        """
+        codes = self._codes
+        sizes = np.bincount(codes + 1)
+        present = (np.flatnonzero(sizes) - 1).tolist()
+        is_only = sum(code >= 0 for code in present) == 1
+        self._by_code: dict[int, Shelf] = {}
+        for code in present:
+            if code < 0 and is_only:
+                continue
+            exact_rows = self._exact_rows if code >= 0 else len(codes)
+            old, size = older.get(code), len(codes) if is_only else int(sizes[code + 1])
+            shelf = None
+            if changes is not None and old is not None and old.is_all == is_only and (len(old.index) <= exact_rows) == (size <= exact_rows):
+                shelf = old.updated(code, codes, changes, self._sample)
+            self._by_code[code] = Shelf.build(code, whole(), exact_rows, self._sample, is_only=is_only) if shelf is None else shelf
+        self._shelves = {self.catalog.namespaces[code]: shelf for code, shelf in self._by_code.items() if code >= 0}
+        self._only = self._by_code[present[-1]] if is_only else None
+
+    def _sample(self, vectors: Callable[[Ints], Floats], counts: Floats) -> Floats:
+        """Return queries [num, dim] of drawn histories; popular positions are drawn more often."""
+        rng, weights = np.random.default_rng(_SEED), np.maximum(counts, 0) + 1.0
+        drawn = rng.choice(len(counts), (_NUM_QUERIES, 2), p=weights / weights.sum()).astype(np.int32)
+        return np.stack([self._encoder.query(vectors(pair[: 1 + at % min(2, self.history_length)])) for at, pair in enumerate(drawn)])
+
+    def updated(self, delta: ComponentState) -> Recommender:
+        """Return the version that a delta of `streamrec.registry.version.make_delta` makes of this one, which answers as before.
+
+        It costs what has changed, and a few passes over a number per row. Where rows change their namespaces, shelves are made anew.
+
+        Raises:
+            Damaged: The delta does not fit.
+            ModelRejected: What it makes does not fit itself.
+        """
+        changes = Changes(delta)
+        if not changes.is_by_rows(_BY_ROWS) or changes.touches(("namespace_bytes", "namespace_offsets")):
+            return self._updated_whole(delta)
+        codes = changes.applied({"item_namespace": self._codes})["item_namespace"]
+        rest = changes.applied(self._rest)
+        num = {name: changes.num_rows(name, self.num_rows) for name in PER_ITEM}
+        stand_ins: dict[str, NDArray[Any]] = {name: np.broadcast_to(np.float32(0), (size,)) for name, size in num.items()}
+        stand_ins["item_vectors"] = np.broadcast_to(np.float32(0), (num["item_vectors"], *changes.of("item_vectors")[1].shape[1:]))
+        offsets = changes.num_rows("item_id_offsets", self.num_rows + 1) if "item_id_offsets" in changes.names else 0
+        check_shapes({**rest, **stand_ins, "item_namespace": codes, "item_id_offsets": np.broadcast_to(np.int64(0), (offsets,))}, changes.meta)
+        catalog = self.catalog.changed(self.num_rows, changes, rest)
+        result = object.__new__(Recommender)
+        result._take(rest, codes, changes.meta, catalog, self._exact_rows)
+        result._shelve(self._by_code, changes, lambda: apply_delta(self.arrays(), delta)[0])
+        return result
+
+    def followed_by(self, arrays: Arrays, meta: Mapping[str, Any]) -> Recommender:
+        """Return the version that these arrays are; of a large catalogue it shares with this one what they have in common.
+
+        Raises:
+            ModelRejected: An array is missing or has another shape than the others ask for.
+        """
+        check_shapes(arrays, meta)
+        if all(isinstance(shelf.index, ExactIndex) for shelf in self._by_code.values()):
+            return Recommender(arrays, meta, self.catalog.follow(arrays), self._exact_rows)
+        return self.updated(make_delta(self.arrays(), arrays, meta))
+
+    def _updated_whole(self, delta: ComponentState) -> Recommender:
+        arrays, meta = apply_delta(self.arrays(), delta)
+        check_shapes(arrays, meta)
+        return Recommender(arrays, meta, self.catalog.follow(arrays), self._exact_rows)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the version's arrays, put together again; of a large catalogue a copy."""
+        arrays = {**self._rest, **self.catalog.arrays(self.num_rows), "item_namespace": self._codes}
+        whole: dict[str, NDArray[Any]] = {"item_vectors": np.zeros((self.num_rows, self.dim), np.float32)}
+        whole |= {name: np.zeros(self.num_rows, np.float32) for name in ("item_bias", "popularity")}
+        for shelf in self._by_code.values():
+            positions = np.arange(len(shelf.index), dtype=np.int32)
+            rows = shelf.rows(positions)
+            whole["item_vectors"][rows], whole["item_bias"][rows] = shelf.index.vectors(positions), shelf.index.bias(positions)
+            whole["popularity"][rows] = shelf.popularity.counts
+        return arrays | whole
 
     @property
     def namespaces(self) -> tuple[str, ...]:
@@ -128,12 +153,12 @@ class Recommender:
     def num_items(self, namespace: str) -> int:
         """Return how many items the namespace has."""
         shelf = self._shelves.get(namespace)
-        return 0 if shelf is None else len(shelf.members)
+        return 0 if shelf is None else shelf.num_items
 
     def holds(self, namespace: str, row: int) -> bool:
         """Return whether the row is a candidate of the namespace."""
         shelf = self._shelves.get(namespace)
-        return shelf is not None and bool((shelf.members == row).any())
+        return shelf is not None and shelf.holds(row)
 
     def known_rows(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the rows that this version has, in the same order; -1 and rows of later versions go."""
@@ -148,17 +173,14 @@ class Recommender:
 
     def query(self, history: NDArray[np.int32]) -> Floats:
         """Return the scaled query vector [dim] of a non-empty history (rows, newest first, at most ``history_length``)."""
-        pooled_and_last: Floats = self._weights[len(history) - 1] @ self._vectors[history]  # [2, dim]
-        query: Floats = pooled_and_last.reshape(-1) @ self._projection
-        query *= self._scale / max(math.sqrt(query @ query), _MIN_NORM)
-        return query
+        return self._encoder.query(self._vectors(history))
 
     def num_allowed(self, namespace: str, among: Among | None = None) -> int:
         """Return how many items of the namespace may be returned at all."""
         shelf = self._shelves.get(namespace)
         if shelf is None:
             return 0
-        return len(shelf.members) - int(shelf.left_out.sum()) if among is None else len(shelf.among(among.rows, available=among.available))
+        return shelf.num_items - shelf.num_left_out() if among is None else len(shelf.among(among.rows, available=among.available))
 
     def rank(
         self,
@@ -194,7 +216,7 @@ class Recommender:
         else:
             allowed = shelf.among(among.rows, available=among.available)
             positions, scores = shelf.index.search_among(self.query(history), own, own_bias, barred, n, allowed)
-        return shelf.members[positions], scores
+        return shelf.rows(positions), scores
 
     def similar(
         self, rows: NDArray[np.int32], n: int, excluded: NDArray[np.int32], namespace: str, among: Among | None = None
@@ -203,63 +225,37 @@ class Recommender:
         shelf = self._shelves.get(namespace)
         if shelf is None:
             return _NO_ROWS, np.empty(0, np.float32)
-        vectors = self._vectors[rows]
-        mean = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _MIN_NORM)).mean(0)
-        cosines = shelf.cosines(mean / max(float(np.linalg.norm(mean)), _MIN_NORM))
+        vectors = self._vectors(rows)
+        mean = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), MIN_NORM)).mean(0)
+        cosines = shelf.index.cosines(mean / max(float(np.linalg.norm(mean)), MIN_NORM))
         barred = shelf.positions(excluded)
         cosines[barred[barred >= 0]] = -np.inf
         allowed = np.flatnonzero(~shelf.left_out) if among is None else shelf.among(among.rows, available=among.available)
         best, values = top(cosines[allowed], n)
-        return shelf.members[allowed[best]], values
+        return shelf.rows(allowed[best].astype(np.int32)), values
 
     def score(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> Floats:
         """Return the scores of some rows [k] for a history, as `rank` gives them."""
         history = history[: self.history_length]
-        scores: Floats = self._vectors[rows] @ self.query(history) + self._bias[rows] + self._own(history, rows)
+        scores: Floats = self._vectors(rows) @ self.query(history) + self._bias(rows) + self._own(history, rows)
         return scores
 
     def popularity(self, rows: NDArray[np.int32]) -> Floats:
         """Return how often some rows were used [k]."""
-        counts: Floats = self._popularity[rows]
-        return counts
+        return self._gathered(rows, lambda shelf, positions: shelf.popularity.counts[positions], ())
 
     def explain(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> tuple[Floats, Floats, Floats]:
-        """Return what the scores of some rows are made of: from each history item [k, h], the bias [k] and the own-history bias [k].
-
-        The query is linear in the history's vectors up to its norm, so each item's part of the score is its part of the query, by that norm.
-        """
+        """Return what the scores of some rows are made of: from each history item [k, h], the bias [k] and the own-history bias [k]."""
         history = history[: self.history_length]
-        vectors, (pooled, last) = self._vectors[history], self._weights[len(history) - 1]
-        parts = np.concatenate([pooled[:, None] * vectors, last[:, None] * vectors], axis=1) @ self._projection  # [h, dim]
-        whole = parts.sum(0)
-        parts *= self._scale / max(math.sqrt(whole @ whole), _MIN_NORM)
-        return self._vectors[rows] @ parts.T, self._bias[rows], self._own(history, rows)
-
-    def _own(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> Floats:
-        own: Floats = (rows[:, None] == history[None, :]) @ self._own_bias[: len(history)]
-        return own
+        parts = self._encoder.parts(self._vectors(history))
+        return self._vectors(rows) @ parts.T, self._bias(rows), self._own(history, rows)
 
     def popular(
         self, n: int, excluded: NDArray[np.int32] = _NO_ROWS, namespace: str = "default", among: Among | None = None
     ) -> tuple[NDArray[np.int32], Floats]:
         """Return the namespace's most popular rows and their popularity, best first."""
         shelf = self._shelves.get(namespace)
-        if shelf is None:
-            return _NO_ROWS, np.empty(0, np.float32)
-        if among is not None:
-            allowed = np.zeros(len(shelf.members), np.bool_)
-            allowed[shelf.among(among.rows, available=among.available)] = True
-            candidates = shelf.members[shelf.by_popularity[allowed[shelf.by_popularity]]]
-            chosen = candidates[~np.isin(candidates, excluded)][:n]
-            return chosen, self._popularity[chosen]
-        size = n + len(excluded)
-        while True:
-            best = shelf.by_popularity[:size]
-            candidates = shelf.members[best[~shelf.left_out[best]]]
-            chosen = candidates[~np.isin(candidates, excluded)][:n]
-            if len(chosen) == n or size >= len(shelf.members):
-                return chosen, self._popularity[chosen]
-            size *= 4
+        return (_NO_ROWS, np.empty(0, np.float32)) if shelf is None else shelf.popular(n, excluded, among)
 
     def recommend(
         self, history: NDArray[np.int32], n: int, excluded: NDArray[np.int32] = _NO_ROWS, namespace: str = "default"
@@ -272,6 +268,28 @@ class Recommender:
         """Return the rows' item ids."""
         id_of = self.catalog.id_of
         return [id_of(row) for row in rows.tolist()]
+
+    def _own(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> Floats:
+        own: Floats = (rows[:, None] == history[None, :]) @ self._own_bias[: len(history)]
+        return own
+
+    def _vectors(self, rows: NDArray[np.int32]) -> Floats:
+        if self._only is not None:
+            return self._only.index.vectors(rows)
+        return self._gathered(rows, lambda shelf, positions: shelf.index.vectors(positions), (self.dim,))
+
+    def _bias(self, rows: NDArray[np.int32]) -> Floats:
+        return self._gathered(rows, lambda shelf, positions: shelf.index.bias(positions), ())
+
+    def _gathered(self, rows: NDArray[np.int32], of: Callable[[Shelf, Ints], Floats], shape: tuple[int, ...]) -> Floats:
+        """Return what the rows' shelves say of them. [k, ...]."""
+        if self._only is not None:
+            return of(self._only, rows)
+        values, codes = np.empty((len(rows), *shape), np.float32), self._codes[rows]
+        for code in np.unique(codes).tolist():
+            mine, shelf = codes == code, self._by_code[code]
+            values[mine] = of(shelf, shelf.positions(rows[mine]))
+        return values
 
 
 def check_shapes(arrays: Arrays, meta: Mapping[str, Any]) -> None:
@@ -309,15 +327,3 @@ def check_shapes(arrays: Arrays, meta: Mapping[str, Any]) -> None:
     if item_generations(arrays).shape != (rows,):
         what = "Model: array item_generation does not fit the others"
         raise ModelRejected(what, got=item_generations(arrays).shape, allowed=(rows,), do="publish the version again")
-
-
-def _weights_of_prefixes(logits: Floats) -> list[Floats]:
-    """Return for L = 1 … len(logits) the rows (softmax(logits[:L]), 1 for the newest item) [2, L]: one table per version, no softmax per request."""
-    tables: list[Floats] = []
-    for length in range(1, len(logits) + 1):
-        table = np.zeros((2, length), np.float32)
-        table[0] = np.exp(logits[:length] - logits[:length].max())
-        table[0] /= table[0].sum()
-        table[1, 0] = 1.0
-        tables.append(table)
-    return tables

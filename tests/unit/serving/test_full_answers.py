@@ -11,14 +11,15 @@ from streamrec.clock import ManualClock
 from streamrec.config import EventsConfig
 from streamrec.events.codec import EventCodec
 from streamrec.events.schema import LOG_ROW
-from streamrec.serving import index
+from streamrec.serving import approximate_index
 from streamrec.serving.bodies import RankBody, SimilarBody
 from streamrec.serving.checks import RequestLimits
 from streamrec.serving.filters import Filters
 from streamrec.serving.full_answers import FullAnswerer
 from streamrec.serving.history_view import HistoryColumns, HistoryView
-from streamrec.serving.recommender import Among, Recommender
+from streamrec.serving.recommender import Recommender
 from streamrec.serving.requests import parse_recommend
+from streamrec.serving.shelf import Among
 from streamrec.serving.slot import LiveModel, ModelSlot
 
 CLOCK = ManualClock(10_000)
@@ -38,7 +39,7 @@ def answerer(view):
 
 @pytest.fixture(params=[1_000_000, 0], ids=["numpy", "faiss"])
 def model(request, version, monkeypatch):
-    monkeypatch.setattr(index, "EXACT_ROWS", request.param)  # Also above which few are scored by hand.
+    monkeypatch.setattr(approximate_index, "BY_HAND_ROWS", request.param)
     arrays, meta = version(NUM)
     return LiveModel("v1", Recommender(arrays, meta, exact_rows=request.param), "", 4_000, {}, {})
 
@@ -208,7 +209,7 @@ def test_without_a_log_a_filter_says_that_nothing_is_known(model):
 
 
 def test_a_large_index_under_a_mask_agrees_with_a_small_one(version, monkeypatch):
-    monkeypatch.setattr(index, "EXACT_ROWS", 30)
+    monkeypatch.setattr(approximate_index, "BY_HAND_ROWS", 30)
     made, rng = version(300, dim=16, history_length=10, seed=5), np.random.default_rng(1)
     small, large = Recommender(*made, exact_rows=1_000_000), Recommender(*made, exact_rows=0)
     for num in [5, 31, 150, 299] * 5:
