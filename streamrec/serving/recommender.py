@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from streamrec.errors import ModelRejected
 from streamrec.features.vocabulary import item_generations
+from streamrec.registry.version import apply_delta
 from streamrec.serving.catalog import Catalog
 from streamrec.serving.index import EXACT_ROWS, Floats, Index, Ints, build_index, top
-from streamrec.state import Arrays
+from streamrec.state import Arrays, ComponentState
 
 _NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
@@ -99,6 +100,7 @@ class Recommender:
     def __init__(self, arrays: Arrays, meta: Mapping[str, Any], catalog: Catalog | None = None, exact_rows: int = EXACT_ROWS) -> None:
         check_shapes(arrays, meta)
         self.catalog = catalog if catalog is not None else Catalog(arrays)
+        self._given = arrays, meta, exact_rows
         self.num_rows = len(arrays["item_bias"])
         self.generations = item_generations(arrays)
         self.dim = int(meta["dim"])
@@ -119,6 +121,17 @@ class Recommender:
             for code in np.unique(codes).tolist()
             if code >= 0  # Else the row holds no item.
         }
+
+    def updated(self, delta: ComponentState) -> Recommender:
+        """Return the version that a delta of `streamrec.registry.version.make_delta` makes of this one, which answers as before.
+
+        Raises:
+            Damaged: The delta does not fit.
+            ModelRejected: What it makes does not fit itself.
+        """
+        arrays, meta = apply_delta(self._given[0], delta)
+        check_shapes(arrays, meta)
+        return Recommender(arrays, meta, self.catalog.follow(arrays), self._given[2])
 
     @property
     def namespaces(self) -> tuple[str, ...]:
