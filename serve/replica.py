@@ -119,7 +119,7 @@ class Replica:
         self.answerer = FullAnswerer(self._view, clock)
         self._slot = ModelSlot(warm_up=self.answerer.prepare, digest_of=digest_arrays)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
-        self._subscription = BoardSubscription(replica_id, settings.registry_url, settings.student, self._slot.load, self._loader)
+        self._subscription = BoardSubscription(replica_id, settings.registry_url, settings.student, self._slot, self._loader)
         self._stopping = threading.Event()
         self._histories_tried = threading.Event()
         self._threads: list[threading.Thread] = []

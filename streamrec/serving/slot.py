@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from streamrec.clock import Clock, SystemClock
-from streamrec.errors import ModelRejected, StreamrecError
+from streamrec.errors import Damaged, ModelRejected, StreamrecError
+from streamrec.registry.deltas import Delta, NotFollowing, join
 from streamrec.serving.catalog import Catalog
 from streamrec.serving.recommender import Recommender, check_shapes
 from streamrec.state import Arrays
@@ -71,8 +72,8 @@ class ModelSlot:
         digest_of: Computes the digest of (arrays, meta); None skips the check, for versions whose bytes were checked on the way.
         clock: Processing time.
 
-    **Contract.** `load` and `rollback` are called by one thread at a time; `current` may be read by any thread at any time and is replaced
-    by one assignment. A failed `load` raises, leaves the live version serving and keeps its reason in `last_rejection`.
+    **Contract.** `load`, `load_deltas` and `rollback` are called by one thread at a time; `current` may be read by any thread at any time and is
+    replaced by one assignment. A failed load raises, leaves the live version serving and keeps its reason in `last_rejection`.
     """
 
     warm_up: Callable[[LiveModel], None] = _accept
@@ -96,6 +97,27 @@ class ModelSlot:
         Raises:
             ModelRejected: The version is incomplete, not finite, has another digest than stated or answers a probe otherwise.
         """
+        return self._take(manifest, lambda version: self._build(version, manifest, arrays, meta))
+
+    def load_deltas(self, manifest: Mapping[str, Any], deltas: Sequence[Delta]) -> LiveModel:
+        """Make a version from one of `held`, verify it and make it the live one; see `load`.
+
+        Args:
+            manifest: The registry's manifest, with its ``digest``.
+            deltas: What changed since the version that is held, in order; none where the version is held under another name.
+
+        Raises:
+            NotFollowing: They lead from none of `held` to the version, or don't fit. The whole is needed; nothing was refused.
+            ModelRejected: What changed is not finite, or a probe is answered otherwise.
+        """
+        return self._take(manifest, lambda version: self._update(version, manifest, deltas))
+
+    @property
+    def held(self) -> list[str]:
+        """Return the digests of the versions that deltas can follow."""
+        return [model.digest for model in (self.current, self.previous) if model is not None and model.digest]
+
+    def _take(self, manifest: Mapping[str, Any], build: Callable[[str], LiveModel]) -> LiveModel:
         version = str(manifest.get("version") or "")
         identity = version, str(manifest.get("digest") or "")
         if self.current is not None and identity == (self.current.version, self.current.digest):
@@ -104,9 +126,11 @@ class ModelSlot:
             return self.rollback()
         self.counters.loads += 1
         try:
-            candidate = self._build(version, manifest, arrays, meta)
+            candidate = build(version)
             check_probes(candidate.recommender, manifest.get("probes") or {})
             self.warm_up(candidate)
+        except NotFollowing:
+            raise
         except (StreamrecError, ValueError, TypeError, KeyError, IndexError) as error:
             self.counters.rejected += 1
             self.last_rejection = Rejection(version, str(error), self.clock.now_ms())
@@ -147,13 +171,35 @@ class ModelSlot:
             if found != stated:
                 what = f"Model: version {version} is not the one that its manifest describes"
                 raise ModelRejected(what, got=f"digest {found}", allowed=stated, do="publish the version again", version=version)
-        recommender = Recommender(arrays, meta, self._catalog(arrays))
-        offsets = manifest.get("offsets") or {}
-        return LiveModel(version, recommender, stated, int(manifest.get("created_ms") or 0), offsets, manifest)
+        return _live(version, manifest, Recommender(arrays, meta, self._catalog(arrays)))
+
+    def _update(self, version: str, manifest: Mapping[str, Any], deltas: Sequence[Delta]) -> LiveModel:
+        digest = str(manifest.get("digest") or "")
+        start = deltas[0].base if deltas else digest
+        base = next((model for model in (self.current, self.previous) if model is not None and digest and model.digest == start), None)
+        if base is None:
+            what = f"Model: version {version} follows one that is not held"
+            raise NotFollowing(
+                what, got=start[:12], allowed=", ".join(held[:12] for held in self.held) or "none is held", do="ask for the whole version"
+            )
+        if not deltas:
+            return _live(version, manifest, base.recommender)
+        change = join(start, deltas, digest)
+        check_finite(change.arrays)
+        try:
+            return _live(version, manifest, base.recommender.updated(change))
+        except Damaged as error:
+            what = f"Model: version {version} can't be made from a delta ({error})"
+            raise NotFollowing(what, do="ask for the whole version") from error
 
     def _catalog(self, arrays: Arrays) -> Catalog:
         followed = self.current.recommender.catalog.follow(arrays) if self.current is not None else None
         return followed if followed is not None else Catalog(arrays)
+
+
+def _live(version: str, manifest: Mapping[str, Any], recommender: Recommender) -> LiveModel:
+    digest, offsets = str(manifest.get("digest") or ""), manifest.get("offsets") or {}
+    return LiveModel(version, recommender, digest, int(manifest.get("created_ms") or 0), offsets, manifest)
 
 
 def check_finite(arrays: Arrays) -> None:

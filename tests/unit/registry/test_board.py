@@ -23,7 +23,11 @@ PATIENCE_S = 5.0
 
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fetch(reference: Any) -> Any:
+        return reference
+
     monkeypatch.setattr(board_module.ray, "put", lambda arrays: arrays)
+    monkeypatch.setattr(board_module, "fetch", fetch)
     monkeypatch.setattr(board_module, "WATCH_EVERY_S", 0.01, raising=False)
     monkeypatch.setattr(board_module, "PUSH_LEAD_S", 0.02, raising=False)
 
