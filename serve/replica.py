@@ -192,11 +192,15 @@ class Replica:
         Raises:
             OperatorError: There is no such version, it may not go live, or there is no registry.
         """
-        return _move_facts(self._movable(version).promote(version, reason))
+        return self._moved(self._movable(version).promote(version, reason))
 
     def roll_back(self, reason: str) -> dict[str, Any]:
         """Make the version live again that was live before; see `promote`."""
-        return _move_facts(self._movable(None).rollback(reason))
+        return self._moved(self._movable(None).rollback(reason))
+
+    def _moved(self, move: Move) -> dict[str, Any]:
+        self._subscription.look()
+        return move.model_dump(mode="json", exclude={"decision"})
 
     def _movable(self, to: str | None) -> Registry:
         if self._settings.registry_url is None:
@@ -286,10 +290,6 @@ def make_routes(replica: Replica, settings: ReplicaSettings) -> Routes:
     access = Access(settings.keys, settings.is_local, config.serving.remote_promotion)
     guards = Guards(access, Gate(config.serving.max_waiting), Cors(config.serving.cors_origins))
     return Routes(replica, limits, config.serving.max_body_bytes, str(settings.log_address), guards)
-
-
-def _move_facts(move: Move) -> dict[str, Any]:
-    return move.model_dump(mode="json", exclude={"decision"})
 
 
 def _model_facts(model: LiveModel | None) -> dict[str, Any] | None:

@@ -8,11 +8,10 @@ import logging
 from concurrent.futures import Executor
 from typing import Any
 
-import ray
 from ray.exceptions import RayError
 
 from streamrec.errors import ModelRejected
-from streamrec.registry.board import Posted, RemoteBoard
+from streamrec.registry.board import Posted, RemoteBoard, fetch
 from streamrec.registry.deltas import NotFollowing
 from streamrec.serving.slot import ModelSlot
 
@@ -76,6 +75,11 @@ class BoardSubscription:
             return False
         return True
 
+    def look(self) -> None:
+        """Have the board look at the registry now, because something was moved there; returns at once."""
+        if self._actor is not None:
+            self._actor.promote_from_registry.remote()
+
     def facts(self) -> dict[str, Any]:
         """Return what this replica knows of the board."""
         return {"seq": self._seq, "whole": self._num_whole, "deltas": self._num_deltas, "last_error": self.last_error or None}
@@ -108,9 +112,8 @@ class BoardSubscription:
         """Take a version in the loader, whole or by what changed."""
         if posted.arrays:
             self._num_whole += 1
-            reference: ray.ObjectRef[Any] = posted.arrays[0]
-            load = functools.partial(self._slot.load, posted.manifest, await reference, posted.meta)
+            load = functools.partial(self._slot.load, posted.manifest, await fetch(posted.arrays[0]), posted.meta)
         else:
             self._num_deltas += len(posted.deltas)
-            load = functools.partial(self._slot.load_deltas, posted.manifest, [await delta for delta in posted.deltas])
+            load = functools.partial(self._slot.load_deltas, posted.manifest, [await fetch(delta) for delta in posted.deltas])
         await asyncio.get_running_loop().run_in_executor(self._loader, load)

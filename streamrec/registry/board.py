@@ -8,7 +8,6 @@ changed where that is less than half of the whole, and a replica gets what chang
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import uuid
 from collections.abc import Mapping
@@ -23,24 +22,22 @@ from streamrec.clock import SystemClock
 from streamrec.code_version import code_version
 from streamrec.errors import RegistryError, StreamrecError
 from streamrec.registry.alias import Move
+from streamrec.registry.board_names import BOARD_NAMESPACE, board_name
 from streamrec.registry.deltas import Delta
 from streamrec.registry.holding import Holding, key_of
 from streamrec.registry.registry import Registry
 from streamrec.registry.swaps import BoardState
 from streamrec.state import Arrays
-from streamrec.storage import open_storage
+from streamrec.storage import is_folder, open_storage
 
 logger = logging.getLogger(__name__)
 
-BOARD_NAME = "streamrec-board"
-"""Of a board without a registry; others add a digest of theirs, so that two states on one cluster have two."""
-BOARD_NAMESPACE = "streamrec"
-
-# A rollback takes effect within a second; on a bucket each look is one paid request.
+# A rollback takes effect within a second; on a bucket each look is one paid request, in a folder a small file.
 WATCH_EVERY_S = 0.5
+WATCH_LOCALLY_EVERY_S = 0.05
 # A version that can't be loaded is read whole at each try.
 WATCH_AT_MOST_S = 8.0
-# A push follows its promotion by milliseconds and spares the load.
+# A push follows the gate's promotion by milliseconds and spares the load; a person's is followed by none.
 PUSH_LEAD_S = 0.1
 
 
@@ -125,7 +122,7 @@ class Board:
     async def promote_from_registry(self, version_id: str | None = None) -> int:
         """Publish the version that is live in the registry, if that is news, and return the live promotion's number.
 
-        The watch does the same within `WATCH_EVERY_S`.
+        The watch does the same within `WATCH_EVERY_S`, `WATCH_LOCALLY_EVERY_S` in a folder.
 
         Args:
             version_id: The version that is expected to be live there; None takes any.
@@ -147,7 +144,7 @@ class Board:
         try:
             move = await asyncio.to_thread(self._read_alias)
             if move is not None and move.number > self._state.seq:
-                if move.action == "promote":
+                if move.decision is not None:
                     await asyncio.sleep(PUSH_LEAD_S)
                 await self.promote_from_registry()
         except StreamrecError as error:
@@ -252,10 +249,10 @@ class Board:
             await self.promote_from_registry()
 
     async def _watch(self) -> None:
-        pause_s = WATCH_EVERY_S
+        pause_s = every_s = WATCH_LOCALLY_EVERY_S if is_folder(self._registry_url or "") else WATCH_EVERY_S
         while True:
             await asyncio.sleep(pause_s)
-            pause_s = WATCH_EVERY_S if await self.watch_once() else min(2 * pause_s, WATCH_AT_MOST_S)
+            pause_s = every_s if await self.watch_once() else min(2 * max(pause_s, WATCH_EVERY_S), WATCH_AT_MOST_S)
 
     async def _take(self, move: Move) -> None:
         held = next((one for one in (self._posted, self._previous) if one is not None and one.manifest["version"] == move.version), None)
@@ -290,19 +287,6 @@ class Board:
 async def fetch(reference: ray.ObjectRef[Any]) -> Any:
     """Return what a reference stands for."""
     return await reference
-
-
-def name_of(kind: str, registry_url: str | None, student: str = "default") -> str:
-    """Return the name of what a cluster has once for each student of each registry: ``kind``, and a digest of both."""
-    if registry_url is None:
-        return kind
-    address = registry_url.rstrip("/")
-    return f"{kind}-{hashlib.sha256(f'{address} {student}'.encode()).hexdigest()[:10]}"
-
-
-def board_name(registry_url: str | None, student: str = "default") -> str:
-    """Return the name of the actor that has the board of a student's registry."""
-    return name_of(BOARD_NAME, registry_url, student)
 
 
 class RemoteBoard:
