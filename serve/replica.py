@@ -135,9 +135,13 @@ class Replica:
             self._spawn("event-sink", lambda: sink.step(_SINK_POLL_S), sink.close)
             if self._impressions is not None:
                 self._spawn("impression-sink", lambda: self._impression_sink.step(_SINK_POLL_S), self._impression_sink.close)
-            await asyncio.to_thread(self._histories_tried.wait, _WARM_START_S)
+        # The model comes while histories are read; requests wait for both.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._subscription.step(timeout_s=0), _WARM_START_S)
+        if self._threads:
+            await asyncio.to_thread(self._histories_tried.wait, _WARM_START_S)
+        if self.model is not None:  # Now that it is known which items histories hold.
+            await asyncio.get_running_loop().run_in_executor(self._loader, self.answerer.prepare, self.model)
         self._board_task = asyncio.create_task(self._subscription.run())
 
     async def stop(self) -> None:

@@ -127,8 +127,10 @@ class ModelSlot:
         self.counters.loads += 1
         try:
             candidate = build(version)
-            check_probes(candidate.recommender, manifest.get("probes") or {})
-            self.warm_up(candidate)
+            # The same weights under another name are warm, and answer requests in another thread.
+            if self.current is None or candidate.recommender is not self.current.recommender:
+                check_probes(candidate.recommender, manifest.get("probes") or {})
+                self.warm_up(candidate)
         except NotFollowing:
             raise
         except (StreamrecError, ValueError, TypeError, KeyError, IndexError) as error:
