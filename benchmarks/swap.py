@@ -8,8 +8,9 @@ it includes the way to the board and the wait for each replica's next request. A
 names gives. Nine of ten versions change a tenth of the rows, and come as deltas; the tenth changes all. A rollback lasts from the request, or from
 the moment at which the command line has moved the alias, until the last replica's first answer by the version before.
 
-The full run then takes 1,000,000 items: deltas of 20,000 rows, and one whole version by a driver that was made anew. Its p99 while deltas come is
-divided by that of the same load without. The last line is one flat JSON object; what was not measured is null.
+The full run also starts cold replicas (10,000 items, 100,000 users' histories from a checkpoint) and empty ones in turns, and takes 1,000,000 items:
+deltas of 20,000 rows, and one whole version by a driver that was made anew. Its p99 while deltas come is divided by that of the same load without.
+The last line is one flat JSON object; what was not measured is null.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import orjson
 import ray
 
 from benchmarks._client import Client
+from benchmarks._cold import ready_ratio
 from benchmarks._common import arguments, facts, finish
 from benchmarks._student import NUM_ITEMS, Version, make_histories, make_version
 from serve.haproxy import free_port, has_haproxy
@@ -193,8 +195,8 @@ class Server:
         return asked
 
 
-def small(folder: str, num: int, result: dict[str, Any]) -> None:
-    """Swap and roll back 2,000 items."""
+def small(folder: str, num: int, result: dict[str, Any]) -> Client:
+    """Swap and roll back 2,000 items, and return the server's client."""
     histories = [items[-20:] for items in make_histories(64, seed=2).values()]
     versions = make_versions(num)
     expected = expected_items(versions, histories)
@@ -221,6 +223,7 @@ def small(folder: str, num: int, result: dict[str, Any]) -> None:
     print(f"{len(seen.asked)} versions of {NUM_ITEMS} items, {len(answers)} requests, replicas {sorted({answer[4] for answer in answers})}")
     print(f"acknowledged by all replicas, on the board's clock: p50 {np.median(known):.1f} ms, max {max(known):.1f} ms, {len(known)} swaps")
     print(f"a replica on its board: {orjson.loads(server.client.once('GET', '/v1/models')[2])['board']}")
+    return server.client
 
 
 def large(folder: str, result: dict[str, Any]) -> None:
@@ -278,7 +281,9 @@ def main() -> None:
     result: dict[str, Any] = dict.fromkeys((*KEYS, "delta_1m_ms", "full_1m_s", "p99_ratio_while_swapping", "rollback_ms", "ready_ratio"))
     with tempfile.TemporaryDirectory() as folder:
         try:
-            small(f"{folder}/small", 15 if args.quick else 200, result)
+            client = small(f"{folder}/small", 15 if args.quick else 200, result)
+            if not args.quick:
+                result["ready_ratio"] = ready_ratio(f"{folder}/cold", client)
         finally:
             shutdown()
         if not args.quick:
