@@ -59,7 +59,6 @@ N = 20
 MANY_ITEMS = 1_000_000
 CHANGED_ROWS = 20_000
 NUM_LARGE_DELTAS = 8
-NUM_ROLLBACKS = 5
 # Two whole versions of a million items, and deltas; the machine's memory is taken as they come.
 STORE_BYTES = 2 * 2**30
 BARS = {
@@ -175,10 +174,10 @@ class Server:
         time.sleep(EVERY_S)
         return asked
 
-    def roll_back(self) -> list[tuple[str, float]]:
+    def roll_back(self, num: int) -> list[tuple[str, float]]:
         """Move back and forth by HTTP, then back by the command line, and return what was asked for when."""
         asked = []
-        for _ in range(NUM_ROLLBACKS):
+        for _ in range(num):
             previous, live = self.registry.history(1)[0].previous, self.registry.live()
             assert previous is not None
             asked.append((previous, time.monotonic()))
@@ -206,7 +205,8 @@ def small(folder: str, num: int, result: dict[str, Any]) -> Client:
     server.promote(versions[0])
     seen = under_load(server.client, histories, num * EVERY_S + 3.0, lambda: server.swap_all(versions[1:]))
     times_ms = swap_times_ms(seen.asked, seen.answers)
-    back = under_load(server.client, histories, 2 * NUM_ROLLBACKS * EVERY_S + 9.0, server.roll_back)
+    num_back = max(2, num // 20)
+    back = under_load(server.client, histories, 2 * num_back * EVERY_S + 9.0, lambda: server.roll_back(num_back))
     back_ms = swap_times_ms(back.asked, back.answers)
     answers = [*seen.answers, *back.answers]
     result |= {"swaps": len(times_ms), "failed": seen.failed + back.failed}
