@@ -28,7 +28,7 @@ VersionId = NewType("VersionId", str)
 
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$"
 ROWS, VALUES = "@rows", "@values"
-_COMPARED_BYTES = 2**18
+_COMPARED_BYTES = 2**20
 
 
 def version_id(batch: int) -> VersionId:
@@ -256,13 +256,14 @@ def _changed_rows(old: NDArray[Any], new: NDArray[Any]) -> NDArray[np.int64]:
     width = math.prod(new.shape[1:]) * new.dtype.itemsize
     if not width:
         return np.empty(0, np.int64)
-    word = f"u{math.gcd(width, 8)}"
+    size = math.gcd(width, 8)
     step = max(1, _COMPARED_BYTES // width)
     pieces = [np.empty(0, np.int64)]
     for first in range(0, len(new), step):
-        mine, theirs = (_plain(array[first : first + step]).view(np.uint8).reshape(-1, width).view(word) for array in (old, new))
-        differs = mine != theirs
-        pieces.append(np.flatnonzero(differs.any(axis=1) if differs.shape[1] != 1 else differs) + first)
+        mine, theirs = (_plain(array[first : first + step]).reshape(-1).view(f"u{size}") for array in (old, new))
+        # Few words differ, mostly: to find them is faster than to sum up each row.
+        rows = np.flatnonzero(mine != theirs) // (width // size)
+        pieces.append(rows[np.diff(rows, prepend=-1) != 0] + first)
     return np.concatenate(pieces)
 
 
