@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from streamrec.clock import ManualClock
-from streamrec.errors import ModelRejected
+from streamrec.errors import Damaged, ModelRejected
 from streamrec.registry.deltas import Delta, NotFollowing
 from streamrec.registry.version import digest_arrays
 from streamrec.serving.recommender import Recommender
@@ -125,6 +125,28 @@ def test_probe_items_with_nearly_equal_scores_may_change_places(version):
     check_probes(Recommender(arrays, meta), probes)
 
 
+@pytest.mark.parametrize(("num_found", "is_refused"), [(10, False), (6, False), (4, True)])
+def test_probes_of_a_large_catalogue_ask_for_exact_scores_and_most_items(version, monkeypatch, num_found, is_refused):
+    arrays, meta = version(60)
+    probes, rank = probes_of(arrays, meta), Recommender.rank
+    monkeypatch.setattr("streamrec.serving.slot.EXACT_ROWS", 50)
+
+    def missing_some(self, history, n, *args, **kwargs):
+        rows, scores = rank(self, history, n + 10, *args, **kwargs)
+        kept = np.r_[: num_found // 2, n : n + n - num_found // 2]
+        return rows[kept], scores[kept]
+
+    monkeypatch.setattr(Recommender, "rank", missing_some)
+    if is_refused:
+        with pytest.raises(ModelRejected, match="does not find the items that probes expect, got 4 of 10"):
+            check_probes(Recommender(arrays, meta), probes)
+    else:
+        check_probes(Recommender(arrays, meta), probes)
+    probes["score"][1][0] += 1
+    with pytest.raises(ModelRejected, match="probe 1"):
+        check_probes(Recommender(arrays, meta), probes)
+
+
 def test_a_version_that_can_not_be_built_is_refused_with_the_reason(slot, first, version):
     arrays, meta = version(20)
     arrays["item_id_bytes"] = np.full_like(arrays["item_id_bytes"], 0xFF)
@@ -208,19 +230,20 @@ def test_a_version_that_is_held_under_another_name_needs_no_delta(slot, first, v
     assert (second.version, second.recommender is first.recommender) == ("v2", True)
 
 
-def test_a_delta_of_a_version_that_is_not_held_is_not_taken_and_nothing_counts_as_refused(slot, grown):
+def test_a_delta_of_a_version_that_is_not_held_is_not_taken_and_nothing_counts_as_refused(slot, grown, monkeypatch):
     old, new, newest, meta = grown
     first = slot.load(manifest_of("v1", old, meta), old, meta)
     for deltas in ([following(new, newest, meta)], []):
         with pytest.raises(NotFollowing, match="follows one that is not held"):
             slot.load_deltas(manifest_of("v3", newest, meta), deltas)
-    more, most = ({**arrays, "more": np.full(40, number, np.float32)} for number, arrays in enumerate((old, new)))
-    most["more"][7:] = 0
-    misfit = Delta.between(digest_arrays(old, meta), more, "another", most, meta)
+
+    def misfit(_, __):
+        what = "it does not fit"
+        raise Damaged(what)
+
+    monkeypatch.setattr(Recommender, "updated", misfit)
     with pytest.raises(NotFollowing, match="can't be made from a delta"):
-        slot.load_deltas({"version": "v2", "digest": "another"}, [misfit])
-    with pytest.raises(NotFollowing, match="follows one that is not held"):
-        slot.load_deltas({"version": "v4"}, [])
+        slot.load_deltas(manifest_of("v2", new, meta), [following(old, new, meta)])
     assert (slot.current, slot.counters.rejected, slot.last_rejection) == (first, 0, None)
 
 
