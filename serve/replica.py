@@ -114,7 +114,7 @@ class Replica:
         if settings.log_address is not None and config.serving.log_impressions:
             # A sink of its own: impressions never take the place of events that somebody waits for.
             self._impression_sink = EventSink(self._codec, self._open_writer, config.log.events_topic, kinds=(Kind.IMPRESSION,))
-            self._impressions = ImpressionLog(config.serving.log_impressions, self._impression_sink.submit, clock)
+            self._impressions = ImpressionLog(config.serving.log_impressions, self._impression_sink.submit, clock, student=settings.student)
             self.shown = self._impressions.shown
         self.answerer = FullAnswerer(self._view, clock)
         self._slot = ModelSlot(warm_up=self.answerer.prepare, digest_of=digest_arrays)

@@ -216,7 +216,11 @@ class RegistryConfig(Section):
     looks at each. ``usual_share``: nothing goes live by events of which the live version surely finds less than that share of what it usually
     finds, or that has learned from such; 0 asks nothing, 0.6 suits streams of a hundred users a step. ``max_rejections``: after so many in a row
     the learner returns to the state that was promoted last, and what was learned since is quarantined; 0 never. ``max_return_items``: nor with
-    more items than this, because each version that is made copies a learner's state.
+    more items than this, because each version that is made copies a learner's state. ``worth_window_s``: what a user takes so long after an answer
+    that showed it is put down to the answer. ``worth_max_answers``: so many logged answers may wait for that. ``guard_share``: a version is
+    rolled back when surely less than this share of its logged answers leads to something, against those of before; 0 never. ``guard_error``: the
+    chance of that for a version that is as good. ``guard_min_answers``: so many answers, each user counted once a step, are needed of
+    before and since; after ten times as many the version is no longer watched.
     """
 
     keep_last: int = Field(default=20, ge=2)
@@ -229,6 +233,11 @@ class RegistryConfig(Section):
     usual_share: float = Field(default=0.0, ge=0, le=1)
     max_rejections: int = Field(default=8, ge=0)
     max_return_items: int = Field(default=100_000, ge=0)
+    worth_window_s: Duration = 300.0
+    worth_max_answers: int = Field(default=50_000, ge=0)
+    guard_share: float = Field(default=0.5, ge=0, lt=1)
+    guard_error: float = Field(default=0.01, gt=0, lt=1)
+    guard_min_answers: int = Field(default=200, ge=1)
 
 
 class ServingConfig(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from streamrec.config import Config
 from streamrec.environment import tombstone_key
 from streamrec.evaluation.baselines import Popularity
+from streamrec.evaluation.shown import Outcome, Shown
+from streamrec.evaluation.worth import Worth
 from streamrec.events.codec import EventCodec
 from streamrec.events.meaning import NEGATIVE, TARGET, roles_of
 from streamrec.events.schema import Kind
@@ -42,6 +44,7 @@ class Ingested:
         num_interactions: Applied interactions.
         watermarks_ms: Highest event time of a valid interaction so far, per partition.
         targets: Target rows in time order [T] int32 and the basket of each [T] int64.
+        outcomes: What came of logged answers whose time is over.
     """
 
     examples: Examples
@@ -51,6 +54,7 @@ class Ingested:
     num_interactions: int
     watermarks_ms: Mapping[int, int]
     targets: tuple[NDArray[np.int32], NDArray[np.int64]]
+    outcomes: Sequence[Outcome] = ()
 
 
 @dataclass(frozen=True)
@@ -85,12 +89,15 @@ class Ingest:
         self.popularity = Popularity()
         self.window = EventWindow(config.teachers.window_events)
         self.attributes = ItemAttributes(self.vocabulary.generation_of_rows)
+        self.worth = Worth()
+        self.shown = Shown(config.registry.worth_window_s, config.registry.worth_max_answers, self.worth)
         # Kept only for who reads it: titles take more memory than the words that are hashed out of them.
         self.content = ItemContent(self.vocabulary.generation_of_rows) if config.teachers.reads_content else None
 
     def components(self) -> list[Component]:
         """Return the state that events go into."""
         own: list[Component] = [self.tombstones, self.dedupe, self.vocabulary, self.histories, self.popularity, self.window, self.attributes]
+        own += [self.shown, self.worth]
         return own if self.content is None else [*own, self.content]
 
     def apply(
@@ -143,7 +150,8 @@ class Ingest:
         batch = self._history_events(interactions, users, user_hashes, taken.used)
         examples = self.histories.advance(batch)
         targets = _baskets(batch)
-        return Ingested(examples, decoded.rejected, only(events, stays), counts, interactions.num_rows, advanced_ms, targets)
+        outcomes = self._join(only(events, stays & _is_kind(events, Kind.IMPRESSION)), interactions)
+        return Ingested(examples, decoded.rejected, only(events, stays), counts, interactions.num_rows, advanced_ms, targets, outcomes)
 
     def _in_order(self, events: pa.Table, watermarks_ms: Mapping[int, int]) -> tuple[pa.Table, dict[int, int]]:
         """Return the events that are not late, by (event time, partition, offset), and the watermarks after them all."""
@@ -224,6 +232,13 @@ class Ingest:
             self.tombstones.add(*user, request.time_ms, request.partition, request.offset, request.until_ms, values["event_id"])
             again[mine] |= here & (offset[mine] > offset[row]) & ((mine < row) | (time[mine] <= request.until_ms))
         return ~(self.tombstones.covers_events(events) | is_deletion), int(again.sum())
+
+    def _join(self, impressions: pa.Table, interactions: pa.Table) -> list[Outcome]:
+        """Put down to logged answers what came of them; a log that has none costs nothing."""
+        if not impressions.num_rows and not len(self.shown):
+            return []
+        chosen = roles_of(interactions, self._config.events.meanings)[0] == TARGET
+        return self.shown.join(impressions, only(interactions, chosen))
 
     def _history_events(self, interactions: pa.Table, users: ItemKeys, user_hashes: NDArray[np.int64], rows: NDArray[np.int32]) -> HistoryEvents:
         """Return the interactions whose items have rows; the others have had their effect on the vocabulary."""
