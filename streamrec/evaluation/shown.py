@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
     is_heard: bool
 
 
-@dataclass
+@dataclass(slots=True)
 class _Answer:
     """An answer whose time is not over; ``before`` counts the interactions that had come when it was read."""
 

@@ -92,6 +92,20 @@ class Tally:
         }
 
 
+def say(tally: Tally) -> str:
+    """Return a tally as part of a sentence, empty while no answer's time is over.
+
+    Example:
+        >>> say(Tally(200, 13, 15, 200.0, 13.0, 200.0))
+        '13 of 200 answers led to something: 6.50%, 3.84 to 10.79%'
+    """
+    found = tally.facts()
+    if not tally.shown:
+        return ""
+    low, high = (f"{100 * found[name]:.2f}" for name in ("low", "high"))
+    return f"{tally.taken} of {tally.shown} answers led to something: {found['rate']:.2%}, {low} to {high}%"
+
+
 def wilson(rate: float, num: float, z: float = _Z) -> tuple[float, float]:
     """Return the interval of a share that was found in so many independent cases: 95 % by default.
 

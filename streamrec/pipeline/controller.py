@@ -22,6 +22,7 @@ from streamrec.pipeline.components import WorkerComponent, itself
 from streamrec.pipeline.dead_letters import send_dead_letters
 from streamrec.pipeline.forgetting import Forgetting
 from streamrec.pipeline.given_up import take_over
+from streamrec.pipeline.guarding import Guarding
 from streamrec.pipeline.ingest import Ingest
 from streamrec.pipeline.intake import Intake
 from streamrec.pipeline.labelling import Labelling
@@ -68,6 +69,7 @@ class Controller:
         self.line = VersionLine(parts, MAIN, lambda: self.state, self._check_owner)
         self._further = {name: VersionLine(parts, name, partial(self.state.line, name), self._check_owner) for name in parts.students}
         self.quarantine = Quarantine(parts, self.state, self.labelling.store, self._lines(), self.ingest.vocabulary)
+        self.guarding = Guarding(parts, self.state, self._lines())
         self._forgetting = Forgetting(parts, self.ingest, self.components(), self.labelling.store, self.students)
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
@@ -214,6 +216,7 @@ class Controller:
             costs_s=self.refreshing.costs_s(),
             failed=self.refreshing.failed(),
             holds=holds,
+            guarded=self.guarding.findings(holds),
         )
         due_ms = [lakes.vacuum_at_ms for lakes in (self.parts.lake, self.parts.other_lakes) if lakes is not None and lakes.vacuum_at_ms is not None]
         if self._saver.holds_older(self.state.forgot_batch):  # Commits that know a deleted user go with later ones, which come in any case.
@@ -247,6 +250,7 @@ class Controller:
         num_known, self._is_torn = len(self.ingest.vocabulary), True
         if plan.topic_id is not None:
             self.ingest.tombstones.leave_places()
+        self.guarding.carry_out(plan, report)
         self.quarantine.carry_out(plan, report)
         self.refreshing.apply(plan, report)
         with timer.stage("ingest"):
@@ -277,6 +281,7 @@ class Controller:
                 line.give_up(version_name(plan.batch), before)
         with timer.stage("publish"):
             self._publish(examples, plan, report)
+            self.guarding.note(report, ingested.outcomes)
             self.quarantine.note(report)
         with timer.stage("refresh"):
             self.refreshing.start(plan, report)
@@ -285,6 +290,7 @@ class Controller:
         self._is_torn = False
         self.intake.note(plan, self.parts.clock.monotonic_s() - began_s)
         report.books, report.items, report.seconds = self.books(), self.ingest.vocabulary.facts(), timer.seconds
+        report.worth = self.ingest.worth.of(self.line.student_name)
         return report
 
     def _seen(self, examples: Examples, plan: Plan) -> list[NDArray[np.int32]] | None:

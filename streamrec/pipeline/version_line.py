@@ -17,6 +17,7 @@ from streamrec.pipeline.plan import STUDENT, Plan, version_name
 from streamrec.pipeline.publisher import ItemFacts, Publisher
 from streamrec.pipeline.stream_state import Line, StreamState
 from streamrec.registry.gate import SUMS, Decision, Reason, Verdict, Window, held_back
+from streamrec.registry.guard import Guarded
 from streamrec.registry.usual import Doubts, Found, Usual, found_in, kept
 from streamrec.registry.version import VersionFacts
 from streamrec.student.learner import CURRENT, Learner
@@ -105,7 +106,7 @@ class VersionLine:
     def withdraw(self) -> None:
         """Let a version that waits for the gate wait no more: what it has learned is taken back."""
         if self.state.candidate is not None:
-            logger.info("%s is withdrawn, what it has learned is quarantined", self.state.candidate)
+            logger.info("%s is withdrawn, what it has learned is taken back", self.state.candidate)
             self.state.candidate, self.state.evidence = None, {}
             self.state.versions["rejected"] += 1
 
@@ -158,6 +159,22 @@ class VersionLine:
             self.publisher.put_back(version, why)
         except (RegistryError, Damaged) as error:  # Removed, or of before a deletion: who serves goes before who is on call.
             logger.warning("%s is not put back: %s", version, error)
+
+    def go_back(self, guarded: Guarded, batch: int) -> None:
+        """Make the version live again that was before; whatever waits for the gate has learned on from the one that goes.
+
+        Raises:
+            RegistryError: It is not there any more, or was made before a deletion.
+            Damaged: It can't be read.
+        """
+        if self.publisher is None:
+            return
+        arrays, meta = self.publisher.load(guarded.to)
+        self._check_owner()
+        self.publisher.go_back(guarded, batch)
+        self.student.submit(Learner.hold, guarded.to, arrays, meta)
+        self.withdraw()
+        self.state.live, self.state.evidence = guarded.to, {}
 
     def asked(self) -> list[str]:
         """Return what the student scores: its newest weights and `versions`."""
@@ -240,4 +257,4 @@ class VersionLine:
     def prune(self, now_ms: int, not_before: str | None, needed: str | None) -> None:
         """Remove versions that nobody needs; see `Publisher.prune`."""
         if self.publisher is not None:
-            self.publisher.prune(now_ms, not_before, {needed, *self.versions()})
+            self.publisher.prune(now_ms, not_before, {needed, self.state.guard.get("vouched"), self.state.guard.get("first"), *self.versions()})

@@ -19,7 +19,7 @@ from streamrec.registry.sequential import log_evidence
 from streamrec.registry.usual import Doubts
 from streamrec.registry.version import Number
 
-_MOST_EVIDENCE = 1e300
+MOST_EVIDENCE = 1e300
 """What is told of more: a number of JSON."""
 
 
@@ -49,6 +49,7 @@ class Reason(StrEnum):
     HELD = "held"
     UNLIKE = "unlike"
     TAINTED = "tainted"
+    LIVE_WORSE = "live_worse"
 
 
 @dataclass(frozen=True)
@@ -250,6 +251,6 @@ class Gate:
         """Return the window's numbers, the evidence that the candidate is worse, and how much of it rejects."""
         numbers = window.numbers(self._cfg.gate_tolerance)
         if window.num_queries and math.isfinite(window.candidate_sum) and math.isfinite(window.live_sum):
-            evidence = min(window.log_evidence(self._cfg.gate_tolerance), math.log(_MOST_EVIDENCE))
+            evidence = min(window.log_evidence(self._cfg.gate_tolerance), math.log(MOST_EVIDENCE))
             numbers |= {"evidence": math.exp(evidence), "needed": 1 / self._cfg.gate_error}
         return numbers

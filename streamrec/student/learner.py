@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,10 @@ class Learner:
     def settle(self, version: str) -> None:
         """Let the state of a version that was promoted be the one to `return_to`."""
         self.returns.settle(version)
+
+    def keep_these(self, versions: Sequence[str]) -> None:
+        """Remember the states of these versions, as far as they are remembered now, when later ones are promoted; until others are named."""
+        self.returns.keep_these(versions)
 
     def return_to(self, version: str) -> bool:
         """Take the weights and moments that a promoted version was made of; False where they are not remembered.
