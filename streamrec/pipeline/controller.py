@@ -23,7 +23,7 @@ from streamrec.pipeline.dead_letters import send_dead_letters
 from streamrec.pipeline.forgetting import Forgetting
 from streamrec.pipeline.given_up import take_over
 from streamrec.pipeline.guarding import Guarding
-from streamrec.pipeline.ingest import Ingest
+from streamrec.pipeline.ingest import POPULAR, Ingest
 from streamrec.pipeline.intake import Intake
 from streamrec.pipeline.labelling import Labelling
 from streamrec.pipeline.lost_plans import check_plans
@@ -305,12 +305,12 @@ class Controller:
             student = self.parts.student.submit(Learner.ranks, examples, self.line.asked(), seen)
             further = {name: self._ask(line, examples) for name, line in self._further.items()}
             control = self.parts.control.submit(Learner.ranks, examples, [CURRENT], seen) if self.parts.control is not None else None
-            for name, ranks in self.ingest.popularity.ranks(examples, self.ingest.vocabulary.namespace_of_rows(), seen).items():
-                report.metrics[name] = self.progressive.add(name, per_query_metrics(ranks, examples))
+            baselines = self.ingest.baselines(examples, seen)
+            report.metrics |= {name: self.progressive.add(name, values) for name, values in baselines.items()}
             by_version = {version: per_query_metrics(ranks, examples) for version, ranks in student.result().items()}
             report.metrics["student"] = self.progressive.add("student", by_version[CURRENT])
         with timer.stage("gate"):
-            report.decision = self.line.decide(plan, by_version, examples.user)
+            report.decision = self.line.decide(plan, by_version, baselines[POPULAR], examples.user)
         if control is not None:
             with timer.stage("evaluate"):
                 values = per_query_metrics(control.result()[CURRENT], examples)
@@ -321,7 +321,8 @@ class Controller:
                 scores = {version: per_query_metrics(ranks, own) for version, ranks in pending.result().items()}
                 report.metrics[f"students.{name}"] = self.progressive.add(f"students.{name}", scores[CURRENT])
             with timer.stage("gate"):
-                report.note(name, decision=self._further[name].decide(plan, scores, own.user))
+                popular = (baselines if own is examples else self.ingest.baselines(own))[POPULAR]
+                report.note(name, decision=self._further[name].decide(plan, scores, popular, own.user))
 
     def _ask(self, line: VersionLine, examples: Examples) -> tuple[Examples, Pending[dict[str, NDArray[np.int32]]]]:
         own = self.students.of(line.name, examples)

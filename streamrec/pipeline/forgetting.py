@@ -108,6 +108,8 @@ class Forgetting:
         own = [self._ingest.histories.get(*user), self._ingest.window.rows_of(*user), self._store.rows_of(*user)]
         rows = np.unique(np.concatenate(own)).astype(np.int32)
         share = np.max([np.bincount(np.searchsorted(rows, part), minlength=len(rows)) for part in own], axis=0, initial=0)
+        most = self._parts.config.features.max_repeats
+        share = np.minimum(share, most) if most else share  # No more were counted, as long as the history goes back.
         self._ingest.popularity.take_back(rows, share)
         left = None
         if self._parts.linear is not None:

@@ -98,8 +98,9 @@ class Publisher:
 
     def go_back(self, guarded: Guarded, batch: int) -> None:
         """Make a version live again because the one that is live leads to less; the decision says by which numbers. See `Registry.return_to`."""
-        facts = {"candidate": guarded.version, "live": guarded.to, "batch": batch, "numbers": guarded.numbers, "reason": guarded.reason}
-        self._registry.record_decision(Decision(verdict=Verdict.REJECT, code=Reason.LIVE_WORSE, **facts))
+        rejected = {"verdict": Verdict.REJECT, "code": Reason.LIVE_WORSE, "candidate": guarded.version, "live": guarded.to, "batch": batch}
+        decision = Decision.model_validate({**rejected, "numbers": guarded.numbers, "reason": guarded.reason})
+        self._registry.record_decision(decision)
         self._registry.return_to(guarded.to, guarded.version, guarded.reason)
 
     def load(self, version: str) -> tuple[Arrays, dict[str, Any]]:

@@ -29,8 +29,6 @@ MAIN = ""
 """Name of the student's own line among those of further ones."""
 JUDGED_BY = "recall@20"
 """What a candidate is compared with the live version by."""
-USUAL_BY = "ndcg@10"
-"""What the live version's finds are measured by: spoiled events leave what is popular in long lists, and take it from the top of short ones."""
 _EVIDENCE = ("num_queries", *SUMS)
 
 
@@ -180,12 +178,13 @@ class VersionLine:
         """Return what the student scores: its newest weights and `versions`."""
         return [CURRENT, *self.versions()]
 
-    def decide(self, plan: Plan, scores: Mapping[str, PerQuery], user: NDArray[np.int64]) -> Decision | None:
+    def decide(self, plan: Plan, scores: Mapping[str, PerQuery], popular: PerQuery, user: NDArray[np.int64]) -> Decision | None:
         """Ask the gate about the candidate; None without one.
 
         Args:
             plan: The step's.
             scores: Version to its metrics of the step's queries.
+            popular: What the popular items find of them.
             user: Whose query each is.
         """
         state, publisher, candidate = self.state, self.publisher, self.state.candidate
@@ -196,7 +195,7 @@ class VersionLine:
             window += Window.from_sums(plan.batch, state.evidence)
         found = found_in(state.evidence)
         if state.live is not None:
-            found += Found.of(scores[state.live][USUAL_BY], user)
+            found += Found.of(scores[state.live][JUDGED_BY], popular[JUDGED_BY], user)
         if why := plan.holds.get(self.student_name):
             decision = held_back(candidate, state.live, window, why)
         else:
@@ -207,7 +206,8 @@ class VersionLine:
             state.evidence = {**{name: getattr(window, name) for name in _EVIDENCE}, **kept(found)}
             return decision
         state.candidate, state.evidence = None, {}
-        state.usual = asdict(Usual(**state.usual).after(found, is_unlike=decision.code is Reason.UNLIKE))
+        share = self._parts.config.registry.usual_share
+        state.usual = asdict(Usual.of(state.usual).after(found, share, is_unlike=decision.code is Reason.UNLIKE))
         state.versions["promoted" if decision.promote else "rejected"] += 1
         if decision.promote:
             state.live = candidate
@@ -215,12 +215,12 @@ class VersionLine:
 
     def decide_first(self, plan: Plan) -> Decision | None:
         """Ask the gate about a candidate while nothing is live: it has nothing to be compared with, and goes live on its probes."""
-        none = np.zeros(0, np.float32)
-        return self.decide(plan, {version: {JUDGED_BY: none, USUAL_BY: none} for version in self.versions()}, np.zeros(0, np.int64))
+        none: PerQuery = {JUDGED_BY: np.zeros(0, np.float32)}
+        return self.decide(plan, dict.fromkeys(self.versions(), none), none, np.zeros(0, np.int64))
 
     def _doubts(self, found: Found) -> Doubts:
         cfg = self._parts.config.registry
-        return Doubts(Usual(**self.state.usual).doubt(found, cfg.usual_share, cfg.gate_error), self.state.tainted)
+        return Doubts(Usual.of(self.state.usual).doubt(found, cfg.usual_share, cfg.gate_error), self.state.tainted)
 
     def publish(
         self, plan: Plan, examples: Examples, source: Worker[Learner], items: ItemFacts, facts: VersionFacts, not_before: str | None = None

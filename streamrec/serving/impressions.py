@@ -53,9 +53,9 @@ class ImpressionLog:
         # A client may send one request id twice; what it was shown each time are two impressions.
         event_id = f"imp-{self._prefix}-{next(self._numbers)}"
         event = {"kind": "impression", "event_id": event_id, "namespace": request.namespace, "user_id": request.user_id, "items": items}
-        event["context"] = {"student": self.student, "model_version": answer["model_version"], "source": answer["source"], "share": self.share}
+        giver = {"student": self.student, "model_version": answer["model_version"], "source": answer["source"], "share": self.share}
         try:
-            self.submit([{**event, "event_time": self.clock.now_ms(), "request_id": answer["request_id"]}])
+            self.submit([{**event, "context": giver, "event_time": self.clock.now_ms(), "request_id": answer["request_id"]}])
             self.num_logged += 1
         except BrokerUnavailable:
             self.num_dropped += 1

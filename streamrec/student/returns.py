@@ -46,9 +46,9 @@ class Returns(Impersonal):
             del self._states[slot], self._versions[slot]
             self._has_lost = True
         for version in versions:
-            slot = next((slot for slot, held in self._versions.items() if held == version), None)
-            if slot is not None and _KEPT + version not in self._versions:
-                self._put(_KEPT + version, version, self._states[slot])
+            found = next((self._states[slot] for slot, held in self._versions.items() if held == version), None)
+            if found is not None and _KEPT + version not in self._versions:
+                self._put(_KEPT + version, version, found)
 
     def of(self, version: str) -> ComponentState | None:
         """Return the state that a version was promoted with; None where it is not remembered."""

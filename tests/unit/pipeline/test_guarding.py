@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from streamrec.features.hashes import hash_id
 from streamrec.log.base import Record
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.switches import Flip, SwitchBoard
+from streamrec.pipeline.worth_view import load_worth
 from streamrec.registry.gate import Reason, Verdict
+from streamrec.serving.impressions import ImpressionLog
+from streamrec.serving.requests import RecommendRequest
 from streamrec.storage import open_storage
 
 World = Any
@@ -156,3 +161,41 @@ def test_a_killed_run_rolls_back_once_and_ends_in_the_same_bits(make_shop: Any, 
     assert [each.guarded for each in replayed if each.guarded] == [report.guarded]
     assert {name: part.digest() for name, part in again.components().items()} == {name: part.digest() for name, part in first.components().items()}
     assert [move.action for move in shop.world.registry().history()].count("rollback") == 1
+
+
+def test_a_deletion_ends_the_watch_because_nothing_goes_back_behind_it(make_shop: Any) -> None:
+    shop = make_shop(bad_after(25))
+    controller = shop.world.controller()
+    while not controller.state.guard.get("num"):
+        shop.second(controller)
+    before = controller.state.guard["vouched"]
+    shop.world.append([shop._event("u3", kind="deletion", event_time=shop.world.clock.now_ms() + 900)])
+    assert shop.second(controller).deletions == 1
+    watch = controller.state.guard
+    assert watch["vouched"] is None or watch["vouched"] >= controller.state.not_before > before
+    assert not controller.ingest.shown._of_user.get(hash_id("default", "u3"))
+
+
+def test_what_a_server_logs_is_what_the_stream_counts(make_shop: Any) -> None:
+    """From an answer to the sums, over the log."""
+    world = make_shop(lambda live: GOOD).world
+    controller, now_ms = world.controller(), world.clock.now_ms()
+    sent: list[Any] = []
+    log = ImpressionLog(0.5, lambda events: sent.extend(events) or Future(), world.clock, draw=lambda: 0.0)
+    answer = {"items": [{"item_id": "a"}, {"item_id": "b"}], "model_version": "v00000007", "source": "student", "request_id": "r1"}
+    log.shown(RecommendRequest("u1", "default"), answer)
+    log.shown(RecommendRequest("u2", "default"), {**answer, "source": "popular", "request_id": "r2"})
+    clicks = [{"event_id": "c1", "user_id": "u1", "item_id": "a", "event_type": "click", "event_time": now_ms + 500, "request_id": "r1"}]
+    world.append([Record(event["user_id"].encode(), json.dumps(event).encode()) for event in [*sent, *clicks]])
+    controller.step()
+    world.clock.advance(3.0)
+    sent.clear()
+    log.shown(RecommendRequest("u9", "default"), answer)
+    world.append([Record(b"u9", json.dumps(sent[0]).encode())])
+    report = controller.step()
+    assert [(row["source"], row["shown"], row["taken"], row["answers"]) for row in controller.ingest.worth.facts()] == [
+        ("popular", 1, 0, 2), ("student", 1, 1, 2),
+    ]  # fmt: skip
+    assert (report.worth.shown, report.worth.taken) == (2, 1)
+    controller.finish()
+    assert load_worth(str(world.folder)).facts() == controller.ingest.worth.facts()
