@@ -30,6 +30,8 @@ MAIN = ""
 JUDGED_BY = "recall@20"
 """What a candidate is compared with the live version by."""
 _EVIDENCE = ("num_queries", *SUMS)
+_LIKE = ("like_coverage", "like_overlap", "like_num")
+"""How like the live version's answers its own were when it was published."""
 
 
 class VersionLine:
@@ -203,7 +205,8 @@ class VersionLine:
             is_idle = plan.idle if self.name == MAIN else self.name in plan.idles
             decision = publisher.decide(candidate, state.live, window, is_idle, self._doubts(found))
         if decision.verdict is Verdict.WAIT:
-            state.evidence = {**{name: getattr(window, name) for name in _EVIDENCE}, **kept(found)}
+            like = {name: value for name, value in state.evidence.items() if name in _LIKE}
+            state.evidence = {**{name: getattr(window, name) for name in _EVIDENCE}, **kept(found), **like}
             return decision
         state.candidate, state.evidence = None, {}
         share = self._parts.config.registry.usual_share
@@ -220,7 +223,8 @@ class VersionLine:
 
     def _doubts(self, found: Found) -> Doubts:
         cfg = self._parts.config.registry
-        return Doubts(Usual.of(self.state.usual).doubt(found, cfg.usual_share, cfg.gate_error), self.state.tainted)
+        like = {name.removeprefix("like_"): value for name, value in self.state.evidence.items() if name in _LIKE}
+        return Doubts(Usual.of(self.state.usual).doubt(found, cfg.usual_share, cfg.gate_error), self.state.tainted, like)
 
     def publish(
         self, plan: Plan, examples: Examples, source: Worker[Learner], items: ItemFacts, facts: VersionFacts, not_before: str | None = None
@@ -249,7 +253,8 @@ class VersionLine:
         else:
             self.student.submit(Learner.hold, version, *publisher.load(version), kept)
         state.newest = state.candidate = version
-        state.evidence = {}
+        found = self.student.submit(Learner.likeness, examples, version, state.live).result() if state.live is not None else None
+        state.evidence = {} if found is None else {f"like_{name}": float(value) for name, value in found._asdict().items()}
         state.versions["published"] += 1
         self._published_s = self._parts.clock.monotonic_s()
         return version

@@ -123,10 +123,12 @@ class Doubts:
     Attributes:
         unlike: The events that it is judged by, and the newest of those that it has learned, are unlike those before.
         tainted: It has learned from such events, which are over.
+        like: How like the live version's answers its own are: ``coverage``, ``overlap`` and ``num`` histories; empty where nobody has looked.
     """
 
     unlike: str = ""
     tainted: str = ""
+    like: Mapping[str, float] = field(default_factory=dict)
 
 
 FOUND = tuple(each.name for each in fields(Found))

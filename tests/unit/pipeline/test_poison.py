@@ -170,6 +170,25 @@ def test_a_bot_that_floods_one_item_teaches_it_to_nobody(play: Callable[..., Pla
     assert_recovers(spoiled, undisturbed)
 
 
+def test_a_version_that_answers_the_same_to_everybody_never_goes_live(play: Callable[..., Play], undisturbed: Play) -> None:
+    """One that the scores alone would let wait: what it answers is looked at before any query."""
+
+    def spoil(controller: Controller, report: StepReport) -> None:
+        if report.plan.batch == NUM_BEFORE:
+            learner: Learner = controller.parts.student.target  # type: ignore[attr-defined]
+            learner.tables.rows("bias")[:20] = 100.0
+            learner._held.pop(CURRENT, None)
+
+    spoiled = play(same, spoil)
+    (bad,) = [report.published for report in spoiled.by_batch(NUM_BEFORE + 1, 1)]
+    (decision,) = [report.decision for report in spoiled.reports if report.decision is not None and report.decision.candidate == bad]
+    assert decision.code is Reason.STRANGE
+    assert decision.numbers["coverage"] < 0.5
+    good = [report.decision.numbers for report in undisturbed.reports if report.decision is not None and "overlap" in report.decision.numbers]
+    assert min(numbers["overlap"] for numbers in good) > 0.5
+    assert min(numbers["coverage"] for numbers in good) > 0.8
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
 def test_weights_gone_to_infinity_never_go_live_and_the_students_are_back_a_step_later(
     play: Callable[..., Play], undisturbed: Play, value: float
