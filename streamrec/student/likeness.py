@@ -12,11 +12,11 @@ from streamrec.features.examples import Examples
 from streamrec.soft_labels.scorer import mask_namespaces
 from streamrec.student.frozen import FrozenStudent
 
-NUM_HISTORIES, TOP = 32, 20
+NUM_HISTORIES, TOP = 16, 20
 LEAST_HISTORIES = 8
 """Answers to fewer say nothing of a version."""
-_MOST_SCORES = 4_000_000
-"""Of many items fewer histories are asked: all items are scored, by both versions."""
+MOST_ROWS = 100_000
+"""Of more items nobody asks: all are scored, by both versions, before the next step begins."""
 
 
 class Likeness(NamedTuple):
@@ -34,13 +34,14 @@ class Likeness(NamedTuple):
 
 
 def likeness(examples: Examples, one: FrozenStudent, other: FrozenStudent) -> Likeness | None:
-    """Compare a version with another one, on some of the histories; None where both know too few of them."""
+    """Compare a version with another one, on some of the histories; None where both know too few of them, or there are too many items."""
+    if one.num_rows > MOST_ROWS:
+        return None
     newest = examples.history[:, :1]
     usable = np.flatnonzero(one.knows(newest)[:, 0] & other.knows(newest)[:, 0])
     if len(usable) < LEAST_HISTORIES:
         return None
-    most = min(NUM_HISTORIES, max(LEAST_HISTORIES, _MOST_SCORES // one.num_rows))
-    chosen = examples.take(usable[np.linspace(0, len(usable) - 1, min(most, len(usable))).astype(int)])
+    chosen = examples.take(usable[np.linspace(0, len(usable) - 1, min(NUM_HISTORIES, len(usable))).astype(int)])
     mine, theirs = _answers(one, chosen), _answers(other, chosen)
     shared = [len(np.intersect1d(row, beside)) / max(1, len(beside)) for row, beside in zip(mine, theirs, strict=True)]
     covered = [len(np.unique(np.concatenate(rows))) for rows in (mine, theirs)]

@@ -60,6 +60,11 @@ def test_one_that_answers_the_same_to_everybody_holds_few_items_and_another_one_
     assert other.overlap < 0.3
 
 
+def test_of_very_many_items_nobody_asks(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamrec.student.likeness.MOST_ROWS", NUM_ITEMS - 1)
+    assert likeness(examples, student(1), student(1)) is None
+
+
 def test_too_few_histories_say_nothing_and_weights_that_are_not_finite_answer_nothing(examples: Examples) -> None:
     assert likeness(examples.take(np.arange(LEAST_HISTORIES - 1)), student(1), student(1)) is None
     unknown = dataclasses.replace(examples, history=np.full_like(examples.history, NUM_ITEMS + 5))
