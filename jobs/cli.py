@@ -116,5 +116,6 @@ def summary(controller: Controller) -> dict[str, Any]:
         "offsets": {str(partition): offset for partition, offset in sorted(state.offsets.items())},
         "metrics": controller.progressive.means(),
         "gain": found._asdict() if (found := controller.gain.estimate()) is not None else None,
+        "worth": controller.ingest.worth.facts(),
         "digests": {name: component.digest() for name, component in controller.components().items()},
     }

@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from jobs import cli
 from streamrec.config import parse_duration_s
 from streamrec.errors import ConfigError
+from streamrec.evaluation.worth import say
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.ray_workers import leave
@@ -123,6 +124,8 @@ def describe(report: StepReport, counts: Mapping[str, int] | None = None) -> str
         f"published {report.published}" if report.published else "",
         decision,
         f"back to {report.returned.return_to}, {report.returned.num_events} events quarantined" if report.returned else "",
+        *(f"{each.version} rolled back to {each.to}: {each.reason}" for each in report.guarded),
+        say(report.worth),
         f"nothing goes live, {why}" if (why := next(iter(report.plan.holds.values()), "")) else "",
         ("commit handed over" if report.is_commit_under_way else "committed") if report.committed else "",
         *report.about_students(),

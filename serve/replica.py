@@ -23,6 +23,7 @@ from streamrec.config import Config
 from streamrec.config.keys import ApiKey
 from streamrec.environment import tombstone_key
 from streamrec.errors import BrokerUnavailable, OperatorError
+from streamrec.evaluation.worth import Worth
 from streamrec.events.codec import EventCodec
 from streamrec.events.schema import Kind
 from streamrec.features.tombstones import Tombstones
@@ -30,6 +31,7 @@ from streamrec.log.base import LogAddress, LogTail, LogWriter
 from streamrec.log.connect import open_table_reader, open_tail, open_writer
 from streamrec.pipeline.bootstrap_view import load_history_columns
 from streamrec.pipeline.switches import check_may_move
+from streamrec.pipeline.worth_view import load_worth, worth_facts
 from streamrec.registry.alias import Move
 from streamrec.registry.registry import Registry
 from streamrec.registry.version import digest_arrays
@@ -52,6 +54,8 @@ _RETRY_S = 0.5
 # Adds half of itself to the freshness of histories, and bounds what a busy log costs a replica.
 _GATHER_S = 0.02
 _SINK_POLL_S = 0.5
+# About as often as a stream commits.
+_WORTH_EVERY_S = 10.0
 _CONNECT_TIMEOUT_S = 0.8 * APPEND_TIMEOUT_S
 # How long a new replica keeps out of traffic to get a model and histories before it answers with what it has.
 _WARM_START_S = 10.0
@@ -114,8 +118,9 @@ class Replica:
         if settings.log_address is not None and config.serving.log_impressions:
             # A sink of its own: impressions never take the place of events that somebody waits for.
             self._impression_sink = EventSink(self._codec, self._open_writer, config.log.events_topic, kinds=(Kind.IMPRESSION,))
-            self._impressions = ImpressionLog(config.serving.log_impressions, self._impression_sink.submit, clock)
+            self._impressions = ImpressionLog(config.serving.log_impressions, self._impression_sink.submit, clock, student=settings.student)
             self.shown = self._impressions.shown
+        self._worth = Worth()
         self.answerer = FullAnswerer(self._view, clock)
         self._slot = ModelSlot(warm_up=self.answerer.prepare, digest_of=digest_arrays)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
@@ -135,6 +140,7 @@ class Replica:
             self._spawn("event-sink", lambda: sink.step(_SINK_POLL_S), sink.close)
             if self._impressions is not None:
                 self._spawn("impression-sink", lambda: self._impression_sink.step(_SINK_POLL_S), self._impression_sink.close)
+                self._spawn("worth", self._look_at_worth, lambda: None)
         # The model comes while histories are read; requests wait for both.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._subscription.step(timeout_s=0), _WARM_START_S)
@@ -216,7 +222,7 @@ class Replica:
 
     def facts(self) -> dict[str, Any]:
         """Return what ``GET /v1/models`` shows."""
-        slot = self._slot
+        slot, model = self._slot, self._slot.current
         return {
             "replica": self.replica_id,
             "live": _model_facts(slot.current),
@@ -227,6 +233,7 @@ class Replica:
             "answers": dict(self._num_answers),
             "history_view": self._view_facts(),
             "events": {"accepted": self._sink.num_accepted, "rejected": self._sink.num_rejected} if self._sink else None,
+            "worth": None if self._impressions is None else worth_facts(self._worth, self._settings.student, model.version if model else None),
             "impressions": self._impressions and {"logged": self._impressions.num_logged, "dropped": self._impressions.num_dropped},
         }
 
@@ -244,6 +251,15 @@ class Replica:
             "offsets": self._view.offsets,
             **asdict(self._view.counters),
         }
+
+    def _look_at_worth(self) -> None:
+        """Read what the newest commit says, and wait; where it can't be read the last one is shown on."""
+        if self._settings.state_url is not None:
+            try:
+                self._worth = load_worth(self._settings.state_url)
+            except OperatorError as error:
+                logger.warning("what answers came to can't be read: %s", error)
+        self._stopping.wait(_WORTH_EVERY_S)
 
     def _load_histories(self) -> HistoryColumns | None:
         return None if self._settings.state_url is None else load_history_columns(self._settings.state_url)

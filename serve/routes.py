@@ -186,6 +186,8 @@ class Routes:
         for name in ("live", "previous"):
             if facts.get(name):
                 facts[name] = {**facts[name], "namespaces": caller.visible(facts[name]["namespaces"])}
+        if caller.namespaces is not None:  # Those of others are in there, too.
+            facts.pop("worth", None)
         limits = {"late": self._deadlines.num_late, "waiting": self._guards.gate.num_inside, "shed": self._guards.gate.num_refused}
         await respond(send, 200, {**facts, "limits": limits}, self._headers)
 

@@ -32,6 +32,7 @@ from streamrec.cli.options import (
     ShowConfig,
     ShowQuarantine,
     ShowSwitches,
+    ShowWorth,
     Turn,
 )
 from streamrec.errors import StreamrecError
@@ -236,6 +237,12 @@ def quarantine(
 ) -> None:
     """List what was learned, rejected too often by the gate and taken back: batches, offsets, events and why; or replay one range."""
     _run("quarantine", ShowQuarantine(_settings(config, overrides), broker, again, as_json))
+
+
+@app.command()
+def worth(as_json: AsJson = False, config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Print what logged answers came to, as of the newest commit: of those that each version gave, how many led to something."""
+    _run("worth", ShowWorth(_settings(config, overrides), as_json))
 
 
 @app.command()

@@ -122,6 +122,14 @@ class ShowQuarantine:
 
 
 @dataclass(frozen=True)
+class ShowWorth:
+    """``streamrec worth``."""
+
+    settings: Settings
+    json: bool = False
+
+
+@dataclass(frozen=True)
 class ShowSwitches:
     """``streamrec switches``."""
 

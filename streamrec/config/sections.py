@@ -95,7 +95,8 @@ class FeaturesConfig(Section):
     once a tenth of the rows are taken; announced items never wait. ``max_namespaces``: so many have items with rows; none is taken back, and a commit
     that brings one holds all of their names. ``dedupe_horizon``: how many event ids are remembered at most.
     ``dedupe_horizon_s``: for how long by event time, and at least for ``lateness_s``, so that an interaction whose id is forgotten by time is
-    late when it comes again.
+    late when it comes again. ``max_repeats``: what a user does with an item that fills so many places of their history is in the history, and
+    taught to nobody: a bot has no end of it; 0 teaches all.
     """
 
     history_length: int = Field(default=50, ge=1, le=1000)
@@ -106,6 +107,7 @@ class FeaturesConfig(Section):
     dedupe_horizon: int = Field(default=1_000_000, ge=0)
     dedupe_horizon_s: Duration = 7 * 86_400.0
     lateness_s: Duration = 7 * 86_400.0
+    max_repeats: int = Field(default=20, ge=0, le=1000)
     words_per_item: int = Field(default=12, ge=0, le=64)
     word_buckets: int = Field(default=2048, ge=1, le=65_536)
 
@@ -213,10 +215,15 @@ class RegistryConfig(Section):
 
     ``keep_history``: moves of the alias, and versions that are gone whose decisions stay, that are kept. Moves younger than ``keep_history_for_s``
     stay beyond it. ``gate_error``: the share of candidates no worse than ``gate_tolerance`` allows that may be rejected, however often the gate
-    looks at each. ``usual_share``: nothing goes live by events of which the live version surely finds less than that share of what it usually
-    finds, or that has learned from such; 0 asks nothing, 0.6 suits streams of a hundred users a step. ``max_rejections``: after so many in a row
-    the learner returns to the state that was promoted last, and what was learned since is quarantined; 0 never. ``max_return_items``: nor with
-    more items than this, because each version that is made copies a learner's state.
+    looks at each. ``usual_share``: nothing goes live by events in which the live version leads the popular items by surely less than that share of
+    its usual lead, or that has learned from such; 0 asks nothing. ``max_rejections``: after so many in a row the learner returns to the state that
+    was promoted last, and what was learned since is quarantined; 0 never. ``max_return_items``: nor with more items than this, because each version
+    that is made copies a learner's state. ``probe_coverage``: a candidate's answers to some of a step's histories hold at least this share of as
+    many different items as the live version's do; ``probe_overlap``: and at least this share of the same; 0 does not ask. ``worth_window_s``: what
+    a user takes so long after an answer that showed it is put down to the answer. ``worth_max_answers``: so many logged answers may wait for that.
+    ``guard_share``: a version is rolled back when surely less than this share of its logged answers leads to something, against those of before; 0
+    never. ``guard_error``: the chance of that for a version that holds the share. ``guard_min_answers``: so many answers, each user counted once a
+    step, are needed of before and since; after ten times as many the version is no longer watched.
     """
 
     keep_last: int = Field(default=20, ge=2)
@@ -226,9 +233,16 @@ class RegistryConfig(Section):
     gate_tolerance: float = Field(default=0.1, ge=0, le=1)
     gate_min_queries: int = Field(default=100, ge=1)
     gate_error: float = Field(default=0.05, gt=0, lt=1)
-    usual_share: float = Field(default=0.0, ge=0, le=1)
+    usual_share: float = Field(default=0.3, ge=0, lt=1)
     max_rejections: int = Field(default=8, ge=0)
     max_return_items: int = Field(default=100_000, ge=0)
+    probe_coverage: float = Field(default=0.5, ge=0, le=1)
+    probe_overlap: float = Field(default=0.1, ge=0, le=1)
+    worth_window_s: Duration = 300.0
+    worth_max_answers: int = Field(default=50_000, ge=0)
+    guard_share: float = Field(default=0.5, ge=0, lt=1)
+    guard_error: float = Field(default=0.01, gt=0, lt=1)
+    guard_min_answers: int = Field(default=200, ge=1)
 
 
 class ServingConfig(Section):

@@ -56,7 +56,11 @@ class Interaction:
 
 @dataclass(frozen=True, slots=True)
 class Impression:
-    """A user was shown items, best place first."""
+    """A user was shown items, best place first.
+
+    Attributes:
+        context: Flat facts about the answer, such as what `streamrec.evaluation.worth` reads: which version gave it.
+    """
 
     event_id: EventId
     user_id: UserId
@@ -64,6 +68,7 @@ class Impression:
     event_time: int
     request_id: RequestId | None = None
     namespace: Namespace | None = None
+    context: Mapping[str, str | float | bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +188,7 @@ REJECTED = pa.schema(
 
 FIELDS_OF: Mapping[Kind, frozenset[str]] = {
     Kind.INTERACTION: frozenset({"event_id", "user_id", "item_id", "event_type", "value", "event_time", "session_id", "request_id", "context"}),
-    Kind.IMPRESSION: frozenset({"event_id", "user_id", "event_time", "request_id", "items"}),
+    Kind.IMPRESSION: frozenset({"event_id", "user_id", "event_time", "request_id", "items", "context"}),
     Kind.ITEM_UPDATE: frozenset(
         {
             *("event_id", "item_id", "event_time", "title", "description"),

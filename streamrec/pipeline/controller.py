@@ -22,7 +22,8 @@ from streamrec.pipeline.components import WorkerComponent, itself
 from streamrec.pipeline.dead_letters import send_dead_letters
 from streamrec.pipeline.forgetting import Forgetting
 from streamrec.pipeline.given_up import take_over
-from streamrec.pipeline.ingest import Ingest
+from streamrec.pipeline.guarding import Guarding
+from streamrec.pipeline.ingest import POPULAR, Ingest
 from streamrec.pipeline.intake import Intake
 from streamrec.pipeline.labelling import Labelling
 from streamrec.pipeline.lost_plans import check_plans
@@ -68,6 +69,7 @@ class Controller:
         self.line = VersionLine(parts, MAIN, lambda: self.state, self._check_owner)
         self._further = {name: VersionLine(parts, name, partial(self.state.line, name), self._check_owner) for name in parts.students}
         self.quarantine = Quarantine(parts, self.state, self.labelling.store, self._lines(), self.ingest.vocabulary)
+        self.guarding = Guarding(parts, self.state, self._lines())
         self._forgetting = Forgetting(parts, self.ingest, self.components(), self.labelling.store, self.students)
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
@@ -214,6 +216,7 @@ class Controller:
             costs_s=self.refreshing.costs_s(),
             failed=self.refreshing.failed(),
             holds=holds,
+            guarded=self.guarding.findings(holds),
         )
         due_ms = [lakes.vacuum_at_ms for lakes in (self.parts.lake, self.parts.other_lakes) if lakes is not None and lakes.vacuum_at_ms is not None]
         if self._saver.holds_older(self.state.forgot_batch):  # Commits that know a deleted user go with later ones, which come in any case.
@@ -247,6 +250,7 @@ class Controller:
         num_known, self._is_torn = len(self.ingest.vocabulary), True
         if plan.topic_id is not None:
             self.ingest.tombstones.leave_places()
+        self.guarding.carry_out(plan, report)
         self.quarantine.carry_out(plan, report)
         self.refreshing.apply(plan, report)
         with timer.stage("ingest"):
@@ -277,6 +281,7 @@ class Controller:
                 line.give_up(version_name(plan.batch), before)
         with timer.stage("publish"):
             self._publish(examples, plan, report)
+            self.guarding.note(report, ingested.outcomes)
             self.quarantine.note(report)
         with timer.stage("refresh"):
             self.refreshing.start(plan, report)
@@ -285,6 +290,7 @@ class Controller:
         self._is_torn = False
         self.intake.note(plan, self.parts.clock.monotonic_s() - began_s)
         report.books, report.items, report.seconds = self.books(), self.ingest.vocabulary.facts(), timer.seconds
+        report.worth = self.ingest.worth.of(self.line.student_name)
         return report
 
     def _seen(self, examples: Examples, plan: Plan) -> list[NDArray[np.int32]] | None:
@@ -299,12 +305,12 @@ class Controller:
             student = self.parts.student.submit(Learner.ranks, examples, self.line.asked(), seen)
             further = {name: self._ask(line, examples) for name, line in self._further.items()}
             control = self.parts.control.submit(Learner.ranks, examples, [CURRENT], seen) if self.parts.control is not None else None
-            for name, ranks in self.ingest.popularity.ranks(examples, self.ingest.vocabulary.namespace_of_rows(), seen).items():
-                report.metrics[name] = self.progressive.add(name, per_query_metrics(ranks, examples))
+            baselines = self.ingest.baselines(examples, seen)
+            report.metrics |= {name: self.progressive.add(name, values) for name, values in baselines.items()}
             by_version = {version: per_query_metrics(ranks, examples) for version, ranks in student.result().items()}
             report.metrics["student"] = self.progressive.add("student", by_version[CURRENT])
         with timer.stage("gate"):
-            report.decision = self.line.decide(plan, by_version, examples.user)
+            report.decision = self.line.decide(plan, by_version, baselines[POPULAR], examples.user)
         if control is not None:
             with timer.stage("evaluate"):
                 values = per_query_metrics(control.result()[CURRENT], examples)
@@ -315,7 +321,8 @@ class Controller:
                 scores = {version: per_query_metrics(ranks, own) for version, ranks in pending.result().items()}
                 report.metrics[f"students.{name}"] = self.progressive.add(f"students.{name}", scores[CURRENT])
             with timer.stage("gate"):
-                report.note(name, decision=self._further[name].decide(plan, scores, own.user))
+                popular = (baselines if own is examples else self.ingest.baselines(own))[POPULAR]
+                report.note(name, decision=self._further[name].decide(plan, scores, popular, own.user))
 
     def _ask(self, line: VersionLine, examples: Examples) -> tuple[Examples, Pending[dict[str, NDArray[np.int32]]]]:
         own = self.students.of(line.name, examples)

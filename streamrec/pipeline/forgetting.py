@@ -40,6 +40,7 @@ EXACT = {
     "neighbours": "the user's session, which no other user's label comes from any more",
     "window": "the user's events in what transformers are trained on from now on",
     "dedupe": "the user's event ids; the tombstone drops what comes again",
+    "shown": "the answers to the user that wait for what comes of them; sums over all users keep those whose time was over",
     "checkpoints": "the commit of the step writes what is small whole, what is large is joined with its deltas beside the stream, one component a "
     "commit; what was before is gone three commits later, and these follow at the checkpoint interval whether events come or not",
     "items": "of what the user is known to have touched, items that nobody else holds and no catalogue describes: rows, vectors, counts, sums",
@@ -107,6 +108,8 @@ class Forgetting:
         own = [self._ingest.histories.get(*user), self._ingest.window.rows_of(*user), self._store.rows_of(*user)]
         rows = np.unique(np.concatenate(own)).astype(np.int32)
         share = np.max([np.bincount(np.searchsorted(rows, part), minlength=len(rows)) for part in own], axis=0, initial=0)
+        most = self._parts.config.features.max_repeats
+        share = np.minimum(share, most) if most else share  # No more were counted, as long as the history goes back.
         self._ingest.popularity.take_back(rows, share)
         left = None
         if self._parts.linear is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from streamrec.config import Config
 from streamrec.environment import tombstone_key
 from streamrec.evaluation.baselines import Popularity
+from streamrec.evaluation.ranking import PerQuery, per_query_metrics
+from streamrec.evaluation.shown import Outcome, Shown
+from streamrec.evaluation.worth import Worth
 from streamrec.events.codec import EventCodec
 from streamrec.events.meaning import NEGATIVE, TARGET, roles_of
 from streamrec.events.schema import Kind
 from streamrec.events.tables import numpy_of, only, take
 from streamrec.features.dedupe import Dedupe, EventKeys, hash_key
 from streamrec.features.examples import Examples
+from streamrec.features.floods import floods, without
 from streamrec.features.histories import Histories, HistoryEvents
 from streamrec.features.item_attributes import FIELDS, ItemAttributes
 from streamrec.features.item_content import ItemContent
@@ -28,6 +32,9 @@ from streamrec.features.tombstones import NEVER, Tombstones, with_same_user
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.state import Component
 from streamrec.teachers.window import EventWindow
+
+POPULAR = "recent_popular"
+"""The baseline that a version has to find more than."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class Ingested:
         num_interactions: Applied interactions.
         watermarks_ms: Highest event time of a valid interaction so far, per partition.
         targets: Target rows in time order [T] int32 and the basket of each [T] int64.
+        outcomes: What came of logged answers whose time is over.
     """
 
     examples: Examples
@@ -51,6 +59,7 @@ class Ingested:
     num_interactions: int
     watermarks_ms: Mapping[int, int]
     targets: tuple[NDArray[np.int32], NDArray[np.int64]]
+    outcomes: Sequence[Outcome] = ()
 
 
 @dataclass(frozen=True)
@@ -85,13 +94,21 @@ class Ingest:
         self.popularity = Popularity()
         self.window = EventWindow(config.teachers.window_events)
         self.attributes = ItemAttributes(self.vocabulary.generation_of_rows)
+        self.worth = Worth()
+        self.shown = Shown(config.registry.worth_window_s, config.registry.worth_max_answers, self.worth)
         # Kept only for who reads it: titles take more memory than the words that are hashed out of them.
         self.content = ItemContent(self.vocabulary.generation_of_rows) if config.teachers.reads_content else None
 
     def components(self) -> list[Component]:
         """Return the state that events go into."""
         own: list[Component] = [self.tombstones, self.dedupe, self.vocabulary, self.histories, self.popularity, self.window, self.attributes]
+        own += [self.shown, self.worth]
         return own if self.content is None else [*own, self.content]
+
+    def baselines(self, examples: Examples, seen: list[NDArray[np.int32]] | None = None) -> dict[str, PerQuery]:
+        """Return what lists that nobody learns find of queries, by name; see `Popularity.ranks`."""
+        ranks = self.popularity.ranks(examples, self.vocabulary.namespace_of_rows(), seen)
+        return {name: per_query_metrics(each, examples) for name, each in ranks.items()}
 
     def apply(
         self,
@@ -140,10 +157,15 @@ class Ingest:
         if len(taken.left):
             forget_rows(taken.left)
         self._describe(updates, taken.announced)
-        batch = self._history_events(interactions, users, user_hashes, taken.used)
+        batch, user_hashes = self._history_events(interactions, users, user_hashes, taken.used)
         examples = self.histories.advance(batch)
-        targets = _baskets(batch)
-        return Ingested(examples, decoded.rejected, only(events, stays), counts, interactions.num_rows, advanced_ms, targets)
+        flooded = floods(examples, self._config.features.max_repeats)
+        is_flood = _events_of(examples, flooded, batch.rows, user_hashes)
+        examples, learned = without(examples, flooded), (batch.roles != NEGATIVE) & ~is_flood
+        self.window.add(user_hashes[learned], batch.rows[learned], batch.times[learned])
+        targets = _baskets(batch, is_flood)
+        outcomes = self._join(only(events, stays & _is_kind(events, Kind.IMPRESSION)), interactions)
+        return Ingested(examples, decoded.rejected, only(events, stays), counts, interactions.num_rows, advanced_ms, targets, outcomes)
 
     def _in_order(self, events: pa.Table, watermarks_ms: Mapping[int, int]) -> tuple[pa.Table, dict[int, int]]:
         """Return the events that are not late, by (event time, partition, offset), and the watermarks after them all."""
@@ -225,27 +247,43 @@ class Ingest:
             again[mine] |= here & (offset[mine] > offset[row]) & ((mine < row) | (time[mine] <= request.until_ms))
         return ~(self.tombstones.covers_events(events) | is_deletion), int(again.sum())
 
-    def _history_events(self, interactions: pa.Table, users: ItemKeys, user_hashes: NDArray[np.int64], rows: NDArray[np.int32]) -> HistoryEvents:
-        """Return the interactions whose items have rows; the others have had their effect on the vocabulary."""
+    def _join(self, impressions: pa.Table, interactions: pa.Table) -> list[Outcome]:
+        """Put down to logged answers what came of them; a log that has none costs nothing."""
+        if not impressions.num_rows and not len(self.shown):
+            return []
+        chosen = roles_of(interactions, self._config.events.meanings)[0] == TARGET
+        return self.shown.join(impressions, only(interactions, chosen))
+
+    def _history_events(
+        self, interactions: pa.Table, users: ItemKeys, user_hashes: NDArray[np.int64], rows: NDArray[np.int32]
+    ) -> tuple[HistoryEvents, NDArray[np.int64]]:
+        """Return the interactions whose items have rows, and their users' hashes; the others have had their effect on the vocabulary."""
         held = np.flatnonzero(rows >= 0)
         if len(held) < len(rows):
             interactions, rows, user_hashes = interactions.take(pa.array(held)), rows[held], user_hashes[held]
         present, user_of_event = np.unique(users.index[held], return_inverse=True)
         roles, weights = roles_of(interactions, self._config.events.meanings)
         times = numpy_of(interactions["event_time"])
-        positive = roles != NEGATIVE
-        self.window.add(user_hashes[positive], rows[positive], times[positive])
         pairs = [(users.namespaces[index], users.ids[index]) for index in present.tolist()]
-        return HistoryEvents(pairs, user_of_event, rows, times, roles, weights, self.vocabulary.namespace_of_rows()[rows])
+        return HistoryEvents(pairs, user_of_event, rows, times, roles, weights, self.vocabulary.namespace_of_rows()[rows]), user_hashes
 
 
 def _is_kind(events: pa.Table, kind: Kind) -> NDArray[np.bool_]:
     return numpy_of(pc.equal(events["kind"], kind.value))
 
 
-def _baskets(events: HistoryEvents) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+def _events_of(examples: Examples, targets: NDArray[np.bool_], rows: NDArray[np.int32], user_hashes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which events, by item row and user, are those of some targets [T]; a user's others with the same item are, too. [E]."""
+    if not targets.any():
+        return np.zeros(len(rows), np.bool_)
+    whose = examples.user[examples.query_of_target[targets]].tolist()
+    pairs = set(zip(whose, examples.target_rows[targets].tolist(), strict=True))
+    return np.fromiter((pair in pairs for pair in zip(user_hashes.tolist(), rows.tolist(), strict=True)), np.bool_, len(rows))
+
+
+def _baskets(events: HistoryEvents, left_out: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return target rows ordered by (event time, user) and a number that is equal within a basket."""
-    chosen = np.flatnonzero(events.roles == TARGET)
+    chosen = np.flatnonzero((events.roles == TARGET) & ~left_out)
     user = events.user_of_event[chosen]
     order = np.lexsort((user, events.times[chosen]))
     chosen, user = chosen[order], user[order]

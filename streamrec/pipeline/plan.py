@@ -11,6 +11,7 @@ from streamrec.config import Config, PipelineConfig
 from streamrec.log.offsets import OffsetRange
 from streamrec.pipeline.challenge import LEAST_QUERIES, ChallengeDecision, decide_challenge
 from streamrec.registry.gate import Window
+from streamrec.registry.guard import Guarded
 from streamrec.registry.version import version_id
 from streamrec.teachers.policy import RefreshDecision, RefreshFacts, decide_refresh, latest_events, must_forget
 
@@ -61,7 +62,9 @@ class Plan(BaseModel):
         lives: The same of further students, by name.
         idles: Further students of which the same is true as ``idle`` says.
         holds: Student by its name in the registry to why nothing is published or promoted for it; see `streamrec.pipeline.switches`.
-        return_to: Promoted version whose state the students go back to before this step: the gate has rejected too many in a row since.
+        return_to: Promoted version whose state the students go back to before this step: the gate has rejected too many in a row since, or the guard
+            has found the later ones worse.
+        guarded: Versions that are rolled back before this step.
         lag: Records of the log behind the ranges when this was planned.
         seconds_per_event: What the size of the ranges was chosen by; None while nothing was measured.
         lost: Records that the log no longer had; the ranges then begin behind them, and the step books as lost what the lake does not have either.
@@ -93,6 +96,7 @@ class Plan(BaseModel):
     idles: tuple[str, ...] = ()
     holds: dict[str, str] = {}
     return_to: str | None = None
+    guarded: tuple[Guarded, ...] = ()
     lag: int = 0
     seconds_per_event: float | None = None
     lost: int = 0
@@ -134,6 +138,7 @@ class Measured:
         costs_s: Teacher name to the worker-seconds of its finished refresh.
         failed: Teacher name to reason for refreshes under way that have failed.
         holds: Student to why nothing is promoted for it.
+        guarded: What the guard has found.
     """
 
     ends: Mapping[int, int]
@@ -149,6 +154,7 @@ class Measured:
     costs_s: Mapping[str, float] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     holds: Mapping[str, str] = field(default_factory=dict)
+    guarded: tuple[Guarded, ...] = ()
 
 
 def version_name(batch: int) -> str:
@@ -298,7 +304,9 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     checkpoint = _commit_is_due(measured.since_checkpoint_s, config.pipeline.checkpoint_interval_s, waits_for_solve)
     commits = checkpoint and (state.has_uncommitted or (state.tidy_at_ms is not None and measured.now_ms >= state.tidy_at_ms))
     return_to = state.good if 0 < config.registry.max_rejections <= state.rejections else None
-    if num == 0 and return_to is None and not publish and not idle and not idles and not start_refresh and not settles and not commits:
+    return_to = next((each.to for each in measured.guarded if each.student == STUDENT), return_to)
+    is_moved = return_to is not None or bool(measured.guarded)
+    if num == 0 and not (is_moved or publish or idle or idles or start_refresh or settles or commits):
         return None
     batch = state.batch + 1
     return Plan(
@@ -323,6 +331,7 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
         idles=idles,
         holds=dict(measured.holds),
         return_to=return_to,
+        guarded=measured.guarded,
         lag=lag,
         seconds_per_event=measured.seconds_per_event,
     )

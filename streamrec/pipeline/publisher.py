@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from streamrec.config import Config
 from streamrec.errors import ModelRejected
 from streamrec.features.vocabulary import Vocabulary
-from streamrec.registry.gate import NO_DOUBTS, Decision, Gate, Health, Verdict, Window
+from streamrec.registry.gate import NO_DOUBTS, Decision, Gate, Health, Reason, Verdict, Window
+from streamrec.registry.guard import Guarded
 from streamrec.registry.registry import Registry
 from streamrec.registry.usual import Doubts
 from streamrec.registry.version import Probes, VersionFacts
@@ -94,6 +95,13 @@ class Publisher:
     def put_back(self, version: str, reason: str) -> None:
         """Make a version live because an operator says so; see `Registry.promote`."""
         self._registry.promote(version, reason)
+
+    def go_back(self, guarded: Guarded, batch: int) -> None:
+        """Make a version live again because the one that is live leads to less; the decision says by which numbers. See `Registry.return_to`."""
+        rejected = {"verdict": Verdict.REJECT, "code": Reason.LIVE_WORSE, "candidate": guarded.version, "live": guarded.to, "batch": batch}
+        decision = Decision.model_validate({**rejected, "numbers": guarded.numbers, "reason": guarded.reason})
+        self._registry.record_decision(decision)
+        self._registry.return_to(guarded.to, guarded.version, guarded.reason)
 
     def load(self, version: str) -> tuple[Arrays, dict[str, Any]]:
         """Return a version's arrays and meta."""

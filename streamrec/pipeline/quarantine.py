@@ -1,4 +1,4 @@
-"""Go back to the last promoted state after too many rejections in a row, and quarantine the events that were learned since.
+"""Go back to a promoted state after too many rejections in a row, or a finding of the guard, and quarantine the events that were learned since.
 
 What goes back are the students' weights and moments, and their replay. Offsets, vocabulary, histories and the ids of events stay: a quarantined
 event is known, and is not read again. The plan that follows the last rejection names the version to return to, so a killed run does the same again.
@@ -83,7 +83,8 @@ class Quarantine:
         state, not_before = self._state, self._state.not_before
         if state.good is not None and (state.good != state.live or (not_before is not None and state.good < not_before)):
             state.good, state.tainted = None, ""  # An operator has moved what is live: nobody knows how good another state is.
-        state.marks = {version: mark for version, mark in state.marks.items() if version in {state.good, state.candidate}}
+        kept = {state.good, state.candidate, state.guard.get("vouched"), state.guard.get("first")}
+        state.marks = {version: mark for version, mark in state.marks.items() if version in kept}
         if not_before is not None and knows_more:
             self._tell_all(Learner.forget_before, not_before)
 
@@ -118,7 +119,7 @@ class Quarantine:
         logger.warning("the students go back to the state of %s: %d events are quarantined, %s", plan.return_to, num_events, state.rejected_for)
         for line in self._lines:
             line.withdraw()
-        state.rejections, state.tainted, report.returned = 0, "", record
+        state.rejections, state.tainted, state.good, report.returned = 0, "", plan.return_to, record
         self._mark(plan.return_to)  # Its state is that of here now: what is quarantined once is not quarantined again.
 
     def _tell_all(self, method: Any, version: str) -> None:

@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from streamrec.evaluation.gain import Estimate
+from streamrec.evaluation.worth import Tally
 from streamrec.pipeline.plan import Plan
 from streamrec.pipeline.quarantined import Quarantined
 from streamrec.pipeline.refresh_times import Took
 from streamrec.registry.gate import Decision
+from streamrec.registry.guard import Guarded
 from streamrec.student.lesson import StepMetrics
 
 STAGES = ("plan", "read", "ingest", "evaluate", "label", "gate", "learn", "publish", "refresh", "checkpoint")
@@ -58,6 +60,8 @@ class StepReport:
         published: Version published by this step.
         lines: Name of a further student to what became of its versions; those of which nothing is to be said are left out.
         returned: What was quarantined before this step, because the students went back to a promoted state.
+        guarded: What was rolled back before this step.
+        worth: What the student's logged answers came to so far.
         activated: Teacher name to the version whose labels are used from this step on.
         challenged: Teacher name to the new version that is compared with the one in use from this step on; the plan's ``verdicts`` say how it ends.
         refreshes_started: Teacher name to version; the plan's ``decisions`` say why.
@@ -81,6 +85,8 @@ class StepReport:
     published: str | None = None
     lines: dict[str, LineReport] = field(default_factory=dict)
     returned: Quarantined | None = None
+    guarded: tuple[Guarded, ...] = ()
+    worth: Tally = field(default_factory=Tally)
     activated: dict[str, str] = field(default_factory=dict)
     challenged: dict[str, str] = field(default_factory=dict)
     refreshes_started: dict[str, str] = field(default_factory=dict)

@@ -40,6 +40,7 @@ class Line:
     versions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     usual: dict[str, Any] = field(default_factory=dict)
     tainted: str = ""
+    guard: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,7 +74,9 @@ class StreamState(Impersonal):
         rejections: How many the gate has rejected since it was promoted, or since the students went back; ``rejected_for`` says why the last one was.
         usual: What the live version usually finds; see `streamrec.registry.usual.Usual`.
         tainted: Why the students have learned from events that were unlike those before; empty where they have not, or went back since.
-        marks: ``good`` and the candidate to where the stream was when it was published; see `streamrec.pipeline.quarantine`.
+        marks: ``good``, the candidate and what the guard goes back to, to where the stream was when it was published; see
+            `streamrec.pipeline.quarantine`.
+        guard: What came of answers; see `streamrec.registry.guard.Watch`.
         queries: How many queries all steps had.
         evidence: Paired sums of candidate and live, as far as collected; see `streamrec.registry.gate.Window`.
     """
@@ -106,6 +109,7 @@ class StreamState(Impersonal):
     usual: dict[str, Any] = field(default_factory=dict)
     tainted: str = ""
     marks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    guard: dict[str, Any] = field(default_factory=dict)
     queries: int = 0
 
     @property

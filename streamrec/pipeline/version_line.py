@@ -17,6 +17,7 @@ from streamrec.pipeline.plan import STUDENT, Plan, version_name
 from streamrec.pipeline.publisher import ItemFacts, Publisher
 from streamrec.pipeline.stream_state import Line, StreamState
 from streamrec.registry.gate import SUMS, Decision, Reason, Verdict, Window, held_back
+from streamrec.registry.guard import Guarded
 from streamrec.registry.usual import Doubts, Found, Usual, found_in, kept
 from streamrec.registry.version import VersionFacts
 from streamrec.student.learner import CURRENT, Learner
@@ -28,9 +29,9 @@ MAIN = ""
 """Name of the student's own line among those of further ones."""
 JUDGED_BY = "recall@20"
 """What a candidate is compared with the live version by."""
-USUAL_BY = "ndcg@10"
-"""What the live version's finds are measured by: spoiled events leave what is popular in long lists, and take it from the top of short ones."""
 _EVIDENCE = ("num_queries", *SUMS)
+_LIKE = ("like_coverage", "like_overlap", "like_num")
+"""How like the live version's answers its own were when it was published."""
 
 
 class VersionLine:
@@ -105,7 +106,7 @@ class VersionLine:
     def withdraw(self) -> None:
         """Let a version that waits for the gate wait no more: what it has learned is taken back."""
         if self.state.candidate is not None:
-            logger.info("%s is withdrawn, what it has learned is quarantined", self.state.candidate)
+            logger.info("%s is withdrawn, what it has learned is taken back", self.state.candidate)
             self.state.candidate, self.state.evidence = None, {}
             self.state.versions["rejected"] += 1
 
@@ -159,16 +160,33 @@ class VersionLine:
         except (RegistryError, Damaged) as error:  # Removed, or of before a deletion: who serves goes before who is on call.
             logger.warning("%s is not put back: %s", version, error)
 
+    def go_back(self, guarded: Guarded, batch: int) -> None:
+        """Make the version live again that was before; whatever waits for the gate has learned on from the one that goes.
+
+        Raises:
+            RegistryError: It is not there any more, or was made before a deletion.
+            Damaged: It can't be read.
+        """
+        if self.publisher is None:
+            return
+        arrays, meta = self.publisher.load(guarded.to)
+        self._check_owner()
+        self.publisher.go_back(guarded, batch)
+        self.student.submit(Learner.hold, guarded.to, arrays, meta)
+        self.withdraw()
+        self.state.live, self.state.evidence = guarded.to, {}
+
     def asked(self) -> list[str]:
         """Return what the student scores: its newest weights and `versions`."""
         return [CURRENT, *self.versions()]
 
-    def decide(self, plan: Plan, scores: Mapping[str, PerQuery], user: NDArray[np.int64]) -> Decision | None:
+    def decide(self, plan: Plan, scores: Mapping[str, PerQuery], popular: PerQuery, user: NDArray[np.int64]) -> Decision | None:
         """Ask the gate about the candidate; None without one.
 
         Args:
             plan: The step's.
             scores: Version to its metrics of the step's queries.
+            popular: What the popular items find of them.
             user: Whose query each is.
         """
         state, publisher, candidate = self.state, self.publisher, self.state.candidate
@@ -179,7 +197,7 @@ class VersionLine:
             window += Window.from_sums(plan.batch, state.evidence)
         found = found_in(state.evidence)
         if state.live is not None:
-            found += Found.of(scores[state.live][USUAL_BY], user)
+            found += Found.of(scores[state.live][JUDGED_BY], popular[JUDGED_BY], user)
         if why := plan.holds.get(self.student_name):
             decision = held_back(candidate, state.live, window, why)
         else:
@@ -187,10 +205,12 @@ class VersionLine:
             is_idle = plan.idle if self.name == MAIN else self.name in plan.idles
             decision = publisher.decide(candidate, state.live, window, is_idle, self._doubts(found))
         if decision.verdict is Verdict.WAIT:
-            state.evidence = {**{name: getattr(window, name) for name in _EVIDENCE}, **kept(found)}
+            like = {name: value for name, value in state.evidence.items() if name in _LIKE}
+            state.evidence = {**{name: getattr(window, name) for name in _EVIDENCE}, **kept(found), **like}
             return decision
         state.candidate, state.evidence = None, {}
-        state.usual = asdict(Usual(**state.usual).after(found, is_unlike=decision.code is Reason.UNLIKE))
+        share = self._parts.config.registry.usual_share
+        state.usual = asdict(Usual.of(state.usual).after(found, share, is_unlike=decision.code is Reason.UNLIKE))
         state.versions["promoted" if decision.promote else "rejected"] += 1
         if decision.promote:
             state.live = candidate
@@ -198,12 +218,13 @@ class VersionLine:
 
     def decide_first(self, plan: Plan) -> Decision | None:
         """Ask the gate about a candidate while nothing is live: it has nothing to be compared with, and goes live on its probes."""
-        none = np.zeros(0, np.float32)
-        return self.decide(plan, {version: {JUDGED_BY: none, USUAL_BY: none} for version in self.versions()}, np.zeros(0, np.int64))
+        none: PerQuery = {JUDGED_BY: np.zeros(0, np.float32)}
+        return self.decide(plan, dict.fromkeys(self.versions(), none), none, np.zeros(0, np.int64))
 
     def _doubts(self, found: Found) -> Doubts:
         cfg = self._parts.config.registry
-        return Doubts(Usual(**self.state.usual).doubt(found, cfg.usual_share, cfg.gate_error), self.state.tainted)
+        like = {name.removeprefix("like_"): value for name, value in self.state.evidence.items() if name in _LIKE}
+        return Doubts(Usual.of(self.state.usual).doubt(found, cfg.usual_share, cfg.gate_error), self.state.tainted, like)
 
     def publish(
         self, plan: Plan, examples: Examples, source: Worker[Learner], items: ItemFacts, facts: VersionFacts, not_before: str | None = None
@@ -232,7 +253,8 @@ class VersionLine:
         else:
             self.student.submit(Learner.hold, version, *publisher.load(version), kept)
         state.newest = state.candidate = version
-        state.evidence = {}
+        found = self.student.submit(Learner.likeness, examples, version, state.live).result() if state.live is not None else None
+        state.evidence = {} if found is None else {f"like_{name}": float(value) for name, value in found._asdict().items()}
         state.versions["published"] += 1
         self._published_s = self._parts.clock.monotonic_s()
         return version
@@ -240,4 +262,4 @@ class VersionLine:
     def prune(self, now_ms: int, not_before: str | None, needed: str | None) -> None:
         """Remove versions that nobody needs; see `Publisher.prune`."""
         if self.publisher is not None:
-            self.publisher.prune(now_ms, not_before, {needed, *self.versions()})
+            self.publisher.prune(now_ms, not_before, {needed, self.state.guard.get("vouched"), self.state.guard.get("first"), *self.versions()})

@@ -179,6 +179,17 @@ class Alias:
 
         return self._move(next_move)
 
+    def return_to(self, version: str, live: str, reason: str, at_ms: int) -> Move:
+        """Make ``version`` live, which was before, unless another than ``live`` is live already; a rollback from there goes where it went then."""
+        trail = next((move.trail for move in self._backwards() if move.version == version), ())
+
+        def next_move(last: Move | None) -> Move | None:
+            if last is None or last.version != live or version == live:
+                return None
+            return Move(number=last.number + 1, action="rollback", version=version, trail=trail, reason=reason, at_ms=at_ms)
+
+        return self._move(next_move)
+
     def _move(self, next_move: Callable[[Move | None], Move | None]) -> Move:
         for _ in range(_ATTEMPTS):
             last = self.newest()

@@ -19,7 +19,7 @@ from streamrec.registry.sequential import log_evidence
 from streamrec.registry.usual import Doubts
 from streamrec.registry.version import Number
 
-_MOST_EVIDENCE = 1e300
+MOST_EVIDENCE = 1e300
 """What is told of more: a number of JSON."""
 
 
@@ -49,6 +49,8 @@ class Reason(StrEnum):
     HELD = "held"
     UNLIKE = "unlike"
     TAINTED = "tainted"
+    LIVE_WORSE = "live_worse"
+    STRANGE = "strange"
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,17 @@ def held_back(candidate: str, live: str | None, window: Window, why: str, tolera
     return Decision(verdict=Verdict.WAIT, code=Reason.HELD, reason=why, candidate=candidate, live=live, batch=window.batch, numbers=numbers)
 
 
+def _strange(like: Mapping[str, float], cfg: RegistryConfig) -> str:
+    """Return why a candidate's answers are no answers beside the live version's, as a sentence; empty where nothing says so."""
+    bounds = {"coverage": cfg.probe_coverage, "overlap": cfg.probe_overlap}
+    said = {
+        "coverage": "its answers hold {:.0%} as many items as the live version's",
+        "overlap": "its answers share {:.0%} of the live version's items",
+    }
+    low = [name for name, bound in bounds.items() if like.get(name, 1.0) < bound]
+    return "; ".join(f"{said[name].format(like[name])}, on {like['num']:.0f} histories, {bounds[name]:.0%} is the least" for name in low)
+
+
 class Gate:
     """Decide on candidates; pure, so that the same numbers give the same decision."""
 
@@ -217,7 +230,7 @@ class Gate:
             doubts: What speaks against the events.
         """
         cfg = self._cfg
-        numbers = self._numbers(window)
+        numbers = self._numbers(window) | dict(doubts.like)
         scores = f"{window.metric} {numbers.get('candidate', 0.0):.4f} against {numbers.get('live', 0.0):.4f} on {window.num_queries} queries"
 
         def decision(verdict: Verdict, code: Reason, reason: str) -> Decision:
@@ -233,6 +246,8 @@ class Gate:
             return decision(Verdict.PROMOTE, Reason.FIRST_VERSION, "no version is live yet")
         if not live.is_finite or not math.isfinite(window.live_sum):
             return decision(Verdict.PROMOTE, Reason.LIVE_NOT_FINITE, "the live version's weights or scores are not finite")
+        if strange := _strange(doubts.like, cfg):
+            return decision(Verdict.REJECT, Reason.STRANGE, strange)
         if doubts.unlike:
             return decision(Verdict.REJECT, Reason.UNLIKE, doubts.unlike)
         if numbers.get("evidence", 0.0) >= 1 / cfg.gate_error:
@@ -250,6 +265,6 @@ class Gate:
         """Return the window's numbers, the evidence that the candidate is worse, and how much of it rejects."""
         numbers = window.numbers(self._cfg.gate_tolerance)
         if window.num_queries and math.isfinite(window.candidate_sum) and math.isfinite(window.live_sum):
-            evidence = min(window.log_evidence(self._cfg.gate_tolerance), math.log(_MOST_EVIDENCE))
+            evidence = min(window.log_evidence(self._cfg.gate_tolerance), math.log(MOST_EVIDENCE))
             numbers |= {"evidence": math.exp(evidence), "needed": 1 / self._cfg.gate_error}
         return numbers

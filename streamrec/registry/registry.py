@@ -174,6 +174,21 @@ class Registry:
                 raise
             raise forgotten.refusal(refused[0], self.versions(), self.live()) from error
 
+    def return_to(self, version: str, live: str, reason: str) -> Move:
+        """Make a version live that was before, however many moves ago; nothing happens where another than ``live`` is live.
+
+        Args:
+            version: The one.
+            live: What it takes the place of.
+            reason: Why, a sentence.
+
+        Raises:
+            RegistryError: There is no such version, or it was made before a deletion.
+        """
+        self._store.manifest(version)
+        self._check_allowed(version)
+        return self._alias.return_to(version, live, reason, self._clock.now_ms())
+
     def forget_before(self, version: str, event_id: str = "") -> None:
         """Refuse from now on to go back to versions older than this one, which have learned from a user who is deleted.
 

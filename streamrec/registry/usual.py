@@ -1,113 +1,119 @@
-"""Tell events that are unlike those before: the live version finds far less in them than it usually does, or most come of one user at once.
+"""Tell events that are unlike those before: the live version finds hardly more in them than the popular items do, and usually finds much more.
 
 A version that has learned from spoiled events may be no worse than the live one on more of them, so the comparison of both says nothing. What the
-live version finds does: its weights stand still. Each user counts once a step, whatever they do: a bot is one user, and a session of one
-user is one piece of evidence. But what a bot sends is learned by all of it, so a step that is mostly one user's is unlike those before, too.
+live version finds does: its weights stand still. But a step of a dozen users may be hard by chance. So it is compared with the popular items on the
+same queries: where users are hard to tell, both find less; where labels are shuffled, popular items still find theirs, and the version nothing.
+Evidence adds up from step to step for as long as it speaks against the events.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Self
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamrec.registry.sequential import log_evidence
 
-LOOKS_BACK = 1024
-"""What is usual fades over so many users."""
-LEAST_USERS = 100
+LOOKS_BACK = 8192
+"""What is usual fades over so many queries."""
+LEAST_QUERIES = 1000
 """Fewer have not shown yet what is usual."""
-LEAST_QUERIES, MOSTLY, MUCH_MORE = 50, 0.5, 3.0
-"""One user has most of so many queries, and this many times what the busiest usually has: logs of few users with long sessions are always so."""
+MOST_OF_ONE = 30
+"""A user's queries of a step count as so many at most: a long session is a lot of evidence of one user."""
+LEAST_LEAD = 0.01
+"""A version that usually finds less than this more than the popular items do can't lose it."""
 SLOWLY = 1 / 64
 """What is unusual becomes usual by so much at each decision: a world that has changed for good is accepted after some hundred."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """Hold what the live version found of users' next items, as sums over users, so that steps add up; and each step's busiest user's queries."""
+    """Hold by how much more the live version found than the popular items did, as sums over queries, so that steps add up."""
 
-    users: float = 0.0
+    queries: float = 0.0
     total: float = 0.0
     squares: float = 0.0
-    queries: float = 0.0
-    busiest: float = 0.0
 
     @classmethod
-    def of(cls, scores: ArrayLike, user: NDArray[np.int64]) -> Self:
-        """Sum each user's mean score of a step [num_queries]."""
+    def of(cls, scores: ArrayLike, popular: ArrayLike, user: NDArray[np.int64]) -> Self:
+        """Sum the leads [num_queries] on a step's queries; each user's mean counts as often as the user asked, up to `MOST_OF_ONE` times."""
         _, index = np.unique(user, return_inverse=True)
         num = np.bincount(index)
-        means = np.bincount(index, weights=np.asarray(scores, np.float64)) / num if len(num) else np.zeros(0)
-        return cls(float(len(num)), float(means.sum()), float((means**2).sum()), float(num.sum()), float(num.max(initial=0)))
+        leads = np.asarray(scores, np.float64) - np.asarray(popular, np.float64)
+        means = np.bincount(index, weights=leads) / num if len(num) else np.zeros(0)
+        weights = np.minimum(num, MOST_OF_ONE)
+        return cls(float(weights.sum()), float((weights * means).sum()), float((weights * means**2).sum()))
 
     def __add__(self, other: Found) -> Found:
         """Return both together."""
-        return Found(
-            self.users + other.users,
-            self.total + other.total,
-            self.squares + other.squares,
-            self.queries + other.queries,
-            self.busiest + other.busiest,
-        )
+        return Found(self.queries + other.queries, self.total + other.total, self.squares + other.squares)
 
     @property
-    def share(self) -> float:
-        """Which share of the queries is that of each step's busiest user."""
-        return self.busiest / self.queries if self.queries else 0.0
+    def lead(self) -> float:
+        """The mean."""
+        return self.total / self.queries if self.queries else 0.0
+
+    def log_evidence(self, least: float) -> float:
+        """Return the logarithm of the evidence that the mean lies below ``least``; see `streamrec.registry.sequential`."""
+        squares = self.queries * least**2 - 2 * least * self.total + self.squares
+        return log_evidence(self.queries * least - self.total, max(0.0, squares))
 
 
 @dataclass(frozen=True)
 class Usual:
-    """Hold what the live version usually finds: the mean over users, and how many there were.
+    """Hold what the live version usually finds more than the popular items do.
 
     Attributes:
-        mean: Of the users' scores.
-        users: How many there were.
+        lead: Mean over queries.
+        queries: How many there were.
         is_unlike: Whether the events were unlike those before the last time.
-        share: Of a step's queries, that of its busiest user.
+        carried: What was found since evidence against the events began to add up.
     """
 
-    mean: float = 0.0
-    users: float = 0.0
+    lead: float = 0.0
+    queries: float = 0.0
     is_unlike: bool = False
-    share: float = 0.0
+    carried: Found = field(default_factory=Found)
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Self:
+        """Return what `asdict` gave; what an earlier streamrec kept is another measure, and counts no more."""
+        names = {each.name for each in fields(cls)}
+        return cls(**{**kept, "carried": Found(**kept["carried"])}) if kept.keys() == names else cls()
 
     def doubt(self, found: Found, share: float, error: float) -> str:
         """Return why events are unlike those before, as a sentence; empty where nothing says so.
 
         Args:
-            found: What the live version found since its candidate waits.
+            found: What was found since the candidate waits.
             share: It should be this share of what is usual.
-            error: The chance that this is said of events that are like those before.
+            error: The chance that this is said of events of which that share is found, each time that evidence begins to add up.
 
-        Once said it is said until the live version finds again what lies half way back.
+        Once said it is said until the lead is back above the geometric middle of that share and what is usual.
         """
-        if not share or self.users < LEAST_USERS or not found.users or not math.isfinite(found.total):
+        if not share or self.queries < LEAST_QUERIES or self.lead < LEAST_LEAD or not found.queries or not math.isfinite(found.total):
             return ""
-        bound = share * self.mean
-        squares = found.users * bound**2 - 2 * bound * found.total + found.squares
-        if found.queries >= LEAST_QUERIES and found.share >= max(MOSTLY, MUCH_MORE * self.share):
-            return f"events are unlike those before: one user has {found.share:.0%} of the queries, where the busiest usually has {self.share:.0%}"
-        mean = found.total / found.users
-        is_over = not self.is_unlike or mean >= (1 + share) / 2 * self.mean
-        if is_over and log_evidence(found.users * bound - found.total, max(0.0, squares)) < -math.log(error):
+        is_over = not self.is_unlike or found.lead >= math.sqrt(share) * self.lead
+        if is_over and (found + self.carried).log_evidence(share * self.lead) < -math.log(error):
             return ""
-        return f"events are unlike those before: the live version finds {mean:.4f} instead of {self.mean:.4f}, mean of {found.users:.0f} users"
+        leads = f"{found.lead:.4f} more than the popular items do instead of {self.lead:.4f}"
+        return f"events are unlike those before: the live version finds {leads}, on {found.queries:.0f} queries"
 
-    def after(self, found: Found, *, is_unlike: bool) -> Usual:
+    def after(self, found: Found, share: float, *, is_unlike: bool) -> Usual:
         """Return what is usual after a decision."""
-        if not found.users or not math.isfinite(found.total):
+        if not found.queries or not math.isfinite(found.total):
             return replace(self, is_unlike=is_unlike)
-        mean = found.total / found.users
-        step = SLOWLY if is_unlike else 1 - math.exp(-found.users / min(LOOKS_BACK, max(1.0, self.users)))
-        if not self.users:
-            return Usual(mean, found.users, is_unlike, found.share)
-        return Usual(self.mean + step * (mean - self.mean), self.users + found.users, is_unlike, self.share + step * (found.share - self.share))
+        step = SLOWLY if is_unlike else 1 - math.exp(-found.queries / min(LOOKS_BACK, max(1.0, self.queries)))
+        both = found + self.carried
+        goes_on = not is_unlike and self.queries >= LEAST_QUERIES and both.log_evidence(share * self.lead) > 0.0
+        carried = both if goes_on else Found()
+        if not self.queries:
+            return Usual(found.lead, found.queries, is_unlike, carried)
+        return Usual(self.lead + step * (found.lead - self.lead), self.queries + found.queries, is_unlike, carried)
 
 
 @dataclass(frozen=True)
@@ -117,13 +123,15 @@ class Doubts:
     Attributes:
         unlike: The events that it is judged by, and the newest of those that it has learned, are unlike those before.
         tainted: It has learned from such events, which are over.
+        like: How like the live version's answers its own are: ``coverage``, ``overlap`` and ``num`` histories; empty where nobody has looked.
     """
 
     unlike: str = ""
     tainted: str = ""
+    like: Mapping[str, float] = field(default_factory=dict)
 
 
-FOUND = tuple(field.name for field in fields(Found))
+FOUND = tuple(each.name for each in fields(Found))
 
 
 def kept(found: Found) -> dict[str, float]:

@@ -24,15 +24,17 @@ class ImpressionLog:
         submit: Takes events and never blocks, as `streamrec.serving.event_sink.EventSink.submit`.
         clock: Processing time, which is the impressions' event time.
         draw: Returns a number from 0 to 1 for each answer.
+        student: Whose versions are served.
 
     **Contract.** `shown` never blocks and never raises: what the sink does not take is dropped and counted. An answer to nobody in particular, or
-    without items, is no impression.
+    without items, is no impression. Its context says who gave it, and which share of such answers is logged (`streamrec.evaluation.worth`).
     """
 
     share: float
     submit: Callable[[list[Any]], Future[list[dict[str, Any]]]]
     clock: Clock = field(default_factory=SystemClock)
     draw: Callable[[], float] = field(default_factory=lambda: random.Random().random)  # noqa: S311 - a sample, no secret
+    student: str = "default"
     num_logged: int = 0
     num_dropped: int = 0
 
@@ -51,8 +53,9 @@ class ImpressionLog:
         # A client may send one request id twice; what it was shown each time are two impressions.
         event_id = f"imp-{self._prefix}-{next(self._numbers)}"
         event = {"kind": "impression", "event_id": event_id, "namespace": request.namespace, "user_id": request.user_id, "items": items}
+        giver = {"student": self.student, "model_version": answer["model_version"], "source": answer["source"], "share": self.share}
         try:
-            self.submit([{**event, "event_time": self.clock.now_ms(), "request_id": answer["request_id"]}])
+            self.submit([{**event, "context": giver, "event_time": self.clock.now_ms(), "request_id": answer["request_id"]}])
             self.num_logged += 1
         except BrokerUnavailable:
             self.num_dropped += 1

@@ -30,26 +30,27 @@ class FrozenStudent:
         self.meta = meta
         self.num_rows = len(arrays["item_bias"])
         self.generations = item_generations(arrays)
-        self._namespaces = np.where(self.generations >= 0, arrays["item_namespace"], np.int32(-1))
+        self.namespaces = np.where(self.generations >= 0, arrays["item_namespace"], np.int32(-1))
         names = ("item_vectors", "item_bias", "position_logits", "own_bias", "pool_projection", "last_projection")
         self._tensors = {name: torch.from_numpy(np.array(arrays[name])) for name in names}
 
     def forget_rows(self, rows: NDArray[np.int32]) -> None:
         """Make rows unknown, because their items have left: no candidates, and skipped in histories."""
-        self._namespaces[rows[rows < self.num_rows]] = -1
+        self.namespaces[rows[rows < self.num_rows]] = -1
 
-    def _knows(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+    def knows(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return which rows hold an item that the version has."""
         inside = (rows >= 0) & (rows < self.num_rows)
         if not inside.any():
             return inside
-        return inside & (self._namespaces[np.where(inside, rows, 0)] >= 0)
+        return inside & (self.namespaces[np.where(inside, rows, 0)] >= 0)
 
     def scores(self, history: NDArray[np.int32]) -> torch.Tensor:
         """Score all rows: history [Q, N], newest first, -1 pads; items the version lacks are skipped → [Q, V].
 
         A history without a known item gives -inf everywhere.
         """
-        known = np.where(self._knows(history), history, -1)
+        known = np.where(self.knows(history), history, -1)
         compact = np.take_along_axis(known, np.argsort(known < 0, axis=1, kind="stable"), 1)
         index = torch.from_numpy(compact.astype(np.int64))
         inside = index >= 0
@@ -71,7 +72,7 @@ class FrozenStudent:
         """Rank each target among the rows of its namespace, less the seen ones. [T] int32."""
         if self.num_rows == 0:
             return np.full(len(examples.target_rows), UNRANKED, np.int32)
-        namespaces = self._namespaces
+        namespaces = self.namespaces
         parts = [np.zeros(0, np.int32)]
         for start in range(0, len(examples), _CHUNK):
             index = np.arange(start, min(start + _CHUNK, len(examples)))
@@ -88,7 +89,7 @@ class FrozenStudent:
         if not self.num_rows:
             return np.full(len(examples.target_rows), -np.inf, np.float32)
         scores = self.scores(examples.history)
-        mask_namespaces(scores, examples.namespace, self._namespaces)
+        mask_namespaces(scores, examples.namespace, self.namespaces)
         norm = torch.logsumexp(scores, 1)
         query, target = examples.query_of_target, examples.target_rows.astype(np.int64)
         known = (target < self.num_rows) & torch.isfinite(norm).numpy()[query]
@@ -105,12 +106,12 @@ class FrozenStudent:
             rows of the history's namespace.
         """
         probes: dict[str, list[list[float]]] = {"history": [], "top": [], "score": []}
-        usable = np.flatnonzero((examples.history[:, 0] >= 0) & (self._knows(examples.history) == (examples.history >= 0)).all(1))
+        usable = np.flatnonzero((examples.history[:, 0] >= 0) & (self.knows(examples.history) == (examples.history >= 0)).all(1))
         if len(usable) == 0:
             return probes
         chosen = examples.take(usable[np.linspace(0, len(usable) - 1, min(num_probes, len(usable))).astype(int)])
         scores = self.scores(chosen.history)
-        mask_namespaces(scores, chosen.namespace, self._namespaces)
+        mask_namespaces(scores, chosen.namespace, self.namespaces)
         best, rows = scores.topk(min(top, self.num_rows), dim=1)
         for history, score, row in zip(chosen.history.tolist(), best.tolist(), rows.tolist(), strict=True):
             real = [value > float("-inf") for value in score]

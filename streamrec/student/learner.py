@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from streamrec.models.student import StudentModel
 from streamrec.state import ROWS, Arrays, ComponentState, digest_of, merge
 from streamrec.student.frozen import FrozenStudent
 from streamrec.student.lesson import Lesson, StepMetrics
+from streamrec.student.likeness import Likeness, likeness
 from streamrec.student.losses import Batch, LossParts, Weights, element_dropout_at, full_softmax_loss, localise, sampled_softmax_loss, shuffled
 from streamrec.student.returns import Returns
 from streamrec.student.tables import ItemTables, adam_step
@@ -101,6 +102,10 @@ class Learner:
     def settle(self, version: str) -> None:
         """Let the state of a version that was promoted be the one to `return_to`."""
         self.returns.settle(version)
+
+    def keep_these(self, versions: Sequence[str]) -> None:
+        """Remember the states of these versions, as far as they are remembered now, when later ones are promoted; until others are named."""
+        self.returns.keep_these(versions)
 
     def return_to(self, version: str) -> bool:
         """Take the weights and moments that a promoted version was made of; False where they are not remembered.
@@ -200,6 +205,11 @@ class Learner:
         """Keep the current weights under a version's name, and of the versions held before only those in ``kept``."""
         self._held[version] = self._frozen(CURRENT)
         self._let_go({version, *kept})
+
+    def likeness(self, examples: Examples, version: str, other: str) -> Likeness | None:
+        """Compare what two versions that are held answer to some of the histories; see `streamrec.student.likeness.likeness`."""
+        with torch.no_grad():
+            return likeness(examples, self._frozen(version), self._frozen(other))
 
     def _let_go(self, kept: set[str]) -> None:
         self._held = {name: frozen for name, frozen in self._held.items() if name == CURRENT or name in kept}

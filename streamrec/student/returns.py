@@ -1,8 +1,8 @@
-"""Keep a learner's state as of the version that was promoted last, and of the one that waits for the gate, so that it can go back."""
+"""Keep a learner's state as of the version that was promoted last, of the one that waits for the gate, and of those that the guard names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from streamrec.state import ROWS, ChangedRows, ComponentState, Impersonal, digest_of, merge
 from streamrec.student.tables import EMPTY
 
-_GOOD, _CANDIDATE = "good", "candidate"
+_GOOD, _CANDIDATE, _KEPT = "good", "candidate", "kept "
 _TABLE = "table/"
 
 
 class Returns(Impersonal):
-    """Hold two copies of a learner's state, weights and moments, by the name of the version that was made of it; a component itself.
+    """Hold up to four copies of a learner's state, weights and moments, by the name of the version that was made of it; a component itself.
 
     Weights keep no users, but learned from them: who has a deletion to carry out lets go of what is older (`forget_before`).
 
-    **Contract.** `delta` holds the rows that differ from those of the last snapshot or delta, of both copies.
+    **Contract.** `delta` holds the rows that differ from those of the last snapshot or delta, of all copies.
     """
 
     name = "returns"
@@ -40,9 +40,19 @@ class Returns(Impersonal):
         if self._versions.get(_CANDIDATE) == version:
             self._put(_GOOD, version, self._states[_CANDIDATE])
 
+    def keep_these(self, versions: Sequence[str]) -> None:
+        """Keep the copies of these versions, as far as there are any, until others are named."""
+        for slot in [slot for slot, version in self._versions.items() if slot.startswith(_KEPT) and version not in versions]:
+            del self._states[slot], self._versions[slot]
+            self._has_lost = True
+        for version in versions:
+            found = next((self._states[slot] for slot, held in self._versions.items() if held == version), None)
+            if found is not None and _KEPT + version not in self._versions:
+                self._put(_KEPT + version, version, found)
+
     def of(self, version: str) -> ComponentState | None:
-        """Return the state that a version was promoted with; None where it is not the one that is remembered."""
-        return self._states[_GOOD] if self._versions.get(_GOOD) == version else None
+        """Return the state that a version was promoted with; None where it is not remembered."""
+        return next((self._states[slot] for slot, held in self._versions.items() if held == version and slot != _CANDIDATE), None)
 
     def forget_before(self, version: str) -> None:
         """Let go of copies that are older than a version."""
@@ -60,7 +70,7 @@ class Returns(Impersonal):
         self._states[slot], self._versions[slot] = state, version
 
     def snapshot(self) -> ComponentState:
-        """Return both copies."""
+        """Return all copies."""
         self._changed.take()
         self._has_lost = False
         return self._whole()

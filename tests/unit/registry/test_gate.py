@@ -9,6 +9,7 @@ from streamrec.config import RegistryConfig
 from streamrec.errors import Damaged
 from streamrec.registry.gate import Decision, Gate, Health, Reason, Verdict, Window
 from streamrec.registry.sequential import log_evidence
+from streamrec.registry.usual import Doubts
 
 GATE = Gate(RegistryConfig(gate_tolerance=0.1, gate_min_queries=30))
 CANDIDATE, LIVE = Health("v2"), Health("v1")
@@ -35,6 +36,26 @@ def test_failed_probes_are_rejected_with_their_detail() -> None:
     decision = GATE.decide(Health("v2", probes_pass=False, detail="probe 1 gives row 7"), LIVE, _window(0.9, 0.1))
     assert (decision.verdict, decision.code) == (Verdict.REJECT, Reason.PROBES_FAILED)
     assert "probe 1 gives row 7" in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("like", "said"),
+    [
+        (
+            {"coverage": 0.4, "overlap": 0.9, "num": 32.0},
+            "its answers hold 40% as many items as the live version's, on 32 histories, 50% is the least",
+        ),
+        ({"coverage": 1.0, "overlap": 0.02, "num": 32.0}, "its answers share 2% of the live version's items, on 32 histories, 10% is the least"),
+    ],
+)
+def test_a_version_whose_answers_are_few_items_or_all_others_is_rejected_whatever_it_finds(like: dict[str, float], said: str) -> None:
+    decision = GATE.decide(CANDIDATE, LIVE, _window(0.9, 0.1), doubts=Doubts(like=like))
+    assert (decision.verdict, decision.code, decision.reason) == (Verdict.REJECT, Reason.STRANGE, said)
+    assert decision.numbers["overlap"] == like["overlap"]
+    asks_nothing = Gate(RegistryConfig(probe_coverage=0.0, probe_overlap=0.0))
+    assert asks_nothing.decide(CANDIDATE, LIVE, _window(0.9, 0.1), doubts=Doubts(like=like)).promote
+    near = Doubts(like={"coverage": 0.95, "overlap": 0.9, "num": 32.0})
+    assert GATE.decide(CANDIDATE, LIVE, _window(0.3, 0.2), doubts=near).promote
 
 
 def test_the_first_version_is_promoted_without_queries() -> None:

@@ -137,6 +137,20 @@ def test_rolling_back_walks_back_through_what_was_live(registry: Registry) -> No
     assert [(move.action, move.version) for move in registry.history()][3:5] == [("rollback", "v2"), ("rollback", "v1")]
 
 
+def test_a_return_goes_to_any_version_and_a_rollback_from_there_where_it_went_then(registry: Registry) -> None:
+    versions = [f"v{number:08d}" for number in range(1, 15)]
+    _publish(registry, *versions)
+    for version in versions:
+        registry.promote(version, "better")
+    move = registry.return_to(versions[2], versions[-1], "the guard")
+    assert (move.action, registry.live(), move.trail) == ("rollback", versions[2], (versions[1], versions[0]))
+    assert registry.return_to(versions[2], versions[-1], "once more") == move
+    assert registry.return_to(versions[4], versions[5], "another is live") == move
+    assert registry.rollback("worse still").version == versions[1]
+    with pytest.raises(RegistryError, match="no such version"):
+        registry.return_to("v00000099", versions[1], "it is not there")
+
+
 def test_a_rollback_can_be_repeated_when_it_names_what_is_live(registry: Registry) -> None:
     _publish(registry, "v1", "v2")
     registry.promote("v1", "first")

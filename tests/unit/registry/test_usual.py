@@ -1,73 +1,90 @@
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
 from streamrec.config import RegistryConfig
-from streamrec.registry.usual import LEAST_USERS, Found, Usual, found_in, kept
+from streamrec.registry.usual import LEAST_QUERIES, MOST_OF_ONE, Found, Usual, found_in, kept
+
+SHARE, ERROR = 0.3, 0.05
+USUAL = Usual(0.2, 5000.0)
 
 
-def found(share: float, num_users: int, rng: np.random.Generator, num_each: int = 1) -> Found:
+def found(version: float, popular: float, num_users: int, rng: np.random.Generator, num_each: int = 10) -> Found:
+    """Hits of both with these chances."""
     users = np.repeat(np.arange(num_users), num_each)
-    return Found.of(rng.random(len(users)) < share, users)
+    return Found.of(rng.random(len(users)) < version, rng.random(len(users)) < popular, users)
 
 
-def test_each_user_counts_once_a_step_and_steps_add_up() -> None:
-    step = Found.of([1.0, 0.0, 1.0, 1.0], np.array([7, 7, 7, 9]))
-    assert (step.users, step.total, step.squares, step.queries, step.busiest) == (2, pytest.approx(5 / 3), pytest.approx(13 / 9), 4, 3)
-    both = step + Found.of([0.5], np.array([7]))
-    assert (both.users, both.total, both.share) == (3, pytest.approx(5 / 3 + 0.5), 0.8)
+def test_a_users_mean_lead_counts_as_often_as_the_user_asked_up_to_a_bound_and_steps_add_up() -> None:
+    many = MOST_OF_ONE + 50
+    step = Found.of([1.0, 0.0, *[1.0] * many], [0.0, 1.0, *[0.5] * many], np.array([7, 7, *[9] * many]))
+    assert (step.queries, step.total, step.squares) == (2 + MOST_OF_ONE, pytest.approx(0.5 * MOST_OF_ONE), pytest.approx(0.25 * MOST_OF_ONE))
+    both = step + Found.of([0.5], [0.0], np.array([7]))
+    assert both.queries == 3 + MOST_OF_ONE
     assert found_in(kept(both)) == both
     assert found_in({"num_queries": 3.0}) == Found()
-    assert Found.of([], np.zeros(0, np.int64)) == Found()
+    assert Found.of([], [], np.zeros(0, np.int64)) == Found()
 
 
-def test_events_like_those_before_are_seldom_doubted_and_spoiled_ones_nearly_always() -> None:
-    rng, usual = np.random.default_rng(3), Usual(0.4, 1000.0, share=0.02)
-    doubted = {share: sum(bool(usual.doubt(found(share, 120, rng), 0.6, 0.05)) for _ in range(200)) for share in (0.4, 0.3, 0.24, 0.05)}
-    assert doubted[0.4] == doubted[0.3] == 0
-    assert doubted[0.24] <= 0.05 * 200
-    assert doubted[0.05] >= 0.95 * 200
-
-
-def test_by_default_nobody_is_doubted_because_a_step_of_a_dozen_users_says_too_little() -> None:
-    usual, few = Usual(0.0913, 500.0, share=0.14), Found(users=16.0, total=16 * 0.0338, squares=0.1, queries=100.0, busiest=58.0)
-    config = RegistryConfig()
-    assert usual.doubt(few, 0.6, config.gate_error)
-    assert not usual.doubt(few, config.usual_share, config.gate_error)
-
-
-def test_a_doubt_lasts_until_what_is_found_is_half_way_back() -> None:
+def test_steps_of_a_dozen_users_like_those_before_are_not_doubted_and_those_without_a_lead_are_nearly_always() -> None:
     rng = np.random.default_rng(3)
-    usual = Usual(0.4, 1000.0, is_unlike=True, share=0.02)
-    assert usual.doubt(found(0.28, 300, rng), 0.6, 0.05)
-    assert not usual.doubt(found(0.38, 300, rng), 0.6, 0.05)
+
+    def doubted(version: float, popular: float) -> int:
+        return sum(bool(USUAL.doubt(found(version, popular, 12, rng), SHARE, ERROR)) for _ in range(200))
+
+    assert doubted(0.28, 0.08) == 0
+    assert doubted(0.20, 0.08) == 0
+    assert doubted(0.06, 0.0) <= ERROR * 200  # At the very share.
+    assert doubted(0.03, 0.08) >= 0.8 * 200
 
 
-def test_a_step_that_is_mostly_one_users_is_doubted_unless_steps_usually_are() -> None:
-    users = np.array([1] * 80 + list(range(2, 22)))
-    bot = Found.of(np.full(100, 0.4), users)
-    assert "one user has 80% of the queries, where the busiest usually has 2%" in Usual(0.4, 1000.0, share=0.02).doubt(bot, 0.6, 0.05)
-    assert not Usual(0.4, 1000.0, share=0.5).doubt(bot, 0.6, 0.05)
-    assert not Usual(0.4, 1000.0, share=0.02).doubt(Found.of(np.full(10, 0.4), np.ones(10, np.int64)), 0.6, 0.05)
+def test_users_who_are_hard_for_both_are_no_reason_to_doubt() -> None:
+    hard = Found.of([0.1] * 120, [0.02] * 120, np.arange(120) % 12)
+    assert not USUAL.doubt(hard, SHARE, ERROR)
+
+
+def test_evidence_of_small_steps_adds_up_while_it_speaks_against_the_events() -> None:
+    small, usual, num = Found.of([0.0] * 20, [0.05] * 20, np.arange(20) % 4), USUAL, 0
+    while not usual.doubt(small, SHARE, ERROR):
+        usual, num = usual.after(small, SHARE, is_unlike=False), num + 1
+    assert 1 <= num <= 6
+    for _ in range(5):
+        usual = usual.after(Found.of([0.3] * 20, [0.1] * 20, np.arange(20) % 4), SHARE, is_unlike=False)
+    assert usual.carried == Found()
+
+
+def test_a_doubt_lasts_until_the_lead_is_half_way_back() -> None:
+    usual = Usual(0.2, 5000.0, is_unlike=True)
+    assert usual.doubt(Found.of([0.18] * 100, [0.08] * 100, np.arange(100)), SHARE, ERROR)
+    assert not usual.doubt(Found.of([0.2] * 100, [0.08] * 100, np.arange(100)), SHARE, ERROR)
 
 
 def test_nothing_is_doubted_before_it_is_known_what_is_usual_or_where_nothing_is_asked() -> None:
-    none = Found.of(np.zeros(500), np.arange(500))
-    assert not Usual(0.4, LEAST_USERS - 1.0).doubt(none, 0.6, 0.05)
-    assert not Usual(0.4, 1000.0).doubt(none, 0.0, 0.05)
-    assert not Usual(0.4, 1000.0).doubt(Found(), 0.6, 0.05)
+    none = Found.of(np.zeros(500), np.full(500, 0.1), np.arange(500))
+    assert USUAL.doubt(none, RegistryConfig().usual_share, ERROR)
+    assert not Usual(0.2, LEAST_QUERIES - 1.0).doubt(none, SHARE, ERROR)
+    assert not USUAL.doubt(none, 0.0, ERROR)
+    assert not USUAL.doubt(Found(), SHARE, ERROR)
+    assert not Usual(0.001, 5000.0).doubt(none, SHARE, ERROR)  # It usually leads by nothing, so it can't lose it.
 
 
 def test_what_is_usual_follows_the_stream_and_unlike_events_only_slowly() -> None:
-    lower = Found.of(np.full(100, 0.2), np.arange(100))
-    usual = Usual(0.4, 1000.0, share=0.02)
-    assert usual.after(lower, is_unlike=False).mean == pytest.approx(0.2 + 0.2 * np.exp(-0.1))
-    unlike = usual.after(lower, is_unlike=True)
-    assert unlike.mean == pytest.approx(0.4 - 0.2 / 64)
+    lower = Found.of(np.full(500, 0.1), np.full(500, 0.08), np.arange(500))
+    assert USUAL.after(lower, SHARE, is_unlike=False).lead == pytest.approx(0.02 + 0.18 * np.exp(-0.1))
+    unlike = USUAL.after(lower, SHARE, is_unlike=True)
+    assert unlike.lead == pytest.approx(0.2 - 0.18 / 64)
     assert unlike.is_unlike
-    assert Usual().after(lower, is_unlike=False) == Usual(pytest.approx(0.2), 100.0, False, 0.01)
+    assert Usual().after(lower, SHARE, is_unlike=False) == Usual(pytest.approx(0.02), 500.0, False)
     num = 0
-    while unlike.doubt(lower, 0.6, 0.05):
-        unlike, num = unlike.after(lower, is_unlike=True), num + 1
-    assert 50 < num < 150  # A world that has changed for good is accepted.
+    while unlike.doubt(lower, SHARE, ERROR):
+        unlike, num = unlike.after(lower, SHARE, is_unlike=True), num + 1
+    assert 50 < num < 250  # A world that has changed for good is accepted.
+
+
+def test_it_is_read_as_it_was_kept_and_what_an_earlier_streamrec_kept_counts_no_more() -> None:
+    usual = Usual(0.2, 5000.0, True, Found(1.0, 2.0, 3.0))
+    assert Usual.of(asdict(usual)) == usual
+    assert Usual.of({}) == Usual.of({"mean": 0.2, "users": 500.0, "is_unlike": False, "share": 0.1}) == Usual()

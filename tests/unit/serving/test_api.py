@@ -13,6 +13,11 @@ import serve
 from serve.access import Access
 from serve.http import Refusal
 from serve.operations import OPERATIONS
+from streamrec.config.keys import ApiKey, digest_of
+from streamrec.evaluation.worth import Giver, Worth
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.layout import checkpoint_url
+from streamrec.pipeline.saving import Saver
 from streamrec.pipeline.switches import Flip, SwitchBoard
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
@@ -190,6 +195,28 @@ def test_a_share_of_the_answers_is_logged_as_impressions(serving, tmp_path):
     (path,) = [path for path in (tmp_path / "log").rglob("*") if path.is_file() and b"impression" in path.read_bytes()]
     assert all(name.encode() in path.read_bytes() for name in [*shown, '"request_id":"mine"'])
     assert serving().shown is None
+
+
+def test_what_answers_came_to_is_shown_as_the_newest_commit_has_it(serving, tmp_path):
+    keys = {name: ApiKey(sha256=digest_of(name.encode()), scopes=("read",), namespaces=only) for name, only in [("all", ()), ("shop", ("shop",))]}
+    replica, given = serving(log_impressions=1.0, keys=keys), Worth()
+    for version, source, actions in [("v00000012", "student", 1), ("v00000011", "popular", 0), ("v00000011", "student", 0)]:
+        given.add(Giver("default", version, source), 1.0, actions)
+    given.add(Giver("other", "v00000012", "student"), 1.0, 1)
+    store = CheckpointStore(open_storage(checkpoint_url(str(tmp_path / "state"))))
+    store.acquire()
+    Saver(store, {"worth": given}).commit(1, {"counts": {}})
+    replica._settings = replace(replica._settings, state_url=str(tmp_path / "state"))
+    replica._stopping.set()  # Does not wait then.
+    replica._look_at_worth()
+    worth = replica.ask("GET", "/v1/models", headers=((b"x-api-key", b"all"),)).body["worth"]
+    assert (worth["live"]["shown"], worth["live"]["rate"]) == (1, 1.0)
+    assert {source: (found["shown"], found["taken"]) for source, found in worth["by_source"].items()} == {"popular": (1, 0), "student": (2, 1)}
+    assert [(row["model_version"], row["source"]) for row in worth["versions"]] == [
+        ("v00000012", "student"), ("v00000011", "popular"), ("v00000011", "student"),
+    ]  # fmt: skip
+    assert "worth" not in replica.ask("GET", "/v1/models", headers=((b"x-api-key", b"shop"),)).body
+    assert serving().ask("GET", "/v1/models").body["worth"] is None
 
 
 @pytest.mark.parametrize(
