@@ -170,7 +170,8 @@ class ClientError(StreamrecError):
     @property
     def results(self) -> Sequence[Any]:
         """Return, of events that were sent in batches, what became of those before this batch."""
-        return self.facts.get("results", ())
+        results: Sequence[Any] = self.facts.get("results", ())
+        return results
 
 
 class Refused(ClientError):

@@ -1,4 +1,4 @@
-"""Ask a streamrec server from Python: `Client`, and `AsyncClient` for asyncio and trio.
+"""Ask a streamrec server from Python: `Client`, and `AsyncClient` for asyncio.
 
 In come a URL, a key and what to ask, as keywords that are the fields of the server's own models. Out go typed answers, or a `ClientError` that
 says what to correct. Nothing of Ray, torch or numpy is loaded, so an application that only asks needs none of them.

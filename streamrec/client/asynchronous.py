@@ -31,7 +31,7 @@ class _Asking(Generic[P, T]):
 
     def __get__(self, client: AsyncClient | None, owner: object = None) -> Callable[P, Awaitable[T]]:
         if client is None:  # `Client.recommend`, for whoever looks at its signature.
-            return cast("Any", self._call)
+            return cast("Callable[P, Awaitable[T]]", self._call)
 
         @functools.wraps(self._call)
         async def ask(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -41,7 +41,7 @@ class _Asking(Generic[P, T]):
 
 
 class AsyncClient:
-    """Ask a streamrec server from asyncio or trio; see `Client`, whose methods and contract these are.
+    """Ask a streamrec server from asyncio; see `Client`, whose methods and contract these are.
 
     Args:
         url: The server's, such as ``http://127.0.0.1:8000``.

@@ -69,6 +69,9 @@ def sending(url: str, key: str | None, timeouts: TimeOuts | None, retries: Retri
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         what = "Client: the URL is not a server's"
         raise ConfigError(what, got=repr(url), allowed="http://HOST:PORT or https://HOST, and serving.path", do="correct it")
+    if parts.username is not None or parts.query or parts.fragment:
+        what = "Client: the URL has a user, a query or a fragment"  # Not shown: a password may be in it.
+        raise ConfigError(what, allowed="http://HOST:PORT or https://HOST, and serving.path", do="give the key as key")
     key = key if key is not None else api_key()
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         what = "Client: the key has characters that no key has"  # Not shown: it may be one with a line's end.

@@ -31,7 +31,7 @@ class _Asking(Generic[P, T]):
 
     def __get__(self, client: Client | None, owner: object = None) -> Callable[P, T]:
         if client is None:  # `Client.recommend`, for whoever looks at its signature.
-            return cast("Any", self._call)
+            return cast("Callable[P, T]", self._call)
 
         @functools.wraps(self._call)
         def ask(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -50,6 +50,7 @@ def test_a_running_server_asks_for_keys(ray_cluster, tmp_path):
         assert ask("GET", "/v1/models", {"X-API-Key": "k-web"})[0] == 401
         with Client(f"http://{host}:{port}", "k-new") as client:
             assert (client.models().live, client.healthz().status) == (None, "ok")
+            assert all(client.get_user(user, namespace="shop").user_id == user for user in ("..", "a/b", "é ?#", "%2F"))
             with pytest.raises(Refused, match="namespace"):
                 client.get_user("u1", namespace="other")
     finally:

@@ -287,6 +287,10 @@ def test_what_is_no_servers_url_or_no_key_is_refused_at_once(kind):
     for url in ("shop.example:8000", "", "ftp://shop.example", "http://", "file:///etc"):
         with pytest.raises(ConfigError, match="the URL is not a server's"):
             kind(url)
+    for url in ("http://me:hidden@shop.example", "http://shop.example?key=hidden", "http://shop.example#hidden"):
+        with pytest.raises(ConfigError, match="the URL has a user") as raised:
+            kind(url)
+        assert "hidden" not in str(raised.value)
     for key in ("srk_x\n", "srk x", "srk_é"):
         with pytest.raises(ConfigError, match="the key has characters") as raised:
             kind(URL, key)
