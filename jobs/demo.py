@@ -8,6 +8,8 @@ The first part of the file bootstraps the student and its teachers. The rest is 
 measured to take, while requests are answered, teachers are refreshed by Ray Train and each better student is swapped in. ``--max-events``
 bounds the events of the file, ``--seconds`` the time for which it produces, ``--forever`` keeps everything up until Ctrl-C.
 
+With ``--set serving.keys_file=FILE`` the demo's own requests carry the key in STREAMREC_API_KEY.
+
 ``runs/NAME/summary.json`` holds the figures that are printed at the end. The exit status is 0, or 1 when events are missing, a request
 failed, or the student does not beat the popular items.
 """
@@ -36,7 +38,8 @@ from jobs.demo_view import View
 from serve.launch import launch, shutdown
 from streamrec.clock import SystemClock
 from streamrec.config import Config, parse_config, parse_overrides
-from streamrec.environment import cache_folder
+from streamrec.config.keys import check_own_key
+from streamrec.environment import api_key, cache_folder
 from streamrec.errors import ConfigError, OperatorError
 from streamrec.events.datasets import Dataset, load_dataset, parse_mapping
 from streamrec.events.demo import demo_dataset
@@ -124,7 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _demo(options: argparse.Namespace) -> int:
     _check(options)
     folder = (Path("runs") / options.name).absolute()
-    check_places(_config(folder, options, 0))  # Before a data set is fetched.
+    first = _config(folder, options, 0)
+    check_places(first)  # Before a data set is fetched.
+    check_own_key(first, api_key(), "the demo")
     path = Path(options.data) if options.data else demo_dataset(cache_folder())
     source = ["--data", str(path), *(["--map", options.map] if options.map else [])]
     run = Run(load_dataset(path, parse_mapping(options.map) if options.map else None), folder, source)

@@ -33,7 +33,7 @@ class Action(StrEnum):
     MOVE_MODELS = "move_models"
 
 
-_NEEDS = {Action.READ: "read", Action.WRITE: "events", Action.DELETE_USERS: "admin", Action.MOVE_MODELS: "admin"}
+SCOPE_OF = {Action.READ: "read", Action.WRITE: "events", Action.DELETE_USERS: "admin", Action.MOVE_MODELS: "admin"}
 """The scope of a key that each action takes; a probe takes no key."""
 
 _REMEDIES = {
@@ -108,6 +108,7 @@ class EventPermit:
 @dataclass
 class _Known:
     digest: bytes
+    key: ApiKey
     caller: Caller
     bucket: TokenBucket | None
 
@@ -117,7 +118,7 @@ class Access:
     """Let the bearers of keys do what their keys say. Without keys all who reach the server read and write, and those of this machine do anything.
 
     Args:
-        keys: By name; none asks nobody for one.
+        keys: By name, the first ones; none asks nobody for one.
         is_local: Whether the server is known to listen on loopback alone.
         moves_models: Whether models may be promoted and rolled back by whoever reaches a server without keys that is not local.
         clock: For rates.
@@ -131,12 +132,28 @@ class Access:
     def __post_init__(self) -> None:
         self._anybody = Caller(deletes=self.is_local, moves=self.is_local or self.moves_models)
         self._known: dict[str, _Known] = {}
-        for name, key in self.keys.items():
+        self.replace(self.keys)
+
+    def replace(self, keys: Mapping[str, ApiKey]) -> None:
+        """Let these keys count from now on, and no others; may be called by another thread than the one that asks."""
+        before = self._known
+        known = {}
+        for name, key in keys.items():
             is_admin = "admin" in key.scopes
             # A model answers for all namespaces.
             caller = Caller(name, frozenset(key.scopes), frozenset(key.namespaces) or None, is_admin, is_admin and not key.namespaces)
             bucket = TokenBucket(key.rate, key.burst or max(1, round(key.rate))) if key.rate else None
-            self._known[key.sha256] = _Known(key.sha256.encode(), caller, bucket)
+            old = before.get(key.sha256)
+            if old is not None and (old.key.rate, old.key.burst) == (key.rate, key.burst):
+                bucket = old.bucket  # What it has used up stays used up.
+            known[key.sha256] = _Known(key.sha256.encode(), key, caller, bucket)
+        # In one step: a request sees the keys of before or of now.
+        self._known = known
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Return whether requests need a key."""
+        return bool(self._known)
 
     def identify(self, scope: Scope) -> Caller:
         """Return who asks; a second time for the same request the same, without counting it again.
@@ -158,8 +175,8 @@ class Access:
         if action is Action.PROBE:
             return
         caller = self.identify(scope)
-        if caller.scopes is not None and _NEEDS[action] not in caller.scopes:
-            got, allowed = f"a key with {', '.join(sorted(caller.scopes))}", f"a key with scope {_NEEDS[action]}"
+        if caller.scopes is not None and SCOPE_OF[action] not in caller.scopes:
+            got, allowed = f"a key with {', '.join(sorted(caller.scopes))}", f"a key with scope {SCOPE_OF[action]}"
             raise Refusal(403, "authorization", got, allowed, "Access: this key does not have the scope that this takes")
         if action is Action.MOVE_MODELS and caller.namespaces is not None:
             what = "Access: this key may not move models, which answer for all namespaces"
@@ -180,9 +197,8 @@ class Access:
             raise Refusal(401, "authorization", "an unknown key", _HOW, "Access: nobody has this key", _TELL_HOW)
         wait_s = known.bucket.take(self.clock.monotonic_s()) if known.bucket is not None else 0.0
         if wait_s:
-            rate = self.keys[known.caller.name or ""].rate
             what = f"Access: the requests of this key come too fast for a replica, send again in {wait_s:.3g} s"
-            raise Refusal(429, "rate", "more", f"{rate:g} requests a second", what, again_after(wait_s))
+            raise Refusal(429, "rate", "more", f"{known.key.rate:g} requests a second", what, again_after(wait_s))
         return known.caller
 
 

@@ -20,7 +20,7 @@ from ray.serve import Application
 from serve.deployments import build_application
 from serve.replica import ReplicaSettings
 from streamrec.config import check_student, load_config
-from streamrec.config.keys import load_keys
+from streamrec.config.keys import absolute_path, load_keys
 from streamrec.errors import ConfigError
 from streamrec.log.base import LogAddress
 from streamrec.pipeline.layout import registry_url
@@ -67,5 +67,6 @@ def app(arguments: dict[str, Any]) -> Application:
         registry_url=args.registry or registry_url(state),
         student=args.student,
         keys=load_keys(config.serving.keys_file),
+        keys_file=absolute_path(config.serving.keys_file),
     )
     return build_application(settings, args.num_cpus_per_replica)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import orjson
+
 from serve.access import Caller, EventPermit, audit
 from serve.backend import Backend
 from serve.http import Headers, Refusal
@@ -27,6 +29,8 @@ async def append(backend: Backend, events: list[Any], log_name: str, caller: Cal
         return await asyncio.wait_for(asyncio.wrap_future(backend.submit_events(events, permit)), APPEND_TIMEOUT_S)
     except BrokerError as error:
         raise Refusal(503, "broker", "no acknowledgement", "an acknowledgement", str(error), _AGAIN) from error
+    except orjson.JSONEncodeError as error:  # Nothing was handed over: what is read more deeply nested than is written comes parsed, not as lines.
+        raise Refusal(400, "events", "values nested deeper than 250 levels", "flatter events", "Events: an event can't be written down") from error
     except DataError as error:
         raise Refusal(400, "events", "a record that the log does not take", "smaller records", str(error)) from error
     except TimeoutError as error:

@@ -7,28 +7,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, cast
 
 import orjson
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from serve.access import Access, audit, caller_of
 from serve.appending import append
 from serve.backend import Backend
+from serve.document import DocumentedApp
 from serve.failures import failed
-from serve.http import Headers, Message, Receive, Refusal, Scope, Send, last_of_three, no_model, read_body
+from serve.http import Headers, Message, Receive, Refusal, Scope, Send, last_of_three, no_model, path_of, read_body, wrong_method
 from serve.limits import Gate
 from serve.operations import OPERATIONS, Operation
-from streamrec import __version__
 from streamrec.clock import Clock, SystemClock
 from streamrec.errors import OperatorError, RequestError
 from streamrec.events.schema import Kind
 from streamrec.serving.bodies import (
-    EventBody,
     ItemBody,
     PopularQuery,
     RankBody,
@@ -40,12 +42,13 @@ from streamrec.serving.bodies import (
     check_bounds,
     refuse_invalid,
 )
-from streamrec.serving.checks import RequestLimits, check_id, check_n, check_namespace, error_body
+from streamrec.serving.checks import RequestLimits, check_id, check_n, check_namespace, error_body, refuse_no_json
 from streamrec.serving.filters import Filters
 from streamrec.serving.lookups import item_facts, user_facts
+from streamrec.serving.requests import parse_query
 from streamrec.serving.slot import LiveModel
 
-_TO_CORRECT = "What to correct: `error` with field, got, allowed, message"
+_MADE = frozenset({"event_id", "event_time"})
 _STATUS_OF_REASON = {"kind_not_accepted": 403}
 
 
@@ -60,6 +63,30 @@ def _user_id(request: Request, user_id: str) -> str:
 # Not FastAPI's own, which are decoded before the path is split: an encoded slash stays part of an id.
 ItemSegment = Annotated[str, Depends(_item_id)]
 UserSegment = Annotated[str, Depends(_user_id)]
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        # As on the hot routes: NaN and lone surrogates, which the standard library takes, are no JSON.
+        return orjson.loads(await self.body())
+
+
+class _JsonRoute(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            return await answer(_JsonRequest(request.scope, request.receive))
+
+        return handler
+
+
+# By path, in the table's order, for refusals of methods.
+_PATHS = [(compile_path(operation.path.replace("_id}", "_id:path}"))[0], operation.method) for operation in OPERATIONS]
+
+
+def _methods_of(path: str) -> list[str]:
+    return [method for pattern, method in _PATHS if pattern.match(path)]
 
 
 class ColdRoutes:
@@ -96,7 +123,8 @@ class ColdRoutes:
         self._request_id = request_id
         self._clock = clock or SystemClock()
         self._headers: Headers = [(b"x-streamrec-replica", backend.replica_id.encode())]
-        self.app = FastAPI(title="streamrec", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+        self.app = DocumentedApp(limits, asks_for_keys=access.asks_for_keys)
+        self.app.router.route_class = _JsonRoute
         handlers: dict[Any, Any] = {RequestError: self._bad_request, Refusal: self._refused, HTTPException: self._no_route, Exception: self._failed}
         for kind, handler in {**handlers, RequestValidationError: self._invalid}.items():
             self.app.add_exception_handler(kind, handler)
@@ -106,6 +134,7 @@ class ColdRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         self._access.identify(scope)  # Nothing is read or told without a key, also of what is no route.
+        parse_query(scope.get("query_string", b""), several="category")
         body = await read_body(scope, receive, self._max_body_bytes)
         parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -123,20 +152,7 @@ class ColdRoutes:
                 raise HTTPException(404)
             self._access.check(request.scope, operation.action)
 
-        content = {"application/json": {"example": operation.answer}}
-        example = {"requestBody": {"content": {"application/json": {"example": operation.body}}}} if operation.body is not None else None
-        self.app.add_api_route(
-            # Ids may hold anything, a slash too.
-            operation.path.replace("_id}", "_id:path}"),
-            getattr(_Documented if operation.is_hot else self, operation.name),
-            methods=[operation.method],
-            operation_id=operation.name,
-            summary=operation.summary,
-            dependencies=[Depends(may)],
-            responses={200: {"content": content, "description": "The answer"}, 400: {"description": _TO_CORRECT}},
-            openapi_extra=example,
-            response_model=None,
-        )
+        self.app.add(operation, getattr(_Documented if operation.is_hot else self, operation.name), [Depends(may)])
 
     async def similar(self, body: SimilarBody, request: Request) -> Response:
         """Items whose vectors point in the same direction; those that are given are left out, those that are unknown are named."""
@@ -170,6 +186,7 @@ class ColdRoutes:
     async def put_item(self, item_id: ItemSegment, body: ItemBody, query: Annotated[WhereQuery, Query()], request: Request) -> Response:
         """Answered when the broker has the update; what it says shows a moment later, when the replicas have read it."""
         said = body.model_dump(exclude_unset=True)
+        said = {name: value for name, value in said.items() if value is not None or name not in _MADE}
         return await self._write({"kind": Kind.ITEM_UPDATE.value, **said, "item_id": check_id(item_id, "item_id", self._limits)}, query, request)
 
     async def delete_item(self, item_id: ItemSegment, query: Annotated[WhereQuery, Query()], request: Request) -> Response:
@@ -261,7 +278,9 @@ class ColdRoutes:
     async def _invalid(self, _: Request, error: RequestValidationError) -> Response:
         fault = error.errors()[0]
         try:
-            refuse_invalid({**fault, "loc": fault["loc"][1:] if fault["type"] != "json_invalid" else ()})
+            if isinstance(error.__cause__, json.JSONDecodeError):
+                refuse_no_json(error.__cause__, error.__cause__.doc)
+            refuse_invalid({**fault, "loc": fault["loc"][1:]})
         except RequestError as refused:
             return self._json(error_body(refused), 400)
 
@@ -271,8 +290,7 @@ class ColdRoutes:
     async def _no_route(self, request: Request, error: HTTPException) -> Response:
         path = request.scope["path"][:200]
         if error.status_code == 405:
-            allow = (error.headers or {}).get("Allow", "")
-            refusal = Refusal(405, "method", request.method, allow, f"Request: {path} takes another method", [(b"allow", allow.encode())])
+            refusal = wrong_method(path, request.method, *_methods_of(path_of(request.scope)))
         else:
             known = ", ".join(dict.fromkeys(operation.path for operation in OPERATIONS))
             refusal = Refusal(error.status_code, "path", path, f"{known}, /openapi.json", "Request: unknown path")
@@ -291,7 +309,7 @@ class _Documented:
         """The plain request without a body."""
 
     @staticmethod
-    async def events(body: EventBody | list[EventBody]) -> None:
+    async def events() -> None:
         """Each event is accepted or rejected by itself; answered when the broker has those that are accepted."""
 
     @staticmethod

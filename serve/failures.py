@@ -6,6 +6,8 @@ import logging
 import traceback
 from typing import Any
 
+from streamrec.serving.replies import CODES
+
 logger = logging.getLogger(__name__)
 
 
@@ -15,4 +17,4 @@ def failed(error: Exception, path: str, request_id: str) -> dict[str, Any]:
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "nowhere"
     logger.error("Serving: request %r of %r failed at %s with %s: %r", request_id, path[:200], where, type(error).__name__, str(error)[:500])
     what = "Serving: something broke here, it is in the server's log by the request's id"
-    return {"error": {"field": None, "got": None, "allowed": None, "message": what, "request_id": request_id}}
+    return {"error": {"code": CODES[500], "field": None, "got": None, "allowed": None, "message": what, "request_id": request_id}}

@@ -8,7 +8,8 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from streamrec.serving.checks import refuse
+from streamrec.serving.checks import MAX_SHOWN_CHARS, refuse
+from streamrec.serving.replies import CODES
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -17,6 +18,8 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 _JSON = (b"content-type", b"application/json")
+_PLAIN = frozenset({b"", b"identity"})
+_MAX_DIGITS = 18
 
 
 class ClientGoneError(Exception):
@@ -43,13 +46,19 @@ class Refusal(Exception):
         super().__init__(message)
         self.status = status
         self.headers = headers or []
-        self.body = {"error": {"field": field, "got": got, "allowed": allowed, "message": message}}
+        self.body = {"error": {"code": CODES[status], "field": field, "got": got, "allowed": allowed, "message": message}}
 
 
 def no_model() -> Refusal:
     """Return what is answered while no version is live."""
     what = "Serving: no model is live yet, promote a version"
     return Refusal(503, "model", "none", "a promoted version", what, [(b"retry-after", b"1")])
+
+
+def wrong_method(path: str, got: str, *allowed: str) -> Refusal:
+    """Return what is answered to a method that a path does not take."""
+    names = ", ".join([*allowed, *(["HEAD"] if "GET" in allowed else [])])
+    return Refusal(405, "method", got[:MAX_SHOWN_CHARS], names, f"Request: {path[:200]} takes another method", [(b"allow", names.encode())])
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
@@ -101,9 +110,18 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     Raises:
         BodyTooLargeError: It is longer than ``max_bytes``.
         ClientGoneError: The client left.
+        Refusal: It is compressed.
     """
-    declared = header(scope, b"content-length")
-    if declared is not None and declared.isdigit() and int(declared) > max_bytes:
+    declared = encoded = b""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            declared = value
+        elif name == b"content-encoding":
+            encoded = value
+    if encoded.strip().lower() not in _PLAIN:
+        got = encoded[:MAX_SHOWN_CHARS].decode("ascii", "replace")
+        raise Refusal(415, "content-encoding", got, "identity", "Request: a compressed body is not read, send it as it is")
+    if declared.isdigit() and (len(declared) > _MAX_DIGITS or int(declared) > max_bytes):
         raise BodyTooLargeError
     message = await receive()
     body: bytes = message.get("body", b"")

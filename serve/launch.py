@@ -24,7 +24,7 @@ from serve.deployments import build_application
 from serve.haproxy import Proxy
 from serve.replica import ReplicaSettings
 from streamrec.config import Config
-from streamrec.config.keys import load_keys
+from streamrec.config.keys import absolute_path, load_keys
 from streamrec.environment import ray_address
 from streamrec.errors import OperatorError
 from streamrec.log.base import LogAddress
@@ -87,7 +87,7 @@ def launch(
     if _launched.ray is not None:
         what = "Serving: this process serves already"
         raise OperatorError(what, do="call shutdown first")
-    keys = load_keys(config.serving.keys_file)
+    keys, keys_file = load_keys(config.serving.keys_file), absolute_path(config.serving.keys_file)
     registry_url = layout.registry_url(state_url) if registry_url is None and state_url is not None else registry_url
     path = config.serving.path
     own = sharing.application_name(registry_url, student)
@@ -103,7 +103,7 @@ def launch(
         _launched.makes_board = made
         _launched.applications = names - sharing.applications()
         host, port = _start_serve(host, port, proxy, told=config.serving.port != 0)
-        settings = ReplicaSettings(config, address, state_url, registry_url, student, _is_loopback(host), keys)
+        settings = ReplicaSettings(config, address, state_url, registry_url, student, _is_loopback(host), keys, keys_file)
         targets = [RunTarget(build_application(settings, num_cpus_per_replica), own, path)]
         targets += [RunTarget(application, name, f"/{name}") for name, application in (beside or {}).items()]
         sharing.deploy(targets)

@@ -15,6 +15,7 @@ from typing import Any
 from serve.access import Access
 from serve.appending import APPEND_TIMEOUT_S
 from serve.cors import Cors
+from serve.keys import LOOK_EVERY_S, KeyFile
 from serve.limits import Gate
 from serve.routes import Guards, Routes
 from serve.subscription import BoardSubscription
@@ -73,6 +74,7 @@ class ReplicaSettings:
         student: Whose versions are served.
         is_local: Whether Serve is known to listen on loopback alone.
         keys: Keys of the HTTP interface by name, as they were when the server started; none asks nobody for one.
+        keys_file: Where they came from, absolute; a replica that finds it there takes what has changed since.
     """
 
     config: Config
@@ -82,6 +84,7 @@ class ReplicaSettings:
     student: str = "default"
     is_local: bool = False
     keys: Mapping[str, ApiKey] = field(default_factory=dict)
+    keys_file: str = ""
 
 
 class Replica:
@@ -121,6 +124,8 @@ class Replica:
             self._impressions = ImpressionLog(config.serving.log_impressions, self._impression_sink.submit, clock, student=settings.student)
             self.shown = self._impressions.shown
         self._worth = Worth()
+        self.access = Access(settings.keys, settings.is_local, config.serving.remote_promotion)
+        self._key_file = KeyFile(settings.keys_file, self.access.replace, clock) if settings.keys_file else None
         self.answerer = FullAnswerer(self._view, clock)
         self._slot = ModelSlot(warm_up=self.answerer.prepare, digest_of=digest_arrays)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
@@ -134,6 +139,10 @@ class Replica:
     async def start(self) -> None:
         """Follow the board and the log; returns with a model and histories if they are there within a few seconds."""
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        if self._key_file is not None:
+            # Before the first answer: a replica that is made later was given the keys of the server's start.
+            self._look_for_keys(0.0)
+            self._spawn("keys", self._look_for_keys, lambda: None)
         if self._follower is not None and self._sink is not None:
             sink = self._sink
             self._spawn("log-follower", self._follow_once, self._follower.close)
@@ -234,6 +243,7 @@ class Replica:
             "history_view": self._view_facts(),
             "events": {"accepted": self._sink.num_accepted, "rejected": self._sink.num_rejected} if self._sink else None,
             "worth": None if self._impressions is None else worth_facts(self._worth, self._settings.student, model.version if model else None),
+            "key_file": self._key_file and self._key_file.facts(),
             "impressions": self._impressions and {"logged": self._impressions.num_logged, "dropped": self._impressions.num_dropped},
         }
 
@@ -287,6 +297,11 @@ class Replica:
         # A pause after rows came lets the next ones gather: decoding two at once costs as much as decoding one.
         self._stopping.wait(_GATHER_S if is_well else _RETRY_S)
 
+    def _look_for_keys(self, pause_s: float = LOOK_EVERY_S) -> None:
+        assert self._key_file is not None
+        self._stopping.wait(pause_s)
+        self._key_file.step()
+
     def _spawn(self, name: str, step: Callable[[], object], close: Callable[[], None]) -> None:
         def run() -> None:
             try:
@@ -307,8 +322,7 @@ def make_routes(replica: Replica, settings: ReplicaSettings) -> Routes:
     """Return a replica's routes with the configured bounds and access."""
     config = settings.config
     limits = RequestLimits(config.events.namespace, config.serving.max_n, config.serving.max_history, config.events.max_id_bytes)
-    access = Access(settings.keys, settings.is_local, config.serving.remote_promotion)
-    guards = Guards(access, Gate(config.serving.max_waiting), Cors(config.serving.cors_origins))
+    guards = Guards(replica.access, Gate(config.serving.max_waiting), Cors(config.serving.cors_origins))
     return Routes(replica, limits, config.serving.max_body_bytes, str(settings.log_address), guards)
 
 

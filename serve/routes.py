@@ -30,6 +30,7 @@ from serve.http import (
     path_of,
     read_body,
     respond,
+    wrong_method,
 )
 from serve.limits import Deadlines, Gate
 from streamrec.errors import RequestError
@@ -116,8 +117,7 @@ class Routes:
                 return
             self._access.check(scope, action)
             if scope["method"] != method:
-                what, allow = f"Request: {path[:200]} takes another method", (b"allow", method.encode())
-                raise Refusal(405, "method", scope["method"], method, what, [allow])
+                raise wrong_method(path, scope["method"], method)
             await handler(scope, receive, send)
         except RequestError as error:
             await respond(send, 400, error_body(error), self._headers)
@@ -152,7 +152,8 @@ class Routes:
         model = self._backend.model
         if model is None:
             raise no_model()
-        deadline_ms = request.deadline_ms or _deadline_of(scope)
+        by_header_ms = _deadline_of(scope)
+        deadline_ms = request.deadline_ms or by_header_ms
         if deadline_ms is not None and self._deadlines.is_late(deadline_ms, taken_s):
             answer = self._backend.recommend(replace(request, is_late=True), model, self._request_id(scope))
         else:

@@ -35,6 +35,11 @@ def has_tombstone_key() -> bool:
     return "STREAMREC_TOMBSTONE_KEY" in os.environ
 
 
+def api_key() -> str | None:
+    """Return the key that `STREAMREC_API_KEY` holds for requests to a server, or None."""
+    return os.environ.get("STREAMREC_API_KEY") or None
+
+
 def cache_folder() -> Path:
     """Return the per-user cache folder (`STREAMREC_CACHE`, else `XDG_CACHE_HOME`/streamrec, else ~/.cache/streamrec)."""
     own = os.environ.get("STREAMREC_CACHE")

@@ -12,6 +12,12 @@
     │   ├── RetentionGap             planned offsets are no longer there
     │   ├── TopicReplaced            the topic was made anew since, or lost its end
     │   └── RowCountMismatch         a range gave other rows than planned
+    ├── ClientError              a request that `streamrec.client` sent
+    │   ├── Refused                  the request must change, or the key
+    │   ├── TryLater                 the server has no time, no model or no broker now
+    │   ├── ServerFailed             something broke on the other side
+    │   └── NoAnswer                 nobody could be reached, or the connection broke
+    │       └── TimedOut                 no answer came in time
     └── OperatorError            the deployment
         ├── StorageError             a disk or bucket refused
         │   ├── Damaged                  a blob's digest is wrong
@@ -25,6 +31,7 @@ Messages read ``Noun: what happened, got X, allowed Y, do Z``. Every error survi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 _UNSET: Any = object()
@@ -111,6 +118,80 @@ class TopicReplaced(BrokerError):
 
 class RowCountMismatch(BrokerError):
     """A planned range gave another number of rows than it has offsets."""
+
+
+class ClientError(StreamrecError):
+    """A request of `streamrec.client` has no good answer.
+
+    Facts, each also an attribute that is None where it is not known: status, code, field, got (as ``shown``), allowed (as ``bounds``),
+    retry_after_s, request_id, num_attempts; of events ``results``, what became of those in the batches before.
+    """
+
+    @property
+    def status(self) -> int | None:
+        """Return the HTTP status; None where there was no answer."""
+        return self.facts.get("status")
+
+    @property
+    def code(self) -> str | None:
+        """Return the server's word for it."""
+        return self.facts.get("code")
+
+    @property
+    def field(self) -> str | None:
+        """Return what must change."""
+        return self.facts.get("field")
+
+    @property
+    def got(self) -> str | float | bool | None:
+        """Return what it was, shortened."""
+        return self.facts.get("shown")
+
+    @property
+    def allowed(self) -> str | None:
+        """Return what would be accepted."""
+        return self.facts.get("bounds")
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Return how long the server asks to wait."""
+        return self.facts.get("retry_after_s")
+
+    @property
+    def request_id(self) -> str | None:
+        """Return by which name the server's log knows the request."""
+        return self.facts.get("request_id")
+
+    @property
+    def num_attempts(self) -> int | None:
+        """Return how often the request was sent."""
+        return self.facts.get("num_attempts")
+
+    @property
+    def results(self) -> Sequence[Any]:
+        """Return, of events that were sent in batches, what became of those before this batch."""
+        results: Sequence[Any] = self.facts.get("results", ())
+        return results
+
+
+class Refused(ClientError):
+    """The server does not do this: the request must change, or the key."""
+
+
+class TryLater(ClientError):
+    """The server sheds load, has no model yet, or its broker does not answer; the client has asked again already."""
+
+
+class ServerFailed(ClientError):
+    """Something broke on the other side, or what answers is no streamrec server."""
+
+
+class NoAnswer(ClientError):
+    """Nobody could be reached, or the connection broke; whether the request had an effect is not known."""
+
+
+class TimedOut(NoAnswer):
+    """No answer came in time; whether the request had an effect is not known."""
 
 
 class OperatorError(StreamrecError):

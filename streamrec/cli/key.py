@@ -26,6 +26,7 @@ def run(options: NewKey) -> int:
     key = new_key()
     facts: dict[str, Any] = {"sha256": digest_of(key.encode()), "scopes": options.scopes, "namespaces": options.namespaces}
     made = ApiKey.model_validate({**facts, "rate": options.rate, "burst": options.burst})
-    sys.stderr.write(f"the key, shown this once: {key}\nits table, for the file that serving.keys_file names:\n")
+    sys.stderr.write(f"the key, shown this once: {key}\n")
+    sys.stderr.write("its table, for the file that serving.keys_file names; a running server takes it a second later:\n")
     sys.stdout.write(tomli_w.dumps({options.name: made.model_dump(mode="json", exclude_defaults=True)}))
     return 0

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from streamrec.config.section import Section
+from streamrec.config.sections import Config
 from streamrec.errors import ConfigError
 
 ApiScope = Literal["read", "events", "admin"]
@@ -72,6 +73,34 @@ def load_keys(path: str) -> dict[str, ApiKey]:
             what = f"Keys: {path} has one key twice"
             raise ConfigError(what, got=f"{other} and {name}", allowed="a name for each key", do="make another with `streamrec key`")
     return keys
+
+
+def absolute_path(path: str) -> str:
+    """Return where ``serving.keys_file`` is, for processes with other working folders; "" where it is not set."""
+    return str(Path(path).absolute()) if path else ""
+
+
+def check_own_key(config: Config, key: str | None, whose: str) -> None:
+    """Return where a server of this configuration lets the bearer of a key ask and send events in the usual namespace, at any rate.
+
+    Args:
+        config: Names the file of keys; without one nobody needs a key.
+        key: The bearer's, as STREAMREC_API_KEY has it.
+        whose: Requests of whom, for the error.
+
+    Raises:
+        ConfigError: There is no such key; what to do is said.
+    """
+    keys = load_keys(config.serving.keys_file)
+    known = next((one for one in keys.values() if key is not None and one.sha256 == digest_of(key.encode())), None)
+    here = config.events.namespace
+    is_enough = known is not None and not known.rate and {"read", "events"} <= set(known.scopes) and here in (known.namespaces or (here,))
+    if not keys or is_enough:
+        return
+    got = "none in STREAMREC_API_KEY" if key is None else "one that the file does not have" if known is None else "one that may do less"
+    what = f"Keys: serving.keys_file is set, so the requests of {whose} need a key"
+    make = f"make one by `streamrec key NAME --scope read --scope events >> {config.serving.keys_file}` and set STREAMREC_API_KEY to what it prints"
+    raise ConfigError(what, got=got, allowed=f"scopes read and events in namespace {here}, no rate", do=f"{make}, or leave serving.keys_file out")
 
 
 def _parse(path: str, name: str, table: object) -> ApiKey:

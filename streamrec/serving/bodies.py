@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from streamrec.serving.checks import RequestLimits, check_ids, check_n, check_namespace, refuse, refuse_unknown
+from streamrec.serving.checks import MAX_DEADLINE_MS, RequestLimits, check_ids, check_n, check_namespace, refuse, refuse_unknown
 
 MAX_LISTS = 20
 SEEN_IS = 'true or false, or {"last": NUMBER}'
@@ -19,6 +19,12 @@ SEEN_IS = 'true or false, or {"last": NUMBER}'
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Money = Annotated[float, Field(allow_inf_nan=False)]
+
+
+_SOMEBODY: list[Any] = [
+    {"required": ["user_id"], "properties": {"user_id": {"type": "string"}}},
+    {"required": ["history"], "properties": {"history": {"type": "array"}}},
+]
 
 
 class Body(BaseModel):
@@ -30,13 +36,13 @@ class Body(BaseModel):
 class FilterFields(Body):
     """Say which items may be returned. An item of which the asked field is not known does not pass."""
 
-    categories: list[Text] | None = Field(None, min_length=1, description="Items in at least one of them.")
-    min_price: Money | None = Field(None, description="Items that cost at least so much.")
-    max_price: Money | None = Field(None, description="Items that cost at most so much.")
-    locale: Text | None = Field(None, description="Items whose texts are in this language; one without a region, such as en, takes all regions.")
-    available: bool = Field(True, description="Whether items that can't be had are left out.")
-    items: list[Text] | None = Field(None, description="Only these.")
-    exclude: list[Text] = Field([], description="None of these.")
+    categories: list[Text] | None = Field(default=None, min_length=1, description="Items in at least one of them.")
+    min_price: Money | None = Field(default=None, description="Items that cost at least so much.")
+    max_price: Money | None = Field(default=None, description="Items that cost at most so much.")
+    locale: Text | None = Field(default=None, description="Items whose texts are in this language; without a region, such as en, in all regions.")
+    available: bool = Field(default=True, description="Whether items that can't be had are left out.")
+    items: list[Text] | None = Field(default=None, description="Only these.")
+    exclude: list[Text] = Field(default=[], description="None of these.")
 
 
 class SeenScope(Body):
@@ -49,44 +55,48 @@ class ListBody(FilterFields):
     """Ask for one of several lists; what it does not say is as the request says."""
 
     name: Text = Field(description="What the answer calls the list.")
-    n: Count | None = Field(None, description="How many items.")
+    n: Count | None = Field(default=None, description="How many items.")
 
 
 class WhoBody(Body):
     """Say for whom."""
 
-    user_id: Text | None = Field(None, description="Whose history is used.")
-    history: list[Text] | None = Field(None, description="Item ids, newest last, used in place of what is known of the user.")
-    namespace: str | None = Field(None, description="Whose items; events.namespace without it.")
+    user_id: Text | None = Field(default=None, description="Whose history is used.")
+    history: list[Text] | None = Field(default=None, description="Item ids, newest last, used in place of what is known of the user.")
+    namespace: str | None = Field(default=None, description="Whose items; events.namespace without it.")
 
 
 class RecommendBody(WhoBody, FilterFields):
     """Ask for items: a user_id, a history, or both."""
 
-    n: Count = Field(20, description="How many items, at most serving.max_n.")
-    exclude_seen: bool | SeenScope = Field(True, description="Whether the user's known items, or the newest of them, and the history are left out.")
-    context: dict[str, str | float | bool] | None = Field(None, description="Flat facts about the moment; this student does not use them.")
-    deadline_ms: Money | None = Field(None, description="Milliseconds; an answer that would come later is the popular items, its why is deadline.")
-    lists: list[ListBody] | None = Field(None, min_length=1, max_length=MAX_LISTS, description="Several lists in one answer.")
-    repeat_items: bool = Field(False, description="Whether an item may be in several lists.")
-    explain: bool = Field(False, description="Whether each item says what moved it.")
+    model_config = ConfigDict(json_schema_extra={"anyOf": _SOMEBODY})
+
+    n: Count = Field(default=20, description="How many items, at most serving.max_n.")
+    exclude_seen: bool | SeenScope = Field(default=True, description="Whether known items, or the newest of them, and the history are left out.")
+    context: dict[str, str | float | bool] | None = Field(default=None, description="Flat facts about the moment; this student does not use them.")
+    deadline_ms: Money | None = Field(
+        default=None, gt=0, le=MAX_DEADLINE_MS, description="Milliseconds; an answer that would come later is the popular items, its why is deadline."
+    )
+    lists: list[ListBody] | None = Field(default=None, min_length=1, max_length=MAX_LISTS, description="Several lists in one answer.")
+    repeat_items: bool = Field(default=False, description="Whether an item may be in several lists.")
+    explain: bool = Field(default=False, description="Whether each item says what moved it.")
 
 
 class SimilarBody(FilterFields):
     """Ask for items like given ones."""
 
     like: list[Text] = Field(min_length=1, description="The items.")
-    namespace: str | None = Field(None, description="Whose items; events.namespace without it.")
-    n: Count = Field(20, description="How many items, at most serving.max_n.")
+    namespace: str | None = Field(default=None, description="Whose items; events.namespace without it.")
+    n: Count = Field(default=20, description="How many items, at most serving.max_n.")
 
 
 class RankBody(WhoBody):
     """Ask for given candidates in order of score."""
 
     candidates: list[Text] = Field(min_length=1, description="The items.")
-    n: Count | None = Field(None, description="How many of the best; all without it.")
-    available: bool = Field(True, description="Whether items that can't be had are left out.")
-    explain: bool = Field(False, description="Whether each item says what moved it.")
+    n: Count | None = Field(default=None, description="How many of the best; all without it.")
+    available: bool = Field(default=True, description="Whether items that can't be had are left out.")
+    explain: bool = Field(default=False, description="Whether each item says what moved it.")
 
 
 class ItemBody(Body):
@@ -98,9 +108,9 @@ class ItemBody(Body):
     price: Money | None = None
     locale: str | None = None
     available: bool | None = None
-    vectors: dict[str, list[float]] | None = Field(None, description="Embeddings by modality.")
-    event_time: int | None = Field(None, description="Milliseconds since the epoch; now without it.")
-    event_id: Text | None = Field(None, description="For sending again; a new one without it.")
+    vectors: dict[str, list[float]] | None = Field(default=None, description="Embeddings by modality.")
+    event_time: int | None = Field(default=None, description="Milliseconds since the epoch; now without it.")
+    event_id: Text | None = Field(default=None, description="For sending again; a new one without it.")
 
 
 class ReasonBody(Body):
@@ -109,36 +119,26 @@ class ReasonBody(Body):
     reason: Annotated[str, Field(min_length=1, max_length=500)] = "asked by HTTP"
 
 
-class EventBody(BaseModel):
-    """Describe one event as on the wire; what its kind asks for says ``streamrec schema``."""
-
-    model_config = ConfigDict(extra="allow")
-
-    kind: str | None = Field(None, description="interaction (also when absent), impression, item_update or deletion.")
-    event_id: str = Field(description="Names the event; a second one with the same id has no effect.")
-    event_time: int = Field(description="Milliseconds since the epoch, UTC.")
-
-
 class WhereQuery(BaseModel):
     """Say in which namespace."""
 
     model_config = ConfigDict(extra="forbid")
 
-    namespace: str | None = Field(None, description="events.namespace without it.")
+    namespace: str | None = Field(default=None, description="events.namespace without it.")
 
 
 class PopularQuery(WhereQuery):
     """Ask for popular items."""
 
-    n: Count = Field(20, description="How many items, at most serving.max_n.")
-    category: list[Text] | None = Field(None, description="Items in at least one of them; give it several times.")
+    n: Count = Field(default=20, description="How many items, at most serving.max_n.")
+    category: list[Text] | None = Field(default=None, description="Items in at least one of them; give it several times.")
 
 
 class UserQuery(WhereQuery):
     """Ask for a user's items."""
 
-    n: Count = Field(20, description="How many items, at most serving.max_n.")
-    exclude_seen: bool = Field(True, description="Whether the user's known items are left out.")
+    n: Count = Field(default=20, description="How many items, at most serving.max_n.")
+    exclude_seen: bool = Field(default=True, description="Whether the user's known items are left out.")
 
 
 B = TypeVar("B", bound=Body)

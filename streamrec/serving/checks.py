@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -11,10 +12,13 @@ import orjson
 
 from streamrec.config import MAX_NAMESPACE_BYTES, MAX_NAMESPACE_CHARS
 from streamrec.errors import RequestError
+from streamrec.serving.replies import CODES
 
 MAX_SHOWN_CHARS = 120
 """Of what was got so much is shown."""
 MAX_DEADLINE_MS = 3_600_000
+
+_INT_BOUND = 2**63  # JSON is written with integers of 64 bits.
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,17 @@ def parse_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        what = f"Request: the body is not JSON ({error.msg} at line {error.lineno} column {error.colno})"
-        refuse("body", body[:MAX_SHOWN_CHARS].decode("utf-8", "replace"), "one JSON document in UTF-8", what)
+        refuse_no_json(error, body[:MAX_SHOWN_CHARS].decode("utf-8", "replace"))
+
+
+def refuse_no_json(error: json.JSONDecodeError, shown: str) -> NoReturn:
+    """Refuse a body that is not JSON.
+
+    Raises:
+        RequestError: Always.
+    """
+    what = f"Request: the body is not JSON ({error.msg} at line {error.lineno} column {error.colno})"
+    refuse("body", shown, "one JSON document in UTF-8", what)
 
 
 def refuse(field: str, got: object, allowed: str, what: str = "") -> NoReturn:
@@ -53,7 +66,7 @@ def refuse(field: str, got: object, allowed: str, what: str = "") -> NoReturn:
     Raises:
         RequestError: Always, with the facts ``field``, ``shown`` and ``bounds``.
     """
-    shown = got if isinstance(got, int | float | bool) or got is None else str(got)[:MAX_SHOWN_CHARS]
+    shown = _shown(got)
     raise RequestError(
         what or f"Request: {field} is out of bounds",
         got=repr(shown) if isinstance(shown, str) else shown,
@@ -65,6 +78,15 @@ def refuse(field: str, got: object, allowed: str, what: str = "") -> NoReturn:
     )
 
 
+def _shown(got: object) -> str | float | bool | None:
+    if got is None or isinstance(got, bool | float) or (isinstance(got, int) and abs(got) < _INT_BOUND):
+        return got
+    try:
+        return str(got)[:MAX_SHOWN_CHARS]
+    except (RecursionError, ValueError):  # Nested more deeply, or with more digits, than Python writes down.
+        return f"a huge {type(got).__name__}"
+
+
 def error_body(error: RequestError) -> dict[str, Any]:
     """Return the JSON object that tells the client what to correct.
 
@@ -73,7 +95,8 @@ def error_body(error: RequestError) -> dict[str, Any]:
         0
     """
     facts = error.facts
-    return {"error": {"field": facts.get("field"), "got": facts.get("shown"), "allowed": facts.get("bounds"), "message": str(error)}}
+    what = {"field": facts.get("field"), "got": facts.get("shown"), "allowed": facts.get("bounds")}
+    return {"error": {"code": CODES[400], **what, "message": str(error)}}
 
 
 def check_n(value: object, limits: RequestLimits) -> int:

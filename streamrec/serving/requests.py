@@ -23,6 +23,7 @@ from streamrec.serving.checks import (
 from streamrec.serving.filters import Extras, Filters, ListRequest
 
 DEFAULT_N = 20
+_MAX_DIGITS = 18
 _PLAIN_FIELDS = frozenset({"user_id", "history", "namespace", "n", "exclude", "exclude_seen", "context", "deadline_ms"})
 _QUERY_FIELDS = ("n", "namespace", "exclude_seen")
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
@@ -115,14 +116,14 @@ def parse_recommend_query(user_id: str, query: bytes, limits: RequestLimits) -> 
     Raises:
         RequestError: See `parse_recommend`.
     """
-    values = dict(parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True))
+    values = parse_query(query)
     if not values.keys() <= set(_QUERY_FIELDS):
         refuse_unknown(values, _QUERY_FIELDS)
     n = values.get("n")
     seen = values.get("exclude_seen", "true")
     if seen.lower() not in _BOOLS:
         refuse("exclude_seen", seen, "true or false")
-    if n is not None and not (n.isascii() and n.lstrip("-").isdigit() and len(n) <= 20):
+    if n is not None and not (n.isascii() and n.removeprefix("-").isdigit() and len(n) <= _MAX_DIGITS):
         refuse("n", n, f"1 to {limits.max_n}")
     return RecommendRequest(
         user_id=check_id(user_id, "user_id", limits),
@@ -130,6 +131,23 @@ def parse_recommend_query(user_id: str, query: bytes, limits: RequestLimits) -> 
         n=min(DEFAULT_N, limits.max_n) if n is None else check_n(int(n), limits),
         exclude_seen=_BOOLS[seen.lower()],
     )
+
+
+def parse_query(query: bytes, several: str = "") -> dict[str, str]:
+    """Return the parameters of a query string, of ``several`` the last one.
+
+    Raises:
+        RequestError: Another is given twice, so that somebody on the way may have read the other value.
+    """
+    pairs = parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True)
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen and name != several:
+                refuse(name[:MAX_SHOWN_CHARS], "several values", "one", "Request: a parameter is given more than once")
+            seen.add(name)
+    return values
 
 
 def _bool(value: object) -> bool:

@@ -4,6 +4,7 @@ Runs as a process of its own, so that it shares nothing with what it measures:
 
     python -m streamrec.testing.measure --url http://127.0.0.1:8000 --users users.json --rate 20 --out measured.json
 
+A deployment that asks for keys is given the one in STREAMREC_API_KEY.
 It ends when its standard input closes, and writes one JSON object to ``--out``; every second it prints the same object as one line.
 """
 
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from streamrec.environment import api_key
 from streamrec.testing.percentiles import percentile
 
 PROBE_EVERY_S = 1.0
@@ -80,12 +82,16 @@ class Tally:
 class Client:
     """Send JSON requests over one kept connection, which is opened again when the server closed it.
 
+    Not `streamrec.client`, whose retries and models would be measured with the server.
+
     Args:
         url: Base URL.
+        key: Sent with each request; None sends none.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         parts = urllib.parse.urlsplit(url)
+        self._headers = {"content-type": "application/json", **({} if key is None else {"authorization": f"Bearer {key}"})}
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._connection: http.client.HTTPConnection | None = None
 
@@ -106,7 +112,7 @@ class Client:
             self._connection = http.client.HTTPConnection(self._host, self._port, timeout=10.0)
         try:
             data = None if body is None else json.dumps(body).encode()
-            self._connection.request(method, path, data, {"content-type": "application/json"})
+            self._connection.request(method, path, data, self._headers)
             response = self._connection.getresponse()
             payload = response.read()
         except BaseException:
@@ -126,10 +132,18 @@ class Measure:
         event_type: Type of the probe events.
         event_time: Event time of the probe events in ms UTC; None is now. A replay of old events needs one of its own time.
         every_s: Pause between probes.
+        key: A key with the scopes read and events, where the deployment asks for one.
     """
 
     def __init__(
-        self, url: str, users: Sequence[str], rate: float, event_type: str, event_time: int | None = None, every_s: float = PROBE_EVERY_S
+        self,
+        url: str,
+        users: Sequence[str],
+        rate: float,
+        event_type: str,
+        event_time: int | None = None,
+        every_s: float = PROBE_EVERY_S,
+        key: str | None = None,
     ) -> None:
         self.tally = Tally()
         self._users = users
@@ -141,7 +155,7 @@ class Measure:
         self._waiting: list[tuple[int, int, float]] = []
         self._lock = threading.Lock()
         loops = (self._load, self._probe_state, self._probe_model)
-        self._clients = [Client(url) for _ in loops]
+        self._clients = [Client(url, key) for _ in loops]
         self._threads = [threading.Thread(target=loop, args=(client,), daemon=True) for loop, client in zip(loops, self._clients, strict=True)]
 
     def start(self) -> None:
@@ -246,7 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True)
     options = parser.parse_args(argv)
     users = json.loads(Path(options.users).read_text(encoding="utf-8"))
-    measure = Measure(options.url, users, options.rate, options.event_type, options.event_time, options.every)
+    measure = Measure(options.url, users, options.rate, options.event_type, options.event_time, options.every, api_key())
     measure.start()
     ended = threading.Event()
     threading.Thread(target=_wait_for_end, args=(ended,), daemon=True).start()

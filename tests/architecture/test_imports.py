@@ -63,6 +63,18 @@ def test_serving_runs_without_torch(module: str) -> None:
     assert done.stdout.strip().splitlines()[-1:] == ["[]"], done.stderr[-2000:]
 
 
+def test_the_client_loads_nothing_that_an_application_which_only_asks_does_not_need() -> None:
+    code = "import sys, streamrec.client; print(sorted({name.partition('.')[0] for name in sys.modules} - sys.stdlib_module_names))"
+    done = subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(CHECKOUT)!r}); {code}"],
+                          capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+    found = set(ast.literal_eval(done.stdout.strip().splitlines()[-1]))
+    needed = {"streamrec", "httpx2", "pydantic", "orjson", "yaml"}
+    brought = {"httpcore2", "pydantic_core", "anyio", "h11", "idna", "truststore", "annotated_types", "typing_extensions", "typing_inspection"}
+    machinery = ("_", "cython_runtime", "distutils", "sitecustomize")
+    assert needed <= found
+    assert {name for name in found - needed - brought if not name.startswith(machinery)} == set()
+
+
 def environment_reads(path: Path) -> Iterator[str]:
     tree = ast.parse(path.read_text())
     writes = {

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomli_w
 
 from jobs import demo
+from streamrec.config import parse_config
+from streamrec.config.keys import ApiKey, check_own_key, digest_of
 
 
 @pytest.fixture
@@ -39,6 +43,35 @@ def test_a_wrong_option_is_refused_and_costs_no_earlier_run(
     assert demo.main(given) == 1
     assert message in capsys.readouterr().err.replace("\n", " ")
     assert finished.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "made", "got"),
+    [
+        (None, {"scopes": ("read", "events")}, "none in STREAMREC_API_KEY"),
+        ("srk_other", {"scopes": ("read", "events")}, "one that the file does not have"),
+        ("srk_demo", {"scopes": ("read",)}, "one that may do less"),
+        ("srk_demo", {"scopes": ("read", "events"), "namespaces": ("shop",)}, "one that may do less"),
+        ("srk_demo", {"scopes": ("read", "events"), "rate": 5}, "one that may do less"),
+    ],
+)
+def test_a_demo_whose_requests_would_be_refused_says_which_key_it_needs_before_it_begins(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, given: str | None, made: dict[str, Any], got: str
+) -> None:
+    table = ApiKey(sha256=digest_of(b"srk_demo"), **made).model_dump(mode="json")
+    Path("keys.toml").write_text(tomli_w.dumps({"demo": table}))
+    monkeypatch.setenv("STREAMREC_API_KEY", given) if given else monkeypatch.delenv("STREAMREC_API_KEY", raising=False)
+    assert demo.main(["--data", "ratings.csv", "--set", "serving.keys_file=keys.toml"]) == 1
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert f"the requests of the demo need a key, got {got}, allowed scopes read and events in namespace default, no rate" in said
+    assert "--scope read --scope events >> keys.toml" in said
+    assert finished.exists()
+
+
+def test_a_demo_has_the_key_that_it_needs(tmp_path: Path) -> None:
+    (tmp_path / "keys.toml").write_text(tomli_w.dumps({"demo": {"sha256": digest_of(b"srk_demo"), "scopes": ["read", "events", "admin"]}}))
+    check_own_key(parse_config({"serving": {"keys_file": str(tmp_path / "keys.toml")}}), "srk_demo", "the demo")
+    check_own_key(parse_config({}), None, "the demo")
 
 
 def test_a_folder_that_is_no_demos_is_not_emptied(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

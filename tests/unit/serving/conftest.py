@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -106,8 +107,10 @@ class InProcess(Replica):
         """Append at once."""
         waiting = super().submit_events(events, permit)
         assert self._sink is not None
+        before = self._sink.num_accepted
         self._sink.step(0)
-        self.follow()
+        if self._sink.num_accepted > before:  # Else the log has nothing new, and a look at it waits for that.
+            self._follow_once()
         return waiting
 
     def append_impressions(self) -> int:
@@ -139,18 +142,39 @@ class InProcess(Replica):
         return Asked(start["status"], dict(start["headers"]), orjson.loads(found) if found else None)
 
 
+def make_replica(
+    folder: Path,
+    *,
+    is_local: bool = False,
+    live: bool = True,
+    keys: dict[str, ApiKey] | None = None,
+    keys_file: str = "",
+    **settings: Any,
+) -> InProcess:
+    """Return a replica with a version of 40 items, a log and a registry."""
+    config = parse_config({"serving": settings})
+    address = local_address(folder / "log")
+    open_admin(address, config.log).ensure_topic(config.log.events_topic, 1)
+    registry = str(folder / "registry")
+    replica = InProcess(ReplicaSettings(config, address, None, registry, is_local=is_local, keys=keys or {}, keys_file=keys_file))
+    if live:
+        replica.load("v00000012", make_version(40, prefix="i"))
+    return replica
+
+
 @pytest.fixture
 def serving(tmp_path: Path) -> Callable[..., InProcess]:
-    """Return a function of serving settings that returns a replica with a version of 40 items, a log and a registry."""
+    """Return a function of serving settings that returns a replica in the test's folder; see `make_replica`."""
+    return partial(make_replica, tmp_path)
 
-    def make(*, is_local: bool = False, live: bool = True, keys: dict[str, ApiKey] | None = None, **settings: Any) -> InProcess:
-        config = parse_config({"serving": settings})
-        address = local_address(tmp_path / "log")
-        open_admin(address, config.log).ensure_topic(config.log.events_topic, 1)
-        registry = str(tmp_path / "registry")
-        replica = InProcess(ReplicaSettings(config, address, None, registry, is_local=is_local, keys=keys or {}))
-        if live:
-            replica.load("v00000012", make_version(40, prefix="i"))
-        return replica
 
-    return make
+@pytest.fixture(scope="module")
+def made_replica(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., InProcess]:
+    """Return a function of serving settings that returns a replica for all tests of a file; see `make_replica`."""
+    return partial(make_replica, tmp_path_factory.mktemp("replica"))
+
+
+@pytest.fixture(scope="module")
+def open_replica(made_replica: Callable[..., InProcess]) -> InProcess:
+    """Return a replica for all tests of a file, on which everybody may do everything."""
+    return made_replica(is_local=True, accepts=["interaction", "impression", "item_update", "deletion"])
