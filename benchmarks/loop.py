@@ -121,12 +121,17 @@ def driver_growth(controller: Controller, writer: LogWriter, topic: str, backlog
 
 
 def catch_up(controller: Controller, writer: LogWriter, topic: str, backlog: Backlog, num_events: int) -> float:
-    """Return how many seconds a backlog takes."""
+    """Return how many seconds a backlog takes; print how fast each tenth of it went and what its time went to."""
     backlog.send(writer, topic, num_events)
     began = time.perf_counter()
-    for _ in steps(controller):
-        pass
-    return time.perf_counter() - began
+    done = list(steps(controller))
+    took_s = time.perf_counter() - began
+    tenths = [done[len(done) * tenth // 10 : len(done) * (tenth + 1) // 10] for tenth in range(10)]
+    rates = [sum(report.plan.num_records for report, _ in tenth) / max(sum(seconds for _, seconds in tenth), 1e-9) for tenth in tenths]
+    total = sum(seconds for _, seconds in done)
+    shares = {stage: round(sum(report.seconds[stage] for report, _ in done) / total, 3) for stage in STAGES}
+    print(f"backlog: {len(done)} micro-batches, events/s of each tenth {[round(rate) for rate in rates]}, shares {shares}")
+    return took_s
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ from serve.deployments import deployment_options
 from serve.haproxy import free_port, has_haproxy
 from serve.http import Receive, Scope, Send, read_body
 from serve.launch import launch, shutdown
-from streamrec.config import Config, parse_config
+from streamrec.config import Config, ServingConfig, parse_config
 from streamrec.log.connect import local_address
 from streamrec.registry.board import RemoteBoard
 from streamrec.registry.version import make_delta
@@ -109,7 +109,7 @@ def prepare(config: Config, folder: str, size: int) -> tuple[Client, list[bytes]
     version = make_version("v00000001", seed=0, num_items=size)
     address = local_address(folder)
     write_events(config, address, histories)
-    noop: Any = serve.deployment(serve.ingress()(Noop), name="Noop", **deployment_options(NUM_REPLICAS, 0.2))
+    noop: Any = serve.deployment(serve.ingress()(Noop), name="Noop", **deployment_options(ServingConfig(num_replicas=NUM_REPLICAS), 0.2))
     launch(config, address, beside={"noop": noop.bind(typical_body())})
     return Client(config.serving.host, config.serving.port), request_bodies(histories), version
 

@@ -188,12 +188,12 @@ class ColdRoutes:
         return await self._write({"kind": Kind.DELETION.value, "user_id": check_id(user_id, "user_id", self._limits)}, query, request)
 
     async def promote(self, version: str, request: Request, body: ReasonBody | None = None) -> Response:
-        """The registry's alias moves; replicas follow within half a second."""
+        """The registry's alias moves; replicas follow within a tenth of a second."""
         reason = self._reason(body, request)
         return await self._move(lambda: self._backend.promote(version, reason), f"promotion of {version!r}", request)
 
     async def rollback(self, request: Request, body: ReasonBody | None = None) -> Response:
-        """The registry's alias moves back; replicas follow within half a second."""
+        """The registry's alias moves back; replicas follow within a tenth of a second."""
         reason = self._reason(body, request)
         return await self._move(lambda: self._backend.roll_back(reason), "rollback", request)
 

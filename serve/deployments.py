@@ -9,10 +9,12 @@ from ray.serve import Application
 
 from serve.replica import Replica, ReplicaSettings, make_routes
 from serve.routes import Routes
+from streamrec.config import ServingConfig
 from streamrec.memory import FOR_CHILDREN
 
 # Requests are answered by one event loop in well under a millisecond; the bound only has to exceed what connections can bring at once.
 _MAX_ONGOING = 10_000
+_LOOK_BACK_S = 10.1  # Serve wants more than its interval of 10 s.
 # BLAS threads of two replicas would fight over the same cores.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **FOR_CHILDREN}
 
@@ -38,15 +40,15 @@ class Recommender:
         self._replica.check()
 
 
-def deployment_options(num_replicas: int, num_cpus: float) -> dict[str, Any]:
+def deployment_options(serving: ServingConfig, num_cpus: float) -> dict[str, Any]:
     """Return Serve's options of the deployment; the benchmark's no-op takes the same.
 
     Args:
-        num_replicas: Replicas.
+        serving: How many replicas, and when there are more.
         num_cpus: CPUs that Ray reserves for a replica; a small share, because a laptop has few.
     """
     return {
-        "num_replicas": num_replicas,
+        **_replicas(serving),
         "max_ongoing_requests": _MAX_ONGOING,
         "ray_actor_options": {"num_cpus": num_cpus, "runtime_env": {"env_vars": _ENVIRONMENT}},
         "graceful_shutdown_timeout_s": 2.0,
@@ -57,6 +59,22 @@ def deployment_options(num_replicas: int, num_cpus: float) -> dict[str, Any]:
     }
 
 
+def _replicas(serving: ServingConfig) -> dict[str, Any]:
+    if not serving.max_replicas:
+        return {"num_replicas": serving.num_replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": serving.num_replicas,
+            "max_replicas": serving.max_replicas,
+            "target_ongoing_requests": serving.ongoing_requests,
+            "upscale_delay_s": serving.upscale_delay_s,
+            "downscale_delay_s": serving.downscale_delay_s,
+            # An answer takes less than a millisecond: what waits now says more than what waited half a minute ago.
+            "look_back_period_s": _LOOK_BACK_S,
+        }
+    }
+
+
 def build_application(settings: ReplicaSettings, num_cpus: float = 0.2) -> Application:
     """Return the application, ready for ``serve.run``.
 
@@ -64,7 +82,7 @@ def build_application(settings: ReplicaSettings, num_cpus: float = 0.2) -> Appli
         settings: What to serve.
         num_cpus: CPUs that Ray reserves for a replica.
     """
-    options = deployment_options(settings.config.serving.num_replicas, num_cpus)
+    options = deployment_options(settings.config.serving, num_cpus)
     deployment: Any = serve.deployment(serve.ingress()(Recommender), name="Recommender", **options)
     application: Application = deployment.bind(settings)
     return application

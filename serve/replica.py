@@ -119,7 +119,7 @@ class Replica:
         self.answerer = FullAnswerer(self._view, clock)
         self._slot = ModelSlot(warm_up=self.answerer.prepare, digest_of=digest_arrays)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
-        self._subscription = BoardSubscription(replica_id, settings.registry_url, settings.student, self._slot.load, self._loader)
+        self._subscription = BoardSubscription(replica_id, settings.registry_url, settings.student, self._slot, self._loader)
         self._stopping = threading.Event()
         self._histories_tried = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -135,9 +135,13 @@ class Replica:
             self._spawn("event-sink", lambda: sink.step(_SINK_POLL_S), sink.close)
             if self._impressions is not None:
                 self._spawn("impression-sink", lambda: self._impression_sink.step(_SINK_POLL_S), self._impression_sink.close)
-            await asyncio.to_thread(self._histories_tried.wait, _WARM_START_S)
+        # The model comes while histories are read; requests wait for both.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._subscription.step(timeout_s=0), _WARM_START_S)
+        if self._threads:
+            await asyncio.to_thread(self._histories_tried.wait, _WARM_START_S)
+        if self.model is not None:  # Now that it is known which items histories hold.
+            await asyncio.get_running_loop().run_in_executor(self._loader, self.answerer.prepare, self.model)
         self._board_task = asyncio.create_task(self._subscription.run())
 
     async def stop(self) -> None:
@@ -192,11 +196,15 @@ class Replica:
         Raises:
             OperatorError: There is no such version, it may not go live, or there is no registry.
         """
-        return _move_facts(self._movable(version).promote(version, reason))
+        return self._moved(self._movable(version).promote(version, reason))
 
     def roll_back(self, reason: str) -> dict[str, Any]:
         """Make the version live again that was live before; see `promote`."""
-        return _move_facts(self._movable(None).rollback(reason))
+        return self._moved(self._movable(None).rollback(reason))
+
+    def _moved(self, move: Move) -> dict[str, Any]:
+        self._subscription.look()
+        return move.model_dump(mode="json", exclude={"decision"})
 
     def _movable(self, to: str | None) -> Registry:
         if self._settings.registry_url is None:
@@ -286,10 +294,6 @@ def make_routes(replica: Replica, settings: ReplicaSettings) -> Routes:
     access = Access(settings.keys, settings.is_local, config.serving.remote_promotion)
     guards = Guards(access, Gate(config.serving.max_waiting), Cors(config.serving.cors_origins))
     return Routes(replica, limits, config.serving.max_body_bytes, str(settings.log_address), guards)
-
-
-def _move_facts(move: Move) -> dict[str, Any]:
-    return move.model_dump(mode="json", exclude={"decision"})
 
 
 def _model_facts(model: LiveModel | None) -> dict[str, Any] | None:

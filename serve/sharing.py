@@ -14,7 +14,7 @@ from ray.serve import RunTarget
 from ray.serve.exceptions import RayServeException
 
 from streamrec.errors import OperatorError
-from streamrec.registry.board import name_of
+from streamrec.registry.board_names import name_of
 
 _end_serve: Callable[[], None] = serve.shutdown
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
-import ray
 from ray.exceptions import RayError
 
 from streamrec.errors import ModelRejected
-from streamrec.registry.board import Posted, RemoteBoard
+from streamrec.registry.board import Posted, RemoteBoard, fetch
+from streamrec.registry.deltas import NotFollowing
+from streamrec.serving.slot import ModelSlot
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +29,20 @@ class BoardSubscription:
         replica_id: Who acknowledges.
         registry_url: Whose board; what it reads its versions from when it is not there and is created.
         student: Whose versions.
-        load: Verifies and swaps (manifest, arrays, meta); raises `ModelRejected`.
-        loader: Where ``load`` runs, so that requests are answered meanwhile.
+        slot: Verifies and swaps.
+        loader: Where it does so, so that requests are answered meanwhile.
     """
 
-    def __init__(self, replica_id: str, registry_url: str | None, student: str, load: Callable[..., object], loader: Executor) -> None:
+    def __init__(self, replica_id: str, registry_url: str | None, student: str, slot: ModelSlot, loader: Executor) -> None:
         self._replica_id = replica_id
         self._created = (registry_url, student)
-        self._load = load
+        self._slot = slot
         self._loader = loader
         self._actor: Any = None
         self._epoch = ""
         self._seq = 0
+        self._wants_whole = False
+        self._num_whole = self._num_deltas = 0
         self.last_error = ""
 
     async def run(self) -> None:
@@ -58,7 +61,7 @@ class BoardSubscription:
         try:
             if self._actor is None:
                 self._actor = (await asyncio.to_thread(RemoteBoard.get_or_create, *self._created)).actor
-            posted: Posted | None = await self._actor.wait.remote(self._replica_id, self._epoch, self._seq, timeout_s)
+            posted = await self._ask(timeout_s)
             if posted is not None:
                 await self._take(posted)
             self.last_error = ""
@@ -72,19 +75,45 @@ class BoardSubscription:
             return False
         return True
 
+    def look(self) -> None:
+        """Have the board look at the registry now, because something was moved there; returns at once."""
+        if self._actor is not None:
+            self._actor.promote_from_registry.remote()
+
     def facts(self) -> dict[str, Any]:
         """Return what this replica knows of the board."""
-        return {"seq": self._seq, "last_error": self.last_error or None}
+        return {"seq": self._seq, "whole": self._num_whole, "deltas": self._num_deltas, "last_error": self.last_error or None}
+
+    async def _ask(self, timeout_s: float) -> Posted | None:
+        if hasattr(self._actor, "wait_from"):
+            held = [] if self._wants_whole else self._slot.held
+            posted: Posted | None = await self._actor.wait_from.remote(self._replica_id, self._epoch, self._seq, held, timeout_s)
+        else:  # An older streamrec's.
+            posted = await self._actor.wait.remote(self._replica_id, self._epoch, self._seq, timeout_s)
+        return posted
 
     async def _take(self, posted: Posted) -> None:
-        reference: ray.ObjectRef[Any] = posted.arrays[0]
-        arrays = await reference
         refused = ""
         try:
-            await asyncio.get_running_loop().run_in_executor(self._loader, self._load, posted.manifest, arrays, posted.meta)
-        except ModelRejected as error:
+            await self._load(posted)
+        except (ModelRejected, NotFollowing) as error:
+            if not posted.arrays:
+                # Whatever is wrong may be so with what is held here: the whole decides.
+                logger.warning("Model: %s; asking for the whole version", error)
+                self._wants_whole = True
+                return
             refused = str(error)
             logger.error("Model: %s", refused)
         # A refused version is not asked for again: the live one goes on serving until the next promotion.
-        self._epoch, self._seq = posted.epoch, posted.seq
+        self._epoch, self._seq, self._wants_whole = posted.epoch, posted.seq, False
         self._actor.ack.remote(self._replica_id, posted.epoch, posted.seq, refused)
+
+    async def _load(self, posted: Posted) -> None:
+        """Take a version in the loader, whole or by what changed."""
+        if posted.arrays:
+            self._num_whole += 1
+            load = functools.partial(self._slot.load, posted.manifest, await fetch(posted.arrays[0]), posted.meta)
+        else:
+            self._num_deltas += len(posted.deltas)
+            load = functools.partial(self._slot.load_deltas, posted.manifest, [await fetch(delta) for delta in posted.deltas])
+        await asyncio.get_running_loop().run_in_executor(self._loader, load)

@@ -234,7 +234,9 @@ class RegistryConfig(Section):
 class ServingConfig(Section):
     """Bound requests and place replicas.
 
-    ``accepts``: kinds of events that ``POST /v1/events``, and the routes of items and users, take from whoever reaches the port. ``path``: what all
+    ``max_replicas``: up to so many run while more than ``ongoing_requests`` wait in each for ``upscale_delay_s``, and ``num_replicas`` again after
+    ``downscale_delay_s`` of fewer; 0 keeps ``num_replicas``. ``accepts``: kinds of events that ``POST /v1/events``, and the routes of items and
+    users, take from whoever reaches the port. ``path``: what all
     paths of this server begin with, so that several answer at one port of one Ray cluster. ``log_impressions``: so large a share of the
     recommendations is logged as impressions. ``remote_promotion``: let models be promoted and rolled back by HTTP also where the server listens
     on more than loopback and has no keys. ``keys_file``: the TOML file of `streamrec.config.keys`; empty asks nobody for a key. ``max_waiting``: so
@@ -245,6 +247,10 @@ class ServingConfig(Section):
     port: int = Field(default=8000, ge=0, le=65_535)
     path: str = Field(default="/", max_length=100, pattern=r"^(/|(/[A-Za-z0-9._~-]+)+)$")
     num_replicas: int = Field(default=2, ge=1)
+    max_replicas: int = Field(default=0, ge=0)
+    ongoing_requests: float = Field(default=4.0, gt=0)
+    upscale_delay_s: Duration = 10.0
+    downscale_delay_s: Duration = 300.0
     max_n: int = Field(default=500, ge=1, le=10_000)
     max_body_bytes: int = Field(default=262_144, ge=256)
     max_history: int = Field(default=1000, ge=1)
@@ -255,6 +261,15 @@ class ServingConfig(Section):
     keys_file: str = ""
     max_waiting: int = Field(default=1000, ge=1)
     cors_origins: tuple[str, ...] = ()
+
+    @field_validator("max_replicas")
+    @classmethod
+    def _not_below_the_least(cls, value: int, info: ValidationInfo) -> int:
+        least = info.data.get("num_replicas", 1)
+        if 0 < value < least:
+            msg = f"0, or at least num_replicas = {least}"
+            raise ValueError(msg)
+        return value
 
     @field_validator("cors_origins")
     @classmethod

@@ -87,14 +87,19 @@ class Alias:
     def __init__(self, storage: Storage, student: str) -> None:
         self._storage = storage
         self._student = student
+        self._last: tuple[bytes, Move] | None = None
 
     def current(self) -> Move | None:
-        """Return the move that made the live version live: one read."""
+        """Return the move that made the live version live: one read, and nothing to parse where it is the same as at the last call."""
         found = self._storage.read_with_token(self._key)
         if found is None:
             return None
-        error = self._damage(found[0])
-        return Move.from_json(found[0]) if error is None else self._from_history(error)
+        if self._last is None or self._last[0] != found[0]:
+            error = self._damage(found[0])
+            if error is not None:
+                return self._from_history(error)
+            self._last = found[0], Move.from_json(found[0])
+        return self._last[1]
 
     def damage(self) -> Damaged | None:
         """Return an error that names the alias if it is torn; `current` may nevertheless know what it said."""

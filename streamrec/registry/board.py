@@ -1,17 +1,17 @@
 """Hold the newest promoted version in one Ray actor that serving replicas long-poll, so that a swap takes milliseconds.
 
 `Board` is the actor, `RemoteBoard` the handle for drivers. The registry on storage is the truth: the board watches its alias, so that a
-rollback, or a stream on another Ray cluster, reaches the replicas too. A push by a stream on the same cluster only comes sooner.
+rollback, or a stream on another Ray cluster, reaches the replicas too. A push by a stream on the same cluster only comes sooner. A driver pushes what
+changed where that is less than half of the whole, and a replica gets what changed since a version that it holds, the whole if that can't be had.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import ray
@@ -22,22 +22,22 @@ from streamrec.clock import SystemClock
 from streamrec.code_version import code_version
 from streamrec.errors import RegistryError, StreamrecError
 from streamrec.registry.alias import Move
+from streamrec.registry.board_names import BOARD_NAMESPACE, board_name
+from streamrec.registry.deltas import Delta
+from streamrec.registry.holding import Holding, key_of
 from streamrec.registry.registry import Registry
 from streamrec.registry.swaps import BoardState
 from streamrec.state import Arrays
-from streamrec.storage import open_storage
+from streamrec.storage import is_folder, open_storage
 
 logger = logging.getLogger(__name__)
 
-BOARD_NAME = "streamrec-board"
-"""Of a board without a registry; others add a digest of theirs, so that two states on one cluster have two."""
-BOARD_NAMESPACE = "streamrec"
-
-# A rollback takes effect within a second; on a bucket each look is one paid request.
+# A rollback takes effect within a second; on a bucket each look is one paid request, in a folder a small file.
 WATCH_EVERY_S = 0.5
+WATCH_LOCALLY_EVERY_S = 0.05
 # A version that can't be loaded is read whole at each try.
 WATCH_AT_MOST_S = 8.0
-# A push follows its promotion by milliseconds and spares the load.
+# A push follows the gate's promotion by milliseconds and spares the load; a person's is followed by none.
 PUSH_LEAD_S = 0.1
 
 
@@ -50,7 +50,8 @@ class Posted:
         seq: Promotion number.
         manifest: The version's manifest as JSON values.
         meta: The version's meta.
-        arrays: One reference, in a list so that Ray passes it on instead of fetching it.
+        arrays: One reference, in a list so that Ray passes it on instead of fetching it; none where the replica holds what it needs.
+        deltas: References to what changed since a version that it holds, in order; none where that is the version itself.
     """
 
     epoch: str
@@ -58,6 +59,7 @@ class Posted:
     manifest: dict[str, Any]
     meta: dict[str, Any]
     arrays: list[ray.ObjectRef[Any]]
+    deltas: tuple[ray.ObjectRef[Any], ...] = ()
 
 
 class Board:
@@ -81,8 +83,10 @@ class Board:
         self._epoch = uuid.uuid4().hex
         self._state = BoardState(SystemClock())
         self._posted: Posted | None = None
-        # The version before keeps its reference, so that a rollback finds it in memory.
+        # Replicas hold the version before, so that a rollback to it needs nothing but its name.
         self._previous: Posted | None = None
+        self._holding: Holding[ray.ObjectRef[Any]] = Holding(ray.put, fetch)
+        self._renewing: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         # Two looks at once would load the same version twice.
@@ -101,13 +105,24 @@ class Board:
                 boards without a registry; the two ways don't mix.
         """
         if promotion is None or promotion > self._state.seq:
-            self._post(manifest, meta, [ray.put(dict(arrays))], promotion)
+            self._holding.begin(key_of(manifest), arrays)
+            self._post(manifest, meta, promotion)
+        return self._state.seq
+
+    async def publish_delta(self, manifest: dict[str, Any], delta: Delta, meta: dict[str, Any], promotion: int | None = None) -> int | None:
+        """Make the version that a delta gives the newest promoted one; see `publish`. None asks for the whole: this board's newest is another one."""
+        if promotion is None or promotion > self._state.seq:
+            if key_of(manifest) != delta.digest or not self._holding.extend(delta):
+                return None
+            self._post(manifest, meta, promotion)
+            if self._holding.is_long() and (self._renewing is None or self._renewing.done()):
+                self._renewing = asyncio.create_task(self._renew())
         return self._state.seq
 
     async def promote_from_registry(self, version_id: str | None = None) -> int:
         """Publish the version that is live in the registry, if that is news, and return the live promotion's number.
 
-        The watch does the same within `WATCH_EVERY_S`.
+        The watch does the same within `WATCH_EVERY_S`, `WATCH_LOCALLY_EVERY_S` in a folder.
 
         Args:
             version_id: The version that is expected to be live there; None takes any.
@@ -129,7 +144,7 @@ class Board:
         try:
             move = await asyncio.to_thread(self._read_alias)
             if move is not None and move.number > self._state.seq:
-                if move.action == "promote":
+                if move.decision is not None:
                     await asyncio.sleep(PUSH_LEAD_S)
                 await self.promote_from_registry()
         except StreamrecError as error:
@@ -140,20 +155,26 @@ class Board:
         self._last_error = ""
         return True
 
-    async def wait(self, replica: str, epoch: str, after_seq: int, timeout_s: float) -> Posted | None:
-        """Return the live version as soon as it is another than (``epoch``, ``after_seq``), or None after ``timeout_s``."""
-        await self._follow()
-        self._state.saw(replica)
-        changed = self._changed
-        if self._is_new(epoch, after_seq):
-            return self._posted
-        try:
-            await asyncio.wait_for(changed.wait(), timeout_s)
-        except TimeoutError:
+    async def wait_from(self, replica: str, epoch: str, after_seq: int, held: list[str], timeout_s: float) -> Posted | None:
+        """Return the live version as soon as it is another than (``epoch``, ``after_seq``), or None after ``timeout_s``.
+
+        Args:
+            replica: Who asks.
+            epoch: Whose promotion it took last.
+            after_seq: And its number.
+            held: Digests of the versions that it can apply a delta to.
+            timeout_s: Longest wait for news.
+        """
+        live = await self._news(replica, epoch, after_seq, timeout_s)
+        if live is None:
             return None
-        finally:
-            self._state.saw(replica)
-        return self._posted if self._is_new(epoch, after_seq) else None
+        deltas = self._holding.deltas(held, key_of(live.manifest))
+        return replace(live, deltas=tuple(deltas)) if deltas is not None else await self._with_arrays(live)
+
+    async def wait(self, replica: str, epoch: str, after_seq: int, timeout_s: float) -> Posted | None:
+        """Return the live version whole, for a replica that takes no deltas; see `wait_from`."""
+        live = await self._news(replica, epoch, after_seq, timeout_s)
+        return None if live is None else await self._with_arrays(live)
 
     async def ack(self, replica: str, epoch: str, seq: int, refused: str = "") -> None:
         """Note that a replica serves a promotion, or why it does not; the time is taken here."""
@@ -185,8 +206,38 @@ class Board:
         await self._follow()
         return self._state.seq, self._state.version
 
+    async def _news(self, replica: str, epoch: str, after_seq: int, timeout_s: float) -> Posted | None:
+        await self._follow()
+        self._state.saw(replica)
+        changed = self._changed
+        if not self._is_new(epoch, after_seq):
+            try:
+                await asyncio.wait_for(changed.wait(), timeout_s)
+            except TimeoutError:
+                return None
+            finally:
+                self._state.saw(replica)
+        return self._posted if self._is_new(epoch, after_seq) else None
+
     def _is_new(self, epoch: str, after_seq: int) -> bool:
         return self._posted is not None and (epoch != self._epoch or self._posted.seq > after_seq)
+
+    async def _with_arrays(self, live: Posted) -> Posted | None:
+        """Return a version with its arrays; None where they can't be had just now, which is logged."""
+        try:
+            return replace(live, arrays=[await self._holding.whole(key_of(live.manifest), lambda: self._stored(live))])
+        except StreamrecError as error:
+            logger.warning("Board: version %s can't be handed out whole (%s), trying again", live.manifest["version"], error)
+            await asyncio.sleep(WATCH_EVERY_S)
+            return None
+
+    async def _renew(self) -> None:
+        """Make the live version the whole one, before the way to it becomes long."""
+        if self._posted is not None:
+            await self._with_arrays(self._posted)
+
+    def _stored(self, live: Posted) -> Arrays:
+        return self._opened().load_named(str(live.manifest["version"])).arrays
 
     async def _follow(self) -> None:
         """Keep the watch running, and look at once as long as nothing is known to be live."""
@@ -198,15 +249,15 @@ class Board:
             await self.promote_from_registry()
 
     async def _watch(self) -> None:
-        pause_s = WATCH_EVERY_S
+        pause_s = every_s = WATCH_LOCALLY_EVERY_S if is_folder(self._registry_url or "") else WATCH_EVERY_S
         while True:
             await asyncio.sleep(pause_s)
-            pause_s = WATCH_EVERY_S if await self.watch_once() else min(2 * pause_s, WATCH_AT_MOST_S)
+            pause_s = every_s if await self.watch_once() else min(2 * max(pause_s, WATCH_EVERY_S), WATCH_AT_MOST_S)
 
     async def _take(self, move: Move) -> None:
         held = next((one for one in (self._posted, self._previous) if one is not None and one.manifest["version"] == move.version), None)
         if held is not None:
-            self._post(held.manifest, held.meta, held.arrays, move.number)
+            self._post(held.manifest, held.meta, move.number)
             return
         # In a thread, because long polls are answered meanwhile.
         registry = self._opened()
@@ -215,9 +266,9 @@ class Board:
         version = await asyncio.to_thread(registry.load_named, move.version)
         await self.publish(version.manifest.model_dump(mode="json"), version.arrays, version.meta, move.number)
 
-    def _post(self, manifest: dict[str, Any], meta: dict[str, Any], arrays: list[ray.ObjectRef[Any]], promotion: int | None) -> None:
+    def _post(self, manifest: dict[str, Any], meta: dict[str, Any], promotion: int | None) -> None:
         if self._state.publish(str(manifest["version"]), promotion):
-            self._previous, self._posted = self._posted, Posted(self._epoch, self._state.seq, manifest, meta, arrays)
+            self._previous, self._posted = self._posted, Posted(self._epoch, self._state.seq, manifest, meta, [])
             self._changed.set()
             self._changed = asyncio.Event()
 
@@ -233,17 +284,9 @@ class Board:
         return self._registry
 
 
-def name_of(kind: str, registry_url: str | None, student: str = "default") -> str:
-    """Return the name of what a cluster has once for each student of each registry: ``kind``, and a digest of both."""
-    if registry_url is None:
-        return kind
-    address = registry_url.rstrip("/")
-    return f"{kind}-{hashlib.sha256(f'{address} {student}'.encode()).hexdigest()[:10]}"
-
-
-def board_name(registry_url: str | None, student: str = "default") -> str:
-    """Return the name of the actor that has the board of a student's registry."""
-    return name_of(BOARD_NAME, registry_url, student)
+async def fetch(reference: ray.ObjectRef[Any]) -> Any:
+    """Return what a reference stands for."""
+    return await reference
 
 
 class RemoteBoard:
@@ -262,6 +305,8 @@ class RemoteBoard:
     def __init__(self, actor: ActorHandle[Any], timeout_s: float = 30.0) -> None:
         self.actor = actor
         self._timeout_s = timeout_s
+        # Digest and arrays of what the board was given last.
+        self._given: tuple[str, Arrays] = ("", {})
 
     @classmethod
     def get_or_create(cls, registry_url: str | None = None, student: str = "default") -> RemoteBoard:
@@ -288,8 +333,17 @@ class RemoteBoard:
         return True
 
     def publish(self, manifest: dict[str, Any], arrays: Arrays, meta: Mapping[str, Any], promotion: int | None = None) -> int:
-        """Make a version the newest promoted one; see `Board.publish`."""
-        return int(self._get(self.actor.publish.remote(manifest, dict(arrays), dict(meta), promotion)))
+        """Make a version the newest promoted one, by what changed since the last one where that is little; see `Board.publish`."""
+        digest, seq = str(manifest.get("digest") or ""), None
+        # An older streamrec's board takes no deltas, and one that was made anew may hold another version: then it gets the whole.
+        delta = Delta.between(*self._given, digest, arrays, meta) if hasattr(self.actor, "publish_delta") else None
+        if delta is not None:
+            seq = self._get(self.actor.publish_delta.remote(manifest, delta, dict(meta), promotion))
+        if seq is None:
+            seq = self._get(self.actor.publish.remote(manifest, dict(arrays), dict(meta), promotion))
+        # What others may write to is copied: the next delta is against what was given.
+        self._given = digest, {name: array.copy() if array.flags.writeable else array for name, array in arrays.items()}
+        return int(seq)
 
     def promote_from_registry(self, version_id: str | None = None) -> int:
         """Publish what is live in the registry; see `Board.promote_from_registry`."""

@@ -5,10 +5,10 @@ endpoint come from the variables that its own tools use (``AWS_ACCESS_KEY_ID``, 
 Out go the same bytes, whole or not at all, to every process that opens the address.
 """
 
-from streamrec.storage.address import open_storage
+from streamrec.storage.address import is_folder, open_storage
 from streamrec.storage.base import Storage, Token
 from streamrec.storage.bucket import ObjectStorage
 from streamrec.storage.content import BlobRef, Blobs
 from streamrec.storage.local import LocalStorage, tidy
 
-__all__ = ["BlobRef", "Blobs", "LocalStorage", "ObjectStorage", "Storage", "Token", "open_storage", "tidy"]
+__all__ = ["BlobRef", "Blobs", "LocalStorage", "ObjectStorage", "Storage", "Token", "is_folder", "open_storage", "tidy"]

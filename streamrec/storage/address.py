@@ -35,3 +35,13 @@ def open_storage(address: str | Path) -> Storage:
         return ObjectStorage(text)
     what = "Storage: the address has an unknown scheme"
     raise ConfigError(what, got=repr(text), allowed="a path, file://, s3://bucket/prefix, gs://bucket/prefix", do="correct `state`")
+
+
+def is_folder(address: str) -> bool:
+    """Return whether an address is that of a folder, where a look costs nothing.
+
+    Example:
+        >>> is_folder("/tmp/runs/demo"), is_folder("file:///tmp/runs/demo"), is_folder("s3://bucket/demo")
+        (True, True, False)
+    """
+    return "://" not in address or urlsplit(address).scheme == "file"

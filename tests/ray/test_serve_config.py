@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from serve.app import Arguments, app
+from serve.deployments import deployment_options
+from streamrec.config import ServingConfig, parse_config
 from streamrec.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,3 +46,20 @@ def test_the_application_takes_its_configuration_from_the_arguments(tmp_path):
     assert deployment.num_replicas == 3
     assert (str(settings.log_address), Path(settings.state_url).is_absolute()) == ("kafka://127.0.0.1:9092", True)
     assert settings.registry_url == f"{settings.state_url}/registry"
+
+
+def test_more_replicas_are_allowed_where_the_configuration_names_a_most():
+    fixed = deployment_options(ServingConfig(num_replicas=3), 0.2)
+    assert (fixed["num_replicas"], "autoscaling_config" in fixed) == (3, False)
+    scaled = deployment_options(
+        ServingConfig(num_replicas=2, max_replicas=6, ongoing_requests=3.0, upscale_delay_s="5s", downscale_delay_s="60s"), 0.2
+    )
+    assert "num_replicas" not in scaled
+    found = AutoscalingConfig.model_validate(scaled["autoscaling_config"])  # As Serve reads it.
+    assert (found.min_replicas, found.max_replicas, found.target_ongoing_requests) == (2, 6, 3.0)
+    assert (found.upscale_delay_s, found.downscale_delay_s) == (5.0, 60.0)
+
+
+def test_a_most_below_the_least_is_refused_with_both():
+    with pytest.raises(ConfigError, match=r"serving\.max_replicas is not valid, got 2, allowed 0, or at least num_replicas = 3"):
+        parse_config({"serving": {"num_replicas": 3, "max_replicas": 2}})

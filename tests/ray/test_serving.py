@@ -63,11 +63,14 @@ class Server:
 
     def promote(self, seed, spoilt=False):
         """Publish, promote and hand out one version; return its id."""
-        self.num_versions += 1
-        version = f"v{self.num_versions:08d}"
         arrays, meta = self.make_version(seed, NUM_ITEMS)
         if spoilt:
             arrays["item_bias"][7] = np.nan
+        return self.promote_made(arrays, meta, seed)
+
+    def promote_made(self, arrays, meta, seed=0):
+        self.num_versions += 1
+        version = f"v{self.num_versions:08d}"
         manifest = self.registry.publish(version, arrays, meta, VersionFacts(offsets={"events": {0: seed}}))
         move = self.registry.promote(version, "a test")
         self.board.publish(manifest.model_dump(mode="json"), arrays, meta, move.number)
@@ -152,6 +155,24 @@ def test_swaps_under_requests_lose_none_and_mix_no_versions(live):
         assert time.monotonic() < deadline, swaps[-1]
     assert [swap["version"] for swap in swaps] == [f"v{number:08d}" for number in range(live.num_versions - 9, live.num_versions + 1)]
     assert all(swap["all_replicas_ms"] is not None and not swap["refused"] for swap in swaps)
+
+
+def test_what_changed_since_the_version_before_reaches_every_replica_as_a_delta(live):
+    def all_took_deltas():
+        answers = live.from_every_replica("GET", "/v1/models", None, lambda status, *_: status == 200)
+        return all(facts["board"]["deltas"] for _, _, facts in answers.values())
+
+    arrays, meta = live.make_version(live.num_versions - 1, NUM_ITEMS)
+    deadline = time.monotonic() + PATIENCE_S
+    # On a slow machine the board reads a version from storage before it is pushed: then it is handed out whole.
+    while not all_took_deltas():
+        assert time.monotonic() < deadline, "every version came whole"
+        arrays = {name: array.copy() for name, array in arrays.items()}
+        arrays["item_bias"][live.num_versions] += 100
+        live.wait_for_version(live.promote_made(arrays, meta, live.num_versions))
+    wanted = Recommender(arrays, meta).recommend(np.array([3], np.int32), 5, np.array([3], np.int32))[0]
+    answers = live.from_every_replica("POST", "/v1/recommend", {"history": ["item-3"], "n": 5}, lambda status, *_: status == 200)
+    assert {tuple(item["item_id"] for item in answer["items"]) for _, _, answer in answers.values()} == {tuple(wanted)}
 
 
 def test_events_are_acknowledged_from_the_log_and_change_the_next_answers(live):

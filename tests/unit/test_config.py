@@ -38,6 +38,7 @@ def another(path: tuple[str, ...], default: Any) -> Any:
         "host": "0.0.0.0",
         "accepts": ["interaction"],
         "cors_origins": ["https://shop.example"],
+        "max_replicas": 5,
         "replay_kind": "quota",
         "students": {"small": {"dim": 16}},
     }

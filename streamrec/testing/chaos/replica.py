@@ -11,7 +11,9 @@ import ray
 from ray.exceptions import RayError
 
 from streamrec.errors import ModelRejected
-from streamrec.registry.board import BOARD_NAMESPACE, Posted, RemoteBoard, board_name
+from streamrec.registry.board import Posted, RemoteBoard
+from streamrec.registry.board_names import BOARD_NAMESPACE, board_name
+from streamrec.registry.deltas import NotFollowing
 from streamrec.registry.registry import Registry
 from streamrec.registry.version import digest_arrays
 from streamrec.serving.slot import ModelSlot
@@ -37,6 +39,7 @@ class Replica:
         self._refused: list[str] = []
         self._is_over = threading.Event()
         self._epoch, self._seq = "", 0
+        self._wants_whole = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -84,15 +87,20 @@ class Replica:
 
     def _step(self) -> None:
         board: Any = ray.get_actor(board_name(self._registry_url), namespace=BOARD_NAMESPACE)
-        posted: Posted | None = ray.get(board.wait.remote("chaos", self._epoch, self._seq, _POLL_S), timeout=10 * _POLL_S)
+        held = [] if self._wants_whole else self._slot.held
+        posted: Posted | None = ray.get(board.wait_from.remote("chaos", self._epoch, self._seq, held, _POLL_S), timeout=10 * _POLL_S)
         if posted is None:
             return
-        arrays = ray.get(posted.arrays[0], timeout=10 * _POLL_S)
+        arrays, deltas = (ray.get(list(some), timeout=10 * _POLL_S) for some in (posted.arrays, posted.deltas))
         with self._moved:
             try:
-                version = self._slot.load(posted.manifest, arrays, posted.meta).version
+                live = self._slot.load(posted.manifest, arrays[0], posted.meta) if arrays else self._slot.load_deltas(posted.manifest, deltas)
+                version, self._wants_whole = live.version, False
                 if self._served[-1:] != [version]:
                     self._served.append(version)
+            except NotFollowing:
+                self._wants_whole = True
+                return
             except ModelRejected as error:
                 self._refused.append(str(error))
             self._epoch, self._seq = posted.epoch, posted.seq

@@ -27,7 +27,7 @@ from streamrec.testing.chaos.world import make_config
 _NODE_CPUS = 4
 _STORE_BYTES = 100 * 2**20
 # A node whose connection is refused is found dead after so many looks, within a second or two instead of 15.
-_CLUSTER_SETTINGS = {
+CLUSTER_SETTINGS = {
     "health_check_initial_delay_ms": 3000,
     "health_check_period_ms": 400,
     "health_check_timeout_ms": 10_000,
@@ -54,7 +54,7 @@ class Rig:
         self._node_numbers = count(1)
         self._cluster: Any = Cluster(  # Ray ships it untyped.
             initialize_head=True,
-            head_node_args={"num_cpus": 0, "object_store_memory": _STORE_BYTES, "include_dashboard": False, "_system_config": _CLUSTER_SETTINGS},
+            head_node_args={"num_cpus": 0, "object_store_memory": _STORE_BYTES, "include_dashboard": False, "_system_config": CLUSTER_SETTINGS},
         )
         self._nodes: dict[str, tuple[Any, Path]] = {}
         for _ in range(2):
@@ -91,10 +91,7 @@ class Rig:
     def kill_node(self, node_id: str) -> None:
         """Kill all processes of a node with SIGKILL and delete its folder."""
         node, folder = self._nodes.pop(node_id)
-        workers = [pid for raylet in _raylets(node) for pid in _children(raylet)]
-        self._cluster.remove_node(node, allow_graceful=False)
-        for pid in workers:
-            kill(pid)
+        end_node(self._cluster, node)
         shutil.rmtree(folder, ignore_errors=True)
 
     def kill_broker(self) -> None:
@@ -166,6 +163,14 @@ def wait_for(look: Any, timeout_s: float) -> Any:
             return found
         time.sleep(_LOOK_EVERY_S)
     return None
+
+
+def end_node(cluster: Any, node: Any) -> None:
+    """Kill all processes of a node of a `ray.cluster_utils.Cluster` with SIGKILL."""
+    workers = [pid for raylet in _raylets(node) for pid in _children(raylet)]
+    cluster.remove_node(node, allow_graceful=False)
+    for pid in workers:
+        kill(pid)
 
 
 def _raylets(node: Any) -> list[int]:

@@ -15,6 +15,7 @@ import pytest
 from streamrec.errors import RegistryError
 from streamrec.registry import board as board_module
 from streamrec.registry.board import Board, Posted
+from streamrec.registry.gate import Decision, Reason, Verdict
 from streamrec.registry.registry import Registry
 from streamrec.storage import LocalStorage
 
@@ -23,9 +24,14 @@ PATIENCE_S = 5.0
 
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fetch(reference: Any) -> Any:
+        return reference
+
     monkeypatch.setattr(board_module.ray, "put", lambda arrays: arrays)
-    monkeypatch.setattr(board_module, "WATCH_EVERY_S", 0.01, raising=False)
-    monkeypatch.setattr(board_module, "PUSH_LEAD_S", 0.02, raising=False)
+    monkeypatch.setattr(board_module, "fetch", fetch)
+    for name in ("WATCH_EVERY_S", "WATCH_LOCALLY_EVERY_S"):
+        monkeypatch.setattr(board_module, name, 0.01)
+    monkeypatch.setattr(board_module, "PUSH_LEAD_S", 0.02)
 
 
 @pytest.fixture
@@ -51,9 +57,14 @@ def arrays_of(number: int) -> dict[str, Any]:
     return {"item_bias": np.full(3, number, np.float32)}
 
 
-def promote(registry: Registry, number: int) -> int:
+def promote(registry: Registry, number: int, decision: Decision | None = None) -> int:
     registry.publish(f"v{number}", arrays_of(number), {"dim": number})
-    return registry.promote(f"v{number}", "a test").number
+    return registry.promote(f"v{number}", "a test", decision).number
+
+
+def decided(number: int) -> Decision:
+    facts: dict[str, Any] = {"reason": "a test", "live": None, "batch": number, "numbers": {}}
+    return Decision(verdict=Verdict.PROMOTE, code=Reason.FIRST_VERSION, candidate=f"v{number}", **facts)
 
 
 def push(board: Board, registry: Registry, number: int, promotion: int) -> Coroutine[Any, Any, int]:
@@ -111,7 +122,7 @@ def test_a_pushed_version_is_not_loaded_from_storage(tmp_path: Path, registry: R
     async def test(board: Board) -> None:
         posted = await after(board, None)
         for number in (2, 3, 4):
-            assert await push(board, registry, number, promote(registry, number)) == number
+            assert await push(board, registry, number, promote(registry, number, decided(number))) == number
             posted = await after(board, posted)
             assert (posted.seq, posted.manifest["version"]) == (number, f"v{number}")
             await asyncio.sleep(0.03)
@@ -119,6 +130,29 @@ def test_a_pushed_version_is_not_loaded_from_storage(tmp_path: Path, registry: R
 
     on_a_loop(test, tmp_path)
     assert loaded == ["v1"]
+
+
+def test_only_a_gates_promotion_waits_for_a_push(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    promote(registry, 1)
+    waited: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noting(seconds: float) -> None:
+        waited.append(seconds)
+        await sleep(0)
+
+    async def test(board: Board) -> None:
+        await after(board, None)
+        board._watching.cancel()  # type: ignore[union-attr] # Only our own looks count.
+        monkeypatch.setattr(board_module.asyncio, "sleep", noting)
+        for number, decision, lead in ((2, None, []), (3, decided(3), [0.02])):
+            waited.clear()
+            promote(registry, number, decision)
+            assert await board.watch_once()
+            assert (await board.live(), waited) == ((number, f"v{number}"), lead)
+            board._watching.cancel()  # type: ignore[union-attr]
+
+    on_a_loop(test, tmp_path)
 
 
 def test_a_push_that_is_older_than_the_alias_changes_nothing(tmp_path: Path, registry: Registry) -> None:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from streamrec.clock import ManualClock
-from streamrec.errors import ModelRejected
+from streamrec.errors import Damaged, ModelRejected
+from streamrec.registry.deltas import Delta, NotFollowing
 from streamrec.registry.version import digest_arrays
 from streamrec.serving.recommender import Recommender
 from streamrec.serving.slot import ModelSlot, check_probes
@@ -124,6 +125,28 @@ def test_probe_items_with_nearly_equal_scores_may_change_places(version):
     check_probes(Recommender(arrays, meta), probes)
 
 
+@pytest.mark.parametrize(("num_found", "is_refused"), [(10, False), (6, False), (4, True)])
+def test_probes_of_a_large_catalogue_ask_for_exact_scores_and_most_items(version, monkeypatch, num_found, is_refused):
+    arrays, meta = version(60)
+    probes, rank = probes_of(arrays, meta), Recommender.rank
+    monkeypatch.setattr(Recommender, "is_exact", lambda *_: False)
+
+    def missing_some(self, history, n, *args, **kwargs):
+        rows, scores = rank(self, history, n + 10, *args, **kwargs)
+        kept = np.r_[: num_found // 2, n : n + n - num_found // 2]
+        return rows[kept], scores[kept]
+
+    monkeypatch.setattr(Recommender, "rank", missing_some)
+    if is_refused:
+        with pytest.raises(ModelRejected, match="does not find the items that probes expect, got 4 of 10"):
+            check_probes(Recommender(arrays, meta), probes)
+    else:
+        check_probes(Recommender(arrays, meta), probes)
+    probes["score"][1][0] += 1
+    with pytest.raises(ModelRejected, match="probe 1"):
+        check_probes(Recommender(arrays, meta), probes)
+
+
 def test_a_version_that_can_not_be_built_is_refused_with_the_reason(slot, first, version):
     arrays, meta = version(20)
     arrays["item_id_bytes"] = np.full_like(arrays["item_id_bytes"], 0xFF)
@@ -154,3 +177,83 @@ def test_warming_up_comes_before_the_swap_and_its_failure_stops_it(version):
         slot.load({"version": "v2"}, arrays, meta)
     assert seen == [("v1", None), ("v2", first)]
     assert slot.current is first
+
+
+def following(old, new, meta):
+    delta = Delta.between(digest_arrays(old, meta), old, digest_arrays(new, meta), new, meta)
+    assert delta is not None
+    return delta
+
+
+@pytest.fixture
+def grown(version):
+    """A version, one that follows it, one that follows that, and their meta."""
+    old, meta = version(40)
+    versions = [old]
+    for seed in (1, 2):
+        new = {name: array.copy() for name, array in versions[-1].items()}
+        new["item_vectors"][seed : seed + 3] *= -1
+        new["item_bias"][seed] += 1
+        versions.append(new)
+    return (*versions, meta)
+
+
+def test_a_version_that_deltas_give_answers_as_one_that_came_whole_and_keeps_the_one_before(slot, grown):
+    old, new, newest, meta = grown
+    first = slot.load(manifest_of("v1", old, meta), old, meta)
+    live = slot.load_deltas(
+        manifest_of("v3", newest, meta, probes=probes_of(newest, meta)), [following(old, new, meta), following(new, newest, meta)]
+    )
+    assert (slot.current, slot.previous) == (live, first)
+    assert (live.version, live.digest, live.created_ms) == ("v3", digest_arrays(newest, meta), 5)
+    assert slot.held == [digest_arrays(newest, meta), digest_arrays(old, meta)]
+    whole = Recommender(newest, meta)
+    for row in range(40):
+        history = np.array([row], np.int32)
+        for mine, theirs in zip(live.recommender.rank(history, 40), whole.rank(history, 40), strict=True):
+            np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_a_delta_may_follow_the_previous_version_as_after_a_rollback(slot, grown):
+    old, new, newest, meta = grown
+    slot.load(manifest_of("v1", old, meta), old, meta)
+    slot.load_deltas(manifest_of("v2", new, meta), [following(old, new, meta)])
+    slot.rollback()
+    assert slot.load_deltas(manifest_of("v3", newest, meta), [following(new, newest, meta)]).digest == digest_arrays(newest, meta)
+    assert slot.previous.version == "v1"
+
+
+def test_a_version_that_is_held_under_another_name_needs_no_delta(slot, first, version):
+    arrays, meta = version(20)
+    slot.warm_up = lambda _: pytest.fail("it answers requests")
+    second = slot.load_deltas(manifest_of("v2", arrays, meta, probes=probes_of(arrays, meta)), [])
+    assert (second.version, second.recommender is first.recommender) == ("v2", True)
+
+
+def test_a_delta_of_a_version_that_is_not_held_is_not_taken_and_nothing_counts_as_refused(slot, grown, monkeypatch):
+    old, new, newest, meta = grown
+    first = slot.load(manifest_of("v1", old, meta), old, meta)
+    for deltas in ([following(new, newest, meta)], []):
+        with pytest.raises(NotFollowing, match="follows one that is not held"):
+            slot.load_deltas(manifest_of("v3", newest, meta), deltas)
+
+    def misfit(_, __):
+        what = "it does not fit"
+        raise Damaged(what)
+
+    monkeypatch.setattr(Recommender, "updated", misfit)
+    with pytest.raises(NotFollowing, match="can't be made from a delta"):
+        slot.load_deltas(manifest_of("v2", new, meta), [following(old, new, meta)])
+    assert (slot.current, slot.counters.rejected, slot.last_rejection) == (first, 0, None)
+
+
+def test_what_changed_is_checked_before_it_goes_live(slot, grown):
+    old, new, newest, meta = grown
+    first = slot.load(manifest_of("v1", old, meta), old, meta)
+    probes = probes_of(newest, meta)
+    with pytest.raises(ModelRejected, match="probe 0"):
+        slot.load_deltas(manifest_of("v2", new, meta, probes=probes), [following(old, new, meta)])
+    new["item_vectors"][7, 0] = np.nan
+    with pytest.raises(ModelRejected, match="item_vectors"):
+        slot.load_deltas(manifest_of("v2", new, meta), [following(old, new, meta)])
+    assert (slot.current, slot.counters.rejected) == (first, 2)
