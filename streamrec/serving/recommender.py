@@ -124,7 +124,7 @@ class Recommender:
             ModelRejected: An array is missing or has another shape than the others ask for.
         """
         check_shapes(arrays, meta)
-        if all(isinstance(shelf.index, ExactIndex) for shelf in self._by_code.values()):
+        if all(self.is_exact(name) for name in self.namespaces):
             return Recommender(arrays, meta, self.catalog.follow(arrays), self._exact_rows)
         return self.updated(make_delta(self.arrays(), arrays, meta))
 
@@ -159,6 +159,11 @@ class Recommender:
         """Return whether the row is a candidate of the namespace."""
         shelf = self._shelves.get(namespace)
         return shelf is not None and shelf.holds(row)
+
+    def is_exact(self, namespace: str) -> bool:
+        """Return whether `rank` finds exactly the best rows of the namespace, whatever is asked."""
+        shelf = self._shelves.get(namespace)
+        return shelf is None or isinstance(shelf.index, ExactIndex)
 
     def known_rows(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the rows that this version has, in the same order; -1 and rows of later versions go."""

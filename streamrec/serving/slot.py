@@ -11,8 +11,6 @@ import numpy as np
 from streamrec.clock import Clock, SystemClock
 from streamrec.errors import Damaged, ModelRejected, StreamrecError
 from streamrec.registry.deltas import Delta, NotFollowing, join
-from streamrec.serving.catalog import Catalog
-from streamrec.serving.index import EXACT_ROWS
 from streamrec.serving.recommender import Recommender, check_shapes
 from streamrec.state import Arrays
 
@@ -176,7 +174,8 @@ class ModelSlot:
             if found != stated:
                 what = f"Model: version {version} is not the one that its manifest describes"
                 raise ModelRejected(what, got=f"digest {found}", allowed=stated, do="publish the version again", version=version)
-        return _live(version, manifest, Recommender(arrays, meta, self._catalog(arrays)))
+        recommender = Recommender(arrays, meta) if self.current is None else self.current.recommender.followed_by(arrays, meta)
+        return _live(version, manifest, recommender)
 
     def _update(self, version: str, manifest: Mapping[str, Any], deltas: Sequence[Delta]) -> LiveModel:
         digest = str(manifest.get("digest") or "")
@@ -196,10 +195,6 @@ class ModelSlot:
         except Damaged as error:
             what = f"Model: version {version} can't be made from a delta ({error})"
             raise NotFollowing(what, do="ask for the whole version") from error
-
-    def _catalog(self, arrays: Arrays) -> Catalog:
-        followed = self.current.recommender.catalog.follow(arrays) if self.current is not None else None
-        return followed if followed is not None else Catalog(arrays)
 
 
 def _live(version: str, manifest: Mapping[str, Any], recommender: Recommender) -> LiveModel:
@@ -239,7 +234,7 @@ def check_probes(recommender: Recommender, probes: Mapping[str, Any], tolerance:
         namespace = namespaces[number] if number < len(namespaces) else _namespace_of(recommender, expected)
         asked, wanted = np.asarray(history, np.int32), np.asarray(scores, np.float32)
         rows, values = recommender.rank(asked, len(expected), namespace=namespace)
-        if recommender.num_items(namespace) > EXACT_ROWS:
+        if not recommender.is_exact(namespace):
             # What is searched approximately lacks some of the best, but what it scores it scores exactly.
             num_wanted, num_found = num_wanted + len(expected), num_found + len(set(expected) & set(rows.tolist()))
             rows, values = np.asarray(expected, np.int32), recommender.score(asked, np.asarray(expected, np.int32))

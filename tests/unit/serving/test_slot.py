@@ -129,7 +129,7 @@ def test_probe_items_with_nearly_equal_scores_may_change_places(version):
 def test_probes_of_a_large_catalogue_ask_for_exact_scores_and_most_items(version, monkeypatch, num_found, is_refused):
     arrays, meta = version(60)
     probes, rank = probes_of(arrays, meta), Recommender.rank
-    monkeypatch.setattr("streamrec.serving.slot.EXACT_ROWS", 50)
+    monkeypatch.setattr(Recommender, "is_exact", lambda *_: False)
 
     def missing_some(self, history, n, *args, **kwargs):
         rows, scores = rank(self, history, n + 10, *args, **kwargs)
