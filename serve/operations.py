@@ -52,7 +52,7 @@ _STUDENT = {**_FACTS, "source": "student", "user_events": 1}
 OPERATIONS = (
     Operation(
         "recommend", "POST", "/v1/recommend", "Recommend items for a user or a history",
-        {"items": [_EXPLAINED], **_STUDENT, "content_part": "of the items' vectors, which this version does not carry apart: it is within `because`"},
+        {"items": [_EXPLAINED], **_STUDENT, "content_part": "this version carries no words; what they add is within `because`"},
         body={"user_id": "u1", "n": 1, "categories": ["lamp"], "max_price": 100, "explain": True}, is_hot=True,
     ),
     Operation(

@@ -42,6 +42,7 @@ class Ingested:
         num_interactions: Applied interactions.
         watermarks_ms: Highest event time of a valid interaction so far, per partition.
         targets: Target rows in time order [T] int32 and the basket of each [T] int64.
+        told: Whether words of items were told, so that the next version places these elsewhere.
     """
 
     examples: Examples
@@ -51,6 +52,7 @@ class Ingested:
     num_interactions: int
     watermarks_ms: Mapping[int, int]
     targets: tuple[NDArray[np.int32], NDArray[np.int64]]
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,11 +141,11 @@ class Ingest:
         taken = self.vocabulary.take_in(announced, used, user_hashes)
         if len(taken.left):
             forget_rows(taken.left)
-        self._describe(updates, taken.announced)
+        told = self._describe(updates, taken.announced)
         batch = self._history_events(interactions, users, user_hashes, taken.used)
         examples = self.histories.advance(batch)
         targets = _baskets(batch)
-        return Ingested(examples, decoded.rejected, only(events, stays), counts, interactions.num_rows, advanced_ms, targets)
+        return Ingested(examples, decoded.rejected, only(events, stays), counts, interactions.num_rows, advanced_ms, targets, told)
 
     def _in_order(self, events: pa.Table, watermarks_ms: Mapping[int, int]) -> tuple[pa.Table, dict[int, int]]:
         """Return the events that are not late, by (event time, partition, offset), and the watermarks after them all."""
@@ -182,11 +184,15 @@ class Ingest:
         """Return the event time before which ids are forgotten: one that is late in every partition, or None before the first event."""
         return min(watermarks_ms.values()) - self._horizon_ms() if watermarks_ms else None
 
-    def _describe(self, updates: pa.Table, rows: NDArray[np.int32]) -> None:
-        """Keep what updates say of the items of rows: words, attributes, availability; a field that is absent changes nothing."""
+    def _describe(self, updates: pa.Table, rows: NDArray[np.int32]) -> bool:
+        """Keep what updates say of the items of rows: words, attributes, availability; a field that is absent changes nothing.
+
+        Returns:
+            Whether any of them says words.
+        """
         updates, rows = only(updates, rows >= 0), rows[rows >= 0]
         if updates.num_rows == 0:
-            return
+            return False
         times_ms, features = numpy_of(updates["event_time"]), self._config.features
         self.attributes.say(rows, updates.select(list(FIELDS)).to_pylist(), times_ms)
         says = numpy_of(pc.or_(pc.is_valid(updates["title"]), pc.is_valid(updates["categories"])))
@@ -200,6 +206,7 @@ class Ingest:
             self.content.show(rows[shows], [dict(cell) for cell in only(updates, shows)["vectors"].to_pylist()], times_ms[shows])
         says = numpy_of(pc.is_valid(updates["available"]))
         self.vocabulary.set_available(rows[says], numpy_of(only(updates, says)["available"]), times_ms[says])
+        return told.num_rows > 0
 
     def _after_deletions(
         self, events: pa.Table, is_deletion: NDArray[np.bool_], delete_user: Callable[[Request], None]

@@ -17,6 +17,7 @@ from streamrec.serving.slot import LiveModel
 
 STUDENT = "student"
 POPULAR = "popular"
+CONTENT = "content"
 DEADLINE = "deadline"
 """Why an answer that would have come too late is popular."""
 
@@ -146,9 +147,10 @@ def shown_items(recommender: Recommender, rows: Rows, scores: NDArray[np.float32
     return [{"item_id": item_id, "score": score} for item_id, score in zip(recommender.ids(rows), shown, strict=True)]
 
 
-def short_of(recommender: Recommender, namespace: str, got: int, wanted: int, among: Among | None = None) -> str:
-    """Return why an answer has fewer items than were asked for."""
+def short_of(recommender: Recommender, namespace: str, got: int, wanted: int, among: Among | None = None, num_new: int = 0) -> str:
+    """Return why an answer has fewer items than were asked for; ``num_new`` of those that may be in it are newer than the version."""
     num_allowed, num_items = recommender.num_allowed(namespace, among), recommender.num_items(namespace)
     what = "can be had" if among is None else "pass the filters"
-    rest = f", {num_allowed - got} of them are seen or excluded" if num_allowed > got else ""
-    return f"{got} of {wanted}: {num_allowed} of the {num_items} items of this namespace {what}{rest}"
+    num_left = num_allowed + num_new - got
+    newer, rest = f" and {num_new} newer ones" if num_new else "", f", {num_left} of them are seen or excluded" if num_left > 0 else ""
+    return f"{got} of {wanted}: {num_allowed} of the {num_items} items of this namespace{newer} {what}{rest}"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from streamrec.errors import ModelRejected
 from streamrec.features.vocabulary import item_generations
 from streamrec.serving.catalog import Catalog
+from streamrec.serving.content import Content, check_content, units
 from streamrec.serving.index import EXACT_ROWS, Floats, Index, Ints, build_index, top
 from streamrec.state import Arrays
 
@@ -24,6 +25,9 @@ _NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
 
 # Smallest query norm that is divided by, as in the student: a zero query keeps its direction undefined instead of becoming infinite.
 _MIN_NORM = 1e-6
+
+MAX_BY_WORDS = 20_000
+"""Of a namespace's items that nobody has used so many are placed by their words, those of the highest rows: 5 MB at 64 dimensions."""
 
 
 class Among(NamedTuple):
@@ -50,6 +54,7 @@ class _Shelf:
         self.index: Index = build_index(vectors, bias, exact_rows)
         self.left_out = np.zeros(len(members), np.bool_)
         self._vectors, self._norms = vectors, np.empty(0, np.float32)
+        self._by_words: tuple[Ints, Floats] | None = None
         self.by_popularity = np.argsort(-arrays["popularity"][members], kind="stable")
         self._position_of: Ints = np.empty(0, np.int32)
         if not self.is_all:
@@ -71,6 +76,15 @@ class _Shelf:
         if not len(self._norms):
             self._norms = np.linalg.norm(self._vectors, axis=1).astype(np.float32)
         return np.asarray((self._vectors @ direction) / np.maximum(self._norms, _MIN_NORM), np.float32)
+
+    def placed_by_words(self, popularity: Floats, content: Content | None) -> tuple[Ints, Floats]:
+        """Return the positions of members that nobody has used and that have words, the newest `MAX_BY_WORDS`, and where these point. [u], [u, d]."""
+        if self._by_words is None:
+            unused = np.empty(0, np.int32) if content is None else self.members[popularity[self.members] == 0][-MAX_BY_WORDS:]
+            directions = np.empty((0, self._vectors.shape[1]), np.float32) if content is None else units(content.of_rows(unused))
+            placed = directions.any(1)
+            self._by_words = self.positions(unused[placed]), directions[placed]
+        return self._by_words
 
     def leave_out(self, rows: NDArray[np.int32]) -> None:
         """Make these rows, as far as they are members, the ones that are never chosen."""
@@ -108,6 +122,7 @@ class Recommender:
         self._bias: Floats = arrays["item_bias"]
         self._popularity: Floats = arrays["popularity"]
         self._own_bias: Floats = arrays["own_bias"]
+        self.content = Content.of(arrays)
         # Both projections as one product: of the pooled history and of the newest item, side by side. [2 dim, dim]
         self._projection: Floats = np.concatenate([arrays["pool_projection"], arrays["last_projection"]])
         self._weights = _weights_of_prefixes(arrays["position_logits"])
@@ -196,16 +211,26 @@ class Recommender:
             positions, scores = shelf.index.search_among(self.query(history), own, own_bias, barred, n, allowed)
         return shelf.members[positions], scores
 
+    def directions(self, rows: NDArray[np.int32]) -> Floats:
+        """Return where items' vectors point, of length 1 [k, dim]; of one that nobody has used, whose own row says nothing, where its words do."""
+        directions = units(self._vectors[rows])
+        if self.content is not None:
+            unused = np.flatnonzero(self._popularity[rows] == 0)
+            by_words = units(self.content.of_rows(rows[unused]))
+            placed = by_words.any(1)
+            directions[unused[placed]] = by_words[placed]
+        return directions
+
     def similar(
-        self, rows: NDArray[np.int32], n: int, excluded: NDArray[np.int32], namespace: str, among: Among | None = None
+        self, direction: Floats, n: int, excluded: NDArray[np.int32], namespace: str, among: Among | None = None
     ) -> tuple[NDArray[np.int32], Floats]:
-        """Return the rows of the namespace whose vectors point most in the mean direction of ``rows``, and their cosines, best first."""
+        """Return the rows of the namespace that point most in a direction of length 1, see `directions`, and their cosines, best first."""
         shelf = self._shelves.get(namespace)
         if shelf is None:
             return _NO_ROWS, np.empty(0, np.float32)
-        vectors = self._vectors[rows]
-        mean = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _MIN_NORM)).mean(0)
-        cosines = shelf.cosines(mean / max(float(np.linalg.norm(mean)), _MIN_NORM))
+        cosines = shelf.cosines(direction)
+        unused, directions = shelf.placed_by_words(self._popularity, self.content)
+        cosines[unused] = directions @ direction
         barred = shelf.positions(excluded)
         cosines[barred[barred >= 0]] = -np.inf
         allowed = np.flatnonzero(~shelf.left_out) if among is None else shelf.among(among.rows, available=among.available)
@@ -223,17 +248,22 @@ class Recommender:
         counts: Floats = self._popularity[rows]
         return counts
 
-    def explain(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> tuple[Floats, Floats, Floats]:
-        """Return what the scores of some rows are made of: from each history item [k, h], the bias [k] and the own-history bias [k].
+    def explain(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> tuple[Floats, Floats, Floats, Floats | None]:
+        """Return what the scores of some rows are made of: from each history item [k, h], the bias, the own-history bias and their words' part [k].
 
-        The query is linear in the history's vectors up to its norm, so each item's part of the score is its part of the query, by that norm.
+        The query is linear in the history's vectors up to its norm, so each item's part of the score is its part of the query, by that norm. With
+        a row's vector less its words' that is what history items add, with its words' it is what these add; None where the version has none.
         """
         history = history[: self.history_length]
         vectors, (pooled, last) = self._vectors[history], self._weights[len(history) - 1]
         parts = np.concatenate([pooled[:, None] * vectors, last[:, None] * vectors], axis=1) @ self._projection  # [h, dim]
         whole = parts.sum(0)
         parts *= self._scale / max(math.sqrt(whole @ whole), _MIN_NORM)
-        return self._vectors[rows] @ parts.T, self._bias[rows], self._own(history, rows)
+        own, words = self._vectors[rows], None
+        if self.content is not None:
+            content = self.content.of_rows(rows)
+            own, words = own - content, np.asarray(content @ parts.sum(0), np.float32)
+        return own @ parts.T, self._bias[rows], self._own(history, rows), words
 
     def _own(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> Floats:
         own: Floats = (rows[:, None] == history[None, :]) @ self._own_bias[: len(history)]
@@ -306,6 +336,7 @@ def check_shapes(arrays: Arrays, meta: Mapping[str, Any]) -> None:
         what = "Model: array item_namespace names a namespace that isn't there"
         bad = int(codes.max() if codes.max() >= num_namespaces else codes.min())
         raise ModelRejected(what, got=bad, allowed=f"-1 to {num_namespaces - 1}", do="publish the version again")
+    check_content(arrays)
     if item_generations(arrays).shape != (rows,):
         what = "Model: array item_generation does not fit the others"
         raise ModelRejected(what, got=item_generations(arrays).shape, allowed=(rows,), do="publish the version again")
