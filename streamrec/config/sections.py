@@ -95,7 +95,7 @@ class FeaturesConfig(Section):
     once a tenth of the rows are taken; announced items never wait. ``max_namespaces``: so many have items with rows; none is taken back, and a commit
     that brings one holds all of their names. ``dedupe_horizon``: how many event ids are remembered at most.
     ``dedupe_horizon_s``: for how long by event time, and at least for ``lateness_s``, so that an interaction whose id is forgotten by time is
-    late when it comes again.
+    late when it comes again. ``popular_half_life_s``: for answers to nobody in particular a use counts half as much after so long.
     """
 
     history_length: int = Field(default=50, ge=1, le=1000)
@@ -108,6 +108,7 @@ class FeaturesConfig(Section):
     lateness_s: Duration = 7 * 86_400.0
     words_per_item: int = Field(default=12, ge=0, le=64)
     word_buckets: int = Field(default=2048, ge=1, le=65_536)
+    popular_half_life_s: Duration = Field(default=7 * 86_400.0, ge=60)
 
 
 class SoftLabelsConfig(Section):

@@ -263,7 +263,7 @@ class Controller:
         self._evaluate(examples.take(judged), plan, report, timer)
         with timer.stage("label"):
             labels = self.labelling.finish(examples, judged, plan, report)
-        self.ingest.popularity.update(*ingested.targets)
+        self.ingest.count(ingested, plan.now_ms)
         self.refreshing.note(ingested.targets[0])
         with timer.stage("learn"):
             self._learn(examples, labels, plan, report)
@@ -350,7 +350,8 @@ class Controller:
             config=self.config.model_dump(mode="json"),
             seed=self.config.seed,
         )
-        items = ItemFacts(self.ingest.vocabulary, self.ingest.popularity.counts(len(self.ingest.vocabulary)))
+        ever = self.ingest.popularity.counts(len(self.ingest.vocabulary))
+        items = ItemFacts(self.ingest.vocabulary, self.ingest.recent.counts(ever), self.ingest.recent.facts())
         mine = facts if chosen is self.parts.student else facts.model_copy(update={"teachers": {}})
         report.published = self.line.publish(plan, examples, chosen, items, mine, self.state.due)
         if report.published is not None and self.state.live is None:  # Nothing to compare with: the first version goes live on its probes.

@@ -107,7 +107,7 @@ class Forgetting:
         own = [self._ingest.histories.get(*user), self._ingest.window.rows_of(*user), self._store.rows_of(*user)]
         rows = np.unique(np.concatenate(own)).astype(np.int32)
         share = np.max([np.bincount(np.searchsorted(rows, part), minlength=len(rows)) for part in own], axis=0, initial=0)
-        self._ingest.popularity.take_back(rows, share)
+        self._ingest.take_back(rows, share)
         left = None
         if self._parts.linear is not None:
             left = self._parts.linear.submit(LinearStatistics.take_back, self._store.of_user(*user), hash_key(*user)).result()

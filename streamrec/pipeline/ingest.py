@@ -24,6 +24,7 @@ from streamrec.features.item_attributes import FIELDS, ItemAttributes
 from streamrec.features.item_content import ItemContent
 from streamrec.features.item_keys import ItemKeys
 from streamrec.features.item_text import hash_words
+from streamrec.features.recent_uses import RecentUses
 from streamrec.features.tombstones import NEVER, Tombstones, with_same_user
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.state import Component
@@ -41,7 +42,7 @@ class Ingested:
         counts: received, applied, duplicate, rejected, late.
         num_interactions: Applied interactions.
         watermarks_ms: Highest event time of a valid interaction so far, per partition.
-        targets: Target rows in time order [T] int32 and the basket of each [T] int64.
+        targets: Target rows in time order [T] int32, the basket of each [T] int64 and its event time [T] int64.
         told: Whether words of items were told, so that the next version places these elsewhere.
     """
 
@@ -51,7 +52,7 @@ class Ingested:
     counts: Mapping[str, int]
     num_interactions: int
     watermarks_ms: Mapping[int, int]
-    targets: tuple[NDArray[np.int32], NDArray[np.int64]]
+    targets: tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]
     told: bool = False
 
 
@@ -85,6 +86,7 @@ class Ingest:
         self.vocabulary = Vocabulary(features.words_per_item, features.max_items, features.admit_after, features.max_namespaces)
         self.histories = Histories(features.history_length, features.max_users)
         self.popularity = Popularity()
+        self.recent = RecentUses(features.popular_half_life_s)
         self.window = EventWindow(config.teachers.window_events)
         self.attributes = ItemAttributes(self.vocabulary.generation_of_rows)
         # Kept only for who reads it: titles take more memory than the words that are hashed out of them.
@@ -92,8 +94,20 @@ class Ingest:
 
     def components(self) -> list[Component]:
         """Return the state that events go into."""
-        own: list[Component] = [self.tombstones, self.dedupe, self.vocabulary, self.histories, self.popularity, self.window, self.attributes]
-        return own if self.content is None else [*own, self.content]
+        own: list[Component] = [self.tombstones, self.dedupe, self.vocabulary, self.histories, self.popularity, self.recent, self.window]
+        return [*own, self.attributes] if self.content is None else [*own, self.attributes, self.content]
+
+    def count(self, ingested: Ingested, now_ms: int) -> None:
+        """Count a batch's targets, once nothing compares with the counts as they were."""
+        rows, baskets, times_ms = ingested.targets
+        self.recent.update(rows, times_ms, now_ms, self.popularity.counts(len(self.vocabulary)))
+        self.popularity.update(rows, baskets)
+
+    def take_back(self, rows: NDArray[np.int32], num: NDArray[np.int64]) -> None:
+        """Count ``num`` [n] targets less of each of the rows [n], each once, and of their recent uses the same share."""
+        before = self.popularity.counts(len(self.vocabulary))[rows]
+        self.popularity.take_back(rows, num)
+        self.recent.take_back(rows, np.minimum(1.0, num / np.maximum(before, 1)))
 
     def apply(
         self,
@@ -250,11 +264,11 @@ def _is_kind(events: pa.Table, kind: Kind) -> NDArray[np.bool_]:
     return numpy_of(pc.equal(events["kind"], kind.value))
 
 
-def _baskets(events: HistoryEvents) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return target rows ordered by (event time, user) and a number that is equal within a basket."""
+def _baskets(events: HistoryEvents) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Return target rows ordered by (event time, user), a number that is equal within a basket, and their event times."""
     chosen = np.flatnonzero(events.roles == TARGET)
     user = events.user_of_event[chosen]
     order = np.lexsort((user, events.times[chosen]))
     chosen, user = chosen[order], user[order]
     change = np.diff(events.times[chosen], prepend=-1).astype(bool) | np.diff(user, prepend=-1).astype(bool)
-    return events.rows[chosen], np.cumsum(change)
+    return events.rows[chosen], np.cumsum(change), events.times[chosen]

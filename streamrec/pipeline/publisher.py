@@ -53,7 +53,7 @@ class Publisher:
         That is ``name``, unless this step was taken before, and with other weights: it was not committed, and is taken again under other settings, by
         another release or on another machine.
         """
-        arrays, meta = {**export[0], **items.arrays(len(export[0]["item_bias"]))}, dict(export[1])
+        arrays, meta = {**export[0], **items.arrays(len(export[0]["item_bias"]))}, {**export[1], "popularity": items.counted}
         facts = facts.model_copy(update={"probes": Probes.model_validate(dict(probes))})
         version = self._registry.free_name(name, arrays, meta)
         if version != name:
@@ -122,11 +122,18 @@ class Publisher:
 
 
 class ItemFacts:
-    """Hold what a version says of items besides weights: ids, namespaces, popularity."""
+    """Hold what a version says of items besides weights: ids, namespaces, popularity.
 
-    def __init__(self, vocabulary: Vocabulary, popularity: NDArray[np.float32]) -> None:
+    Args:
+        vocabulary: Names rows.
+        popularity: How much their uses count. [V]
+        counted: How that was counted; see `streamrec.features.recent_uses.RecentUses.facts`.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, popularity: NDArray[np.float32], counted: Mapping[str, float]) -> None:
         self._vocabulary = vocabulary
         self._popularity = popularity
+        self.counted = dict(counted)
 
     def arrays(self, num_rows: int) -> dict[str, NDArray[Any]]:
         """Return the arrays for the first ``num_rows`` rows."""

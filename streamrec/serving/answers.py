@@ -72,7 +72,7 @@ class Answerer:
             num_used, source = len(newest_first), {"source": STUDENT}
         else:
             rows, scores = recommender.popular(request.n, excluded, request.namespace)
-            num_used, source = 0, {"source": POPULAR, "why": DEADLINE if len(history) else self.why(request, recommender)}
+            num_used, source = 0, popular_source(recommender, DEADLINE if len(history) else self.why(request, recommender))
         short = {} if len(rows) == request.n else {"short": short_of(recommender, request.namespace, len(rows), request.n)}
         return {
             "items": shown_items(recommender, rows, scores),
@@ -139,6 +139,11 @@ class Answerer:
         # Three: the live version's, the previous one's for a rollback, and the candidate's.
         if row_map is not None:
             self._maps = (row_map, *self._maps)[:3]
+
+
+def popular_source(recommender: Recommender, why: str) -> dict[str, Any]:
+    """Return what an answer says that shows popular items: why it does, and how uses are counted."""
+    return {"source": POPULAR, "why": why, "popularity": recommender.popularity_facts}
 
 
 def shown_items(recommender: Recommender, rows: Rows, scores: NDArray[np.float32]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.serving.answers import CONTENT, DEADLINE, POPULAR, SCORE_DECIMALS, STUDENT, Answerer, Rows, short_of, shown_items
+from streamrec.serving.answers import CONTENT, DEADLINE, SCORE_DECIMALS, STUDENT, Answerer, Rows, popular_source, short_of, shown_items
 from streamrec.serving.bodies import RankBody, SimilarBody
 from streamrec.serving.content import Floats, units
 from streamrec.serving.filters import Extras, Filters, ListRequest
@@ -50,7 +50,7 @@ class FullAnswerer(Answerer):
             rows, shown = self._list(request, one, recommender, history, taken, explains=extras.explain)
             taken = taken if extras.repeat_items else np.concatenate([taken, rows])
             lists.append(shown)
-        source = {"source": STUDENT} if len(history) else {"source": POPULAR, "why": why or self.why(request, recommender)}
+        source = {"source": STUDENT} if len(history) else popular_source(recommender, why or self.why(request, recommender))
         explained = {"content_part": _NOT_APART} if extras.explain and len(history) and recommender.content is None else {}
         found = {"lists": lists} if extras.lists else lists[0]
         return {**found, **self.facts(model, request_id), **source, **explained, "user_events": len(history)}
@@ -97,16 +97,16 @@ class FullAnswerer(Answerer):
         items = shown_items(recommender, rows[order], scores[order])
         if body.explain and len(history):
             _explain(items, recommender, history, rows[order])
-        source = {"source": STUDENT} if len(history) else {"source": POPULAR, "why": self.why(request, recommender)}
+        source = {"source": STUDENT} if len(history) else popular_source(recommender, self.why(request, recommender))
         explained = {"content_part": _NOT_APART} if body.explain and len(history) and recommender.content is None else {}
         return {"items": items, "left_out": left_out, **self.facts(model, request_id), **source, **explained, "user_events": len(history)}
 
     def popular(self, n: int, namespace: str, filters: Filters, model: LiveModel, request_id: str) -> dict[str, Any]:
-        """Return the most popular items, with how often they were used."""
+        """Return the most popular items, with how often they were used, lately as ``popularity`` says."""
         recommender = self._ready(model)
         among = self._among(filters, namespace, recommender)
         rows, counts = recommender.popular(n, _NO_ROWS, namespace, among)
-        facts = {**self.facts(model, request_id), "source": POPULAR, "why": "asked for"}
+        facts = {**self.facts(model, request_id), **popular_source(recommender, "asked for")}
         return {"items": shown_items(recommender, rows, counts), **facts, **self._short(recommender, filters, namespace, len(rows), n, among)}
 
     def facts(self, model: LiveModel, request_id: str) -> dict[str, Any]:

@@ -100,9 +100,12 @@ class Recommender:
 
     Args:
         arrays: The version's arrays; shared and read-only, never copied when there is one namespace.
-        meta: ``scale``, ``history_length``, ``dim``.
+        meta: ``scale``, ``history_length``, ``dim``, and ``popularity`` where that is of lately.
         catalog: Id translation that already covers these rows; None builds one.
         exact_rows: Rows above which a namespace is searched by FAISS.
+
+    Attributes:
+        popularity_facts: After how many seconds of event time a use counts half, and as of when; None in a version that counts all uses ever.
 
     Raises:
         ModelRejected: An array is missing or has another shape than the others ask for.
@@ -121,6 +124,9 @@ class Recommender:
         self._vectors: Floats = arrays["item_vectors"]
         self._bias: Floats = arrays["item_bias"]
         self._popularity: Floats = arrays["popularity"]
+        counted = meta.get("popularity") or {"factor": 1.0}
+        self._popularity_factor = np.float32(counted["factor"])
+        self.popularity_facts = {"half_life_s": counted.get("half_life_s"), "as_of_ms": counted.get("as_of_ms")}
         self._own_bias: Floats = arrays["own_bias"]
         self.content = Content.of(arrays)
         # Both projections as one product: of the pooled history and of the newest item, side by side. [2 dim, dim]
@@ -244,8 +250,8 @@ class Recommender:
         return scores
 
     def popularity(self, rows: NDArray[np.int32]) -> Floats:
-        """Return how often some rows were used [k]."""
-        counts: Floats = self._popularity[rows]
+        """Return how often some rows were used lately, as `popularity_facts` says; ever, where these say nothing. [k]."""
+        counts: Floats = self._popularity[rows] * self._popularity_factor
         return counts
 
     def explain(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> tuple[Floats, Floats, Floats, Floats | None]:
@@ -281,14 +287,14 @@ class Recommender:
             allowed[shelf.among(among.rows, available=among.available)] = True
             candidates = shelf.members[shelf.by_popularity[allowed[shelf.by_popularity]]]
             chosen = candidates[~np.isin(candidates, excluded)][:n]
-            return chosen, self._popularity[chosen]
+            return chosen, self.popularity(chosen)
         size = n + len(excluded)
         while True:
             best = shelf.by_popularity[:size]
             candidates = shelf.members[best[~shelf.left_out[best]]]
             chosen = candidates[~np.isin(candidates, excluded)][:n]
             if len(chosen) == n or size >= len(shelf.members):
-                return chosen, self._popularity[chosen]
+                return chosen, self.popularity(chosen)
             size *= 4
 
     def recommend(
