@@ -36,6 +36,7 @@ from streamrec.registry.version import digest_arrays
 from streamrec.serving.answers import POPULAR, STUDENT
 from streamrec.serving.checks import RequestLimits
 from streamrec.serving.event_sink import EventSink, Permit
+from streamrec.serving.exploring import Exploration
 from streamrec.serving.follower import FollowerState, LogFollower
 from streamrec.serving.full_answers import FullAnswerer
 from streamrec.serving.history_view import HistoryColumns, HistoryView
@@ -116,7 +117,8 @@ class Replica:
             self._impression_sink = EventSink(self._codec, self._open_writer, config.log.events_topic, kinds=(Kind.IMPRESSION,))
             self._impressions = ImpressionLog(config.serving.log_impressions, self._impression_sink.submit, clock)
             self.shown = self._impressions.shown
-        self.answerer = FullAnswerer(self._view, clock)
+        explored = config.serving.explore_share, config.serving.explore_among, config.serving.explore_temperature
+        self.answerer = FullAnswerer(self._view, clock, exploration=Exploration(*explored) if explored[0] else None)
         self._slot = ModelSlot(warm_up=self.answerer.prepare, digest_of=digest_arrays)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
         self._subscription = BoardSubscription(replica_id, settings.registry_url, settings.student, self._slot.load, self._loader)

@@ -242,6 +242,8 @@ class ServingConfig(Section):
     recommendations is logged as impressions. ``remote_promotion``: let models be promoted and rolled back by HTTP also where the server listens
     on more than loopback and has no keys. ``keys_file``: the TOML file of `streamrec.config.keys`; empty asks nobody for a key. ``max_waiting``: so
     many requests of a replica may wait for broker or registry. ``cors_origins``: pages of these origins may ask from a browser, ``*`` for all.
+    ``explore_share``: so large a share of each recommended list's places, rounded down, is given to items drawn by chance among those
+    that would have them and the ``explore_among`` next, at ``explore_temperature``; 0 explores nothing.
     """
 
     host: str = "127.0.0.1"
@@ -262,6 +264,9 @@ class ServingConfig(Section):
     keys_file: str = ""
     max_waiting: int = Field(default=1000, ge=1)
     cors_origins: tuple[str, ...] = ()
+    explore_share: float = Field(default=0.0, ge=0, le=0.2)
+    explore_among: int = Field(default=100, ge=1, le=10_000)
+    explore_temperature: float = Field(default=1.0, gt=0, le=100)
 
     @field_validator("max_replicas")
     @classmethod

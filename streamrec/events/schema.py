@@ -64,6 +64,7 @@ class Impression:
     event_time: int
     request_id: RequestId | None = None
     namespace: Namespace | None = None
+    context: Mapping[str, str | float | bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ REJECTED = pa.schema(
 
 FIELDS_OF: Mapping[Kind, frozenset[str]] = {
     Kind.INTERACTION: frozenset({"event_id", "user_id", "item_id", "event_type", "value", "event_time", "session_id", "request_id", "context"}),
-    Kind.IMPRESSION: frozenset({"event_id", "user_id", "event_time", "request_id", "items"}),
+    Kind.IMPRESSION: frozenset({"event_id", "user_id", "event_time", "request_id", "items", "context"}),
     Kind.ITEM_UPDATE: frozenset(
         {
             *("event_id", "item_id", "event_time", "title", "description"),

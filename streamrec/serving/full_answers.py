@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from streamrec.serving.answers import CONTENT, DEADLINE, SCORE_DECIMALS, STUDENT, Answerer, Rows, popular_source, short_of, shown_items
 from streamrec.serving.bodies import RankBody, SimilarBody
 from streamrec.serving.content import Floats, units
+from streamrec.serving.exploring import Exploration
 from streamrec.serving.filters import Extras, Filters, ListRequest
 from streamrec.serving.new_items import Newcomers, direction_of
 from streamrec.serving.recommender import Among, Recommender
@@ -27,8 +28,13 @@ _UNKNOWN = "neither the version knows these items nor the words that a catalogue
 
 @dataclass
 class FullAnswerer(Answerer):
-    """Answer all kinds of requests; see `Answerer`."""
+    """Answer all kinds of requests; see `Answerer`.
 
+    Args:
+        exploration: Gives some places of the student's lists away; None gives none.
+    """
+
+    exploration: Exploration | None = None
     _newcomers: Newcomers = field(default_factory=Newcomers)
 
     def answer(self, request: RecommendRequest, model: LiveModel, request_id: str) -> dict[str, Any]:
@@ -36,9 +42,10 @@ class FullAnswerer(Answerer):
 
         With lists it has ``lists`` in place of ``items``. Whatever is short says why in ``short``.
         """
-        if request.extras is None:
+        if request.extras is None and self.exploration is None:
             return super().answer(request, model, request_id)
-        extras, recommender = request.extras, self._ready(model)
+        extras, recommender = request.extras or Extras(), self._ready(model)
+        seed = f"{model.version}\n{request.namespace}\n{request.user_id}\n{request_id}"
         known, given = self.known_rows(request, recommender), self._rows_of(recommender, request.namespace, request.history or ())
         history = (known if request.history is None else given)[::-1][: recommender.history_length]
         why = DEADLINE if request.is_late and len(history) else None
@@ -47,7 +54,7 @@ class FullAnswerer(Answerer):
         asked = extras.lists or (ListRequest("", request.n, extras.filters, request.exclude),)
         lists = []
         for one in asked:
-            rows, shown = self._list(request, one, recommender, history, taken, explains=extras.explain)
+            rows, shown = self._list(request, one, recommender, history, taken, f"{seed}\n{one.name}", explains=extras.explain)
             taken = taken if extras.repeat_items else np.concatenate([taken, rows])
             lists.append(shown)
         source = {"source": STUDENT} if len(history) else popular_source(recommender, why or self.why(request, recommender))
@@ -114,16 +121,22 @@ class FullAnswerer(Answerer):
         return {"model_version": model.version, "model_age_s": self.age_s(model), "request_id": request_id}
 
     def _list(
-        self, request: RecommendRequest, one: ListRequest, recommender: Recommender, history: Rows, taken: Rows, *, explains: bool
+        self, request: RecommendRequest, one: ListRequest, recommender: Recommender, history: Rows, taken: Rows, seed: str, *, explains: bool
     ) -> tuple[Rows, dict[str, Any]]:
         namespace = request.namespace
         among = self._among(one.filters, namespace, recommender)
         excluded = np.concatenate([taken, self._rows_of(recommender, namespace, one.exclude)])
-        if len(history):
+        propensities: Mapping[int, float] = {}
+        if not len(history):
+            rows, scores = recommender.popular(one.n, excluded, namespace, among)
+        elif self.exploration is None:
             rows, scores = recommender.rank(history, one.n, excluded, namespace, among)
         else:
-            rows, scores = recommender.popular(one.n, excluded, namespace, among)
+            ranked = recommender.rank(history, self.exploration.num_ranked(one.n), excluded, namespace, among)
+            rows, scores, propensities = self.exploration.draw(*ranked, one.n, seed)
         items = shown_items(recommender, rows, scores)
+        for place, propensity in propensities.items():
+            items[place] |= {"explored": True, "propensity": propensity}
         if explains and len(history):
             _explain(items, recommender, history, rows)
         name = {"name": one.name} if one.name else {}

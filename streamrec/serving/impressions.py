@@ -14,6 +14,9 @@ from streamrec.clock import Clock, SystemClock
 from streamrec.errors import BrokerUnavailable
 from streamrec.serving.requests import RecommendRequest
 
+PROPENSITY = "propensity/"
+"""What an impression's context names the chance by which an item was drawn, followed by the item's id."""
+
 
 @dataclass
 class ImpressionLog:
@@ -51,6 +54,10 @@ class ImpressionLog:
         # A client may send one request id twice; what it was shown each time are two impressions.
         event_id = f"imp-{self._prefix}-{next(self._numbers)}"
         event = {"kind": "impression", "event_id": event_id, "namespace": request.namespace, "user_id": request.user_id, "items": items}
+        # With repeated items the first place counts, as for the items.
+        chances = {item["item_id"]: item["propensity"] for one in reversed(lists) for item in one["items"] if "propensity" in item}
+        if chances:
+            event["context"] = {f"{PROPENSITY}{item_id}": chance for item_id, chance in chances.items()}
         try:
             self.submit([{**event, "event_time": self.clock.now_ms(), "request_id": answer["request_id"]}])
             self.num_logged += 1

@@ -23,7 +23,7 @@ IDS = {"event_id", "user_id", "item_id", "session_id", "request_id", "namespace"
 TEXTS = IDS | {"event_type", "title", "description", "locale"}
 FIELDS = {
     "interaction": ("event_id", "user_id", "item_id", "event_type", "value", "event_time", "session_id", "request_id", "context"),
-    "impression": ("event_id", "user_id", "event_time", "request_id", "items"),
+    "impression": ("event_id", "user_id", "event_time", "request_id", "items", "context"),
     "item_update": ("event_id", "item_id", "event_time", "title", "description", "categories", "price", "locale", "available", "vectors"),
     "deletion": ("event_id", "user_id", "event_time"),
 }
