@@ -39,6 +39,7 @@ from streamrec.pipeline.students import Students
 from streamrec.pipeline.switches import Flip, Watched, why_held
 from streamrec.pipeline.version_line import MAIN, VersionLine
 from streamrec.registry.version import VersionFacts
+from streamrec.soft_labels.say import say_of
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import Component
 from streamrec.student.learner import CURRENT, Learner
@@ -351,9 +352,11 @@ class Controller:
             seed=self.config.seed,
         )
         ever = self.ingest.popularity.counts(len(self.ingest.vocabulary))
-        items = ItemFacts(self.ingest.vocabulary, self.ingest.recent.counts(ever), self.ingest.recent.facts())
+        recent = self.ingest.recent
+        items = ItemFacts(self.ingest.vocabulary, recent.counts(ever), recent.facts(), lambda: say_of(self.labelling.store))
         mine = facts if chosen is self.parts.student else facts.model_copy(update={"teachers": {}})
-        report.published = self.line.publish(plan, examples, chosen, items, mine, self.state.due)
+        own = items if chosen is self.parts.student else items.without_say()
+        report.published = self.line.publish(plan, examples, chosen, own, mine, self.state.due)
         if report.published is not None and self.state.live is None:  # Nothing to compare with: the first version goes live on its probes.
             report.decision = self.line.decide_first(plan)
         for name, line in self._further.items():

@@ -220,7 +220,7 @@ class Ingest:
             self.content.show(rows[shows], [dict(cell) for cell in only(updates, shows)["vectors"].to_pylist()], times_ms[shows])
         says = numpy_of(pc.is_valid(updates["available"]))
         self.vocabulary.set_available(rows[says], numpy_of(only(updates, says)["available"]), times_ms[says])
-        return told.num_rows > 0
+        return bool(told.num_rows)
 
     def _after_deletions(
         self, events: pa.Table, is_deletion: NDArray[np.bool_], delete_user: Callable[[Request], None]

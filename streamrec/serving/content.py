@@ -78,5 +78,4 @@ def check_content(arrays: Arrays) -> None:
 def units(vectors: Floats) -> Floats:
     """Return vectors [n, D] at length 1; one that points nowhere stays zero."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    directions: Floats = vectors / np.where(lengths > 0, lengths, 1)
-    return directions
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1), np.float32)

@@ -58,7 +58,7 @@ class FullAnswerer(Answerer):
             taken = taken if extras.repeat_items else np.concatenate([taken, rows])
             lists.append(shown)
         source = {"source": STUDENT} if len(history) else popular_source(recommender, why or self.why(request, recommender))
-        explained = {"content_part": _NOT_APART} if extras.explain and len(history) and recommender.content is None else {}
+        explained = _explained(recommender) if extras.explain and len(history) else {}
         found = {"lists": lists} if extras.lists else lists[0]
         return {**found, **self.facts(model, request_id), **source, **explained, "user_events": len(history)}
 
@@ -105,7 +105,7 @@ class FullAnswerer(Answerer):
         if body.explain and len(history):
             _explain(items, recommender, history, rows[order])
         source = {"source": STUDENT} if len(history) else popular_source(recommender, self.why(request, recommender))
-        explained = {"content_part": _NOT_APART} if body.explain and len(history) and recommender.content is None else {}
+        explained = _explained(recommender) if body.explain and len(history) else {}
         return {"items": items, "left_out": left_out, **self.facts(model, request_id), **source, **explained, "user_events": len(history)}
 
     def popular(self, n: int, namespace: str, filters: Filters, model: LiveModel, request_id: str) -> dict[str, Any]:
@@ -200,11 +200,20 @@ def _seen(request: RecommendRequest, extras: Extras, known: Rows, given: Rows) -
 def _explain(items: Sequence[dict[str, Any]], recommender: Recommender, history: Rows, rows: Rows) -> None:
     """Say of each item what its score is made of; the parts sum to it.
 
-    They are ``because`` by history item, newest first, ``bias``, ``own_history`` and, where the version has words, ``content``.
+    They are ``because`` by history item, newest first, ``bias``, ``own_history`` and, where the version has words, ``content``. Beside them
+    ``teachers``: each one's part of what the newest labels expect of the item, where any does.
     """
     parts, bias, own, words = recommender.explain(history, rows)
-    names, parts = recommender.ids(history), parts.astype(np.float64).round(SCORE_DECIMALS)
+    names, shown = recommender.ids(history), parts.astype(np.float64).round(SCORE_DECIMALS).tolist()
     whole = {"bias": bias, "own_history": own} | ({} if words is None else {"content": words})
     for at, item in enumerate(items):
-        item["because"] = [{"item_id": name, "part": part} for name, part in zip(names, parts[at].tolist(), strict=True)]
+        item["because"] = [{"item_id": name, "part": part} for name, part in zip(names, shown[at], strict=True)]
         item.update({name: round(float(values[at]), SCORE_DECIMALS) for name, values in whole.items()})
+        if recommender.say is not None and (said := recommender.say.of_row(int(rows[at]))) is not None:
+            item["teachers"] = said
+
+
+def _explained(recommender: Recommender) -> dict[str, Any]:
+    """Return what an answer with explanations says of them all."""
+    apart = {} if recommender.content is not None else {"content_part": _NOT_APART}
+    return apart if recommender.say is None else {**apart, "labels": recommender.say.facts}

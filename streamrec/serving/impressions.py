@@ -55,11 +55,10 @@ class ImpressionLog:
         event_id = f"imp-{self._prefix}-{next(self._numbers)}"
         event = {"kind": "impression", "event_id": event_id, "namespace": request.namespace, "user_id": request.user_id, "items": items}
         # With repeated items the first place counts, as for the items.
-        chances = {item["item_id"]: item["propensity"] for one in reversed(lists) for item in one["items"] if "propensity" in item}
-        if chances:
-            event["context"] = {f"{PROPENSITY}{item_id}": chance for item_id, chance in chances.items()}
+        chances = {f"{PROPENSITY}{item['item_id']}": item["propensity"] for one in reversed(lists) for item in one["items"] if "propensity" in item}
+        drawn = {"context": chances} if chances else {}
         try:
-            self.submit([{**event, "event_time": self.clock.now_ms(), "request_id": answer["request_id"]}])
+            self.submit([{**event, **drawn, "event_time": self.clock.now_ms(), "request_id": answer["request_id"]}])
             self.num_logged += 1
         except BrokerUnavailable:
             self.num_dropped += 1

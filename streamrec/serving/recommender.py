@@ -19,6 +19,7 @@ from streamrec.features.vocabulary import item_generations
 from streamrec.serving.catalog import Catalog
 from streamrec.serving.content import Content, check_content, units
 from streamrec.serving.index import EXACT_ROWS, Floats, Index, Ints, build_index, top
+from streamrec.serving.teachers_say import TeachersSay
 from streamrec.state import Arrays
 
 _NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
@@ -129,6 +130,7 @@ class Recommender:
         self.popularity_facts = {"half_life_s": counted.get("half_life_s"), "as_of_ms": counted.get("as_of_ms")}
         self._own_bias: Floats = arrays["own_bias"]
         self.content = Content.of(arrays)
+        self.say = TeachersSay.of(arrays, meta)
         # Both projections as one product: of the pooled history and of the newest item, side by side. [2 dim, dim]
         self._projection: Floats = np.concatenate([arrays["pool_projection"], arrays["last_projection"]])
         self._weights = _weights_of_prefixes(arrays["position_logits"])
