@@ -168,7 +168,7 @@ class ColdRoutes:
         return self._json(self._backend.answerer.rank(body, self._namespace(body.namespace, request), model, self._id(request)), model=model)
 
     async def popular(self, query: Annotated[PopularQuery, Query()], request: Request) -> Response:
-        """The score is how often an item was used."""
+        """The score is how often an item was used; a use counts half as much after `popularity.half_life_s`, as of the newest event's time."""
         model = self._model()
         filters = Filters(categories=tuple(query.category) if query.category else None)
         answer = self._backend.answerer.popular(self._n(query), self._namespace(query.namespace, request), filters, model, self._id(request))

@@ -47,12 +47,13 @@ class Operation:
 
 _RANKED = {"item_id": "i2", "score": 3.251402}
 _EXPLAINED = {**_RANKED, "because": [{"item_id": "i1", "part": 3.0}], "bias": 0.251402, "own_history": 0.0}
+_POPULAR = {"source": "popular", "why": "asked for", "popularity": {"half_life_s": 604800.0, "as_of_ms": 1764000000000}}
 _STUDENT = {**_FACTS, "source": "student", "user_events": 1}
 
 OPERATIONS = (
     Operation(
         "recommend", "POST", "/v1/recommend", "Recommend items for a user or a history",
-        {"items": [_EXPLAINED], **_STUDENT, "content_part": "of the items' vectors, which this version does not carry apart: it is within `because`"},
+        {"items": [_EXPLAINED], **_STUDENT, "content_part": "this version carries no words; what they add is within `because`"},
         body={"user_id": "u1", "n": 1, "categories": ["lamp"], "max_price": 100, "explain": True}, is_hot=True,
     ),
     Operation(
@@ -70,7 +71,7 @@ OPERATIONS = (
     ),
     Operation(
         "popular", "GET", "/v1/popular", "List the most popular items",
-        {"items": [{"item_id": "i2", "score": 812.0}], **_FACTS, "source": "popular", "why": "asked for"}, asked="/v1/popular?n=1&category=lamp",
+        {"items": [{"item_id": "i2", "score": 812.0}], **_FACTS, **_POPULAR}, asked="/v1/popular?n=1&category=lamp",
     ),
     Operation(
         "get_item", "GET", "/v1/items/{item_id}", "Show what is known of an item",

@@ -39,6 +39,7 @@ from streamrec.registry.version import digest_arrays
 from streamrec.serving.answers import POPULAR, STUDENT
 from streamrec.serving.checks import RequestLimits
 from streamrec.serving.event_sink import EventSink, Permit
+from streamrec.serving.exploring import Exploration
 from streamrec.serving.follower import FollowerState, LogFollower
 from streamrec.serving.full_answers import FullAnswerer
 from streamrec.serving.history_view import HistoryColumns, HistoryView
@@ -126,7 +127,8 @@ class Replica:
         self._worth = Worth()
         self.access = Access(settings.keys, settings.is_local, config.serving.remote_promotion)
         self._key_file = KeyFile(settings.keys_file, self.access.replace, clock) if settings.keys_file else None
-        self.answerer = FullAnswerer(self._view, clock)
+        explored = config.serving.explore_share, config.serving.explore_among, config.serving.explore_temperature
+        self.answerer = FullAnswerer(self._view, clock, exploration=Exploration(*explored) if explored[0] else None)
         self._slot = ModelSlot(warm_up=self.answerer.prepare, digest_of=digest_arrays)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
         self._subscription = BoardSubscription(replica_id, settings.registry_url, settings.student, self._slot, self._loader)

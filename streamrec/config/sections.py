@@ -96,7 +96,8 @@ class FeaturesConfig(Section):
     that brings one holds all of their names. ``dedupe_horizon``: how many event ids are remembered at most.
     ``dedupe_horizon_s``: for how long by event time, and at least for ``lateness_s``, so that an interaction whose id is forgotten by time is
     late when it comes again. ``max_repeats``: what a user does with an item that fills so many places of their history is in the history, and
-    taught to nobody: a bot has no end of it; 0 teaches all.
+    taught to nobody: a bot has no end of it; 0 teaches all. ``popular_half_life_s``: for answers to nobody in particular a use counts half as
+    much after so long.
     """
 
     history_length: int = Field(default=50, ge=1, le=1000)
@@ -110,6 +111,7 @@ class FeaturesConfig(Section):
     max_repeats: int = Field(default=20, ge=0, le=1000)
     words_per_item: int = Field(default=12, ge=0, le=64)
     word_buckets: int = Field(default=2048, ge=1, le=65_536)
+    popular_half_life_s: Duration = Field(default=7 * 86_400.0, ge=60)
 
 
 class SoftLabelsConfig(Section):
@@ -255,6 +257,8 @@ class ServingConfig(Section):
     recommendations is logged as impressions. ``remote_promotion``: let models be promoted and rolled back by HTTP also where the server listens
     on more than loopback and has no keys. ``keys_file``: the TOML file of `streamrec.config.keys`; empty asks nobody for a key. ``max_waiting``: so
     many requests of a replica may wait for broker or registry. ``cors_origins``: pages of these origins may ask from a browser, ``*`` for all.
+    ``explore_share``: so large a share of each recommended list's places, rounded down, is given to items drawn by chance among those
+    that would have them and the ``explore_among`` next, at ``explore_temperature``; 0 explores nothing.
     """
 
     host: str = "127.0.0.1"
@@ -275,6 +279,9 @@ class ServingConfig(Section):
     keys_file: str = ""
     max_waiting: int = Field(default=1000, ge=1)
     cors_origins: tuple[str, ...] = ()
+    explore_share: float = Field(default=0.0, ge=0, le=0.2)
+    explore_among: int = Field(default=100, ge=1, le=10_000)
+    explore_temperature: float = Field(default=1.0, gt=0, le=100)
 
     @field_validator("max_replicas")
     @classmethod

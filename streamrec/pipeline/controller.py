@@ -40,6 +40,7 @@ from streamrec.pipeline.students import Students
 from streamrec.pipeline.switches import Flip, Watched, why_held
 from streamrec.pipeline.version_line import MAIN, VersionLine
 from streamrec.registry.version import VersionFacts
+from streamrec.soft_labels.say import say_of
 from streamrec.soft_labels.schema import SoftLabels
 from streamrec.state import Component
 from streamrec.student.learner import CURRENT, Learner
@@ -222,7 +223,7 @@ class Controller:
         if self._saver.holds_older(self.state.forgot_batch):  # Commits that know a deleted user go with later ones, which come in any case.
             due_ms.append(self.state.planned_ms)
         refreshes = self.refreshing.facts(measured.now_ms)
-        must_publish = any(line.must_publish(self.state.not_before) for line in self._lines() if line.student_name not in holds)
+        must_publish = any(line.must_publish(self.state.due) for line in self._lines() if line.student_name not in holds)
         facts = self.state.facts(self._has_uncommitted(), must_publish, min(due_ms, default=None), self.refreshing.record, refreshes)
         return next_plan(facts, measured, self.config)
 
@@ -267,7 +268,7 @@ class Controller:
         self._evaluate(examples.take(judged), plan, report, timer)
         with timer.stage("label"):
             labels = self.labelling.finish(examples, judged, plan, report)
-        self.ingest.popularity.update(*ingested.targets)
+        self.ingest.count(ingested, plan.now_ms)
         self.refreshing.note(ingested.targets[0])
         with timer.stage("learn"):
             self._learn(examples, labels, plan, report)
@@ -357,13 +358,16 @@ class Controller:
             config=self.config.model_dump(mode="json"),
             seed=self.config.seed,
         )
-        items = ItemFacts(self.ingest.vocabulary, self.ingest.popularity.counts(len(self.ingest.vocabulary)))
+        ever = self.ingest.popularity.counts(len(self.ingest.vocabulary))
+        recent = self.ingest.recent
+        items = ItemFacts(self.ingest.vocabulary, recent.counts(ever), recent.facts(), lambda: say_of(self.labelling.store))
         mine = facts if chosen is self.parts.student else facts.model_copy(update={"teachers": {}})
-        report.published = self.line.publish(plan, examples, chosen, items, mine, self.state.not_before)
+        own = items if chosen is self.parts.student else items.without_say()
+        report.published = self.line.publish(plan, examples, chosen, own, mine, self.state.due)
         if report.published is not None and self.state.live is None:  # Nothing to compare with: the first version goes live on its probes.
             report.decision = self.line.decide_first(plan)
         for name, line in self._further.items():
-            version = line.publish(plan, self.students.of(name, examples), line.student, items, facts, self.state.not_before)
+            version = line.publish(plan, self.students.of(name, examples), line.student, items, facts, self.state.due)
             if version is not None:
                 report.note(name, published=version)
                 if line.state.live is None:

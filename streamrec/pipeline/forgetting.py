@@ -110,7 +110,7 @@ class Forgetting:
         share = np.max([np.bincount(np.searchsorted(rows, part), minlength=len(rows)) for part in own], axis=0, initial=0)
         most = self._parts.config.features.max_repeats
         share = np.minimum(share, most) if most else share  # No more were counted, as long as the history goes back.
-        self._ingest.popularity.take_back(rows, share)
+        self._ingest.take_back(rows, share)
         left = None
         if self._parts.linear is not None:
             left = self._parts.linear.submit(LinearStatistics.take_back, self._store.of_user(*user), hash_key(*user)).result()

@@ -28,6 +28,7 @@ from streamrec.features.item_attributes import FIELDS, ItemAttributes
 from streamrec.features.item_content import ItemContent
 from streamrec.features.item_keys import ItemKeys
 from streamrec.features.item_text import hash_words
+from streamrec.features.recent_uses import RecentUses
 from streamrec.features.tombstones import NEVER, Tombstones, with_same_user
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.state import Component
@@ -48,8 +49,9 @@ class Ingested:
         counts: received, applied, duplicate, rejected, late.
         num_interactions: Applied interactions.
         watermarks_ms: Highest event time of a valid interaction so far, per partition.
-        targets: Target rows in time order [T] int32 and the basket of each [T] int64.
+        targets: Target rows in time order [T] int32, the basket of each [T] int64 and its event time [T] int64.
         outcomes: What came of logged answers whose time is over.
+        told: Whether words of items were told, so that the next version places these elsewhere.
     """
 
     examples: Examples
@@ -58,8 +60,9 @@ class Ingested:
     counts: Mapping[str, int]
     num_interactions: int
     watermarks_ms: Mapping[int, int]
-    targets: tuple[NDArray[np.int32], NDArray[np.int64]]
+    targets: tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]
     outcomes: Sequence[Outcome] = ()
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class Ingest:
         self.vocabulary = Vocabulary(features.words_per_item, features.max_items, features.admit_after, features.max_namespaces)
         self.histories = Histories(features.history_length, features.max_users)
         self.popularity = Popularity()
+        self.recent = RecentUses(features.popular_half_life_s)
         self.window = EventWindow(config.teachers.window_events)
         self.attributes = ItemAttributes(self.vocabulary.generation_of_rows)
         self.worth = Worth()
@@ -101,9 +105,21 @@ class Ingest:
 
     def components(self) -> list[Component]:
         """Return the state that events go into."""
-        own: list[Component] = [self.tombstones, self.dedupe, self.vocabulary, self.histories, self.popularity, self.window, self.attributes]
-        own += [self.shown, self.worth]
+        own: list[Component] = [self.tombstones, self.dedupe, self.vocabulary, self.histories, self.popularity, self.recent, self.window]
+        own += [self.attributes, self.shown, self.worth]
         return own if self.content is None else [*own, self.content]
+
+    def count(self, ingested: Ingested, now_ms: int) -> None:
+        """Count a batch's targets, once nothing compares with the counts as they were."""
+        rows, baskets, times_ms = ingested.targets
+        self.recent.update(rows, times_ms, now_ms, self.popularity.counts(len(self.vocabulary)))
+        self.popularity.update(rows, baskets)
+
+    def take_back(self, rows: NDArray[np.int32], num: NDArray[np.int64]) -> None:
+        """Count ``num`` [n] targets less of each of the rows [n], each once, and of their recent uses the same share."""
+        before = self.popularity.counts(len(self.vocabulary))[rows]
+        self.popularity.take_back(rows, num)
+        self.recent.take_back(rows, np.minimum(1.0, num / np.maximum(before, 1)))
 
     def baselines(self, examples: Examples, seen: list[NDArray[np.int32]] | None = None) -> dict[str, PerQuery]:
         """Return what lists that nobody learns find of queries, by name; see `Popularity.ranks`."""
@@ -156,7 +172,7 @@ class Ingest:
         taken = self.vocabulary.take_in(announced, used, user_hashes)
         if len(taken.left):
             forget_rows(taken.left)
-        self._describe(updates, taken.announced)
+        told = self._describe(updates, taken.announced)
         batch, user_hashes = self._history_events(interactions, users, user_hashes, taken.used)
         examples = self.histories.advance(batch)
         flooded = floods(examples, self._config.features.max_repeats)
@@ -165,7 +181,7 @@ class Ingest:
         self.window.add(user_hashes[learned], batch.rows[learned], batch.times[learned])
         targets = _baskets(batch, is_flood)
         outcomes = self._join(only(events, stays & _is_kind(events, Kind.IMPRESSION)), interactions)
-        return Ingested(examples, decoded.rejected, only(events, stays), counts, interactions.num_rows, advanced_ms, targets, outcomes)
+        return Ingested(examples, decoded.rejected, only(events, stays), counts, interactions.num_rows, advanced_ms, targets, outcomes, told)
 
     def _in_order(self, events: pa.Table, watermarks_ms: Mapping[int, int]) -> tuple[pa.Table, dict[int, int]]:
         """Return the events that are not late, by (event time, partition, offset), and the watermarks after them all."""
@@ -204,11 +220,15 @@ class Ingest:
         """Return the event time before which ids are forgotten: one that is late in every partition, or None before the first event."""
         return min(watermarks_ms.values()) - self._horizon_ms() if watermarks_ms else None
 
-    def _describe(self, updates: pa.Table, rows: NDArray[np.int32]) -> None:
-        """Keep what updates say of the items of rows: words, attributes, availability; a field that is absent changes nothing."""
+    def _describe(self, updates: pa.Table, rows: NDArray[np.int32]) -> bool:
+        """Keep what updates say of the items of rows: words, attributes, availability; a field that is absent changes nothing.
+
+        Returns:
+            Whether any of them says words.
+        """
         updates, rows = only(updates, rows >= 0), rows[rows >= 0]
         if updates.num_rows == 0:
-            return
+            return False
         times_ms, features = numpy_of(updates["event_time"]), self._config.features
         self.attributes.say(rows, updates.select(list(FIELDS)).to_pylist(), times_ms)
         says = numpy_of(pc.or_(pc.is_valid(updates["title"]), pc.is_valid(updates["categories"])))
@@ -222,6 +242,7 @@ class Ingest:
             self.content.show(rows[shows], [dict(cell) for cell in only(updates, shows)["vectors"].to_pylist()], times_ms[shows])
         says = numpy_of(pc.is_valid(updates["available"]))
         self.vocabulary.set_available(rows[says], numpy_of(only(updates, says)["available"]), times_ms[says])
+        return bool(told.num_rows)
 
     def _after_deletions(
         self, events: pa.Table, is_deletion: NDArray[np.bool_], delete_user: Callable[[Request], None]
@@ -281,11 +302,11 @@ def _events_of(examples: Examples, targets: NDArray[np.bool_], rows: NDArray[np.
     return np.fromiter((pair in pairs for pair in zip(user_hashes.tolist(), rows.tolist(), strict=True)), np.bool_, len(rows))
 
 
-def _baskets(events: HistoryEvents, left_out: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return target rows ordered by (event time, user) and a number that is equal within a basket."""
+def _baskets(events: HistoryEvents, left_out: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
+    """Return target rows ordered by (event time, user), a number that is equal within a basket, and their event times."""
     chosen = np.flatnonzero((events.roles == TARGET) & ~left_out)
     user = events.user_of_event[chosen]
     order = np.lexsort((user, events.times[chosen]))
     chosen, user = chosen[order], user[order]
     change = np.diff(events.times[chosen], prepend=-1).astype(bool) | np.diff(user, prepend=-1).astype(bool)
-    return events.rows[chosen], np.cumsum(change)
+    return events.rows[chosen], np.cumsum(change), events.times[chosen]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from streamrec.registry.version import Probes, VersionFacts
 from streamrec.serving.catalog import Catalog
 from streamrec.serving.recommender import Recommender
 from streamrec.serving.slot import check_finite, check_probes
+from streamrec.soft_labels.say import Say
 from streamrec.state import Arrays, pack_strings
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ class Publisher:
         That is ``name``, unless this step was taken before, and with other weights: it was not committed, and is taken again under other settings, by
         another release or on another machine.
         """
-        arrays, meta = {**export[0], **items.arrays(len(export[0]["item_bias"]))}, dict(export[1])
+        arrays, meta = {**export[0], **items.arrays(len(export[0]["item_bias"]))}, {**export[1], **items.meta()}
         facts = facts.model_copy(update={"probes": Probes.model_validate(dict(probes))})
         version = self._registry.free_name(name, arrays, meta)
         if version != name:
@@ -130,17 +132,42 @@ class Publisher:
 
 
 class ItemFacts:
-    """Hold what a version says of items besides weights: ids, namespaces, popularity."""
+    """Hold what a version says of items besides weights: ids, namespaces, popularity, who expects them.
 
-    def __init__(self, vocabulary: Vocabulary, popularity: NDArray[np.float32]) -> None:
+    Args:
+        vocabulary: Names rows.
+        popularity: How much their uses count. [V]
+        counted: How that was counted; see `streamrec.features.recent_uses.RecentUses.facts`.
+        say: Returns what teachers say of items; asked once, when a version is made.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, popularity: NDArray[np.float32], counted: Mapping[str, float], say: Callable[[], Say | None] = lambda: None
+    ) -> None:
         self._vocabulary = vocabulary
         self._popularity = popularity
+        self._counted = dict(counted)
+        self._say = cache(say)
+
+    def without_say(self) -> ItemFacts:
+        """Return the same for a version that learned from no teacher."""
+        return ItemFacts(self._vocabulary, self._popularity, self._counted)
+
+    def meta(self) -> dict[str, Any]:
+        """Return what belongs to the arrays."""
+        say = self._say()
+        labels = {} if say is None else {"labels": {"teachers": dict(say.versions), "queries": say.num_queries}}
+        return {"popularity": self._counted, **labels}
 
     def arrays(self, num_rows: int) -> dict[str, NDArray[Any]]:
         """Return the arrays for the first ``num_rows`` rows."""
         ids = self._vocabulary.packed_ids()
         names, name_offsets = pack_strings(self._vocabulary.namespaces)
+        say = self._say()
+        known = slice(0, 0 if say is None else int(np.searchsorted(say.rows, num_rows)))
+        said: dict[str, NDArray[Any]] = {} if say is None else {"label_rows": say.rows[known], "label_parts": say.parts[known]}
         return {
+            **said,
             "item_id_bytes": ids.data[: ids.offsets[num_rows]],
             "item_id_offsets": ids.offsets[: num_rows + 1],
             "namespace_bytes": names,

@@ -78,6 +78,7 @@ class StreamState(Impersonal):
             `streamrec.pipeline.quarantine`.
         guard: What came of answers; see `streamrec.registry.guard.Watch`.
         queries: How many queries all steps had.
+        told_batch: The last micro-batch that read words of items; 0 while there is none.
         evidence: Paired sums of candidate and live, as far as collected; see `streamrec.registry.gate.Window`.
     """
 
@@ -111,6 +112,7 @@ class StreamState(Impersonal):
     marks: dict[str, dict[str, Any]] = field(default_factory=dict)
     guard: dict[str, Any] = field(default_factory=dict)
     queries: int = 0
+    told_batch: int = 0
 
     @property
     def entered(self) -> int:
@@ -124,7 +126,7 @@ class StreamState(Impersonal):
 
         Args:
             has_uncommitted: Whether steps were taken since the last commit.
-            must_publish: Whether no version was published since a user was deleted.
+            must_publish: Whether no version was published since a user was deleted or words of items were told.
             tidy_at_ms: A commit is due then even if nothing comes.
             record: Has the scores of versions that are compared.
             refreshes: What is known of each teacher that comes in versions.
@@ -145,6 +147,7 @@ class StreamState(Impersonal):
         """
         self.batch, self.planned_ms = plan.batch, plan.now_ms
         self.queries += len(ingested.examples)
+        self.told_batch = plan.batch if ingested.told else self.told_batch
         # Ahead of the plan only where a clock was: see `streamrec.pipeline.plan_time`.
         self.forget_since_ms = {name: min(since_ms, plan.now_ms) for name, since_ms in self.forget_since_ms.items()}
         self.watermarks_ms = dict(ingested.watermarks_ms)
@@ -204,6 +207,12 @@ class StreamState(Impersonal):
     def not_before(self) -> str | None:
         """The oldest version that has learned from nobody who was deleted since; None while nobody was."""
         return version_name(self.forgot_batch) if self.forgot_batch else None
+
+    @property
+    def due(self) -> str | None:
+        """The oldest version that knows all words of items, and nobody who was deleted: one is published even if nothing was learned."""
+        batch = max(self.forgot_batch, self.told_batch)
+        return version_name(batch) if batch else None
 
     def versions_not_before(self, needed: str | None) -> str | None:
         """Return the oldest version that has learned from nobody who was deleted since; None while nobody was, or no kept commit has a version.

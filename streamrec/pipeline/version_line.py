@@ -81,11 +81,11 @@ class VersionLine:
         """Return the time since the last publication by this process, or since it recovered a candidate."""
         return self._parts.clock.monotonic_s() - self._published_s
 
-    def must_publish(self, not_before: str | None) -> bool:
-        """Return whether all that was published is older than ``not_before``, and nothing waits; see `StreamState.not_before`."""
-        if self.publisher is None or not_before is None or self.state.live is None or self.state.candidate is not None:
+    def must_publish(self, due: str | None) -> bool:
+        """Return whether all that was published is older than ``due``, and nothing waits; see `StreamState.due`."""
+        if self.publisher is None or due is None or self.state.live is None or self.state.candidate is not None:
             return False
-        return (self.state.newest or "") < not_before
+        return (self.state.newest or "") < due
 
     def give_up(self, not_before: str, before: str | None) -> None:
         """Let a version that is older than ``not_before`` wait for the gate no more: it knows a user who was deleted.
@@ -227,7 +227,7 @@ class VersionLine:
         return Doubts(Usual.of(self.state.usual).doubt(found, cfg.usual_share, cfg.gate_error), self.state.tainted, like)
 
     def publish(
-        self, plan: Plan, examples: Examples, source: Worker[Learner], items: ItemFacts, facts: VersionFacts, not_before: str | None = None
+        self, plan: Plan, examples: Examples, source: Worker[Learner], items: ItemFacts, facts: VersionFacts, due: str | None = None
     ) -> str | None:
         """Publish weights as the next candidate and return its name; None while one is still waiting for evidence, or nothing was learned.
 
@@ -237,10 +237,10 @@ class VersionLine:
             source: Whose weights: the student's, or those of one that takes its place.
             items: What a version says of items.
             facts: And of itself.
-            not_before: What is published although nothing was learned; see `must_publish`.
+            due: Older than this nothing may be that is newest, even if nothing was learned; see `must_publish`.
         """
         state, publisher = self.state, self.publisher
-        has_news = len(examples) or state.live is None or self.must_publish(not_before)
+        has_news = len(examples) or state.live is None or self.must_publish(due)
         is_held = self.student_name in plan.holds
         if publisher is None or not plan.publish or is_held or state.candidate is not None or not has_news:
             return None

@@ -18,6 +18,7 @@ from streamrec.serving.slot import LiveModel
 
 STUDENT = "student"
 POPULAR = "popular"
+CONTENT = "content"
 DEADLINE = "deadline"
 """Why an answer that would have come too late is popular."""
 
@@ -72,7 +73,7 @@ class Answerer:
             num_used, source = len(newest_first), {"source": STUDENT}
         else:
             rows, scores = recommender.popular(request.n, excluded, request.namespace)
-            num_used, source = 0, {"source": POPULAR, "why": DEADLINE if len(history) else self.why(request, recommender)}
+            num_used, source = 0, popular_source(recommender, DEADLINE if len(history) else self.why(request, recommender))
         short = {} if len(rows) == request.n else {"short": short_of(recommender, request.namespace, len(rows), request.n)}
         return {
             "items": shown_items(recommender, rows, scores),
@@ -141,15 +142,21 @@ class Answerer:
             self._maps = (row_map, *self._maps)[:3]
 
 
+def popular_source(recommender: Recommender, why: str) -> dict[str, Any]:
+    """Return what an answer says that shows popular items: why it does, and how uses are counted."""
+    return {"source": POPULAR, "why": why, "popularity": recommender.popularity_facts}
+
+
 def shown_items(recommender: Recommender, rows: Rows, scores: NDArray[np.float32]) -> list[dict[str, Any]]:
     """Return rows and their scores as an answer shows them."""
     shown = scores.astype(np.float64).round(SCORE_DECIMALS).tolist()
     return [{"item_id": item_id, "score": score} for item_id, score in zip(recommender.ids(rows), shown, strict=True)]
 
 
-def short_of(recommender: Recommender, namespace: str, got: int, wanted: int, among: Among | None = None) -> str:
-    """Return why an answer has fewer items than were asked for."""
+def short_of(recommender: Recommender, namespace: str, got: int, wanted: int, among: Among | None = None, num_new: int = 0) -> str:
+    """Return why an answer has fewer items than were asked for; ``num_new`` of those that may be in it are newer than the version."""
     num_allowed, num_items = recommender.num_allowed(namespace, among), recommender.num_items(namespace)
     what = "can be had" if among is None else "pass the filters"
-    rest = f", {num_allowed - got} of them are seen or excluded" if num_allowed > got else ""
-    return f"{got} of {wanted}: {num_allowed} of the {num_items} items of this namespace {what}{rest}"
+    num_left = num_allowed + num_new - got
+    newer, rest = f" and {num_new} newer ones" if num_new else "", f", {num_left} of them are seen or excluded" if num_left > 0 else ""
+    return f"{got} of {wanted}: {num_allowed} of the {num_items} items of this namespace{newer} {what}{rest}"

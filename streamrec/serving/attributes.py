@@ -14,6 +14,11 @@ from streamrec.features.item_attributes import FIELDS, bounded, newer
 Codes = NDArray[np.int32]
 _NOT_KNOWN = -1
 
+MAX_RECENT = 10_000
+"""So many items are remembered by when their words were told: who looks for new ones reads no more, however many are described."""
+
+_WORDS = ("title", "categories")
+
 
 class Attributes:
     """Keep what item updates say by item code; of each field the newest by event time counts, of equal times the one that is said last.
@@ -42,6 +47,9 @@ class Attributes:
         for code, text in enumerate(known):
             if text:
                 self._set(code, orjson.loads(text))
+        told_ms = self._said_ms[:, : len(_WORDS)].max(1, initial=0)
+        told = np.flatnonzero(told_ms)
+        self._recent = dict.fromkeys(told[np.argsort(told_ms[told], kind="stable")][-MAX_RECENT:].tolist())
 
     def __len__(self) -> int:
         """Return of how many items something is known."""
@@ -54,6 +62,11 @@ class Attributes:
         if fresh:
             self._set(code, fresh)
             self._is_stale = True
+            if fresh.keys() & set(_WORDS):
+                self._recent.pop(code, None)
+                self._recent[code] = None
+                if len(self._recent) > MAX_RECENT:
+                    del self._recent[next(iter(self._recent))]
 
     def publish(self) -> None:
         """Let readers see that something was said."""
@@ -88,6 +101,10 @@ class Attributes:
             passes &= np.isin(number, wanted)
         return np.flatnonzero(passes).astype(np.int32)
 
+    def recent(self) -> Codes:
+        """Return the codes of the items whose title or categories were told last, oldest first, at most `MAX_RECENT`."""
+        return np.asarray(list(self._recent), np.int32)
+
     def newest(self, num: int) -> Codes:
         """Return the codes of at most ``num`` items of which something is known, those of the newest updates."""
         codes = np.fromiter(self._values, np.int32, len(self._values))
@@ -100,9 +117,11 @@ class Attributes:
         self._fit(int(codes.max(initial=-1)) + 1)
         result = Attributes((), self._said_ms[codes])
         result.epoch = self.epoch + 1
-        for place, code in enumerate(codes.tolist()):
+        places = {code: place for place, code in enumerate(codes.tolist())}
+        for code, place in places.items():
             if code in self._values:
                 result._set(place, self._values[code])
+        result._recent = {places[code]: None for code in self._recent if code in places}
         return result
 
     def _set(self, code: int, fresh: dict[str, Any]) -> None:

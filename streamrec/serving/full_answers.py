@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.serving.answers import DEADLINE, POPULAR, SCORE_DECIMALS, STUDENT, Answerer, Rows, short_of, shown_items
+from streamrec.serving.answers import CONTENT, DEADLINE, SCORE_DECIMALS, STUDENT, Answerer, Rows, popular_source, short_of, shown_items
 from streamrec.serving.bodies import RankBody, SimilarBody
+from streamrec.serving.content import Floats, units
+from streamrec.serving.exploring import Exploration
 from streamrec.serving.filters import Extras, Filters, ListRequest
+from streamrec.serving.new_items import Newcomers, direction_of
 from streamrec.serving.recommender import Recommender
 from streamrec.serving.requests import RecommendRequest
 from streamrec.serving.shelf import Among
 from streamrec.serving.slot import LiveModel
 
 _NO_ROWS: Rows = np.empty(0, np.int32)
-_NOT_APART = "of the items' vectors, which this version does not carry apart: it is within `because`"
+_NOT_APART = "this version carries no words; what they add is within `because`"
 
 
+_UNKNOWN = "neither the version knows these items nor the words that a catalogue says of them"
+
+
+@dataclass
 class FullAnswerer(Answerer):
-    """Answer all kinds of requests; see `Answerer`."""
+    """Answer all kinds of requests; see `Answerer`.
+
+    Args:
+        exploration: Gives some places of the student's lists away; None gives none.
+    """
+
+    exploration: Exploration | None = None
+    _newcomers: Newcomers = field(default_factory=Newcomers)
 
     def answer(self, request: RecommendRequest, model: LiveModel, request_id: str) -> dict[str, Any]:
         """Return the answer's JSON object; of a plain request that of `Answerer.answer`.
 
         With lists it has ``lists`` in place of ``items``. Whatever is short says why in ``short``.
         """
-        if request.extras is None:
+        if request.extras is None and self.exploration is None:
             return super().answer(request, model, request_id)
-        extras, recommender = request.extras, self._ready(model)
+        extras, recommender = request.extras or Extras(), self._ready(model)
+        seed = f"{model.version}\n{request.namespace}\n{request.user_id}\n{request_id}"
         known, given = self.known_rows(request, recommender), self._rows_of(recommender, request.namespace, request.history or ())
         history = (known if request.history is None else given)[::-1][: recommender.history_length]
         why = DEADLINE if request.is_late and len(history) else None
@@ -39,30 +55,37 @@ class FullAnswerer(Answerer):
         asked = extras.lists or (ListRequest("", request.n, extras.filters, request.exclude),)
         lists = []
         for one in asked:
-            rows, shown = self._list(request, one, recommender, history, taken, explains=extras.explain)
+            rows, shown = self._list(request, one, recommender, history, taken, f"{seed}\n{one.name}", explains=extras.explain)
             taken = taken if extras.repeat_items else np.concatenate([taken, rows])
             lists.append(shown)
-        source = {"source": STUDENT} if len(history) else {"source": POPULAR, "why": why or self.why(request, recommender)}
-        explained = {"content_part": _NOT_APART} if extras.explain and len(history) else {}
+        source = {"source": STUDENT} if len(history) else popular_source(recommender, why or self.why(request, recommender))
+        explained = _explained(recommender) if extras.explain and len(history) else {}
         found = {"lists": lists} if extras.lists else lists[0]
         return {**found, **self.facts(model, request_id), **source, **explained, "user_events": len(history)}
 
     def similar(self, body: SimilarBody, namespace: str, n: int, model: LiveModel, request_id: str) -> dict[str, Any]:
-        """Return the items whose vectors point most in the direction of the given ones'; these are left out."""
-        recommender = self._ready(model)
+        """Return the items that point most in the direction of the given ones; these are left out.
+
+        Items that nobody has used, and those that a catalogue has announced since the version was made, are placed by their words alone; the
+        latter say ``"source": "content"``, and so does the answer where all given ones are such.
+        """
+        recommender, facts = self._ready(model), self.facts(model, request_id)
         rows = self._rows_of(recommender, namespace, body.like)
-        unknown = [item for item in body.like if not len(self._rows_of(recommender, namespace, [item]))]
-        facts = self.facts(model, request_id)
-        if unknown:
+        new = [item for item in body.like if recommender.catalog.row_of(namespace, item) not in rows]
+        by_words = {item: direction for item in new if (direction := self._direction_of(recommender, namespace, item)) is not None}
+        if unknown := [item for item in new if item not in by_words]:
             facts["unknown"] = unknown
-        if not len(rows):
-            why = "the version knows none of these items; one that was announced with a title is in the next version, about a second later"
-            return {"items": [], **facts, "source": STUDENT, "why": why, "short": f"0 of {n}: {why}"}
-        among = self._among(Filters.of(body), namespace, recommender)
+        source = {"source": STUDENT if len(rows) or not by_words else CONTENT}
+        if not len(rows) and not by_words:
+            return {"items": [], **facts, **source, "why": _UNKNOWN, "short": f"0 of {n}: {_UNKNOWN}"}
+        (direction,) = units(np.concatenate([recommender.directions(rows), *(one[None] for one in by_words.values())]).mean(0, keepdims=True))
+        filters = Filters.of(body)
+        among = self._among(filters, namespace, recommender)
         excluded = np.concatenate([rows, self._rows_of(recommender, namespace, body.exclude)])
-        found, cosines = recommender.similar(rows, n, excluded, namespace, among)
-        short = self._short(recommender, Filters.of(body), namespace, found, n, among)
-        return {"items": shown_items(recommender, found, cosines), **facts, "source": STUDENT, **short}
+        items = shown_items(recommender, *recommender.similar(direction, n, excluded, namespace, among))
+        newer = self._new_like(recommender, direction, n, namespace, filters, {*body.like, *body.exclude})
+        items = sorted([*items, *newer], key=lambda item: -item["score"])[:n]
+        return {"items": items, **facts, **source, **self._short(recommender, filters, namespace, len(items), n, among, len(newer))}
 
     def rank(self, body: RankBody, namespace: str, model: LiveModel, request_id: str) -> dict[str, Any]:
         """Return the candidates in order of score; those that can't be ranked, or had, are in ``left_out``."""
@@ -82,43 +105,66 @@ class FullAnswerer(Answerer):
         items = shown_items(recommender, rows[order], scores[order])
         if body.explain and len(history):
             _explain(items, recommender, history, rows[order])
-        source = {"source": STUDENT} if len(history) else {"source": POPULAR, "why": self.why(request, recommender)}
-        explained = {"content_part": _NOT_APART} if body.explain and len(history) else {}
+        source = {"source": STUDENT} if len(history) else popular_source(recommender, self.why(request, recommender))
+        explained = _explained(recommender) if body.explain and len(history) else {}
         return {"items": items, "left_out": left_out, **self.facts(model, request_id), **source, **explained, "user_events": len(history)}
 
     def popular(self, n: int, namespace: str, filters: Filters, model: LiveModel, request_id: str) -> dict[str, Any]:
-        """Return the most popular items, with how often they were used."""
+        """Return the most popular items, with how often they were used, lately as ``popularity`` says."""
         recommender = self._ready(model)
         among = self._among(filters, namespace, recommender)
         rows, counts = recommender.popular(n, _NO_ROWS, namespace, among)
-        facts = {**self.facts(model, request_id), "source": POPULAR, "why": "asked for"}
-        return {"items": shown_items(recommender, rows, counts), **facts, **self._short(recommender, filters, namespace, rows, n, among)}
+        facts = {**self.facts(model, request_id), **popular_source(recommender, "asked for")}
+        return {"items": shown_items(recommender, rows, counts), **facts, **self._short(recommender, filters, namespace, len(rows), n, among)}
 
     def facts(self, model: LiveModel, request_id: str) -> dict[str, Any]:
         """Return what every answer of a version says."""
         return {"model_version": model.version, "model_age_s": self.age_s(model), "request_id": request_id}
 
     def _list(
-        self, request: RecommendRequest, one: ListRequest, recommender: Recommender, history: Rows, taken: Rows, *, explains: bool
+        self, request: RecommendRequest, one: ListRequest, recommender: Recommender, history: Rows, taken: Rows, seed: str, *, explains: bool
     ) -> tuple[Rows, dict[str, Any]]:
         namespace = request.namespace
         among = self._among(one.filters, namespace, recommender)
         excluded = np.concatenate([taken, self._rows_of(recommender, namespace, one.exclude)])
-        if len(history):
+        propensities: Mapping[int, float] = {}
+        if not len(history):
+            rows, scores = recommender.popular(one.n, excluded, namespace, among)
+        elif self.exploration is None:
             rows, scores = recommender.rank(history, one.n, excluded, namespace, among)
         else:
-            rows, scores = recommender.popular(one.n, excluded, namespace, among)
+            ranked = recommender.rank(history, self.exploration.num_ranked(one.n), excluded, namespace, among)
+            rows, scores, propensities = self.exploration.draw(*ranked, one.n, seed)
         items = shown_items(recommender, rows, scores)
+        for place, propensity in propensities.items():
+            items[place] |= {"explored": True, "propensity": propensity}
         if explains and len(history):
             _explain(items, recommender, history, rows)
         name = {"name": one.name} if one.name else {}
-        return rows, {**name, "items": items, **self._short(recommender, one.filters, namespace, rows, one.n, among)}
+        return rows, {**name, "items": items, **self._short(recommender, one.filters, namespace, len(rows), one.n, among)}
 
-    def _short(self, recommender: Recommender, filters: Filters, namespace: str, rows: Rows, n: int, among: Among | None) -> dict[str, str]:
-        if len(rows) == n:
+    def _direction_of(self, recommender: Recommender, namespace: str, item_id: str) -> Floats | None:
+        """Return where the words point of an item that the version does not know; None when nothing is known of it, or its words are new, too."""
+        code = None if self.view is None else self.view.table.codes.get((namespace, item_id))
+        if self.view is None or code is None or recommender.content is None:
+            return None
+        return direction_of(self.view.table.attributes, code, recommender.content)
+
+    def _new_like(
+        self, recommender: Recommender, direction: Floats, n: int, namespace: str, filters: Filters, exclude: set[str]
+    ) -> list[dict[str, Any]]:
+        """Return the items that the version does not know yet whose words point most in a direction, as an answer shows them."""
+        new = None if self.view is None else self._newcomers.of(self.map_of(recommender))
+        found = [] if new is None else new.like(direction, n, namespace, filters, exclude)
+        return [{"item_id": item, "score": round(score, SCORE_DECIMALS), "source": CONTENT} for item, score in found]
+
+    def _short(
+        self, recommender: Recommender, filters: Filters, namespace: str, num: int, n: int, among: Among | None, num_new: int = 0
+    ) -> dict[str, str]:
+        if num == n:
             return {}
         nothing = "; without a log nothing is known of items" if filters.asks_for_attributes and self.view is None else ""
-        return {"short": short_of(recommender, namespace, len(rows), n, among) + nothing}
+        return {"short": short_of(recommender, namespace, num, n, among, num_new) + nothing}
 
     def _ready(self, model: LiveModel) -> Recommender:
         model.recommender.leave_out(self._unavailable(model.recommender))
@@ -153,9 +199,22 @@ def _seen(request: RecommendRequest, extras: Extras, known: Rows, given: Rows) -
 
 
 def _explain(items: Sequence[dict[str, Any]], recommender: Recommender, history: Rows, rows: Rows) -> None:
-    """Say of each item what its score is made of: ``because`` by history item, newest first, ``bias`` and ``own_history``; they sum to the score."""
-    parts, bias, own = recommender.explain(history, rows)
-    names = recommender.ids(history)
-    for item, *values in zip(items, parts.astype(np.float64).round(SCORE_DECIMALS).tolist(), bias.tolist(), own.tolist(), strict=True):
-        item["because"] = [{"item_id": name, "part": part} for name, part in zip(names, values[0], strict=True)]
-        item["bias"], item["own_history"] = round(values[1], SCORE_DECIMALS), round(values[2], SCORE_DECIMALS)
+    """Say of each item what its score is made of; the parts sum to it.
+
+    They are ``because`` by history item, newest first, ``bias``, ``own_history`` and, where the version has words, ``content``. Beside them
+    ``teachers``: each one's part of what the newest labels expect of the item, where any does.
+    """
+    parts, bias, own, words = recommender.explain(history, rows)
+    names, shown = recommender.ids(history), parts.astype(np.float64).round(SCORE_DECIMALS).tolist()
+    whole = {"bias": bias, "own_history": own} | ({} if words is None else {"content": words})
+    for at, item in enumerate(items):
+        item["because"] = [{"item_id": name, "part": part} for name, part in zip(names, shown[at], strict=True)]
+        item.update({name: round(float(values[at]), SCORE_DECIMALS) for name, values in whole.items()})
+        if recommender.say is not None and (said := recommender.say.of_row(int(rows[at]))) is not None:
+            item["teachers"] = said
+
+
+def _explained(recommender: Recommender) -> dict[str, Any]:
+    """Return what an answer with explanations says of them all."""
+    apart = {} if recommender.content is not None else {"content_part": _NOT_APART}
+    return apart if recommender.say is None else {**apart, "labels": recommender.say.facts}

@@ -14,6 +14,9 @@ from streamrec.clock import Clock, SystemClock
 from streamrec.errors import BrokerUnavailable
 from streamrec.serving.requests import RecommendRequest
 
+PROPENSITY = "propensity/"
+"""What an impression's context names the chance by which an item was drawn, followed by the item's id."""
+
 
 @dataclass
 class ImpressionLog:
@@ -54,8 +57,10 @@ class ImpressionLog:
         event_id = f"imp-{self._prefix}-{next(self._numbers)}"
         event = {"kind": "impression", "event_id": event_id, "namespace": request.namespace, "user_id": request.user_id, "items": items}
         giver = {"student": self.student, "model_version": answer["model_version"], "source": answer["source"], "share": self.share}
+        # With repeated items the first place counts, as for the items.
+        chances = {f"{PROPENSITY}{item['item_id']}": item["propensity"] for one in reversed(lists) for item in one["items"] if "propensity" in item}
         try:
-            self.submit([{**event, "context": giver, "event_time": self.clock.now_ms(), "request_id": answer["request_id"]}])
+            self.submit([{**event, "context": giver | chances, "event_time": self.clock.now_ms(), "request_id": answer["request_id"]}])
             self.num_logged += 1
         except BrokerUnavailable:
             self.num_dropped += 1

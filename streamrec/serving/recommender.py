@@ -17,9 +17,11 @@ from streamrec.features.vocabulary import item_generations
 from streamrec.registry.version import apply_delta, make_delta
 from streamrec.serving.catalog import IDENTITY, Catalog
 from streamrec.serving.changes import Changes
+from streamrec.serving.content import Content, check_content, units
 from streamrec.serving.encoder import Encoder
-from streamrec.serving.index import EXACT_ROWS, MIN_NORM, ExactIndex, Floats, Ints, top
+from streamrec.serving.index import EXACT_ROWS, ExactIndex, Floats, Ints, top
 from streamrec.serving.shelf import PER_ITEM, Among, Shelf
+from streamrec.serving.teachers_say import TeachersSay
 from streamrec.state import Arrays, ComponentState
 
 _NO_ROWS: NDArray[np.int32] = np.empty(0, np.int32)
@@ -28,15 +30,21 @@ _BY_ROWS = (*PER_ITEM, "item_namespace")
 _NUM_QUERIES = 128
 _SEED = 1
 
+MAX_BY_WORDS = 20_000
+"""Of a namespace's items that nobody has used so many are placed by their words, those of the highest rows: 5 MB at 64 dimensions."""
+
 
 class Recommender:
     """Hold one version, ready to answer.
 
     Args:
         arrays: The version's arrays; small catalogues of one namespace share the items' vectors, read-only, all else is copied.
-        meta: ``scale``, ``history_length``, ``dim``.
+        meta: ``scale``, ``history_length``, ``dim``, and ``popularity`` where that is of lately.
         catalog: Id translation that already covers these rows; None builds one.
         exact_rows: Rows above which a namespace is searched approximately.
+
+    Attributes:
+        popularity_facts: After how many seconds of event time a use counts half, and as of when; None in a version that counts all uses ever.
 
     Raises:
         ModelRejected: An array is missing or has another shape than the others ask for.
@@ -59,6 +67,11 @@ class Recommender:
         self._rest, self._meta, self._exact_rows = rest, dict(meta), exact_rows
         self._encoder = Encoder(rest, float(meta["scale"]))
         self._own_bias: Floats = rest["own_bias"]
+        self.content, self.say = Content.of(rest), TeachersSay.of(rest, meta)
+        counted = meta.get("popularity") or {"factor": 1.0}
+        self._popularity_factor = np.float32(counted["factor"])
+        self.popularity_facts = {"half_life_s": counted.get("half_life_s"), "as_of_ms": counted.get("as_of_ms")}
+        self._by_words: dict[str, tuple[Ints, Floats]] = {}
         self._left_out = _NO_ROWS
 
     def _shelve(self, older: Mapping[int, Shelf], changes: Changes | None, whole: Callable[[], Arrays]) -> None:
@@ -223,16 +236,39 @@ class Recommender:
             positions, scores = shelf.index.search_among(self.query(history), own, own_bias, barred, n, allowed)
         return shelf.rows(positions), scores
 
+    def directions(self, rows: NDArray[np.int32]) -> Floats:
+        """Return where items' vectors point, of length 1 [k, dim]; of one that nobody has used, whose own row says nothing, where its words do."""
+        directions = units(self._vectors(rows))
+        if self.content is not None:
+            unused = np.flatnonzero(self.popularity(rows) == 0)
+            by_words = units(self.content.of_rows(rows[unused]))
+            placed = by_words.any(1)
+            directions[unused[placed]] = by_words[placed]
+        return directions
+
+    def _placed_by_words(self, namespace: str) -> tuple[Ints, Floats]:
+        """Return the positions of items that nobody has used and that have words, the newest `MAX_BY_WORDS`, and where these point. [u], [u, d]."""
+        found = self._by_words.get(namespace)
+        if found is None:
+            shelf = self._shelves[namespace]
+            unused, directions = np.empty(0, np.int32), np.empty((0, self.dim), np.float32)
+            if self.content is not None:
+                unused = np.flatnonzero((shelf.popularity.counts == 0) & ~shelf.absent).astype(np.int32)[-MAX_BY_WORDS:]
+                directions = units(self.content.of_rows(shelf.rows(unused)))
+            placed = directions.any(1)
+            found = self._by_words[namespace] = unused[placed], directions[placed]
+        return found
+
     def similar(
-        self, rows: NDArray[np.int32], n: int, excluded: NDArray[np.int32], namespace: str, among: Among | None = None
+        self, direction: Floats, n: int, excluded: NDArray[np.int32], namespace: str, among: Among | None = None
     ) -> tuple[NDArray[np.int32], Floats]:
-        """Return the rows of the namespace whose vectors point most in the mean direction of ``rows``, and their cosines, best first."""
+        """Return the rows of the namespace that point most in a direction of length 1, see `directions`, and their cosines, best first."""
         shelf = self._shelves.get(namespace)
         if shelf is None:
             return _NO_ROWS, np.empty(0, np.float32)
-        vectors = self._vectors(rows)
-        mean = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), MIN_NORM)).mean(0)
-        cosines = shelf.index.cosines(mean / max(float(np.linalg.norm(mean)), MIN_NORM))
+        cosines = shelf.index.cosines(direction)
+        unused, directions = self._placed_by_words(namespace)
+        cosines[unused] = directions @ direction
         barred = shelf.positions(excluded)
         cosines[barred[barred >= 0]] = -np.inf
         allowed = np.flatnonzero(~shelf.left_out) if among is None else shelf.among(among.rows, available=among.available)
@@ -246,21 +282,32 @@ class Recommender:
         return scores
 
     def popularity(self, rows: NDArray[np.int32]) -> Floats:
-        """Return how often some rows were used [k]."""
-        return self._gathered(rows, lambda shelf, positions: shelf.popularity.counts[positions], ())
+        """Return how often some rows were used lately, as `popularity_facts` says; ever, where these say nothing. [k]."""
+        counts = self._gathered(rows, lambda shelf, positions: shelf.popularity.counts[positions], ())
+        return np.asarray(counts * self._popularity_factor, np.float32)
 
-    def explain(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> tuple[Floats, Floats, Floats]:
-        """Return what the scores of some rows are made of: from each history item [k, h], the bias [k] and the own-history bias [k]."""
+    def explain(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> tuple[Floats, Floats, Floats, Floats | None]:
+        """Return what the scores of some rows are made of: from each history item [k, h], the bias, the own-history bias and their words' part [k].
+
+        With a row's vector less its words' that is what history items add, with its words' it is what these add; None where the version has none.
+        """
         history = history[: self.history_length]
         parts = self._encoder.parts(self._vectors(history))
-        return self._vectors(rows) @ parts.T, self._bias(rows), self._own(history, rows)
+        own, words = self._vectors(rows), None
+        if self.content is not None:
+            content = self.content.of_rows(rows)
+            own, words = own - content, np.asarray(content @ parts.sum(0), np.float32)
+        return own @ parts.T, self._bias(rows), self._own(history, rows), words
 
     def popular(
         self, n: int, excluded: NDArray[np.int32] = _NO_ROWS, namespace: str = "default", among: Among | None = None
     ) -> tuple[NDArray[np.int32], Floats]:
         """Return the namespace's most popular rows and their popularity, best first."""
         shelf = self._shelves.get(namespace)
-        return (_NO_ROWS, np.empty(0, np.float32)) if shelf is None else shelf.popular(n, excluded, among)
+        if shelf is None:
+            return _NO_ROWS, np.empty(0, np.float32)
+        rows, counts = shelf.popular(n, excluded, among)
+        return rows, np.asarray(counts * self._popularity_factor, np.float32)
 
     def recommend(
         self, history: NDArray[np.int32], n: int, excluded: NDArray[np.int32] = _NO_ROWS, namespace: str = "default"
@@ -329,6 +376,7 @@ def check_shapes(arrays: Arrays, meta: Mapping[str, Any]) -> None:
         what = "Model: array item_namespace names a namespace that isn't there"
         bad = int(codes.max() if codes.max() >= num_namespaces else codes.min())
         raise ModelRejected(what, got=bad, allowed=f"-1 to {num_namespaces - 1}", do="publish the version again")
+    check_content(arrays)
     if item_generations(arrays).shape != (rows,):
         what = "Model: array item_generation does not fit the others"
         raise ModelRejected(what, got=item_generations(arrays).shape, allowed=(rows,), do="publish the version again")

@@ -46,7 +46,7 @@ class Shelf:
 
     def __init__(self, members: Ints | None, position_of: Ints | None, index: Index, popularity: Popularity, absent: NDArray[np.bool_]) -> None:
         self.index, self.popularity = index, popularity
-        self._members, self._position_of, self._absent = members, position_of, absent
+        self._members, self._position_of, self.absent = members, position_of, absent
         self.left_out = absent
         index.leave_out(absent)
         self.num_items = len(absent) - int(absent.sum())
@@ -93,15 +93,15 @@ class Shelf:
             members = np.concatenate([members, new])
         size = len(codes) if members is None else len(members)
         absent = np.zeros(size, np.bool_)
-        absent[: len(self._absent)] = self._absent
+        absent[: len(self.absent)] = self.absent
         if members is None:
             absent[rows] = codes[rows] != code
         (at, vectors), (bias_at, bias), (count_at, count) = (_placed(changes.of(name), position_of) for name in PER_ITEM)
         counts = np.empty(size, np.float32)
-        counts[: len(self._absent)] = self.popularity.counts
+        counts[: len(self.absent)] = self.popularity.counts
         counts[count_at] = count
         touched = np.union1d(at, bias_at).astype(np.int32)
-        known = touched < len(self._absent)
+        known = touched < len(self.absent)
         whole, whole_bias = np.empty((len(touched), vectors.shape[1]), np.float32), np.empty(len(touched), np.float32)
         whole[known], whole_bias[known] = self.index.vectors(touched[known]), self.index.bias(touched[known])
         whole[np.searchsorted(touched, at)], whole_bias[np.searchsorted(touched, bias_at)] = vectors, bias
@@ -124,17 +124,17 @@ class Shelf:
     def holds(self, row: int) -> bool:
         """Return whether the row has an item of this namespace."""
         position = row if self._position_of is None else int(self._position_of[row])
-        return position >= 0 and not self._absent[position]
+        return position >= 0 and not self.absent[position]
 
     def among(self, rows: NDArray[np.int32], *, available: bool) -> Ints:
         """Return the positions of these rows, as far as they are members, ascending; without those that are left out if ``available``."""
         positions = np.unique(self.positions(rows))
         positions = positions[positions >= 0]
-        return positions[~(self.left_out if available else self._absent)[positions]]
+        return positions[~(self.left_out if available else self.absent)[positions]]
 
     def leave_out(self, rows: NDArray[np.int32]) -> None:
         """Make these rows, as far as they are members, the ones that are never chosen."""
-        positions, mask = self.positions(rows), self._absent.copy()
+        positions, mask = self.positions(rows), self.absent.copy()
         mask[positions[positions >= 0]] = True
         if not np.array_equal(mask, self.left_out):
             self.index.leave_out(mask)
@@ -158,7 +158,7 @@ class Shelf:
 
     def num_left_out(self) -> int:
         """Return how many items are left out."""
-        return int(self.left_out.sum()) - (len(self._absent) - self.num_items)
+        return int(self.left_out.sum()) - (len(self.absent) - self.num_items)
 
 
 def _placed(change: tuple[Ints, NDArray[Any]], position_of: Ints | None) -> tuple[Ints, NDArray[Any]]:

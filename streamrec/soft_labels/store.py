@@ -181,6 +181,10 @@ class LabelStore:
         rows, version = np.where(held, data["rows"], -1), number[data["version"]]
         return Answer(tuple(names.values()), rows, data["chances"], data["temperature"], version, data["say"])
 
+    def newest(self, num: int) -> NDArray[np.int64]:
+        """Return the places of the newest queries, newest first, at most ``num``."""
+        return (self._next - 1 - np.arange(min(num, self._size))) % max(self.capacity, 1)
+
     def take_turn(self, num: int) -> NDArray[np.int64]:
         """Return the places of the next queries to be labelled anew: around the ring, so that none waits longer than any other."""
         places = (self._turn + np.arange(min(num, self._size))) % max(self._size, 1)

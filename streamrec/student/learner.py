@@ -189,9 +189,18 @@ class Learner:
         return parts
 
     def export(self) -> tuple[Arrays, dict[str, Any]]:
-        """Return the version arrays that score (docs/formats.md), less what the vocabulary and popularity add, and their meta."""
+        """Return the version arrays (docs/formats.md), less what the vocabulary and popularity add, and their meta."""
         frozen = self._frozen(CURRENT)
-        return frozen.arrays, frozen.meta
+        return {**frozen.arrays, **self._content()}, frozen.meta
+
+    def _content(self) -> dict[str, NDArray[Any]]:
+        """Return what was learned of words, and which ones each item has, so that others can place items by them; nothing where no item has any."""
+        words = self.tables.rows("words").numpy()
+        if not (words >= 0).any():
+            return {}
+        # Two bytes a word where they are enough.
+        kind = np.int16 if len(self.model.words) <= np.iinfo(np.int16).max else np.int32
+        return {"word_vectors": self.model.words.detach().numpy().copy(), "item_words": words.astype(kind)}
 
     def hold(self, version: str, arrays: Arrays, meta: dict[str, Any], kept: Iterable[str] | None = None) -> None:
         """Keep a published version for `ranks`, and of those held before only ``kept`` if given; it does not know rows that have another item now."""

@@ -48,7 +48,8 @@ def make_version(
         "pool_projection": rng.normal(size=(dim, dim)).astype(np.float32),
         "last_projection": rng.normal(size=(dim, dim)).astype(np.float32),
     }
-    return arrays, {"scale": 9.0, "history_length": history_length, "dim": dim}
+    counted = {"half_life_s": 604_800.0, "as_of_ms": 1_764_000_000_000, "factor": 1.0}
+    return arrays, {"scale": 9.0, "history_length": history_length, "dim": dim, "popularity": counted}
 
 
 def naive_scores(version: Version, history: list[int]) -> np.ndarray:

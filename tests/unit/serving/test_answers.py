@@ -131,3 +131,15 @@ def test_a_histories_reload_and_a_new_version_do_not_mix_codes(answerer, view, m
     happen(view, "u", "other-1")
     assert answerer.answer(ask("u"), other, "r")["user_events"] == 1
     assert answerer.answer(ask("u"), model, "r")["user_events"] == 2
+
+
+def test_popular_items_say_how_uses_are_counted(answerer, model, version):
+    answer = answerer.answer(ask("nobody", n=3), model, "r")
+    assert answer["popularity"] == {"half_life_s": 604_800.0, "as_of_ms": 1_764_000_000_000}
+    arrays, meta = version(40)
+    faded = ModelSlot().load({"version": "v2", "created_ms": 1}, arrays, {**meta, "popularity": {**meta["popularity"], "factor": 0.75}})
+    scores = [item["score"] for item in answer["items"]]
+    assert [item["score"] for item in answerer.answer(ask("nobody", n=3), faded, "r")["items"]] == [0.75 * score for score in scores]
+    older = ModelSlot().load({"version": "v3", "created_ms": 1}, arrays, {name: meta[name] for name in ("scale", "history_length", "dim")})
+    answer = answerer.answer(ask("nobody", n=3), older, "r")
+    assert (answer["popularity"], [item["score"] for item in answer["items"]]) == ({"half_life_s": None, "as_of_ms": None}, scores)
