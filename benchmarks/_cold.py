@@ -71,7 +71,7 @@ def ready_ratio(folder: str, client: Client) -> float:
     address = local_address(f"{folder}/log")
     open_admin(address, config.log).ensure_topic(config.log.events_topic, 1)
     settings = ReplicaSettings(config, address, folder, registry_url(folder))
-    empty: Any = serve.deployment(serve.ingress()(Noop), name="Empty", **deployment_options(1, 0.2))
+    empty: Any = serve.deployment(serve.ingress()(Noop), name="Empty", **deployment_options(config.serving, 0.2))
     times: dict[str, list[float]] = {"empty": [], "cold": []}
     for turn in range(TURNS):
         for name, application in (("empty", empty.bind(b"{}")), ("cold", build_application(settings))):

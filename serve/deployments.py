@@ -9,6 +9,7 @@ from ray.serve import Application
 
 from serve.replica import Replica, ReplicaSettings, make_routes
 from serve.routes import Routes
+from serve.scaling import BUSY, Busyness
 from streamrec.config import ServingConfig
 from streamrec.memory import FOR_CHILDREN
 
@@ -30,6 +31,7 @@ class Recommender:
         replica_id = serve.get_replica_context().replica_id.unique_id
         self._replica = Replica(settings, replica_id)
         self._routes = make_routes(self._replica, settings)
+        self._busyness = Busyness()
 
     def __serve_build_asgi_app__(self) -> Routes:
         """Return the ASGI application; Serve calls this once after the constructor."""
@@ -38,6 +40,10 @@ class Recommender:
     def check_health(self) -> None:
         """Raise when the replica must be replaced; Serve calls this every few seconds."""
         self._replica.check()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return how busy this replica's event loop is, in which this runs; Serve asks every few seconds where replicas may become more."""
+        return {BUSY: self._busyness.share()}
 
 
 def deployment_options(serving: ServingConfig, num_cpus: float) -> dict[str, Any]:
@@ -66,10 +72,9 @@ def _replicas(serving: ServingConfig) -> dict[str, Any]:
         "autoscaling_config": {
             "min_replicas": serving.num_replicas,
             "max_replicas": serving.max_replicas,
-            "target_ongoing_requests": serving.ongoing_requests,
+            "policy": {"policy_function": "serve.scaling:BusyPolicy", "policy_kwargs": {"busy_share": serving.busy_share}},
             "upscale_delay_s": serving.upscale_delay_s,
             "downscale_delay_s": serving.downscale_delay_s,
-            # An answer takes less than a millisecond: what waits now says more than what waited half a minute ago.
             "look_back_period_s": _LOOK_BACK_S,
         }
     }

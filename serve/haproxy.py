@@ -74,6 +74,11 @@ def flags(where: Path) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # HAProxy sends a refused connection to another replica, so a stopping replica need not linger its default 30 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
+        # Also what went to a replica that died, or closed an idle connection just then, without a word: recommendations change nothing, events
+        # are told apart by their ids.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        # Three failures take a server out of turn, so that a node of several replicas may die and the request still finds a living one.
+        "RAY_SERVE_HAPROXY_RETRIES": "10",
         # Five times as often as by default, so that a wave of requests is seen within seconds.
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),

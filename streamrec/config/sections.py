@@ -234,8 +234,8 @@ class RegistryConfig(Section):
 class ServingConfig(Section):
     """Bound requests and place replicas.
 
-    ``max_replicas``: up to so many run while more than ``ongoing_requests`` wait in each for ``upscale_delay_s``, and ``num_replicas`` again after
-    ``downscale_delay_s`` of fewer; 0 keeps ``num_replicas``. ``accepts``: kinds of events that ``POST /v1/events``, and the routes of items and
+    ``max_replicas``: up to so many run while replicas work for more than ``busy_share`` of the time, for ``upscale_delay_s``, and fewer after
+    ``downscale_delay_s`` of less; 0 keeps ``num_replicas``. ``accepts``: kinds of events that ``POST /v1/events``, and the routes of items and
     users, take from whoever reaches the port. ``path``: what all
     paths of this server begin with, so that several answer at one port of one Ray cluster. ``log_impressions``: so large a share of the
     recommendations is logged as impressions. ``remote_promotion``: let models be promoted and rolled back by HTTP also where the server listens
@@ -248,7 +248,7 @@ class ServingConfig(Section):
     path: str = Field(default="/", max_length=100, pattern=r"^(/|(/[A-Za-z0-9._~-]+)+)$")
     num_replicas: int = Field(default=2, ge=1)
     max_replicas: int = Field(default=0, ge=0)
-    ongoing_requests: float = Field(default=4.0, gt=0)
+    busy_share: float = Field(default=0.6, gt=0, le=1)
     upscale_delay_s: Duration = 10.0
     downscale_delay_s: Duration = 300.0
     max_n: int = Field(default=500, ge=1, le=10_000)

@@ -22,6 +22,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.serve import RunTarget
 from ray.serve import status as serve_status
+from ray.serve.schema import ReplicaState
 
 from serve import launch as launcher
 from serve import sharing
@@ -41,7 +42,7 @@ NUM_ITEMS = 300
 NUM_REPLICAS = 3
 NUM_CLIENTS = 4
 PATIENCE_S = 90.0
-WAVES = {"max_replicas": 5, "ongoing_requests": 0.5, "upscale_delay_s": 2, "downscale_delay_s": 3}
+WAVES = {"max_replicas": 5, "busy_share": 0.05, "upscale_delay_s": 2, "downscale_delay_s": 3}
 CONFIG = parse_config({"serving": {"port": 0, "num_replicas": NUM_REPLICAS, **WAVES}})
 NODE_CPUS = 2
 STORE_BYTES = 100 * 2**20
@@ -120,7 +121,7 @@ class Service:
     def num_running(self) -> int:
         """Return how many replicas run."""
         (application,) = serve_status().applications.values()
-        return int(application.deployments["Recommender"].replica_states.get("RUNNING", 0))
+        return int(application.deployments["Recommender"].replica_states.get(ReplicaState.RUNNING, 0))
 
     def wait_for(self, is_so: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
@@ -187,7 +188,7 @@ def test_swaps_a_killed_board_and_a_rolling_restart_lose_no_request(service: Ser
     with service.under_load() as load:
         for _ in range(5):
             before = service.wait_for_version(service.promote(), NUM_REPLICAS)
-        pid = ray.get(service.board.actor.__ray_call__.remote(lambda _: os.getpid()))
+        pid: int = ray.get(service.board.actor.__ray_call__.remote(lambda _: os.getpid()))
         os.kill(pid, signal.SIGKILL)
         version = service.promote()
         assert service.wait_for_version(version, NUM_REPLICAS) == before

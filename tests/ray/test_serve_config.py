@@ -51,12 +51,10 @@ def test_the_application_takes_its_configuration_from_the_arguments(tmp_path):
 def test_more_replicas_are_allowed_where_the_configuration_names_a_most():
     fixed = deployment_options(ServingConfig(num_replicas=3), 0.2)
     assert (fixed["num_replicas"], "autoscaling_config" in fixed) == (3, False)
-    scaled = deployment_options(
-        ServingConfig(num_replicas=2, max_replicas=6, ongoing_requests=3.0, upscale_delay_s="5s", downscale_delay_s="60s"), 0.2
-    )
+    scaled = deployment_options(ServingConfig(num_replicas=2, max_replicas=6, busy_share=0.5, upscale_delay_s="5s", downscale_delay_s="60s"), 0.2)
     assert "num_replicas" not in scaled
     found = AutoscalingConfig.model_validate(scaled["autoscaling_config"])  # As Serve reads it.
-    assert (found.min_replicas, found.max_replicas, found.target_ongoing_requests) == (2, 6, 3.0)
+    assert (found.min_replicas, found.max_replicas, found.policy.is_default_policy_function()) == (2, 6, False)
     assert (found.upscale_delay_s, found.downscale_delay_s) == (5.0, 60.0)
 
 
