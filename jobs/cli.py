@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from streamrec.cli.replay import INTERRUPTED
+from streamrec.clock import SystemClock
 from streamrec.config import Config, load_config, parse_overrides
 from streamrec.errors import StreamrecError
 from streamrec.memory import bound_heaps
@@ -23,6 +24,9 @@ from streamrec.pipeline.session import state_address
 
 _console = Console(stderr=True)
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
+_clock = SystemClock()
+_APART_S = 1.0
+"""Whoever ends a job with its group, as a terminal or `timeout` does, may send it one signal twice, at once."""
 
 
 def parser(doc: str | None, prog: str) -> argparse.ArgumentParser:
@@ -62,12 +66,19 @@ def say(line: str) -> None:
     _console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def stop_on_signals() -> threading.Event:
-    """Return an event that SIGINT and SIGTERM set."""
-    stop = threading.Event()
+def stop_on_signals(stop: threading.Event) -> None:
+    """Let the first SIGINT or SIGTERM set the event, and one that comes `_APART_S` or more after it raise `KeyboardInterrupt`."""
+    first_s: list[float] = []
+
+    def handle(*_: object) -> None:
+        now_s = _clock.monotonic_s()
+        if first_s and now_s - first_s[0] >= _APART_S:
+            raise KeyboardInterrupt
+        first_s[:] = first_s or [now_s]
+        stop.set()
+
     for number in _STOPPING:
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+        signal.signal(number, handle)
 
 
 def end_on_signals() -> None:

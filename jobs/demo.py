@@ -137,7 +137,7 @@ def _demo(options: argparse.Namespace) -> int:
     cli.say(f"input: {run.dataset.name}, {total} of {facts['events']} events, {facts['users']} users, {facts['items']} items")
     cli.end_on_signals()
     with open_session(config, cli.say, num_replicas=config.serving.num_replicas) as session:
-        stop = cli.stop_on_signals()
+        stop = threading.Event()
         run.broker = str(session.address)
         _send(run, session, run.bootstrapped, with_items=True)
         cli.say(f"bootstrap: the first {run.bootstrapped} events, then the first teachers by Ray Train")
@@ -148,6 +148,7 @@ def _demo(options: argparse.Namespace) -> int:
             cli.say(f"serving: {url}, {config.serving.num_replicas} replicas, {driver.controller.state.live} is live after {run.elapsed_s:.0f} s")
             _calibrate(run, session, driver, total)
             _plan_stream(run, total, options.seconds)
+            cli.stop_on_signals(stop)
             with (
                 View(run.dataset.name, run.rate) as view,
                 _measuring(run, url) as measuring,

@@ -11,16 +11,18 @@ a step that fails, as of a broker that is away, begins that time anew. ``--max-e
 Where records that come next have left the log, or the topic was made anew, the job ends with an error. ``--skip-lost`` then goes on where the log
 begins now: what is lost is said, logged and booked as ``lost``. It does nothing where nothing is lost.
 
-SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0; while it starts, as in the wait for a broker, at once. When
+SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0; while it starts, as in the wait for a broker, at once. A
+second one, a second or more later, ends it within the step too, with status 130: the next start executes again what was not committed. When
 it ends by itself or by a signal it ends its actors too; ``--max-events 0`` reads nothing and ends those that a killed one has left. A
 line per step goes to the error output; the last line of the output is one JSON object with the books, versions and metrics. The exit status is
-0, 1 after an error, 2 when the state has no live version yet, 130 after a signal during the start.
+0, 1 after an error, 2 when the state has no live version yet, 130 after a signal during the start or a second one.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from jobs import cli
@@ -28,9 +30,9 @@ from streamrec.config import parse_duration_s
 from streamrec.errors import ConfigError
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.driver import Driver
-from streamrec.pipeline.ray_workers import leave
+from streamrec.pipeline.ray_workers import HURRY_S, leave
 from streamrec.pipeline.report import StepReport
-from streamrec.pipeline.session import has_commits, open_session
+from streamrec.pipeline.session import Session, has_commits, open_session
 from streamrec.pipeline.skipping import skip_lost
 
 
@@ -60,8 +62,9 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
         return 2
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
-        stop = cli.stop_on_signals()
-        driver = Driver(session.controller, cli.waiter(stop), cli.say)
+        stop = threading.Event()
+        driver = _started(session, cli.waiter(stop))
+        cli.stop_on_signals(stop)  # Only now that there are steps: until here a signal ends the job at once.
         if driver.controller.state.live is None:
             cli.say(f"Stream: {cli.not_live(config)}")
             return 2
@@ -80,11 +83,30 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
                 tell(report)
         driver.controller.finish()
         summary = cli.summary(driver.controller)
-        parts = driver.controller.parts
-        leave([*parts.learners().values(), parts.scorer, parts.linear])
+        leave(_actors(driver.controller))
     # Ray prints its warnings to the same stream until it is shut down.
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0
+
+
+def _started(session: Session, wait: Callable[[float], None]) -> Driver:
+    """Return the driver, recovered; where a signal ends that, the actors that this job has adopted end, too, if they answer."""
+    built: list[Controller] = []
+
+    def build() -> Controller:
+        built[:] = [session.controller()]
+        return built[0]
+
+    try:
+        return Driver(build, wait, cli.say)
+    except KeyboardInterrupt:
+        leave([actor for controller in built for actor in _actors(controller)], HURRY_S)
+        raise
+
+
+def _actors(controller: Controller) -> list[object]:
+    parts = controller.parts
+    return [*parts.learners().values(), parts.scorer, parts.linear]
 
 
 def teller(controller: Controller) -> Callable[[StepReport], None]:

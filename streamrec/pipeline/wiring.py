@@ -21,7 +21,7 @@ from streamrec.pipeline.parts import Parts, Pupil
 from streamrec.pipeline.plan import STUDENT
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import PromotionBoard, Publisher
-from streamrec.pipeline.ray_workers import RayWorker
+from streamrec.pipeline.ray_workers import RayWorker, wait_until_adopted
 from streamrec.pipeline.saving import check_shape, shape_of
 from streamrec.pipeline.switches import SwitchBoard
 from streamrec.registry.registry import Registry
@@ -162,7 +162,8 @@ def build_on_ray(
     prefix = name or actor_prefix(state_url)
 
     def worker(role: str, build: Callable[..., C], *args: Any) -> Worker[C]:
-        made: RayWorker[C] = RayWorker(host(f"{prefix}-{role}", ACTOR_CPUS, checkpoints.check_owner), epoch, build, *args)
+        actor = f"{prefix}-{role}"
+        made: RayWorker[C] = RayWorker(host(actor, ACTOR_CPUS, checkpoints.check_owner), epoch, build, *args, name=actor)
         workers.append(made)
         return made
 
@@ -189,6 +190,5 @@ def build_on_ray(
     )
     if progress is not None:
         parts.progress = progress
-    for made in workers:
-        made.adopted()
+    wait_until_adopted(workers)
     return Controller(parts)

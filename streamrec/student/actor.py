@@ -17,7 +17,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import ray
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from streamrec.clock import SystemClock
 from streamrec.code_version import code_version
@@ -32,6 +32,9 @@ NAMESPACE = "streamrec"
 
 ENDS_WITHIN_S = 30.0
 """How long the name of an actor that was ended may take to be free: the cluster's head notes its end within milliseconds."""
+
+SLOW_S = 20.0
+"""An answer that takes longer is told of: a cluster whose processes have died says nothing by itself."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +88,17 @@ class Host(Generic[C]):
         return result
 
 
+def awaited(ref: ray.ObjectRef[T], what: str) -> T:
+    """Wait for a result for as long as it takes, and say what is waited for if it has not come within `SLOW_S`."""
+    try:
+        return ray.get(ref, timeout=SLOW_S)
+    except RayTaskError:  # Also where the actor itself has waited in vain: Ray's error is of both classes.
+        raise
+    except GetTimeoutError:
+        logger.warning("Ray: still waiting for %s after %g s; if it never comes, look whether the cluster and its nodes live", what, SLOW_S)
+    return ray.get(ref)
+
+
 def environment_of_job() -> str:
     """Return a digest of the environment that Ray gives this driver's job, such as the package of its working folder."""
     context: Any = ray.get_runtime_context()
@@ -117,7 +131,9 @@ def _end_other_code(name: str, wanted: tuple[str, str], check_owner: Callable[[]
     held = _held(name)
     if held is None:
         return
-    runs: tuple[str, ...] = tuple(ray.get(held.runs.remote())) if hasattr(held, "runs") else ("an older streamrec",)
+    runs: tuple[str, ...] = (
+        tuple(awaited(held.runs.remote(), f"{name} to say which code it runs")) if hasattr(held, "runs") else ("an older streamrec",)
+    )
     if runs == wanted:
         return
     check_owner()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -50,10 +51,21 @@ def test_a_steps_line_says_how_many_deletions_it_carried_out(num: int, said: str
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_event_is_set_by_signals(number: int) -> None:
-    stop = cli.stop_on_signals()
+    cli.stop_on_signals(stop := threading.Event())
     assert not stop.is_set()
     os.kill(os.getpid(), number)
     assert stop.wait(5)
+    os.kill(os.getpid(), number)  # As `timeout` sends it, to the process and to its group.
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_step_that_does_not_come_back(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_APART_S", 0.0)
+    cli.stop_on_signals(threading.Event())
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
 
 
 @pytest.mark.usefixtures("handlers")
@@ -131,9 +143,9 @@ class Told:
 def streamed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Told]]:
     """Run ``jobs.stream --until-idle 3s`` with a controller whose steps do what a list says; the exit status and the controller."""
 
-    def run(outcomes: list[Any], broker_ended: Callable[[], Exception | None] = lambda: None) -> tuple[int, Told]:
+    def run(outcomes: list[Any], broker_ended: Callable[[], Exception | None] = lambda: None, made: type[Told] = Told) -> tuple[int, Told]:
         clock = ManualClock(0)
-        controller = Told(outcomes, clock)
+        controller = made(outcomes, clock)
 
         @contextmanager
         def opened(*_: object) -> Iterator[SimpleNamespace]:
@@ -143,7 +155,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Told]]
         monkeypatch.setattr(stream, "has_commits", lambda _: True)
         monkeypatch.setattr(cli, "waiter", lambda _: clock.advance)
         monkeypatch.setattr(cli, "summary", lambda _: {"unread": controller.num_unread})
-        monkeypatch.setattr(stream, "leave", controller.left.extend)
+        monkeypatch.setattr(stream, "leave", lambda actors, *_: controller.left.extend(actors))
         monkeypatch.setattr("time.monotonic", clock.monotonic_s)
         return stream.main(["--until-idle", "3s"]), controller
 
@@ -156,6 +168,24 @@ def test_until_idle_is_not_until_the_steps_fail(streamed: Callable[[list[Any]], 
     status, controller = streamed([REPORT, error, error, REPORT])
     assert (status, controller.num_unread, controller.outcomes) == (0, 0, [])
     assert controller.left == ["student", "scorer", None]
+
+
+class Silent(Told):
+    """Recovers from actors that never answer; a signal comes."""
+
+    def recover(self) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_ends_a_stream_at_once_whose_actors_do_not_answer_at_its_start(
+    streamed: Callable[..., tuple[int, Told]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, controller = streamed([REPORT], made=Silent)
+    assert (status, controller.state.batch, controller.left) == (INTERRUPTED, 0, ["student", "scorer", None])
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "stopped by a signal before its end\n")
 
 
 @pytest.mark.usefixtures("handlers")

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from streamrec.code_version import code_version
 from streamrec.errors import OperatorError
-from streamrec.pipeline.ray_workers import RayPending
+from streamrec.pipeline.ray_workers import RayPending, RayWorker, wait_until_adopted
 
 
 def failing_with(cause: Exception) -> Any:
     """Raise as Ray does: an error of a class made from its own and the cause's."""
 
-    def get(_: Any) -> Any:
+    def get(_: Any, timeout: float | None = None) -> Any:
         raise RayTaskError("call", "traceback", cause).as_instanceof_cause()
 
     return get
@@ -30,3 +32,51 @@ def test_an_error_that_is_not_ours_stays_as_ray_raises_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(ray, "get", failing_with(ValueError("a bug")))
     with pytest.raises(RayTaskError, match="traceback"):
         RayPending(ref=None).result()  # type: ignore[arg-type]
+
+
+def test_an_actor_that_does_not_answer_is_named_and_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def get(_: Any, timeout: float | None = None) -> Any:
+        if timeout is not None:
+            raise GetTimeoutError
+        return code_version()
+
+    monkeypatch.setattr(ray, "get", get)
+    handle: Any = SimpleNamespace(adopt=SimpleNamespace(remote=lambda *_: None), call=SimpleNamespace(remote=lambda *_: None))
+    worker = RayWorker(handle, 1, dict, name="streamrec-1-student")
+    worker.adopted()
+    assert worker.submit(dict.copy).result() == code_version()
+    told = [record.getMessage() for record in caplog.records]
+    assert [text.partition(" after 20 s")[0] for text in told] == [
+        "Ray: still waiting for streamrec-1-student to be built",
+        "Ray: still waiting for copy of streamrec-1-student",
+    ]
+
+
+def test_what_an_actor_itself_waited_for_in_vain_is_an_error_and_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get", failing_with(GetTimeoutError()))
+    with pytest.raises(RayTaskError):
+        RayPending(ref=None).result()  # type: ignore[arg-type]
+
+
+def test_a_signal_while_actors_are_built_lets_those_end_that_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(ref: Any, timeout: float | None = None) -> Any:
+        raise KeyboardInterrupt if ref == "adoption" else RayActorError
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "wait", lambda asked, **_: (asked[:1], asked[1:]))
+    handles: list[Any] = [SimpleNamespace(adopt=remote("adoption"), leave=remote(name)) for name in ("answers", "is silent")]
+    with pytest.raises(KeyboardInterrupt):
+        wait_until_adopted([RayWorker(handle, 1, dict) for handle in handles])
+    assert [handle.leave.num_calls for handle in handles] == [1, 1]
+
+
+def remote(answer: str) -> Any:
+    """A method of an actor that counts its calls."""
+    method = SimpleNamespace(num_calls=0)
+
+    def call(*_: object) -> str:
+        method.num_calls += 1
+        return answer
+
+    method.remote = call
+    return method
