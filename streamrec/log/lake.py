@@ -23,11 +23,11 @@ from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, w
 from deltalake.exceptions import CommitFailedError, DeltaError
 from numpy.typing import NDArray
 
-from streamrec.errors import StorageError
+from streamrec.errors import Damaged, StorageError
 from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
 from streamrec.log.lake_deletion import DELETED_BY, Asked, Deleted, Place, owners, rows_of
-from streamrec.log.lake_files import check_log, damaged_file, damaged_log, sync_commit, sync_log
+from streamrec.log.lake_files import Counted, damaged_file, damaged_log, damaged_unopened, sync_commit, sync_log, unknown, weighed
 from streamrec.log.lake_table import COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, places_of, recount
 from streamrec.migrations import migrated, number_of
 
@@ -85,12 +85,14 @@ class EventLake:
         address: A folder, ``s3://…`` or ``gs://…``; credentials come from the environment, as for any state.
         lineage: Names the line of states whose events these are; it is asked at the first use. A table of another lineage is refused.
         target_bytes: Size towards which `optimize` merges files.
+        counted_on: Returns the last batch whose rows the checkpoint counts on; it is asked where that says what to do about damage.
     """
 
-    def __init__(self, address: str, lineage: Callable[[], str], target_bytes: int = 128 << 20) -> None:
+    def __init__(self, address: str, lineage: Callable[[], str], target_bytes: int = 128 << 20, counted_on: Counted = unknown) -> None:
         self.address = address
         self._lineage = lineage
         self.target_bytes = target_bytes
+        self._counted_on = counted_on
         self._opened: DeltaTable | None = None
         self._num_updates = 0
 
@@ -104,6 +106,11 @@ class EventLake:
         table = self._table()
         with self._explained("read"):
             return 0 if table is None else table.transaction_version(self.app) or 0
+
+    def check_log(self) -> None:
+        """Raise `Damaged` where what every reader of a local table needs of its log is damaged."""
+        if (damaged := damaged_unopened(self.address)) is not None:
+            raise self._weighed(damaged)
 
     def next_entry(self) -> str:
         """Return where the log's entry after the newest one would be: the first that is lost, when the newest ones are."""
@@ -238,7 +245,7 @@ class EventLake:
                 self._opened.update_incremental()
             elif self._opened is not None or DeltaTable.is_deltatable(self.address, self._options):  # One that was open must still be there.
                 self._opened, self._num_updates = None, 0
-                check_log(self.address)  # An empty entry would be taken for a commit of nothing.
+                self.check_log()  # An empty entry would be taken for a commit of nothing.
                 self._opened = self._checked(DeltaTable(self.address, storage_options=self._options))
         return self._opened
 
@@ -377,9 +384,12 @@ class EventLake:
         reason = ": ".join(told)[:500] or type(error).__name__
         damaged = damaged_log(self.address, reason) or damaged_file(self.address, opened, reason)
         if damaged is not None:
-            return damaged
+            return self._weighed(damaged)
         what = f"Lake: could not {action} the table at {self.address} ({reason})"
         return StorageError(what, do="free space there or restore access, then start again", address=self.address)
+
+    def _weighed(self, damaged: Damaged) -> Damaged:
+        return weighed(damaged, lambda: self.app, self._counted_on) if damaged.facts.get("append") else damaged
 
 
 def lake_address(address: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from streamrec.errors import Damaged, StorageError
 from streamrec.log.lake_checkpoints import (
@@ -25,8 +26,11 @@ from streamrec.log.lake_checkpoints import (
 )
 from streamrec.storage import open_storage
 
+Counted = Callable[[], int | None]
+
 _IS_APPEND = b'"operation":"WRITE"'
-_REMOVE = "remove that file and start again: its rows are appended again, and if the checkpoint counts on them the next append says so"
+_REMOVE = "remove that file and start again: its rows are appended again"
+_PERHAPS = "restore that file from a copy; without one, and only if `streamrec doctor` says that the checkpoint does not count on it, remove it"
 _RESTORE = "restore that file from a copy; without one remove it, start again, and repeat the deletions of users since the checkpoint before"
 _RESTORE_ROWS = f"restore that file from a copy; {WITHOUT_A_COPY}"
 _NAMED = re.compile(r"[^\s\"'():]*\.parquet")
@@ -52,18 +56,43 @@ def torn_entry(address: str, reason: str) -> Damaged | None:
     state = "gone" if data is None else "torn"
     what = f"Lake: {'the newest' if is_newest else 'an'} entry of the table's log is {state}, {entry} ({reason})"
     if is_newest:
-        return Damaged(what, do=_REMOVE if _IS_APPEND in (data or b"") else _RESTORE, address=address)
+        return Damaged(
+            what, do=_PERHAPS if (is_append := _IS_APPEND in (data or b"")) else _RESTORE, address=address, append=is_append, file=str(entry)
+        )
     return Damaged(what, do=_RESTORE_ROWS, address=address, file=str(entry))
 
 
-def check_log(address: str) -> None:
-    """Return if of a local table's log neither the newest checkpoint nor an entry since is damaged, all of which are read by who opens it.
+def unknown() -> None:
+    """Return nothing: what the checkpoint counts on is not known here."""
 
-    Raises:
-        Damaged: See `damaged_log`.
+
+def weighed(damaged: Damaged, app: Callable[[], str], counted_on: Counted) -> Damaged:
+    """Return the error of a torn newest append with what to do about it: the entry may go if the checkpoint does not count on it.
+
+    Args:
+        damaged: As `torn_entry` gave it.
+        app: Returns the application id of the lineage's transactions.
+        counted_on: Returns the last batch whose rows the checkpoint counts on; None where that is not known.
     """
-    if "://" not in address and (damaged := damaged_log(address, "found before the table was opened", to_the_end=False)) is not None:
-        raise damaged
+    counted = counted_on()
+    if counted is None:
+        return damaged
+    address, entry = str(damaged.facts["address"]), Path(str(damaged.facts["file"]))
+    what = str(damaged).removesuffix(f", {damaged.remedy}")
+    number = int(entry.stem)
+    try:
+        held = (DeltaTable(address, version=number - 1).transaction_version(app()) or 0) if number else 0
+    except (DeltaError, OSError, ValueError):
+        return damaged
+    if held >= counted:
+        return Damaged(what, do=_REMOVE, address=address)
+    got, allowed = f"rows up to batch {held} without it", f"batch {counted}, on which the checkpoint counts, or later"
+    return Damaged(what, got=got, allowed=allowed, do=_RESTORE_ROWS, address=address, file=str(entry))
+
+
+def damaged_unopened(address: str) -> Damaged | None:
+    """Return an error if of a local table's log the newest checkpoint or an entry since is damaged, all of which are read by who opens it."""
+    return None if "://" in address else damaged_log(address, "found before the table was opened", to_the_end=False)
 
 
 def damaged_log(address: str, reason: str, *, to_the_end: bool = True) -> Damaged | None:

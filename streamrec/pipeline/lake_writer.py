@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamrec.config import Config, LakeConfig
-from streamrec.errors import Damaged, StorageError
+from streamrec.errors import Damaged, StorageError, StreamrecError
 from streamrec.log.lake import EventLake, lake_address
 from streamrec.log.lake_deletion import Asked, Deleted
-from streamrec.log.lake_files import check_log
 from streamrec.log.lake_table import lake_rows
+from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.lake_merging import merge_apart
-from streamrec.pipeline.layout import lake_url
+from streamrec.pipeline.layout import checkpoint_url, lake_url
 from streamrec.pipeline.lineage import lineage_of, named_lineage, note_lake
 from streamrec.pipeline.plan import LONGEST_INTERVAL
 from streamrec.state import ComponentState, digest_of
@@ -164,6 +165,8 @@ class LakeWriter:
         self._manifest = copy.deepcopy({**_NEW, **base.meta})
         self._is_checked = False
         self._clear()
+        if self._manifest["address"] == self._config.address:
+            self._check_age()
 
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
@@ -187,16 +190,27 @@ class LakeWriter:
     def _flush(self) -> None:
         if not self._waiting:
             return
-        if not self._is_checked and (held := self.lake.last_batch()) < self._manifest["batch"]:
+        if not self._is_checked:
+            self._check_age()
+        self.lake.append(pa.concat_tables(self._waiting), self._last)
+        self._manifest["batch"] = self._last
+        self._manifest["commits"] += 1
+        self._waiting, self._waiting_bytes = [], 0
+
+    def _check_age(self) -> None:
+        """Raise `Damaged` where rows are gone that the checkpoint counts on; one that can't be looked at yet is looked at by the first append."""
+        try:
+            held = self.lake.last_batch()
+        except StorageError as error:
+            if isinstance(error, Damaged) or self._waiting:
+                raise
+            return
+        if held < self._manifest["batch"]:
             what = f"Lake: the table at {self.lake.address} is older than the checkpoint"
             got, allowed = f"rows up to batch {held}, no entry {self.lake.next_entry()}", f"{self._manifest['batch']} or later"
             do = "restore that entry of its log, and those after it, from a copy, or give `lake.address` a new folder"
             raise Damaged(what, got=got, allowed=allowed, do=do, address=self.lake.address)
         self._is_checked = True
-        self.lake.append(pa.concat_tables(self._waiting), self._last)
-        self._manifest["batch"] = self._last
-        self._manifest["commits"] += 1
-        self._waiting, self._waiting_bytes = [], 0
 
     def _tidy(self, action: str, work: Callable[[], object]) -> bool:
         """Do what can wait for the next commit if it fails."""
@@ -262,10 +276,19 @@ def build_lake(config: Config, state_url: str) -> LakeWriter | None:
         return name
 
     lake = open_lake(config, state_url, named)
-    check_log(lake.address)
+    lake.check_log()
     return LakeWriter(lake, config.lake, config.log.events_topic)
 
 
 def open_lake(config: Config, state_url: str, lineage: Callable[[], str]) -> EventLake:
     """Open the table of a state; see `streamrec.log.lake.EventLake`."""
-    return EventLake(lake_address(lake_url(state_url, config.lake.address)), lineage, config.lake.target_file_bytes)
+    address = config.lake.address
+
+    def counted_on() -> int | None:
+        with suppress(StreamrecError):  # Of the checkpoint; whoever needs it says so.
+            loaded = CheckpointStore(open_storage(checkpoint_url(state_url))).load_newest(only=("lake",))
+            base = None if loaded is None else loaded.components.get("lake", (None,))[0]
+            return int(base.meta["batch"]) if base is not None and base.meta.get("address") == address else 0
+        return None
+
+    return EventLake(lake_address(lake_url(state_url, address)), lineage, config.lake.target_file_bytes, counted_on)

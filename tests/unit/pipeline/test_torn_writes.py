@@ -148,11 +148,22 @@ def test_a_torn_entry_of_the_lake_that_the_checkpoint_counts_on_stops_the_stream
     with pytest.raises(Damaged, match=str(newest)):
         go_on(world)
     append = max(path for path, data in entries.items() if b'"operation":"WRITE"' in data)
+    for path in entries:
+        if path > append:
+            path.unlink()
+    tear(append, 0.9)
+    entries_in_between = sorted(append.parent.glob("*.json"))
+    with pytest.raises(
+        Damaged, match=r"got rows up to batch \d+ without it, allowed batch \d+, on which the checkpoint counts.*restore that file"
+    ) as told:
+        go_on(world)
+    assert "remove that file" not in str(told.value)
+    assert sorted(append.parent.glob("*.json")) == entries_in_between
     lost = {path: data for path, data in entries.items() if path >= append}  # With the deletion that followed it.
     for path in lost:
-        path.unlink()
+        path.unlink(missing_ok=True)
     with pytest.raises(Damaged, match="is older than the checkpoint"):
-        go_on(world)
+        world.controller()  # Before a step.
     for path, data in lost.items():
         path.write_bytes(data)
     assert go_on(world) == undisturbed[0]
