@@ -76,8 +76,8 @@ class Alias:
 
     **Contract.** A move first takes its number in the history, which decides between concurrent movers; then the alias follows. A mover that
     died between the two is completed by the next one. The alias only ever goes to higher numbers, and says by itself what is live and where a
-    rollback goes: the history behind it may be pruned. A torn alias is read from the history's last move, which holds the same facts, and written
-    anew by the next move or `mend`.
+    rollback goes: the history behind it may be pruned. A torn or lost alias is read from the history's last move, which holds the same facts, and
+    written anew by the next move or `mend`.
 
     Args:
         storage: Where to keep them.
@@ -89,20 +89,20 @@ class Alias:
         self._student = student
 
     def current(self) -> Move | None:
-        """Return the move that made the live version live: one read."""
+        """Return the move that made the live version live: one read, and a listing where there is no alias."""
         found = self._storage.read_with_token(self._key)
         if found is None:
-            return None
+            return None if (lost := self._lost()) is None else self._from_history(lost)
         error = self._damage(found[0])
         return Move.from_json(found[0]) if error is None else self._from_history(error)
 
     def damage(self) -> Damaged | None:
-        """Return an error that names the alias if it is torn; `current` may nevertheless know what it said."""
+        """Return an error that names the alias if it is torn or lost; `current` may nevertheless know what it said."""
         found = self._storage.read_with_token(self._key)
-        return None if found is None else self._damage(found[0])
+        return self._lost() if found is None else self._damage(found[0])
 
     def mend(self) -> None:
-        """Write a torn alias anew."""
+        """Write a torn or lost alias anew."""
         if (error := self.damage()) is not None:
             logger.warning("%s: written anew from the history", error)
             self._follow(self._from_history(error))
@@ -216,6 +216,13 @@ class Alias:
         except Damaged as error:
             return error
         return None
+
+    def _lost(self) -> Damaged | None:
+        """Return an error that names the alias, which is not there, if the history has a move."""
+        if not self._numbers():
+            return None
+        what = f"Registry: the alias is lost, {self._storage.address}/{self._key}, and its history is there"
+        return Damaged(what, do="restore it from a copy")
 
     def _from_history(self, error: Damaged) -> Move:
         """Return the last move that the history holds; raise what is torn where that is none, or torn, too."""

@@ -267,6 +267,9 @@ def test_a_torn_manifest_of_the_live_version_and_a_torn_alias_are_named(state: P
     ((verdict, what, remedy),) = readable(state, check)
     assert (verdict, str(alias) in what) == ("WARN", True)
     assert "from the history" in remedy
+    alias.unlink()
+    ((verdict, what, remedy),) = readable(state, check)
+    assert (verdict, f"the alias is lost, {alias}" in what, "from the history" in remedy) == ("WARN", True, True)
     alias.write_bytes(whole)
     manifest.write_bytes(b"{")
     ((verdict, what, remedy),) = readable(state, check)

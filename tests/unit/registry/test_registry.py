@@ -296,6 +296,26 @@ def test_a_torn_alias_is_read_from_its_history_and_written_anew_by_the_next_prun
     assert fresh.alias_damage() is None
 
 
+def test_a_lost_alias_is_read_from_its_history_and_written_anew_by_the_next_prune_or_move(storage: LocalStorage, registry: Registry) -> None:
+    assert (registry.live(), registry.alias_damage()) == (None, None)
+    _publish(registry, "v1", "v2", "v3")
+    registry.promote("v1", "first")
+    move = registry.promote("v2", "second")
+    path = Path(storage.address) / "default" / "alias" / "live"
+    whole = path.read_bytes()
+    path.unlink()
+    fresh = Registry(storage)
+    assert (fresh.alias(), fresh.history()[-1]) == (move, move)
+    damage = fresh.alias_damage()
+    assert damage is not None
+    assert f"the alias is lost, {path}" in str(damage)
+    fresh.prune(0, RegistryConfig())
+    assert path.read_bytes() == whole
+    path.unlink()
+    back = Registry(storage).rollback("worse")
+    assert (back.version, back.number, fresh.alias_damage()) == ("v1", 3, None)
+
+
 def test_a_torn_alias_without_a_whole_last_move_is_an_error_that_names_the_torn_file(storage: LocalStorage, registry: Registry) -> None:
     _publish(registry, "v1", "v2")
     registry.promote("v1", "first")
