@@ -94,7 +94,7 @@ def check_readable(address: str, errors: Sequence[StreamrecError]) -> list[Findi
     remedy = "restore it from a copy, or give `state` a new folder"
     found = [
         _passable(check, error)
-        if isinstance(error, Damaged) and (error.facts.get("lost") or error.facts.get("fallback"))
+        if isinstance(error, Damaged) and (error.facts.get("lost") or error.facts.get("fallback") or error.facts.get("receipt"))
         else failed(check, error, error.remedy or remedy)
         for error in errors
     ]
@@ -104,7 +104,7 @@ def check_readable(address: str, errors: Sequence[StreamrecError]) -> list[Findi
 def _passable(check: str, error: Damaged) -> Finding:
     """Return the finding for what the stream can do without: see `streamrec.pipeline.lost_teachers` and `streamrec.pipeline.readable.unreadable`."""
     remedy = "restore it from a copy before the start, or let the stream go on without it: it makes a new version"
-    remedy = error.remedy if "fallback" in error.facts else remedy
+    remedy = error.remedy if error.facts.keys() & {"fallback", "receipt"} else remedy
     return Finding(check, Verdict.WARN, str(error).removesuffix(f", {error.remedy}"), remedy)
 
 
@@ -119,6 +119,9 @@ def check_versions(versions: Versions, *, is_configured: bool) -> list[Finding]:
     if alias is not None:
         remedy = "let the stream commit, or roll back or promote: that writes it anew from the history, which holds the same facts"
         found.append(Finding(check, Verdict.WARN, str(alias).removesuffix(f", {alias.remedy}"), remedy))
+    for error in versions.behind:
+        remedy = "restore it from a copy: a rollback may go to that version"
+        found.append(Finding(check, Verdict.WARN, str(error).removesuffix(f", {error.remedy}"), remedy))
     what = "none is live" if versions.live is None else f"{versions.live} is live"
     return found or [Finding(check, Verdict.OK, what if is_configured else f"{what}; it is configured no more")]
 

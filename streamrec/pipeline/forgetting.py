@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ from streamrec.teachers.linear import LinearStatistics
 logger = logging.getLogger(__name__)
 
 _RECEIPTS = "deletions"
+_ASK_AGAIN = "restore it from a copy; without one ask once more with `streamrec delete-user`, whose receipt says what is left and until when"
 
 EXACT = {
     "histories": "the user's history, here and in the replicas' views, which follow the log",
@@ -266,5 +267,14 @@ def read_receipt(storage: Storage, namespace: str, event_id: str) -> dict[str, A
     Raises:
         Damaged: It is torn.
     """
-    remedy = "restore it from a copy; without one ask once more with `streamrec delete-user`, whose receipt says what is left and until when"
-    return read_small(storage, receipt_key(namespace, event_id), "receipt", dict, remedy)
+    return read_small(storage, receipt_key(namespace, event_id), "receipt", dict, _ASK_AGAIN)
+
+
+def torn_receipts(storage: Storage) -> Iterator[Damaged]:
+    """Give an error for each receipt of a lineage that can't be read, with the fact ``receipt``: the stream goes on without it."""
+    for key in storage.list(_RECEIPTS):
+        try:
+            read_small(storage, key, "receipt", dict, _ASK_AGAIN)
+        except Damaged as error:
+            what = str(error).removesuffix(f", {error.remedy}")
+            yield Damaged(what, do=_ASK_AGAIN, receipt=key)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from streamrec.errors import Damaged, StreamrecError
 from streamrec.pipeline.checkpoint import Checkpoint, CheckpointStore, read_head
+from streamrec.pipeline.forgetting import check_deletions_noted, torn_receipts
 from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number, registry_url, students_in
 from streamrec.pipeline.lineage import NOTES, current_lineage, named_lineage, url_of
 from streamrec.pipeline.lost_teachers import look_at_teachers
@@ -117,6 +118,7 @@ def unreadable(state_url: str, held: Committed | None = None) -> Iterator[Stream
             look()
         except StreamrecError as error:
             yield error
+    yield from torn_receipts(open_storage(url))
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,14 @@ class Versions:
         live: What is live; None where nothing is, or that can't be read.
         errors: What jobs and servers stop at.
         torn_alias: Names the alias where the history holds the same facts.
+        behind: Names what is torn of versions that a rollback may go to.
     """
 
     student: str
     live: str | None
     errors: tuple[StreamrecError, ...] = ()
     torn_alias: StreamrecError | None = None
+    behind: tuple[StreamrecError, ...] = ()
 
 
 def versions_of_students(state_url: str, configured: Collection[str]) -> Iterator[Versions]:
@@ -160,10 +164,28 @@ def versions_of_students(state_url: str, configured: Collection[str]) -> Iterato
             live = None if live is not None and registry.is_withdrawn(live) else live
         if live is not None and not errors:
             try:
+                check_deletions_noted(open_storage(state_url), registry)
                 registry.load_named(live)
             except StreamrecError as error:
                 errors.append(error)
-        yield Versions(student, live, tuple(errors), None if str(torn) in map(str, errors) else torn)
+        behind = _torn_behind(registry) if live is not None else ()
+        yield Versions(student, live, tuple(errors), None if str(torn) in map(str, errors) else torn, tuple(behind))
+
+
+def _torn_behind(registry: Registry) -> Iterator[Damaged]:
+    """Give an error for each torn manifest of the live move's trail; a version that is not there is passed by."""
+    try:
+        move, forgotten = registry.alias(), registry.forgotten()
+    except StreamrecError:  # Said already.
+        return
+    for version in move.trail if move is not None else ():
+        if forgotten is None or version >= forgotten.version:
+            try:
+                registry.manifest(version)
+            except Damaged as error:
+                yield error
+            except StreamrecError:
+                continue
 
 
 def damaged_teachers(state_url: str, held: Committed) -> Iterator[StreamrecError]:

@@ -22,6 +22,7 @@ from streamrec.log.local import LocalAdmin
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.commit import CommitId
 from streamrec.pipeline.examine import Finding, Verdict
+from streamrec.pipeline.forgetting import receipt_key
 from streamrec.pipeline.layout import checkpoint_url, lineage_folder, registry_url
 from streamrec.pipeline.lineage import Current, lineage_of, make_current
 from streamrec.pipeline.plan_store import PlanStore
@@ -327,6 +328,27 @@ def test_all_students_versions_are_looked_at_configured_or_not_and_each_finding_
     assert {student: verdict for student, (verdict, _) in found.items()} == {"default": "OK", "edge": "FAIL", "new": "OK", "gone": "WARN"}
     assert f"{students}/registry/edge/versions/v2/manifest.json" in found["edge"][1]
     assert f"{students}/registry/gone/versions/v2/manifest.json" in found["gone"][1]
+
+
+def test_a_lost_record_of_deletions_fails_where_receipts_say_that_there_were_some(students: Path) -> None:
+    open_storage(str(students)).write_new(receipt_key("default", "d1"), b"{}")
+    for student in ("default", "edge", "gone"):
+        Registry(open_storage(registry_url(str(students))), student).forget_before("v1")
+    assert {verdict for verdict, _ in versions_of(students).values()} == {"OK"}
+    (students / "registry/default/forgotten").unlink()
+    verdict, found = versions_of(students)["default"]
+    assert (verdict, "the record of deletions is gone, and receipts say that there were some" in found) == ("FAIL", True)
+
+
+def test_a_torn_manifest_behind_the_live_version_and_a_torn_receipt_are_warned_of(students: Path) -> None:
+    torn = students / "registry/default/versions/v1/manifest.json"
+    torn.write_text("{")
+    verdict, found = versions_of(students)["default"]
+    assert (verdict, str(torn) in found) == ("WARN", True)
+    key = receipt_key("default", "d1")
+    open_storage(str(students)).write_new(key, b'{"event')
+    found, remedy = next((found, remedy) for verdict, found, remedy in readable(students) if verdict == "WARN")
+    assert (f"{students}/{key}" in found, "streamrec delete-user" in remedy) == (True, True)
 
 
 def test_a_torn_alias_of_a_further_student_is_told(students: Path) -> None:
