@@ -52,7 +52,7 @@ def _bootstrap(options: argparse.Namespace) -> int:
         controller.recover()
         bootstrap(controller, session.reader.latest(config.log.events_topic), teller(controller))
         summary = cli.summary(controller)
-    # Ray prints its warnings to the same stream until it is shut down.
+    # Where both outputs are one, a local Ray has had its say by now.
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0
 

@@ -85,7 +85,7 @@ def _rebuild(options: argparse.Namespace) -> int:
         finally:
             for parts in (controller.parts for controller in made):
                 release([*parts.learners().values(), parts.scorer, parts.linear])
-    # Ray prints its warnings to the same stream until it is shut down.
+    # Where both outputs are one, a local Ray has had its say by now.
     _print(summary)
     return 0
 

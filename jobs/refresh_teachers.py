@@ -51,7 +51,7 @@ def _refresh(path: str | None, overrides: list[str], chosen: list[str] | None) -
             return 2
         refresh(controller, teachers, teller(controller))
         summary = cli.summary(controller)
-    # Ray prints its warnings to the same stream until it is shut down.
+    # Where both outputs are one, a local Ray has had its say by now.
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0
 

@@ -85,7 +85,7 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
         driver.controller.finish()
         summary = cli.summary(driver.controller)
         leave(_actors(driver.controller))
-    # Ray prints its warnings to the same stream until it is shut down.
+    # Where both outputs are one, a local Ray has had its say by now.
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0
 

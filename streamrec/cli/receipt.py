@@ -14,6 +14,7 @@ from streamrec.log.kafka_facts import kafka_facts
 from streamrec.pipeline.forgetting import read_receipt
 from streamrec.pipeline.layout import lineage_folder, registry_url
 from streamrec.pipeline.lineage import lineage_urls
+from streamrec.pipeline.readable import committed
 from streamrec.pipeline.rebuild_record import holds_state
 from streamrec.pipeline.session import state_address
 from streamrec.registry.registry import Registry
@@ -29,8 +30,8 @@ def run(options: Receipt) -> int:
     receipts = _receipts(state_address(config), namespace, options.event_id)
     if not receipts:
         what = "Receipt: there is none"
-        do = "wait until the stream has reached the event, or give the event id that `streamrec delete-user` printed"
-        raise DataError(what, got=repr((namespace, options.event_id)), do=do)
+        do = "give the event id that `streamrec delete-user` printed, and look at the place that it printed: "
+        raise DataError(what, got=repr((namespace, options.event_id)), do=do + _what_of_its_place(config))
     broker = options.broker or config.log.broker
     bounds = {student: _bound(config, student) for student in student_names(config)}
     for student, (_, pinned) in bounds.items():
@@ -45,6 +46,17 @@ def run(options: Receipt) -> int:
     }
     sys.stdout.write(json.dumps(shown, indent=1) + "\n")
     return 0
+
+
+def _what_of_its_place(config: Config) -> str:
+    """Say what an event without a receipt means, by where it lies and how far the stream has read."""
+    wait = "wait until the stream has reached the event"
+    state = committed(state_address(config)).state
+    if state is None or not state.offsets:
+        return wait
+    read = ", ".join(f"{config.log.events_topic}/{partition}/{offset}" for partition, offset in sorted(state.offsets.items()))
+    lost = "one before these was read already, and its receipt is gone or the request was rejected (see `streamrec dlq`): restore it or ask again"
+    return f"the stream has read up to {read}; {lost}; otherwise {wait}"
 
 
 def _receipts(state: str, namespace: str, event_id: str) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 import ray.data
 from ray._private import utils as ray_utils  # noqa: PLC2701 - ray.init sets its handler of SIGTERM by this function alone
+from ray._private import worker as ray_worker  # noqa: PLC2701 - Ray prints a cluster's warnings by its function alone
 
 from streamrec.config import Config
 from streamrec.environment import ray_address
@@ -186,8 +187,17 @@ def _end_if_stuck(signals: socket.socket, handled: Collection[int]) -> None:
     os._exit(STUCK)
 
 
+_print = ray_worker.print_to_stdstream
+
+
+def _print_as_error(data: dict[str, Any], ignore_prefix: bool) -> None:
+    """Print what Ray has to say to the error output: the last line of a job's output is its JSON."""
+    _print({**data, "is_err": True}, ignore_prefix)
+
+
 def _quieten() -> None:
-    """Keep Ray's progress out of a stream job's output: a step has several executions a second."""
+    """Keep Ray's progress and warnings out of a stream job's output: a step has several executions a second."""
+    ray_worker.print_to_stdstream = _print_as_error
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     # Its warnings are about its own defaults; gaps and missing rows are errors of our readers.

@@ -129,6 +129,22 @@ def _files(config: Config, folder: str, downtime_s: float, state: StreamState | 
         yield from _topic_findings(config, facts, 0, downtime_s, lost)
         if not lost:
             yield from _records(config, reader, facts, state)
+            yield from _torn_segments(config, reader, facts, state)
+
+
+def _torn_segments(config: Config, reader: TableReader, facts: Mapping[str, TopicFacts], state: StreamState | None) -> Iterator[Finding]:
+    """Read what the stream's next batch may take of each partition; that records are gone is told already."""
+    events = config.log.events_topic
+    if events not in facts:
+        return
+    earliest, latest = reader.earliest(events), reader.latest(events)
+    for partition, end in latest.items():
+        start = max(earliest[partition], state.offsets.get(partition, 0) if state is not None else 0)
+        if start < end:
+            try:
+                reader.read_table([OffsetRange(events, partition, start, min(end, start + config.pipeline.max_batch_events))])
+            except StreamrecError as error:
+                yield failed(f"topic {events}", error, error.remedy or "restore it from a copy")
 
 
 def _lost_folders(config: Config, topic: Path, state: StreamState | None) -> list[str]:

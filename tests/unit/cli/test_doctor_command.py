@@ -452,6 +452,18 @@ def test_records_that_left_the_log_before_they_were_read_fail_with_what_going_on
     assert "jobs.stream --skip-lost, which goes on at offset 7 and books 4 records as lost" in remedy
 
 
+def test_a_torn_segment_fails_if_the_stream_reads_it_next(log: LogAddress, tmp_path: Path) -> None:
+    append(log, 7)
+    append(log, 2)
+    read, next_one = sorted((tmp_path / "log" / EVENTS / "0").glob("*-*"))
+    commit(tmp_path / "there", {"offsets": {"0": 7, "1": 9}})
+    read.write_bytes(b"")
+    assert topic_findings(log, tmp_path / "there") == [("OK", "2 partitions", "")]
+    next_one.write_bytes(next_one.read_bytes()[:40])
+    _, (verdict, what, remedy) = topic_findings(log, tmp_path / "there")
+    assert (verdict, f"the segment {next_one} is torn" in what, "restore it from a copy" in remedy) == ("FAIL", True, True)
+
+
 def test_a_topic_that_was_made_anew_or_is_gone_fails_as_the_stream_would(log: LogAddress, tmp_path: Path) -> None:
     append(log, 2)
     commit(tmp_path / "there", {"offsets": {"0": 3, "1": 2}})

@@ -9,10 +9,12 @@ from typer.testing import CliRunner
 
 import streamrec
 from streamrec.cli import app
+from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.forgetting import receipt_key
-from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.layout import checkpoint_url, registry_url
 from streamrec.pipeline.lineage import Current, make_current
 from streamrec.registry.registry import Registry
+from streamrec.state import ComponentState
 from streamrec.storage import LocalStorage, open_storage
 
 
@@ -110,6 +112,16 @@ def test_a_deletion_that_was_not_carried_out_yet_has_none_and_the_error_says_wha
     assert status == 1
     assert "'d2'" in err
     assert "reached the event" in err
+
+
+def test_a_deletion_without_a_receipt_is_told_how_far_the_stream_has_read(tmp_path: Path) -> None:
+    store = CheckpointStore(open_storage(checkpoint_url(str(tmp_path))))
+    store.acquire()
+    store.commit({"stream": ComponentState({}, {"batch": 1, "offsets": {"0": 17}})}, {}, None)
+    status, _, err = run(tmp_path, "d2")
+    told = " ".join(err.split())
+    assert status == 1
+    assert "the stream has read up to streamrec.events/0/17; one before these was read already, and its receipt is gone" in told
 
 
 def test_a_torn_receipt_is_named_with_what_to_do(tmp_path: Path) -> None:

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import pytest
+from ray._private import worker  # noqa: PLC2701 - Ray prints by its function
+
+from streamrec.pipeline import cluster
+
+
+def test_what_a_raylet_warns_of_is_no_line_of_a_jobs_output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+    with cluster.ray_cluster():
+        # As `listen_error_messages` does.
+        worker.print_to_stdstream({"lines": ["20 PYTHON worker processes have been started"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    out, err = capsys.readouterr()
+    assert (out, "20 PYTHON worker processes" in err) == ("", True)
