@@ -377,11 +377,10 @@ class Controller:
         if not plan.checkpoint or self.parts.checkpoints is None:
             return
         self.refreshing.wait_for_linear()
-        state = self.state
         for lakes in (self.parts.lake, self.parts.other_lakes):
             if lakes is not None:
                 lakes.commit(plan.now_ms)
-        needed = self._saver.commit(state.batch, {**state.commit_facts(), "seed": self.config.seed})
+        needed = self._saver.commit(self.state.batch, {**self.state.commit_facts(), "seed": self.config.seed})
         self._committed_batch = self.state.batch
         report.committed, report.is_commit_under_way = True, self._saver.is_under_way
         if self._saver.durable:
@@ -394,8 +393,7 @@ class Controller:
     def _prune(self, now_ms: int) -> None:
         """Remove versions of students and teachers that no kept commit needs and the policy gives up, or that know a deleted user."""
         kept = self._saver.oldest_kept("versions")
-        for line in self._lines():
-            needed = kept.get(LIVE if line is self.line else line.name)
+        for line, needed in ((line, kept.get(LIVE if line is self.line else line.name)) for line in self._lines()):
             line.prune(now_ms, self.state.versions_not_before(needed), needed)
         if (former := self.parts.former_students()) is not None:
             former.prune(now_ms, self.state.not_before, self._saver.names_kept("versions"))

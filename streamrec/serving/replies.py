@@ -78,6 +78,18 @@ class RankedItem(Reply):
     because: list[Because] | None = Field(default=None, description="By item of the history, newest first.")
     bias: float | None = None
     own_history: float | None = Field(default=None, description="For items that the user had before.")
+    content: float | None = Field(default=None, description="What the words that the item's catalogue says of it add.")
+    teachers: dict[str, float] | None = Field(default=None, description="Each teacher's part of what the newest labels expect of the item.")
+    explored: bool | None = Field(default=None, description="Whether the place was drawn by chance.")
+    propensity: float | None = Field(default=None, description="The chance that it was drawn by.")
+    source: str | None = Field(default=None, description="content: the version does not have the item yet, its words place it.")
+
+
+class PopularityFacts(Reply):
+    """Say how uses are counted."""
+
+    half_life_s: float | None = Field(description="A use counts half as much after so long by event time; null: always the same.")
+    as_of_ms: int | None = Field(description="At the newest event's time.")
 
 
 class RankedList(Reply):
@@ -91,8 +103,10 @@ class RankedList(Reply):
 class Sourced(Facts):
     """Say where an answer comes from."""
 
-    source: str = Field(description="student, or popular and then why.")
+    source: str = Field(description="student, content, or popular and then why.")
     why: str | None = Field(default=None, description="Why it is not the student's.")
+    popularity: PopularityFacts | None = Field(default=None, description="How uses are counted, where popular items are answered.")
+    labels: dict[str, Any] | None = Field(default=None, description="Which labels the teachers' parts are of, where `explain` was asked for.")
     short: str | None = Field(default=None, description="Why there are fewer items than were asked for.")
 
 

@@ -43,6 +43,7 @@ VERBS = {
     "unfreeze-publishing": [],
     "switches": [],
     "quarantine": [],
+    "worth": [],
     "delete-user": ["u1", "--yes"],
     "receipt": ["d1"],
     "dlq list": [],

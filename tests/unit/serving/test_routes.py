@@ -115,7 +115,7 @@ def test_refusals_have_a_status_and_name_the_field(replica, method, path, body, 
 
 
 def test_a_wrong_method_is_told_the_right_one(replica):
-    assert call(replica, "PUT", "/v1/models")[1][b"allow"] == b"GET"
+    assert call(replica, "PUT", "/v1/models")[1][b"allow"] == b"GET, HEAD"
 
 
 def test_a_body_in_chunks_is_joined_and_bounded(replica):
