@@ -7,7 +7,6 @@ one. Nothing in here sleeps.
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 
 import numpy as np
@@ -46,8 +45,6 @@ from streamrec.state import Component
 from streamrec.student.learner import CURRENT, Learner
 from streamrec.teachers.linear import LinearStatistics
 from streamrec.workers import Pending
-
-logger = logging.getLogger(__name__)
 
 
 class Controller:
@@ -393,7 +390,8 @@ class Controller:
     def _prune(self, now_ms: int) -> None:
         """Remove versions of students and teachers that no kept commit needs and the policy gives up, or that know a deleted user."""
         kept = self._saver.oldest_kept("versions")
-        for line, needed in ((line, kept.get(LIVE if line is self.line else line.name)) for line in self._lines()):
+        for line in self._lines():
+            needed = kept.get(LIVE if line is self.line else line.name)
             line.prune(now_ms, self.state.versions_not_before(needed), needed)
         if (former := self.parts.former_students()) is not None:
             former.prune(now_ms, self.state.not_before, self._saver.names_kept("versions"))
