@@ -108,9 +108,10 @@ class Forgetting:
         user = (request.namespace, request.user_id)
         own = [self._ingest.histories.get(*user), self._ingest.window.rows_of(*user), self._store.rows_of(*user)]
         rows = np.unique(np.concatenate(own)).astype(np.int32)
-        share = np.max([np.bincount(np.searchsorted(rows, part), minlength=len(rows)) for part in own], axis=0, initial=0)
+        in_history, *learned = [np.bincount(np.searchsorted(rows, part), minlength=len(rows)) for part in own]
         most = self._parts.config.features.max_repeats
-        share = np.minimum(share, most) if most else share  # No more were counted, as long as the history goes back.
+        # Repeats beyond that are in the history and were not counted; window and store hold only what was.
+        share = np.max([np.minimum(in_history, most) if most else in_history, *learned], axis=0, initial=0)
         self._ingest.take_back(rows, share)
         left = None
         if self._parts.linear is not None:

@@ -80,6 +80,17 @@ def test_a_users_own_items_vanish_from_everybodys_answers_and_shared_ones_stay(w
     assert {"i1", "i2"} <= after
 
 
+def test_own_items_also_vanish_that_were_used_more_often_than_a_history_may_repeat(
+    make_world: Callable[..., World], make_record: MakeRecord, mixed: list[Record], tmp_path: Path
+) -> None:
+    """Each of the planted items was used three times, and never filled two of four places of the history at once: all three were counted."""
+    settings = {**SETTINGS, "features": {"history_length": 4, "max_repeats": 2}}
+    world = make_world([*mixed[:150], *planted(make_record, 160), *mixed[150:240]], settings, folder=tmp_path / "state")
+    world.play(world.controller())
+    forget(world, make_record, mixed)
+    assert not set(ALONE) & answered(world)
+
+
 def test_nothing_of_the_user_is_left_in_any_component(world: World, make_record: MakeRecord, mixed: list[Record]) -> None:
     before = world.controller()
     rows = [before.ingest.vocabulary.find("default", item) for item in ALONE]
