@@ -123,6 +123,13 @@ class Service:
         (application,) = serve_status().applications.values()
         return int(application.deployments["Recommender"].replica_states.get(ReplicaState.RUNNING, 0))
 
+    def nodes(self) -> set[str]:
+        """Return the nodes that have replicas."""
+        controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+        details: dict[str, Any] = ray.get(controller.get_serve_instance_details.remote())
+        (application,) = details["applications"].values()
+        return {str(replica["node_id"]) for replica in application["deployments"]["Recommender"]["replicas"]}
+
     def wait_for(self, is_so: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not is_so():
@@ -215,7 +222,7 @@ def test_more_replicas_come_with_a_wave_and_go_after_it_and_no_request_fails(ser
 def test_a_killed_node_fails_only_the_requests_that_it_held_and_one_retry_is_answered(service: Service) -> None:
     before = service.wait_for_version(f"v{service.num_versions:08d}", NUM_REPLICAS)
     with service.under_load() as load:
-        end_node(service.cluster, next(iter(service.cluster.worker_nodes)))
+        end_node(service.cluster, next(node for node in service.cluster.worker_nodes if node.node_id in service.nodes()))
         version = service.promote()
         after = service.wait_for_version(version, NUM_REPLICAS)
     failed = load.failed()
