@@ -62,7 +62,8 @@ def end(names: Iterable[str]) -> bool:
         return True
     running = applications()
     if running <= set(names):
-        with contextlib.redirect_stdout(io.StringIO()):  # Ray prints that the controller, which has just been killed, has failed.
+        # Ray prints that the controller, which has just been killed, has failed: here or, in a job, to the error output.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             _end_serve()
         return True
     for name in running & set(names):
