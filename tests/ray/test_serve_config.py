@@ -9,6 +9,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from serve.app import Arguments, app
 from serve.deployments import deployment_options
+from serve.haproxy import flags
 from streamrec.config import ServingConfig, parse_config
 from streamrec.errors import ConfigError
 
@@ -61,3 +62,10 @@ def test_more_replicas_are_allowed_where_the_configuration_names_a_most():
 def test_a_most_below_the_least_is_refused_with_both():
     with pytest.raises(ConfigError, match=r"serving\.max_replicas is not valid, got 2, allowed 0, or at least num_replicas = 3"):
         parse_config({"serving": {"num_replicas": 3, "max_replicas": 2}})
+
+
+def test_a_request_without_any_answer_is_sent_to_another_replica_however_serve_is_started(tmp_path):
+    file = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text(encoding="utf-8"))
+    for given in (file["controller_options"]["runtime_env"]["env_vars"], flags(tmp_path)):
+        assert given["RAY_SERVE_HAPROXY_RETRY_ON"] == "conn-failure empty-response"
+        assert int(given["RAY_SERVE_HAPROXY_RETRIES"]) > 2 * 3  # Two dead servers take three tries each.
