@@ -262,7 +262,7 @@ class Controller:
         with timer.stage("label"):
             self.labelling.begin(examples, plan, self._seen(examples, plan))
         judged = np.arange(len(examples)) if not self.parts.known_only else known_queries(examples, num_known)
-        self._evaluate(examples.take(judged), plan, report, timer)
+        self._evaluate(examples, judged, plan, report, timer)
         with timer.stage("label"):
             labels = self.labelling.finish(examples, judged, plan, report)
         self.ingest.count(ingested, plan.now_ms)
@@ -294,15 +294,17 @@ class Controller:
     def _seen(self, examples: Examples, plan: Plan) -> list[NDArray[np.int32]] | None:
         return self.parts.seen(examples) if self.parts.seen is not None and plan.evaluate else None
 
-    def _evaluate(self, examples: Examples, plan: Plan, report: StepReport, timer: StageTimer) -> None:
+    def _evaluate(self, new: Examples, judged: NDArray[np.int64], plan: Plan, report: StepReport, timer: StageTimer) -> None:
         """Score the students on the new events before they learn from them, then let the gate decide."""
         if not plan.evaluate:
             return
+        examples = new.take(judged)
         with timer.stage("evaluate"):
             seen = self._seen(examples, plan)
             student = self.parts.student.submit(Learner.ranks, examples, self.line.asked(), seen)
             further = {name: self._ask(line, examples) for name, line in self._further.items()}
             control = self.parts.control.submit(Learner.ranks, examples, [CURRENT], seen) if self.parts.control is not None else None
+            self.students.begin(new, plan)
             baselines = self.ingest.baselines(examples, seen)
             report.metrics |= {name: self.progressive.add(name, values) for name, values in baselines.items()}
             by_version = {version: per_query_metrics(ranks, examples) for version, ranks in student.result().items()}
@@ -334,7 +336,7 @@ class Controller:
         return [self.line, *self._further.values()]
 
     def _learn(self, examples: Examples, labels: SoftLabels, plan: Plan, report: StepReport) -> None:
-        self.students.put_items(*self.ingest.vocabulary.take_changed())
+        self.students.put_items()
         if not plan.new_passes or not len(examples):
             return
         statistics = self.parts.linear.submit(LinearStatistics.update, examples) if self.parts.linear is not None else None

@@ -141,7 +141,7 @@ class Forgetting:
                 self._ingest.vocabulary.release(alone[~known])
                 self.forget_rows(alone)
                 self._ingest.vocabulary.tell_again(alone[known])
-                self._students.put_items(*self._ingest.vocabulary.take_changed())
+                self._students.put_items()
             shared = np.setdiff1d(rows, alone)
             num_steps = self._students.correct(shared, (plan.seed * 31 + number) % 2**31) if len(shared) else 0
             items = {"released": int((~known).sum()), "begun_anew": int(known.sum()), "shared": len(shared)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,20 @@ JUDGED_BY = "recall@20"
 """Held-out queries get likelier long after their targets have stopped to rise in the list (docs/experiments.md)."""
 
 
+class _Begun(NamedTuple):
+    """Hold a step's only lesson while its labels are made.
+
+    Attributes:
+        examples: New queries, then replayed ones.
+        labels: Those of the replayed ones.
+        control: What the control makes of it; None without one.
+    """
+
+    examples: Examples
+    labels: SoftLabels
+    control: Pending[StepMetrics] | None
+
+
 class Students:
     """Make lessons and give them to all students, to the control without labels.
 
@@ -42,11 +57,32 @@ class Students:
 
     def __init__(self, parts: Parts, labelling: Labelling, vocabulary: Vocabulary, state: StreamState) -> None:
         self._parts, self._labelling, self._vocabulary, self._state = parts, labelling, vocabulary, state
+        self._begun: _Begun | None = None
+        self._told: tuple[NDArray[np.int32], ...] | None = None
+        """What the control alone has been told of items."""
 
-    def put_items(self, rows: NDArray[np.int32], words: NDArray[np.int32], namespaces: NDArray[np.int32], generations: NDArray[np.int32]) -> None:
-        """Tell all of items; see `Learner.put_items`."""
+    def begin(self, examples: Examples, plan: Plan) -> None:
+        """Let the control learn a step of one pass while teachers are asked: it needs no labels, and has answered what it is evaluated by.
+
+        Where there are more passes, `learn` does it all.
+        """
+        if not len(examples) or plan.new_passes != 1 or self._in_rounds(examples, plan):
+            return
+        old, labels = self._labelling.replayed(len(examples) * plan.replay_passes, plan.seed * 1000)
+        together, control, asked = Examples.concat([examples, old]), self._parts.control, None
+        if control is not None:
+            self._told = self._vocabulary.take_changed()
+            control.submit(Learner.put_items, *self._told)
+            asked = control.submit(Learner.step, Lesson(together, None, len(examples), plan.seed))
+        self._begun = _Begun(together, labels, asked)
+
+    def put_items(self) -> None:
+        """Tell all of items that have changed; see `Learner.put_items`."""
+        told, self._told = self._told, None
+        changed = self._vocabulary.take_changed() if told is None else told
         for worker in self._parts.learners().values():
-            worker.submit(Learner.put_items, rows, words, namespaces, generations)
+            if told is None or worker is not self._parts.control:
+                worker.submit(Learner.put_items, *changed)
 
     def greet_newcomers(self) -> None:
         """Have all items told again in the next step where a further student does not know them: it is new, or was away."""
@@ -77,7 +113,7 @@ class Students:
             plan: Says how many passes.
             meanwhile: Called while the last pass is learned, when nothing more is drawn.
         """
-        if plan.rounds == 1 or not self._state.rounds_gain or len(examples) < LEAST_FOR_ROUNDS:
+        if not self._in_rounds(examples, plan):
             return self._round(examples, labels, plan, 0, meanwhile)
         out = _last_ones(examples)
         rest = np.setdiff1d(np.arange(len(examples)), out)
@@ -97,6 +133,9 @@ class Students:
         self._round(asked, labels.take(out), once, _AFTERWARDS, meanwhile)
         return StepMetrics.of_passes(done)
 
+    def _in_rounds(self, examples: Examples, plan: Plan) -> bool:
+        return plan.rounds > 1 and self._state.rounds_gain and len(examples) >= LEAST_FOR_ROUNDS
+
     def _tell_all(self, method: Callable[[Learner], None]) -> None:
         for worker in self._parts.learners().values():
             worker.submit(method)
@@ -109,9 +148,12 @@ class Students:
     def _round(self, examples: Examples, labels: SoftLabels, plan: Plan, number: int, meanwhile: Callable[[], None] = lambda: None) -> StepMetrics:
         passes, first = [], number * plan.new_passes
         for part in range(plan.new_passes):
-            old, old_labels = self._labelling.replayed(len(examples) * plan.replay_passes, plan.seed * 1000 + first + part)
-            together, joined = Examples.concat([examples, old]), SoftLabels.concat([labels, old_labels])
-            asked = self._teach(Lesson(together, joined, len(examples), plan.seed + 7919 * number, part, plan.new_passes))
+            begun, self._begun = self._begun, None
+            if begun is None:
+                old, old_labels = self._labelling.replayed(len(examples) * plan.replay_passes, plan.seed * 1000 + first + part)
+                begun = _Begun(Examples.concat([examples, old]), old_labels, None)
+            joined = SoftLabels.concat([labels, begun.labels])
+            asked = self._teach(Lesson(begun.examples, joined, len(examples), plan.seed + 7919 * number, part, plan.new_passes), begun.control)
             if part + 1 == plan.new_passes:
                 meanwhile()
             done = [pending.result() for pending in asked]
@@ -126,11 +168,13 @@ class Students:
             pending.result()
         return -(-len(examples) // config.batch_size)
 
-    def _teach(self, lesson: Lesson) -> list[Pending[StepMetrics]]:
-        """Give all a lesson, the student first."""
+    def _teach(self, lesson: Lesson, control: Pending[StepMetrics] | None = None) -> list[Pending[StepMetrics]]:
+        """Give all a lesson, the student first; the control unless it has begun with it."""
         asked, usage = [self._parts.student.submit(Learner.step, lesson)], self._labelling.usage
         usage.used += lesson.num_labelled()
-        if self._parts.control is not None:
+        if control is not None:
+            asked.append(control)
+        elif self._parts.control is not None:
             asked.append(self._parts.control.submit(Learner.step, replace(lesson, labels=None)))
         for name, pupil in self._parts.students.items():
             own = lesson.take(self._chosen(name, lesson.examples)) if pupil.namespaces else lesson
