@@ -244,7 +244,6 @@ class Controller:
             line.follow(plan.live if line is self.line else plan.lives.get(line.name))
         with timer.stage("read"):
             rows = self.intake.read(plan) if plan.after is None else take_over(self.parts, self.state, plan)
-            self.intake.look_ahead(plan)
         num_known, self._is_torn = len(self.ingest.vocabulary), True
         if plan.topic_id is not None:
             self.ingest.tombstones.leave_places()
@@ -262,8 +261,11 @@ class Controller:
         with timer.stage("label"):
             self.labelling.begin(examples, plan, self._seen(examples, plan))
         judged = np.arange(len(examples)) if not self.parts.known_only else known_queries(examples, num_known)
-        self._evaluate(examples, judged, plan, report, timer)
+        self._evaluate(examples.take(judged), plan, report, timer)
         with timer.stage("label"):
+            self.labelling.wait()
+            self.students.begin(examples, plan)
+            self.intake.look_ahead(plan)  # Not before: until now there was enough to do.
             labels = self.labelling.finish(examples, judged, plan, report)
         self.ingest.count(ingested, plan.now_ms)
         self.refreshing.note(ingested.targets[0])
@@ -294,17 +296,15 @@ class Controller:
     def _seen(self, examples: Examples, plan: Plan) -> list[NDArray[np.int32]] | None:
         return self.parts.seen(examples) if self.parts.seen is not None and plan.evaluate else None
 
-    def _evaluate(self, new: Examples, judged: NDArray[np.int64], plan: Plan, report: StepReport, timer: StageTimer) -> None:
+    def _evaluate(self, examples: Examples, plan: Plan, report: StepReport, timer: StageTimer) -> None:
         """Score the students on the new events before they learn from them, then let the gate decide."""
         if not plan.evaluate:
             return
-        examples = new.take(judged)
         with timer.stage("evaluate"):
             seen = self._seen(examples, plan)
             student = self.parts.student.submit(Learner.ranks, examples, self.line.asked(), seen)
             further = {name: self._ask(line, examples) for name, line in self._further.items()}
             control = self.parts.control.submit(Learner.ranks, examples, [CURRENT], seen) if self.parts.control is not None else None
-            self.students.begin(new, plan)
             baselines = self.ingest.baselines(examples, seen)
             report.metrics |= {name: self.progressive.add(name, values) for name, values in baselines.items()}
             by_version = {version: per_query_metrics(ranks, examples) for version, ranks in student.result().items()}

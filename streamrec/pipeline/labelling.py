@@ -26,7 +26,7 @@ from streamrec.soft_labels.usage import LabelUsage
 from streamrec.state import Component
 from streamrec.student.learner import Learner
 from streamrec.teachers.counted import CountedTeacher, CountedTeachers
-from streamrec.workers import Pending
+from streamrec.workers import Done, Pending
 
 OBSERVED_QUERIES = 512
 """The ensemble looks at so many queries of a batch: enough for means, and the student scores them once more."""
@@ -41,7 +41,7 @@ ENSEMBLE = "ensemble"
 class Labelling:
     """Own the ensemble, the counted teachers and the label store.
 
-    **Contract.** In a step: `begin`, `finish`, `replayed` for each pass, then `learn`. So no label comes from a state that has seen its example; the
+    **Contract.** In a step: `begin`, `finish`, then `learn`, and `replayed` for each pass before it. So no label comes from a state that has seen its example; the
     teachers that come in versions were asked for before the step.
 
     Args:
@@ -87,6 +87,11 @@ class Labelling:
             sample = spread(len(examples), CHALLENGE_QUERIES)
             some, some_seen = examples.take(sample), None if seen is None else [seen[query] for query in sample]
             self._challenge = sample, self._parts.scorer.submit(score, some, plan.challengers, {}, rows, some_seen, plan.teachers)
+
+    def wait(self) -> None:
+        """Wait for the scorer; what `finish` does then is this process's own."""
+        assert self._answers is not None
+        self._answers = Done(self._answers.result())
 
     def finish(self, examples: Examples, judged: NDArray[np.int64], plan: Plan, report: StepReport) -> SoftLabels:
         """Judge the teachers as they were before the step, then mix their answers into labels; ``versions`` is empty where none answered.
