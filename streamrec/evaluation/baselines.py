@@ -44,12 +44,11 @@ class Popularity:
         self._fit(int(rows.max()) + 1)
         np.add.at(self._total, rows, 1)
         self._changed.mark(rows)
-        edges = np.flatnonzero(np.diff(basket)) + 1
-        for part in np.split(rows, edges)[-RECENT_BASKETS:]:
-            self._baskets.append(part)
-            np.add.at(self._recent, part, 1)
-            if len(self._baskets) > RECENT_BASKETS:
-                np.subtract.at(self._recent, self._baskets.popleft(), 1)
+        edges = [0, *(np.flatnonzero(np.diff(basket)) + 1).tolist(), len(rows)][-RECENT_BASKETS - 1 :]
+        self._baskets.extend(rows[start:end] for start, end in pairwise(edges))
+        np.add.at(self._recent, rows[edges[0] :], 1)
+        gone = [self._baskets.popleft() for _ in range(len(self._baskets) - RECENT_BASKETS)]
+        np.subtract.at(self._recent, np.concatenate([np.zeros(0, np.int32), *gone]), 1)
 
     def take_back(self, rows: NDArray[np.int32], num: NDArray[np.int64]) -> None:
         """Count ``num`` [n] targets less of each of the rows [n], each once; a count never falls below 0."""

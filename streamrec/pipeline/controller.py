@@ -22,12 +22,12 @@ from streamrec.pipeline.dead_letters import send_dead_letters
 from streamrec.pipeline.forgetting import Forgetting
 from streamrec.pipeline.given_up import take_over
 from streamrec.pipeline.guarding import Guarding
-from streamrec.pipeline.ingest import POPULAR, Ingest
+from streamrec.pipeline.ingest import POPULAR, Ingest, Ingested
 from streamrec.pipeline.intake import Intake
 from streamrec.pipeline.labelling import Labelling
 from streamrec.pipeline.lost_plans import check_plans
 from streamrec.pipeline.parts import Parts
-from streamrec.pipeline.plan import Measured, Plan, next_plan, take_ranges, version_name
+from streamrec.pipeline.plan import Measured, Plan, next_plan, version_name
 from streamrec.pipeline.plan_time import PlanTime
 from streamrec.pipeline.publisher import ItemFacts
 from streamrec.pipeline.quarantine import Quarantine
@@ -150,24 +150,12 @@ class Controller:
         while (stored := self.planned()) is not None:
             report = self.run(stored)
         while self._has_uncommitted():  # More than once, where another driver's plan of this number stands.
-            report = self.run(self._commit_plan())
+            report = self.run(self._plan_to_commit())
         self._saver.wait()
         return report
 
-    def _commit_plan(self) -> Plan:
-        """Return a plan that reads nothing and commits."""
-        return Plan(
-            batch=self.state.batch + 1,
-            ranges=take_ranges(self.config.log.events_topic, self.state.offsets, self.state.offsets, 1),
-            now_ms=self.time.now_ms(),
-            seed=0,
-            evaluate=False,
-            new_passes=0,
-            teachers=self.state.teachers,
-            challengers=self.state.challengers,
-            publish=False,
-            checkpoint=True,
-        )
+    def _plan_to_commit(self) -> Plan:
+        return self.state.plan_to_commit(self.config.log.events_topic, self.time.now_ms())
 
     @property
     def paused(self) -> Flip | None:
@@ -194,7 +182,7 @@ class Controller:
 
     def _new_plan(self) -> Plan | None:
         if self.paused is not None:  # What has been done is committed once, so that a pause leaves nothing pending.
-            return self._commit_plan() if self._has_uncommitted() else None
+            return self._plan_to_commit() if self._has_uncommitted() else None
         switches = self._switches.now()
         holds = why_held(switches, [line.student_name for line in self._lines()])
         for line in self._lines():
@@ -261,16 +249,12 @@ class Controller:
         with timer.stage("label"):
             self.labelling.begin(examples, plan, self._seen(examples, plan))
         judged = np.arange(len(examples)) if not self.parts.known_only else known_queries(examples, num_known)
-        self._evaluate(examples.take(judged), plan, report, timer)
+        self._evaluate(examples, judged, plan, report, timer)
         with timer.stage("label"):
-            self.labelling.wait()
-            self.students.begin(examples, plan)
-            self.intake.look_ahead(plan)  # Not before: until now there was enough to do.
             labels = self.labelling.finish(examples, judged, plan, report)
-        self.ingest.count(ingested, plan.now_ms)
         self.refreshing.note(ingested.targets[0])
         with timer.stage("learn"):
-            self._learn(examples, labels, plan, report)
+            self._learn(ingested, labels, plan, report)
         self.state.account(ingested, plan, labels.versions, self.config.teachers.refreshed)
         report.deletions = forgetting.correct(plan)
         if report.deletions:
@@ -296,15 +280,17 @@ class Controller:
     def _seen(self, examples: Examples, plan: Plan) -> list[NDArray[np.int32]] | None:
         return self.parts.seen(examples) if self.parts.seen is not None and plan.evaluate else None
 
-    def _evaluate(self, examples: Examples, plan: Plan, report: StepReport, timer: StageTimer) -> None:
+    def _evaluate(self, new: Examples, judged: NDArray[np.int64], plan: Plan, report: StepReport, timer: StageTimer) -> None:
         """Score the students on the new events before they learn from them, then let the gate decide."""
         if not plan.evaluate:
             return
+        examples = new.take(judged)
         with timer.stage("evaluate"):
             seen = self._seen(examples, plan)
             student = self.parts.student.submit(Learner.ranks, examples, self.line.asked(), seen)
             further = {name: self._ask(line, examples) for name, line in self._further.items()}
             control = self.parts.control.submit(Learner.ranks, examples, [CURRENT], seen) if self.parts.control is not None else None
+            self.students.begin(new, plan)
             baselines = self.ingest.baselines(examples, seen)
             report.metrics |= {name: self.progressive.add(name, values) for name, values in baselines.items()}
             by_version = {version: per_query_metrics(ranks, examples) for version, ranks in student.result().items()}
@@ -335,14 +321,23 @@ class Controller:
     def _lines(self) -> list[VersionLine]:
         return [self.line, *self._further.values()]
 
-    def _learn(self, examples: Examples, labels: SoftLabels, plan: Plan, report: StepReport) -> None:
+    def _learn(self, ingested: Ingested, labels: SoftLabels, plan: Plan, report: StepReport) -> None:
         self.students.put_items()
-        if not plan.new_passes or not len(examples):
-            return
-        statistics = self.parts.linear.submit(LinearStatistics.update, examples) if self.parts.linear is not None else None
-        report.learned = self.students.learn(examples, labels, plan, self.labelling.learn)
-        if statistics is not None:
-            statistics.result()
+        self.intake.look_ahead(plan)  # Not before: from here on a core may have nothing to do.
+        if plan.new_passes and len(ingested.examples):
+            statistics = self.parts.linear.submit(LinearStatistics.update, ingested.examples) if self.parts.linear is not None else None
+            report.learned = self.students.learn(ingested.examples, labels, plan, partial(self._note, ingested, plan, report, is_learned=True))
+            if statistics is not None:
+                statistics.result()
+        else:
+            self._note(ingested, plan, report)
+
+    def _note(self, ingested: Ingested, plan: Plan, report: StepReport, *, is_learned: bool = False) -> None:
+        """Do what has to wait for labels, and can be done while students learn by them."""
+        self.labelling.judge(report)
+        self.ingest.count(ingested, plan.now_ms)
+        if is_learned:
+            self.labelling.learn()
 
     def _publish(self, examples: Examples, plan: Plan, report: StepReport) -> None:
         """Publish each student's weights as its next candidate, unless one is still waiting for evidence."""

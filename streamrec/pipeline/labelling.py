@@ -26,7 +26,7 @@ from streamrec.soft_labels.usage import LabelUsage
 from streamrec.state import Component
 from streamrec.student.learner import Learner
 from streamrec.teachers.counted import CountedTeacher, CountedTeachers
-from streamrec.workers import Done, Pending
+from streamrec.workers import Pending
 
 OBSERVED_QUERIES = 512
 """The ensemble looks at so many queries of a batch: enough for means, and the student scores them once more."""
@@ -37,12 +37,15 @@ CHALLENGE_QUERIES = 512
 ENSEMBLE = "ensemble"
 """Name of the mixture among the teachers' metrics; its list ends where the longest of theirs does, after twice ``soft_labels.top_k`` rows."""
 
+_Unjudged = tuple[Examples, NDArray[np.int64], dict[str, TeacherScores], dict[str, Answer], Candidates | None]
+"""Queries, which of them are judged, what teachers gave to them, the same weighed, and all candidates."""
+
 
 class Labelling:
     """Own the ensemble, the counted teachers and the label store.
 
-    **Contract.** In a step: `begin`, `finish`, then `learn`, and `replayed` for each pass before it. So no label comes from a state that has seen its example; the
-    teachers that come in versions were asked for before the step.
+    **Contract.** In a step: `begin`, `finish`, `judge`, then `learn`, and `replayed` for each pass before it. So no label comes from a state that
+    has seen its example; the teachers that come in versions were asked for before the step.
 
     Args:
         parts: The scorer and the student.
@@ -65,6 +68,7 @@ class Labelling:
         further = [one.completed(student) for one in parts.config.students.values()]
         self._represents = any(one.losses.on_representations for one in (student, *further))
         self._representations: Pending[dict[str, NDArray[np.float32]]] | None = None
+        self._unjudged: _Unjudged | None = None
         self._unlearned: Examples | None = None
         self._unstored: list[tuple[Examples, SoftLabels, dict[str, Answer]]] = []
 
@@ -88,29 +92,23 @@ class Labelling:
             some, some_seen = examples.take(sample), None if seen is None else [seen[query] for query in sample]
             self._challenge = sample, self._parts.scorer.submit(score, some, plan.challengers, {}, rows, some_seen, plan.teachers)
 
-    def wait(self) -> None:
-        """Wait for the scorer; what `finish` does then is this process's own."""
-        assert self._answers is not None
-        self._answers = Done(self._answers.result())
-
     def finish(self, examples: Examples, judged: NDArray[np.int64], plan: Plan, report: StepReport) -> SoftLabels:
-        """Judge the teachers as they were before the step, then mix their answers into labels; ``versions`` is empty where none answered.
+        """Mix the teachers' answers into labels; ``versions`` is empty where none answered.
 
         A step larger than any micro-batch, as of a bootstrap or a backtest, is labelled in lots: what counts learns each lot once it is labelled, and
         the ensemble sees it then. So labels are as fresh, and weights as far, as if a stream had brought the events.
         """
         assert self._answers is not None
+        lots = self._lots(len(examples))
+        is_whole = plan.evaluate or len(lots) == 1
+        counted = self._ask_counted(examples, self._seen) if is_whole else {}  # While the scorer is at it.
         versioned, self._answers = self._answers.result(), None
         self.usage.add(versioned)
-        lots = self._lots(len(examples))
-        scores: dict[str, TeacherScores] = {}
-        if plan.evaluate or len(lots) == 1:
-            scores = {**versioned, **self._ask_counted(examples, self._seen)}
+        scores = {**versioned, **counted} if is_whole else {}
         answers = answers_of(scores)
         candidates = Candidates.of(answers) if answers else None
-        if plan.evaluate:
-            self._judge(examples, scores, answers, candidates, judged, report)
-            self._compare(examples, scores)
+        if plan.evaluate:  # As they were before the step, and the ensemble too.
+            self._unjudged = examples, judged, scores, self.ensemble.weigh(examples, answers), candidates
         labels = []
         for number, lot in enumerate(lots):
             part = examples if len(lots) == 1 else examples.take(lot)
@@ -166,25 +164,22 @@ class Labelling:
             return None
         return self._parts.student.submit(Learner.target_log_probs, examples.take(spread(len(examples), OBSERVED_QUERIES)))
 
-    def _judge(
-        self,
-        examples: Examples,
-        scores: dict[str, TeacherScores],
-        answers: dict[str, Answer],
-        candidates: Candidates | None,
-        judged: NDArray[np.int64],
-        report: StepReport,
-    ) -> None:
+    def judge(self, report: StepReport) -> None:
+        """Note how good the teachers were before the step that `finish` has made labels for."""
+        if self._unjudged is None:
+            return
+        (examples, judged, scores, answers, candidates), self._unjudged = self._unjudged, None
         ranks = {name: part.target_ranks for name, part in scores.items()}
         if len(scores) > 1:
             config = self._parts.config.soft_labels
-            mixed = mix(self.ensemble.weigh(examples, answers), len(examples), CANDIDATES_A_LABEL * config.top_k, config.temperature, candidates)
+            mixed = mix(answers, len(examples), CANDIDATES_A_LABEL * config.top_k, config.temperature, candidates)
             ranks[ENSEMBLE] = list_ranks(mixed.rows, examples, self._seen)
         for name, found in ranks.items():
             values = {metric: per_query[judged] for metric, per_query in per_query_metrics(found, examples).items()}
             report.metrics[f"teachers.{name}"] = self._progressive.add(f"teachers.{name}", values)
             if name in scores:
                 self._record.add_scores(name, scores[name].version, values[METRIC])
+        self._compare(examples, scores)
 
     def _compare(self, examples: Examples, scores: dict[str, TeacherScores]) -> None:
         """Note how new versions do beside the ones in use, on the same queries."""

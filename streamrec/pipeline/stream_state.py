@@ -9,7 +9,7 @@ from typing import Any
 
 from streamrec.pipeline.ingest import Ingested
 from streamrec.pipeline.lineage import Current
-from streamrec.pipeline.plan import Plan, StreamFacts, version_name
+from streamrec.pipeline.plan import Plan, StreamFacts, take_ranges, version_name
 from streamrec.pipeline.refresh_state import RefreshState
 from streamrec.state import ComponentState, Impersonal, digest_of
 from streamrec.teachers.policy import RefreshFacts
@@ -118,6 +118,21 @@ class StreamState(Impersonal):
     def entered(self) -> int:
         """How many events went into histories and the lake: those that are quarantined did, too."""
         return self.counts["applied"] + self.counts["quarantined"]
+
+    def plan_to_commit(self, topic: str, now_ms: int) -> Plan:
+        """Return the next plan, one that reads nothing and commits."""
+        return Plan(
+            batch=self.batch + 1,
+            ranges=take_ranges(topic, self.offsets, self.offsets, 1),
+            now_ms=now_ms,
+            seed=0,
+            evaluate=False,
+            new_passes=0,
+            teachers=self.teachers,
+            challengers=self.challengers,
+            publish=False,
+            checkpoint=True,
+        )
 
     def facts(
         self, has_uncommitted: bool, must_publish: bool, tidy_at_ms: int | None, record: RefreshState, refreshes: Mapping[str, RefreshFacts]

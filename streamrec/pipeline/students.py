@@ -62,7 +62,7 @@ class Students:
         """What the control alone has been told of items."""
 
     def begin(self, examples: Examples, plan: Plan) -> None:
-        """Let the control learn a step of one pass while labels are mixed: it needs none. Where there are more passes, `learn` does it all."""
+        """Let the control learn a step of one pass before there are labels: it needs none. Where there are more passes, `learn` does it all."""
         if not len(examples) or plan.new_passes != 1 or self._in_rounds(examples, plan):
             return
         old, labels = self._labelling.replayed(len(examples) * plan.replay_passes, plan.seed * 1000)

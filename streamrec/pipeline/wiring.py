@@ -38,6 +38,8 @@ from streamrec.workers import LocalWorker, Worker
 C = TypeVar("C")
 
 ACTOR_CPUS = 0.1
+BEHIND = {"control": 5, "linear": 5}
+"""By how much others go before an actor where cores are short, as nice(2) counts: a step waits for these two at its end only."""
 """Logical CPUs of each long-lived actor: they take turns with the stream, so they must fit beside Ray Train's workers."""
 
 
@@ -163,7 +165,8 @@ def build_on_ray(
 
     def worker(role: str, build: Callable[..., C], *args: Any) -> Worker[C]:
         actor = f"{prefix}-{role}"
-        made: RayWorker[C] = RayWorker(host(actor, ACTOR_CPUS, checkpoints.check_owner), epoch, build, *args, name=actor)
+        handle = host(actor, ACTOR_CPUS, checkpoints.check_owner, BEHIND.get(role, 0))
+        made: RayWorker[C] = RayWorker(handle, epoch, build, *args, name=actor)
         workers.append(made)
         return made
 

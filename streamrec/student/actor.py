@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
@@ -47,9 +48,11 @@ class Host(Generic[C]):
 
     Args:
         environment: What `environment_of_job` gave to whoever made this actor.
+        niceness: By how much others go before it where cores are short.
     """
 
-    def __init__(self, environment: str = "") -> None:
+    def __init__(self, environment: str = "", niceness: int = 0) -> None:
+        os.nice(niceness)
         self._environment = environment
         # Now, when it has just been imported: an installation may be replaced below a process that runs.
         self._code = code_version()
@@ -105,13 +108,14 @@ def environment_of_job() -> str:
     return hashlib.sha256(str(context.get_runtime_env_string()).encode()).hexdigest()[:12]
 
 
-def host(name: str | None, num_cpus: float, check_owner: Callable[[], None] = lambda: None) -> ray.actor.ActorHandle[Any]:
+def host(name: str | None, num_cpus: float, check_owner: Callable[[], None] = lambda: None, niceness: int = 0) -> ray.actor.ActorHandle[Any]:
     """Get the named detached actor that runs this driver's code in its job's environment, or make it.
 
     Args:
         name: Name in the Ray namespace `NAMESPACE`; None makes an actor that ends with this driver.
         num_cpus: Logical CPUs it occupies.
         check_owner: Raises where another driver owns the state: called before an actor with other code is ended.
+        niceness: See `Host`.
 
     Raises:
         OperatorError: An actor that was ended keeps its name.
@@ -122,7 +126,7 @@ def host(name: str | None, num_cpus: float, check_owner: Callable[[], None] = la
         options |= {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
         _end_other_code(name, (code_version(), environment), check_owner)
     make: Any = ray.remote(Host)  # Ray's types lose the class through options()
-    handle: ray.actor.ActorHandle[Any] = make.options(**options).remote(environment)
+    handle: ray.actor.ActorHandle[Any] = make.options(**options).remote(environment, niceness)
     return handle
 
 
