@@ -31,6 +31,7 @@ class RayReads:
     """Read in the actor's process."""
 
     def __init__(self, address: LogAddress, cfg: LogConfig) -> None:
+        import os; os.nice(5)
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         self._reader = open_reader(address, cfg)
