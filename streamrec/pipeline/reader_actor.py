@@ -7,6 +7,7 @@ its successor starts while it still reads. Ends and beginnings of partitions are
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from streamrec.errors import StreamrecError
 from streamrec.log.base import LogAddress, TableReader
 from streamrec.log.connect import open_reader, open_table_reader
 from streamrec.log.offsets import OffsetRange
+from streamrec.student.actor import BEHIND
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class RayReads:
     """Read in the actor's process."""
 
     def __init__(self, address: LogAddress, cfg: LogConfig) -> None:
-        import os; os.nice(5)
+        os.nice(BEHIND)  # What is read ahead can wait; what is waited for is read while nobody else has work.
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         self._reader = open_reader(address, cfg)

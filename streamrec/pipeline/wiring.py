@@ -27,7 +27,7 @@ from streamrec.pipeline.switches import SwitchBoard
 from streamrec.registry.registry import Registry
 from streamrec.soft_labels.scorer import Scorer
 from streamrec.storage import open_storage
-from streamrec.student.actor import host
+from streamrec.student.actor import BEHIND, host
 from streamrec.student.learner import Learner
 from streamrec.teachers.kinds import check_teachers
 from streamrec.teachers.linear import LinearStatistics
@@ -38,8 +38,6 @@ from streamrec.workers import LocalWorker, Worker
 C = TypeVar("C")
 
 ACTOR_CPUS = 0.1
-BEHIND = {"control": 5, "linear": 5}
-"""By how much others go before an actor where cores are short, as nice(2) counts: a step waits for these two at its end only."""
 """Logical CPUs of each long-lived actor: they take turns with the stream, so they must fit beside Ray Train's workers."""
 
 
@@ -165,7 +163,7 @@ def build_on_ray(
 
     def worker(role: str, build: Callable[..., C], *args: Any) -> Worker[C]:
         actor = f"{prefix}-{role}"
-        handle = host(actor, ACTOR_CPUS, checkpoints.check_owner, BEHIND.get(role, 0))
+        handle = host(actor, ACTOR_CPUS, checkpoints.check_owner, BEHIND if role in {"control", "linear"} else 0)
         made: RayWorker[C] = RayWorker(handle, epoch, build, *args, name=actor)
         workers.append(made)
         return made

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ _CHUNK = 512
 _PROBED = 128
 
 NUM_THREADS = 2
-"""While one teacher scores a chunk another one does, or what was scored is summed up: most of a step nobody else asks for the second core."""
+"""While one chunk is scored another one is: most of a step nobody else asks for the second core."""
 
 
 class RowFacts(NamedTuple):
@@ -61,7 +60,6 @@ class Scorer:
         self._store = TeacherStore(open_storage(storage_url))
         self._top_k = top_k
         self._loaded: dict[str, dict[str, LoadedTeacher]] = {}
-        self._locks: dict[str, Lock] = {}
         self._pool: ThreadPoolExecutor | None = None
 
     def score(
@@ -102,7 +100,6 @@ class Scorer:
 
         if self._pool is None:  # How many threads torch has is each thread's own, too.
             self._pool = ThreadPoolExecutor(NUM_THREADS, "score", torch.set_num_threads, (torch.get_num_threads(),))
-        # The teachers in turn: one that is asked twice at a time would only wait for itself.
         pairs = [(name, chunk) for chunk in chunks for name in teachers]
         parts = list(self._pool.map(score_chunk, *zip(*pairs, strict=True))) if pairs else []
         return {name: _joined(parts[at :: len(teachers)]) for at, name in enumerate(teachers)}
@@ -113,7 +110,7 @@ class Scorer:
         for name, version in teachers.items():
             teacher = self._teacher(name, version)
             known = rows.known_to(teacher)
-            with torch.no_grad(), self._locks.setdefault(name, Lock()):
+            with torch.no_grad():
                 vectors = teacher.represent(_known_of(examples.history, known))
             if vectors is not None:
                 found[name] = vectors

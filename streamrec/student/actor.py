@@ -37,6 +37,9 @@ ENDS_WITHIN_S = 30.0
 SLOW_S = 20.0
 """An answer that takes longer is told of: a cluster whose processes have died says nothing by itself."""
 
+BEHIND = 5
+"""By how much others go before an actor that a step waits for at its end only, where cores are short, as nice(2) counts."""
+
 logger = logging.getLogger(__name__)
 
 

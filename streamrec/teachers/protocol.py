@@ -44,6 +44,8 @@ class Scoring(Protocol):
 class LoadedTeacher(Scoring, Protocol):
     """A teacher version ready to score, whatever its kind.
 
+    **Contract.** Scoring changes nothing: several threads ask at a time.
+
     Attributes:
         generations: Generation of the item that it learned on each row, -1 on rows that it does not know. [rows] int32
     """
