@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ _PROBED = 8
 
 
 class PluginTeacher:
-    """Ask a package's teacher about the rows that its version knows, and check its answers; see `LoadedTeacher`.
+    """Ask a package's teacher about the rows that its version knows, one question at a time, and check its answers; see `LoadedTeacher`.
 
     Raises:
         OperatorError: It can't load its version.
@@ -29,6 +30,7 @@ class PluginTeacher:
         self._name, self._scoring = name, scoring
         self.generations = generations
         self._known = np.flatnonzero(generations >= 0).astype(np.int32)
+        self._turn = Lock()
 
     def score(self, histories: NDArray[np.int32], candidates: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return raw logits; rows that the version does not know are neither shown to the teacher nor asked of it.
@@ -38,7 +40,8 @@ class PluginTeacher:
         """
         place = np.flatnonzero(np.isin(candidates, self._known))
         shown = np.where(np.isin(histories, self._known), histories, np.int32(-1))
-        scores = np.asarray(self._scoring.score(shown, candidates[place]))
+        with self._turn:
+            scores = np.asarray(self._scoring.score(shown, candidates[place]))
         self._check("scores", scores, (len(histories), len(place)))
         result = np.full((len(histories), len(candidates)), -np.inf, np.float32)
         result[:, place] = scores
@@ -50,7 +53,8 @@ class PluginTeacher:
         if represent is None:
             return None
         shown = np.where(np.isin(histories, self._known), histories, np.int32(-1))
-        vectors = np.asarray(represent(shown), np.float32)
+        with self._turn:
+            vectors = np.asarray(represent(shown), np.float32)
         self._check("vectors", vectors, (len(histories), vectors.shape[-1] if vectors.ndim == 2 else 0))
         return vectors
 

@@ -24,8 +24,9 @@ from streamrec.teachers.window import EventWindow
 class Scoring(Protocol):
     """Answer with one version's weights.
 
-    **Contract.** `score` is a function of the version and its arguments. What it returns belongs to the caller. It is asked one question at a
-    time, by one thread or another. A teacher that also has ``represent(histories)`` returns a vector of each history there. [Q, D] float32
+    **Contract.** `score` is a function of the version and its arguments. What it returns belongs to the caller. Another package's is asked one
+    question at a time, by one thread or another. A teacher that also has ``represent(histories)`` returns a vector of each history there.
+    [Q, D] float32
     """
 
     def score(self, histories: NDArray[np.int32], candidates: NDArray[np.int32]) -> NDArray[np.float32]:

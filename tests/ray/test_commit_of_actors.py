@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from streamrec.pipeline.components import WorkerComponent
 from streamrec.pipeline.ray_workers import RayWorker
 from streamrec.pipeline.saving import Saver
 from streamrec.storage import LocalStorage
-from streamrec.student.actor import host
+from streamrec.student.actor import BEHIND, host
 
 NUM_COMMITS = 20
 
@@ -72,3 +73,13 @@ def test_an_actor_that_dies_before_it_answers_fails_the_next_commit_and_the_one_
     with pytest.raises(RayActorError):
         saver.commit(2, {})
     assert committed(tmp_path).digest() == before
+
+
+def test_who_a_step_waits_for_only_at_its_end_goes_behind_the_others(ray_cluster) -> None:
+    before, behind = (RayWorker(host(None, 0.1, niceness=niceness), 1, Dedupe, 10) for niceness in (0, BEHIND))
+    priorities = [worker.submit(priority).result() for worker in (before, behind)]
+    assert priorities[1] == priorities[0] + BEHIND
+
+
+def priority(_: Dedupe) -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)

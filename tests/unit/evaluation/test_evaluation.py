@@ -240,6 +240,8 @@ def test_rows_leave_all_recent_baskets_at_once_and_the_empty_ones_still_count(mo
     popularity.update(np.asarray([1, 2], np.int32), np.asarray([0, 1]))  # The oldest baskets leave, empty or not.
     again.update(np.asarray([1, 2], np.int32), np.asarray([0, 1]))
     assert popularity.digest() == again.digest()
+    for each in (popularity, again):
+        np.testing.assert_array_equal(each._recent[:40], np.bincount(each.snapshot().arrays["basket_rows"], minlength=40))
 
 
 def test_forgetting_is_told_by_what_was_learned_and_what_is_left_of_it() -> None:

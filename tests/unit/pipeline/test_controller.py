@@ -10,11 +10,14 @@ import pytest
 from streamrec.errors import BrokerUnavailable
 from streamrec.log.base import Record
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.labelling import Labelling
 from streamrec.pipeline.publisher import Publisher
 from streamrec.pipeline.report import StepReport
 from streamrec.registry.gate import Decision, Reason, Verdict, Window
 from streamrec.soft_labels.lists import COUNTED_VERSION
+from streamrec.soft_labels.schema import SoftLabels
 from streamrec.student.learner import CURRENT, Learner
+from streamrec.student.lesson import Lesson, StepMetrics
 
 World = Any
 NO_TEACHERS: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
@@ -55,6 +58,32 @@ def test_two_teachers_are_refreshed_in_the_middle_of_the_stream_and_their_labels
     assert any({"linear", "transformer"} <= report.plan.teachers.keys() and report.learned and report.learned.num_labelled for report in reports)
     assert sum(controller.state.labels.values()) > 0
     assert controller.parts.control.target._num_steps == controller.parts.student.target._num_steps  # type: ignore[attr-defined, union-attr]
+
+
+def test_the_control_learns_what_the_student_does_before_there_are_labels(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    controller, lessons, log = world.controller(), {}, []
+    step, finish = Learner.step, Labelling.finish
+
+    def noting(self: Learner, lesson: Lesson) -> StepMetrics:
+        log.append(self.name)
+        lessons[self.name] = lesson
+        return step(self, lesson)
+
+    def noting_labels(self: Labelling, *args: Any) -> SoftLabels:
+        log.append("labels")
+        return finish(self, *args)
+
+    monkeypatch.setattr(Learner, "step", noting)
+    monkeypatch.setattr(Labelling, "finish", noting_labels)
+    world.play(controller)
+    last = len(log) - log[::-1].index("student")
+    assert log[last - 3 : last] == ["control", "labels", "student"]
+    mine, its = lessons["student"], lessons["control"]
+    assert mine.labels is not None
+    assert its.labels is None
+    assert (mine.seed, mine.num_new, mine.number, mine.num_passes) == (its.seed, its.num_new, its.number, its.num_passes)
+    for column in ("history", "indptr", "target_rows", "weight", "user"):
+        np.testing.assert_array_equal(getattr(mine.examples, column), getattr(its.examples, column))
 
 
 class SpyPublisher(Publisher):

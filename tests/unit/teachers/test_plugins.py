@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
@@ -146,6 +148,27 @@ def test_a_teacher_is_not_asked_about_rows_that_it_does_not_know() -> None:
     scores = kind.load(version).score(np.asarray([[1, 3, 9, -1]], np.int32), np.arange(6, dtype=np.int32))
     assert seen == [([[-1, 3, -1, -1]], [0, 2, 3])]
     assert np.flatnonzero(np.isfinite(scores[0])).tolist() == [0, 2, 3]
+
+
+def test_a_packages_teacher_is_asked_one_question_at_a_time() -> None:
+    inside, overlaps = Lock(), []
+
+    class Alone(Plain):
+        def score(self, histories: Any, candidates: Any) -> Any:
+            is_alone = inside.acquire(blocking=False)
+            overlaps.append(not is_alone)
+            asked.wait(0.2)  # Long enough for another question to come in, if it can.
+            if is_alone:
+                inside.release()
+            return np.zeros((len(histories), len(candidates)), np.float32)
+
+    asked = Event()
+    version = ComponentState({"generation": np.zeros(3, np.int32)}, {})
+    teacher = plugin_kind("alone", lambda: Alone).load(version)
+    with ThreadPoolExecutor(2) as pool:
+        for pending in [pool.submit(teacher.score, np.zeros((1, 2), np.int32), np.arange(3, dtype=np.int32)) for _ in range(2)]:
+            pending.result()
+    assert overlaps == [False, False]
 
 
 def test_a_package_that_does_not_import_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
