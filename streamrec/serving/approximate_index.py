@@ -157,25 +157,24 @@ class ApproximateIndex:
         slots, marks = self._slots, self._marks
         # What depends on the request touches few positions: those found are dropped, and those of the history scored by hand.
         marks[excluded] = True
-        is_mine = is_allowed[own] & ~marks[own]
+        is_mine = is_allowed.take(own) > marks.take(own)
         mine = own[is_mine]
         marks[mine] = True
         found = self._fetch(query, min(n + len(excluded) + len(mine) + _MORE + int(_MORE_SHARE * n), len(self)), parameters)
-        positions = slots.position_of[found]
-        others = np.flatnonzero(~marks[positions])
+        positions = slots.position_of.take(found)
+        kept = ~marks.take(positions)
         marks[excluded] = False
         marks[mine] = False
-        # By position, so that ties go to the lower one.
-        others = others[positions[others].argsort()]
-        found, positions = found[others], positions[others]
-        scores = slots.vectors[found] @ query + slots.bias[found]
+        found, positions = found[kept], positions[kept]
+        scores = slots.vectors.take(found, 0) @ query
+        scores += slots.bias.take(found)
         if len(mine):
             mine, inverse = np.unique(mine, return_inverse=True)
             added = self.vectors(mine) @ query + self.bias(mine)
             np.add.at(added, inverse, own_bias[is_mine])
             positions, scores = np.concatenate([positions, mine]), np.concatenate([scores, added])
-        best, best_scores = top(scores, n)
-        return positions[best], best_scores
+        best = np.lexsort((positions, -scores))[:n]  # Ties go to the lower position.
+        return positions[best], scores[best]
 
     def _by_hand(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, among: Ints) -> tuple[Ints, Floats]:
         slots, places = self._slots, self.slot_of[among]
