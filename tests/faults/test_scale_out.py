@@ -124,11 +124,12 @@ class Service:
         return int(application.deployments["Recommender"].replica_states.get(ReplicaState.RUNNING, 0))
 
     def nodes(self) -> set[str]:
-        """Return the nodes that have replicas."""
+        """Return the nodes that have replicas, less those that go: the wave's stand beside others for a while."""
         controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
         details: dict[str, Any] = ray.get(controller.get_serve_instance_details.remote())
         (application,) = details["applications"].values()
-        return {str(replica["node_id"]) for replica in application["deployments"]["Recommender"]["replicas"]}
+        replicas = application["deployments"]["Recommender"]["replicas"]
+        return {str(replica["node_id"]) for replica in replicas if replica["state"] == ReplicaState.RUNNING}
 
     def wait_for(self, is_so: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
