@@ -78,6 +78,7 @@ def test_the_control_learns_what_the_student_does_before_there_are_labels(world:
     world.play(controller)
     last = len(log) - log[::-1].index("student")
     assert log[last - 3 : last] == ["control", "labels", "student"]
+    assert "control" not in log[last:]  # It was this step's.
     mine, its = lessons["student"], lessons["control"]
     assert mine.labels is not None
     assert its.labels is None
