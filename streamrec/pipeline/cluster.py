@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import psutil
 import ray
 import ray.data
 from ray._private import utils as ray_utils  # noqa: PLC2701 - ray.init sets its handler of SIGTERM by this function alone
@@ -56,6 +57,8 @@ STUCK = 130
 """Exit status of a process that a signal ended while Ray did not come back, as a shell gives it for Ctrl-C."""
 _PATIENCE_S = 5.0
 _SLOW_S = 20.0
+_FAREWELL_S = 3.0
+"""Ray's processes end within a second of their node's end, if at all."""
 
 
 @contextmanager
@@ -63,8 +66,8 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
     """Be connected to Ray inside the block.
 
     `RAY_ADDRESS` is used when it is set, and a connection that is there already is kept. Otherwise a local cluster is started; it ends with
-    the block and its temporary folder is removed. Handlers of SIGINT and SIGTERM that the caller has set stay in place; a signal that comes while
-    Ray starts is handled once it has started.
+    the block, all its processes with it, and its temporary folder is removed. Handlers of SIGINT and SIGTERM that the caller has set stay in
+    place; a signal that comes while Ray starts is handled once it has started.
 
     Args:
         num_cpus: Logical CPUs of a local cluster; None takes the machine's, but at least `LOCAL_CPUS`.
@@ -101,7 +104,19 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
                 )
             yield
         finally:
-            ray.shutdown()
+            _end_local()
+
+
+def _end_local() -> None:
+    """End the local cluster and kill what stays of it: a worker whose node goes while it ends itself may hang for ever."""
+    raylets = [process for process in psutil.Process().children() if process.name() == "raylet"]
+    started = [process for raylet in raylets for process in raylet.children(recursive=True)]
+    ray.shutdown()
+    _, left = psutil.wait_procs(started, timeout=_FAREWELL_S)
+    for process in left:
+        logger.debug("Ray: killing process %d, which outlived its node", process.pid)
+        process.kill()
+    psutil.wait_procs(left, timeout=_FAREWELL_S)
 
 
 def _connect(address: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 
+import psutil
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -18,6 +20,16 @@ KEYS = {
     "freshness": {"state_ms_p50", "state_ms_p99", "model_s_p50", "model_s_p95"},
     "recall20": {"student", "student_events_only", "popular", "teachers"},
 }
+
+
+def processes_in(folder) -> list[str]:
+    """Return the processes that work in a folder; Ray's do so in their driver's."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # It ended, or is not ours to look at.
+            if process.cwd() == str(folder):
+                found.append(" ".join(process.cmdline()) or process.name())
+    return found
 
 
 def test_a_bounded_demo_on_files_ends_by_itself_with_all_figures_and_leaves_nothing(jobs):
@@ -47,4 +59,5 @@ def test_a_bounded_demo_on_files_ends_by_itself_with_all_figures_and_leaves_noth
     assert summary["swaps"]["count"] >= 10
     assert set(summary["recall20"]["teachers"]) == {"linear", "transformer", "repeats", "ensemble"}
     assert "(raylet)" not in done.stdout
+    assert processes_in(jobs.folder) == []
     assert jobs.names() == {"runs"}  # TMPDIR is the folder, too.

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -38,3 +41,28 @@ def test_a_local_cluster_works_at_the_drivers_priority_and_leaves_nothing(usual)
         assert training > usually
     assert not ray.is_initialized()
     assert list(usual.iterdir()) == []
+
+
+@ray.remote(num_cpus=0)
+class Worker:
+    def never_ends(self):
+        atexit.register(signal.pause)
+        return os.getpid()
+
+    def end(self):
+        ray.actor.exit_actor()
+
+
+@pytest.mark.usefixtures("usual")
+def test_a_worker_that_hangs_at_its_own_end_ends_with_its_cluster() -> None:
+    with ray_cluster():
+        worker = Worker.remote()
+        process = psutil.Process(ray.get(worker.never_ends.remote()))
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(worker.end.remote())
+        assert process.is_running()
+    try:
+        assert not process.is_running()
+    finally:
+        if process.is_running():
+            process.kill()
