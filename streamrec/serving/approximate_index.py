@@ -5,6 +5,7 @@ Shapes: m positions, C slots, d dimensions, h history items.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import faiss
@@ -17,7 +18,7 @@ from streamrec.serving.slots import Slots
 # What a build aims at: the share of the exact best 20 that is found, over its sample of queries; and what is enough once a search reads so many rows.
 _TARGET, _ENOUGH, _MANY_READ = 0.995, 0.98, 5_000
 _MEASURED_N = 20
-# Codes are rounded: so many more than are wanted, and a share of these, are fetched and scored again.
+# Where codes are rounded so many more than are wanted, and a share of these, are fetched and scored again.
 _MORE, _MORE_SHARE = 4, 0.25
 # So many are scored by hand: it is exact, and takes no longer than a search of many lists in which few are allowed.
 BY_HAND_ROWS = 5_000
@@ -39,7 +40,7 @@ class Chosen(NamedTuple):
 
 
 class ApproximateIndex:
-    """Search one version's rows by inverted lists, score what they give exactly, and return the best of it.
+    """Search one version's rows by inverted lists, score exactly what they give, and return the best of it.
 
     What a search finds may lack a few of the best; its scores are exact, and it is never shorter than it has to be.
 
@@ -57,7 +58,6 @@ class ApproximateIndex:
         slots.add_user(self)
         self._slots, self._allowed, self._num_allowed = slots, ~barred, int(len(barred) - barred.sum())
         self.chosen = Chosen(slots.num_lists, 1.0) if chosen is None else chosen
-        self._marks = np.zeros(len(slot_of), np.bool_)
         self._asked = np.zeros((1, slots.width), np.float32)
         self._asked[0, slots.vectors.shape[1]] = slots.query_norm
         self._make_room(_FIRST_ROOM)
@@ -154,27 +154,22 @@ class ApproximateIndex:
     def _search(
         self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, parameters: Any, is_allowed: NDArray[np.bool_]
     ) -> tuple[Ints, Floats]:
-        slots, marks = self._slots, self._marks
-        # What depends on the request touches few positions: those found are dropped, and those of the history scored by hand.
-        marks[excluded] = True
-        is_mine = is_allowed.take(own) > marks.take(own)
-        mine = own[is_mine]
-        marks[mine] = True
-        found = self._fetch(query, min(n + len(excluded) + len(mine) + _MORE + int(_MORE_SHARE * n), len(self)), parameters)
-        positions = slots.position_of.take(found)
-        kept = ~marks.take(positions)
-        marks[excluded] = False
-        marks[mine] = False
-        found, positions = found[kept], positions[kept]
-        scores = slots.vectors.take(found, 0) @ query
-        scores += slots.bias.take(found)
-        if len(mine):
-            mine, inverse = np.unique(mine, return_inverse=True)
-            added = self.vectors(mine) @ query + self.bias(mine)
-            np.add.at(added, inverse, own_bias[is_mine])
-            positions, scores = np.concatenate([positions, mine]), np.concatenate([scores, added])
-        best = np.lexsort((positions, -scores))[:n]  # Ties go to the lower position.
-        return positions[best], scores[best]
+        # What depends on the request touches few positions: those found are dropped, and those of the history scored by hand. In Python, whose steps
+        # are cheaper than as many calls of numpy.
+        barred = set(excluded.tolist())
+        mine: dict[int, float] = {}
+        for position, bias in zip(own.tolist(), own_bias.tolist(), strict=True):
+            if position not in barred and is_allowed[position]:
+                mine[position] = mine.get(position, 0.0) + bias
+        found = self._fetch(query, n + len(barred) + len(mine), parameters)
+        best = [(-score, position) for score, position in found if position not in barred and position not in mine]
+        if mine:
+            positions = np.fromiter(mine, np.int32)
+            scores = self.vectors(positions) @ query + self.bias(positions)
+            best += [(-score - bias, position) for score, (position, bias) in zip(scores.tolist(), mine.items(), strict=True)]
+        best.sort()  # Ties go to the lower position.
+        del best[n:]
+        return np.array([position for _, position in best], np.int32), np.array([-score for score, _ in best], np.float32)
 
     def _by_hand(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, among: Ints) -> tuple[Ints, Floats]:
         slots, places = self._slots, self.slot_of[among]
@@ -187,19 +182,26 @@ class ApproximateIndex:
         best, best_scores = top(scores, n)
         return among[best], best_scores
 
-    def _fetch(self, query: Floats, num: int, parameters: Any) -> NDArray[np.int64]:
-        """Return the slots of the ``num`` largest products of codes with the query, fewer when the lists that are read hold no more."""
+    def _fetch(self, query: Floats, num: int, parameters: Any) -> Iterable[tuple[float, int]]:
+        """Return (score, position) of ``num`` or a few more of the largest products of codes with the query, fewer when the lists hold no more."""
+        slots = self._slots
+        num = min(num if slots.is_exact else num + _MORE + int(_MORE_SHARE * num), len(self))
         if num > len(self._found):
             self._make_room(2 * num)
         self._asked[0, : len(query)] = query
-        self._slots.search(self._query, num, *self._results, parameters)
+        slots.search(self._query, num, *self._results, parameters)
         found = self._found[:num]
-        return found if found[-1] >= 0 else found[found >= 0]
+        if found[-1] < 0:
+            found = found[found >= 0]
+        scores = self._scores[: len(found)]
+        if not slots.is_exact:
+            scores = slots.vectors.take(found, 0) @ query
+            scores += slots.bias.take(found)
+        return zip(scores.tolist(), slots.position_of.take(found).tolist(), strict=True)
 
     def _make_room(self, num: int) -> None:
-        self._found, scores = np.empty(num, np.int64), np.empty(num, np.float32)
-        self._kept = scores  # The pointers do not.
-        self._query, self._results = faiss.swig_ptr(self._asked), (faiss.swig_ptr(scores), faiss.swig_ptr(self._found))
+        self._found, self._scores = np.empty(num, np.int64), np.empty(num, np.float32)
+        self._query, self._results = faiss.swig_ptr(self._asked), (faiss.swig_ptr(self._scores), faiss.swig_ptr(self._found))
 
     def _probes_for(self, n: int, num_allowed: int) -> int:
         """Return how many lists hold as many that are allowed, for each one that is wanted, as in the measurement."""

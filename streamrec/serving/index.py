@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 
-# Up to here one numpy product with a partial sort costs no more than twice what an approximate search does.
-EXACT_ROWS = 20_000
+# Up to here one numpy product with a partial sort costs about what a search of inverted lists does.
+EXACT_ROWS = 5_000
 # Smallest norm that is divided by.
 MIN_NORM = 1e-6
 # So many scores at least, and so many times as many as are wanted, are narrowed down before they are sorted.

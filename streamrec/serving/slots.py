@@ -33,6 +33,8 @@ _ASSIGNED_AT_ONCE = 4096
 _ROOM = 1.2
 # How far beyond the range that was seen at the build, as a share of it, codes reach.
 _HEADROOM = 0.2
+# Codes are the numbers themselves up to so much memory: their products need no second look.
+EXACT_BYTES = 64 * 2**20
 
 
 class User(Protocol):
@@ -44,8 +46,9 @@ class User(Protocol):
 class Slots:
     """Hold vectors, and find those of the largest inner product with a query approximately.
 
-    An inverted file (FAISS) with fixed centroids and codes of 8 bits a dimension; the bias is one more dimension, in units of a query's norm, so
-    that a list and a code know the whole score. What is found is meant to be scored again from ``vectors`` and ``bias``.
+    An inverted file (FAISS) with fixed centroids; the bias is one more dimension, in units of a query's norm, so that a list and a code know the
+    whole score. Codes are the numbers themselves while they take at most `EXACT_BYTES`. Beyond, they have 8 bits a dimension, and what is found is
+    meant to be scored again from ``vectors`` and ``bias``.
 
     Args:
         vectors: [m, d]; slot i gets row i.
@@ -53,6 +56,7 @@ class Slots:
         query_norm: How long queries are.
 
     Attributes:
+        is_exact: Whether a search gives scores as they are.
         vectors: [C, d]; only those in use mean something.
         bias: [C].
         norms: Of the vectors. [C]
@@ -75,6 +79,7 @@ class Slots:
         self.query_norm = query_norm
         self.width = -(-(dim + 1) // _ALIGNED) * _ALIGNED
         self.num_lists = num_lists(num)
+        self.is_exact = num * self.width * vectors.itemsize <= EXACT_BYTES
         self._num_used = 0
         self._lock = threading.Lock()
         self._users: WeakSet[User] = WeakSet()
@@ -140,8 +145,11 @@ class Slots:
         faiss_api: Any = faiss  # Its stubs know only the signatures of C++.
         self._quantizer = faiss_api.IndexFlatIP(self.width)
         kind, metric = faiss_api.ScalarQuantizer.QT_8bit, faiss_api.METRIC_INNER_PRODUCT
-        self._lists = faiss_api.IndexIVFScalarQuantizer(self._quantizer, self.width, self.num_lists, kind, metric, False)
-        self._lists.sq.rangestat_arg = _HEADROOM
+        if self.is_exact:
+            self._lists = faiss_api.IndexIVFFlat(self._quantizer, self.width, self.num_lists, metric)
+        else:
+            self._lists = faiss_api.IndexIVFScalarQuantizer(self._quantizer, self.width, self.num_lists, kind, metric, False)
+            self._lists.sq.rangestat_arg = _HEADROOM
         clustering = self._lists.cp
         clustering.seed, clustering.niter = _SEED, _TRAINING_ROUNDS
         clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, _ROWS_PER_CENTROID

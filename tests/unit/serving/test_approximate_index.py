@@ -19,6 +19,13 @@ NO_ROWS = np.empty(0, np.int32)
 NO_BIAS = np.empty(0, np.float32)
 
 
+@pytest.fixture(autouse=True, scope="module", params=[0, 2**30], ids=["rounded codes", "exact codes"])
+def codes(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slots, "EXACT_BYTES", request.param)
+        yield
+
+
 def rows_of(rng, num, dim=16, clusters=0):
     """Unit vectors and biases; in clusters if asked for."""
     around = rng.normal(size=(clusters, dim))[rng.integers(0, clusters, num)] if clusters else 0
