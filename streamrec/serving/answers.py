@@ -64,7 +64,7 @@ class Answerer:
         if self.view is not None:
             recommender.leave_out(self.map_of(recommender).unavailable_rows())
         known = self.known_rows(request, recommender)
-        given = recommender.known_rows(recommender.catalog.rows_of(request.namespace, request.history)) if request.history else _NO_ROWS
+        given = recommender.rows_of(request.namespace, request.history) if request.history else _NO_ROWS
         history = known if request.history is None else given
         excluded = self._excluded(request, recommender, known, given)
         if len(history) and not request.is_late:
@@ -99,12 +99,12 @@ class Answerer:
         if not len(codes):
             return _NO_ROWS
         rows = row_map.rows(codes)
-        return rows if rows.min() >= 0 else rows[rows >= 0]
+        return rows if min(rows.tolist()) >= 0 else rows[rows >= 0]
 
     def _excluded(self, request: RecommendRequest, recommender: Recommender, known: Rows, given: Rows) -> Rows:
         parts = [known, given] if request.exclude_seen else []
         if request.exclude:
-            parts.append(recommender.known_rows(recommender.catalog.rows_of(request.namespace, request.exclude)))
+            parts.append(recommender.rows_of(request.namespace, request.exclude))
         present = [part for part in parts if len(part)]
         return np.concatenate(present) if len(present) > 1 else (present[0] if present else _NO_ROWS)
 
@@ -149,8 +149,8 @@ def popular_source(recommender: Recommender, why: str) -> dict[str, Any]:
 
 def shown_items(recommender: Recommender, rows: Rows, scores: NDArray[np.float32]) -> list[dict[str, Any]]:
     """Return rows and their scores as an answer shows them."""
-    shown = scores.astype(np.float64).round(SCORE_DECIMALS).tolist()
-    return [{"item_id": item_id, "score": score} for item_id, score in zip(recommender.ids(rows), shown, strict=True)]
+    unit = 10**SCORE_DECIMALS
+    return [{"item_id": item_id, "score": round(score * unit) / unit} for item_id, score in zip(recommender.ids(rows), scores.tolist(), strict=True)]
 
 
 def short_of(recommender: Recommender, namespace: str, got: int, wanted: int, among: Among | None = None, num_new: int = 0) -> str:

@@ -123,11 +123,11 @@ class ApproximateIndex:
 
     def vectors(self, positions: Ints) -> Floats:
         """Return the vectors of some positions. [k, d]."""
-        return self._slots.vectors[self.slot_of[positions]]
+        return self._slots.vectors.take(self.slot_of.take(positions), 0)
 
     def bias(self, positions: Ints) -> Floats:
         """Return their biases. [k]."""
-        return self._slots.bias[self.slot_of[positions]]
+        return self._slots.bias.take(self.slot_of.take(positions))
 
     def cosines(self, direction: Floats) -> Floats:
         """Return the cosine between each vector and a direction of length 1; see `Index.cosines`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -92,12 +93,17 @@ class Catalog:
 
     def rows_of(self, namespace: str, item_ids: list[str] | tuple[str, ...]) -> NDArray[np.int32]:
         """Return the items' rows [num] int32, -1 where unknown."""
-        rows = self._rows.get(namespace, {})
+        rows = self.rows_in(namespace)
         return np.array([rows.get(item_id, -1) for item_id in item_ids], np.int32)
 
-    def id_of(self, row: int) -> str:
-        """Return the item id of a row."""
-        return self._ids[row]
+    def rows_in(self, namespace: str) -> Mapping[str, int]:
+        """Return the row of each item of the namespace; it may grow meanwhile."""
+        return self._rows.get(namespace, {})
+
+    def ids_of(self, rows: list[int]) -> list[str]:
+        """Return the item ids of rows."""
+        ids = self._ids
+        return [ids[row] for row in rows]
 
     def _agrees(self, arrays: Arrays, rows: NDArray[np.int64]) -> bool:
         """Return whether the rows hold the same items here and there."""

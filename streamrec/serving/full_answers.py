@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,7 @@ class FullAnswerer(Answerer):
             return super().answer(request, model, request_id)
         extras, recommender = request.extras or Extras(), self._ready(model)
         seed = f"{model.version}\n{request.namespace}\n{request.user_id}\n{request_id}"
-        known, given = self.known_rows(request, recommender), self._rows_of(recommender, request.namespace, request.history or ())
+        known, given = self.known_rows(request, recommender), recommender.rows_of(request.namespace, request.history or ())
         history = (known if request.history is None else given)[::-1][: recommender.history_length]
         why = DEADLINE if request.is_late and len(history) else None
         history = _NO_ROWS if request.is_late else history
@@ -70,7 +70,7 @@ class FullAnswerer(Answerer):
         latter say ``"source": "content"``, and so does the answer where all given ones are such.
         """
         recommender, facts = self._ready(model), self.facts(model, request_id)
-        rows = self._rows_of(recommender, namespace, body.like)
+        rows = recommender.rows_of(namespace, body.like)
         new = [item for item in body.like if recommender.catalog.row_of(namespace, item) not in rows]
         by_words = {item: direction for item in new if (direction := self._direction_of(recommender, namespace, item)) is not None}
         if unknown := [item for item in new if item not in by_words]:
@@ -81,7 +81,7 @@ class FullAnswerer(Answerer):
         (direction,) = units(np.concatenate([recommender.directions(rows), *(one[None] for one in by_words.values())]).mean(0, keepdims=True))
         filters = Filters.of(body)
         among = self._among(filters, namespace, recommender)
-        excluded = np.concatenate([rows, self._rows_of(recommender, namespace, body.exclude)])
+        excluded = np.concatenate([rows, recommender.rows_of(namespace, body.exclude)])
         items = shown_items(recommender, *recommender.similar(direction, n, excluded, namespace, among))
         newer = self._new_like(recommender, direction, n, namespace, filters, {*body.like, *body.exclude})
         items = sorted([*items, *newer], key=lambda item: -item["score"])[:n]
@@ -91,12 +91,12 @@ class FullAnswerer(Answerer):
         """Return the candidates in order of score; those that can't be ranked, or had, are in ``left_out``."""
         recommender = self._ready(model)
         request = RecommendRequest(body.user_id, namespace, None if body.history is None else tuple(body.history))
-        known, given = self.known_rows(request, recommender), self._rows_of(recommender, namespace, request.history or ())
+        known, given = self.known_rows(request, recommender), recommender.rows_of(namespace, request.history or ())
         history = (known if request.history is None else given)[::-1][: recommender.history_length]
         candidates = dict.fromkeys(body.candidates)
-        rows = self._rows_of(recommender, namespace, candidates)
+        rows = recommender.rows_of(namespace, candidates)
         barred = self._unavailable(recommender) if body.available else _NO_ROWS
-        unknown = [item for item in candidates if not len(self._rows_of(recommender, namespace, [item]))]
+        unknown = [item for item in candidates if not len(recommender.rows_of(namespace, [item]))]
         left_out = [{"item_id": item, "why": "unknown to the version"} for item in unknown]
         left_out += [{"item_id": item, "why": "can't be had"} for item in recommender.ids(rows[np.isin(rows, barred)])]
         rows = rows[~np.isin(rows, barred)]
@@ -126,7 +126,7 @@ class FullAnswerer(Answerer):
     ) -> tuple[Rows, dict[str, Any]]:
         namespace = request.namespace
         among = self._among(one.filters, namespace, recommender)
-        excluded = np.concatenate([taken, self._rows_of(recommender, namespace, one.exclude)])
+        excluded = np.concatenate([taken, recommender.rows_of(namespace, one.exclude)])
         propensities: Mapping[int, float] = {}
         if not len(history):
             rows, scores = recommender.popular(one.n, excluded, namespace, among)
@@ -173,9 +173,6 @@ class FullAnswerer(Answerer):
     def _unavailable(self, recommender: Recommender) -> Rows:
         return _NO_ROWS if self.view is None else self.map_of(recommender).unavailable_rows()
 
-    def _rows_of(self, recommender: Recommender, namespace: str, item_ids: Iterable[str]) -> Rows:
-        return recommender.known_rows(recommender.catalog.rows_of(namespace, tuple(item_ids)))
-
     def _among(self, filters: Filters, namespace: str, recommender: Recommender) -> Among | None:
         """Return the rows that pass; None when all do that can be had."""
         if filters.passes_all:
@@ -184,7 +181,7 @@ class FullAnswerer(Answerer):
         if filters.asks_for_attributes:
             parts.append(_NO_ROWS if self.view is None else self.map_of(recommender).passing_rows(filters))
         if filters.items is not None:
-            parts.append(self._rows_of(recommender, namespace, filters.items))
+            parts.append(recommender.rows_of(namespace, filters.items))
         rows = parts[0] if parts else np.arange(recommender.num_rows, dtype=np.int32)
         for part in parts[1:]:
             rows = np.intersect1d(rows, part)

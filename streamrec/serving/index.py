@@ -140,11 +140,11 @@ class ExactIndex:
 
     def vectors(self, positions: Ints) -> Floats:
         """Return the vectors of some positions. [k, d]."""
-        return self._vectors[positions]
+        return self._vectors.take(positions, 0)
 
     def bias(self, positions: Ints) -> Floats:
         """Return their biases. [k]."""
-        return self._bias[positions]
+        return self._bias.take(positions)
 
     def cosines(self, direction: Floats) -> Floats:
         """See `Index.cosines`."""

@@ -6,7 +6,7 @@ score[j] = ⟨v(j), q⟩ + item_bias[j] + Σ_{i: hᵢ = j} own_bias[i], with the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -178,9 +178,10 @@ class Recommender:
         shelf = self._shelves.get(namespace)
         return shelf is None or isinstance(shelf.index, ExactIndex)
 
-    def known_rows(self, rows: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return the rows that this version has, in the same order; -1 and rows of later versions go."""
-        return rows[(rows >= 0) & (rows < self.num_rows)]
+    def rows_of(self, namespace: str, item_ids: Iterable[str]) -> NDArray[np.int32]:
+        """Return the rows of the items that this version has, in the same order; a catalog may know more."""
+        row_of, num_rows = self.catalog.rows_in(namespace), self.num_rows
+        return np.array([row for item_id in item_ids if 0 <= (row := row_of.get(item_id, -1)) < num_rows], np.int32)
 
     def leave_out(self, rows: NDArray[np.int32]) -> None:
         """Return none of these rows from now on, and those of before again; they still count in histories. The same array again costs nothing."""
@@ -318,8 +319,7 @@ class Recommender:
 
     def ids(self, rows: NDArray[np.int32]) -> list[str]:
         """Return the rows' item ids."""
-        id_of = self.catalog.id_of
-        return [id_of(row) for row in rows.tolist()]
+        return self.catalog.ids_of(rows.tolist())
 
     def _own(self, history: NDArray[np.int32], rows: NDArray[np.int32]) -> Floats:
         own: Floats = (rows[:, None] == history[None, :]) @ self._own_bias[: len(history)]

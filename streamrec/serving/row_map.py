@@ -43,7 +43,7 @@ class RowMap:
         """Return the rows of the codes, in the same order."""
         if self._num_known < len(self.table.item_ids):
             self._look_up_new()
-        return self._rows[codes]
+        return self._rows.take(codes)
 
     def unavailable_rows(self) -> NDArray[np.int32]:
         """Return the rows whose items can't be had: the same array until others can't."""

@@ -127,7 +127,7 @@ def test_a_catalog_grows_with_its_lineage_and_refuses_another(version):
     assert catalog.follow(version(14, seed=3)[0])
     assert len(catalog) == 14
     assert catalog.row_of("default", "item-13") == 13
-    assert catalog.id_of(13) == "item-13"
+    assert catalog.ids_of([13]) == ["item-13"]
     assert catalog.follow(version(5)[0])
     assert len(catalog) == 14
     assert not catalog.follow(version(20, prefix="other")[0])

@@ -116,8 +116,8 @@ def test_a_catalog_is_shared_until_a_row_changes_its_item(version):
     assert other is not None
     assert other is not catalog
     assert other.lineage is catalog.lineage
-    assert (catalog.row_of("a", "i0"), catalog.row_of("a", "i5"), catalog.id_of(0)) == (0, -1, "i0")
-    assert (other.row_of("a", "i0"), other.row_of("a", "i5"), other.id_of(0)) == (-1, 0, "i5")
+    assert (catalog.row_of("a", "i0"), catalog.row_of("a", "i5"), catalog.ids_of([0])[0]) == (0, -1, "i0")
+    assert (other.row_of("a", "i0"), other.row_of("a", "i5"), other.ids_of([0])[0]) == (-1, 0, "i5")
 
 
 def test_another_item_at_the_same_generation_is_another_lineage(version):
@@ -182,5 +182,5 @@ def test_a_stored_version_of_format_one_is_read_with_first_items_throughout_and_
     newest = Registry(storage).load("v00000002")
     assert newest.manifest.format == 2
     first.load(json.loads(newest.manifest.to_json()), newest.arrays, newest.meta)
-    assert first.current.recommender.catalog.id_of(7) == "another"
-    assert first.previous.recommender.catalog.id_of(7) == "item-7"
+    assert first.current.recommender.catalog.ids_of([7]) == ["another"]
+    assert first.previous.recommender.catalog.ids_of([7]) == ["item-7"]
