@@ -341,5 +341,6 @@ def _model_facts(model: LiveModel | None) -> dict[str, Any] | None:
         "items": model.recommender.num_rows,
         "dim": model.recommender.dim,
         "namespaces": model.recommender.namespaces,
+        "index": model.recommender.index_facts(),
         **{name: model.manifest[name] for name in shown if name in model.manifest},
     }

@@ -186,7 +186,8 @@ class Routes:
         facts, caller = self._backend.facts(), caller_of(scope)
         for name in ("live", "previous"):
             if facts.get(name):
-                facts[name] = {**facts[name], "namespaces": caller.visible(facts[name]["namespaces"])}
+                seen, index = caller.visible(facts[name]["namespaces"]), facts[name]["index"]
+                facts[name] = {**facts[name], "namespaces": seen, "index": {namespace: index[namespace] for namespace in seen}}
         if caller.namespaces is not None:  # Those of others are in there, too.
             facts.pop("worth", None)
         limits = {"late": self._deadlines.num_late, "waiting": self._guards.gate.num_inside, "shed": self._guards.gate.num_refused}

@@ -136,6 +136,10 @@ class ApproximateIndex:
         cosines = (used @ direction) / np.maximum(slots.norms[: len(used)], MIN_NORM)
         return np.asarray(cosines[self.slot_of], np.float32)
 
+    def facts(self) -> dict[str, Any]:
+        """Return how it searches, with how many ``lists`` there are and how many of them are ``read``; see `Index.facts`."""
+        return {"kind": "lists", "overlap": round(self.chosen.overlap, 4), "lists": self._slots.num_lists, "read": self.chosen.num_probes}
+
     def measured(self, queries: Floats) -> Chosen:
         """Return the fewest lists to read that find as many of the best as is aimed at, for queries [num, d]; all lists when none do."""
         nothing, none = np.empty(0, np.int32), np.empty(0, np.float32)

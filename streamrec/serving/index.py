@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,10 @@ class Index(Protocol):
 
     def cosines(self, direction: Floats) -> Floats:
         """Return the cosine between each vector and a direction of length 1; zero for a vector without a direction. [m]."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return how it searches: its ``kind``, and what ``overlap`` with the exact best it was measured to have."""
         ...
 
 
@@ -151,6 +155,10 @@ class ExactIndex:
         if self._norms is None:
             self._norms = np.linalg.norm(self._vectors, axis=1).astype(np.float32)
         return np.asarray((self._vectors @ direction) / np.maximum(self._norms, MIN_NORM), np.float32)
+
+    def facts(self) -> dict[str, Any]:
+        """See `Index.facts`."""
+        return {"kind": "exact", "overlap": 1.0}
 
 
 def product(vectors: Floats, query: Floats, among: Ints) -> Floats:

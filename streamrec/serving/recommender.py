@@ -178,6 +178,10 @@ class Recommender:
         shelf = self._shelves.get(namespace)
         return shelf is None or isinstance(shelf.index, ExactIndex)
 
+    def index_facts(self) -> dict[str, dict[str, Any]]:
+        """Return how each namespace is searched; see `streamrec.serving.index.Index.facts`."""
+        return {name: shelf.index.facts() for name, shelf in self._shelves.items()}
+
     def rows_of(self, namespace: str, item_ids: Iterable[str]) -> NDArray[np.int32]:
         """Return the rows of the items that this version has, in the same order; a catalog may know more."""
         row_of, num_rows = self.catalog.rows_in(namespace), self.num_rows

@@ -217,6 +217,15 @@ class Moved(Named):
     at_ms: int
 
 
+class IndexFacts(Reply):
+    """Say how a namespace is searched."""
+
+    kind: str = Field(description="exact, or lists of which some are read.")
+    overlap: float = Field(description="Share of the exact best 20 that was found when the index was built, of 1.")
+    lists: int | None = None
+    read: int | None = Field(default=None, description="How many lists an answer of 20 reads.")
+
+
 class LiveVersion(Reply):
     """Describe a version on a replica."""
 
@@ -226,6 +235,7 @@ class LiveVersion(Reply):
     items: int | None = None
     dim: int | None = None
     namespaces: list[str] | None = None
+    index: dict[str, IndexFacts] | None = Field(default=None, description="How each namespace is searched.")
 
 
 class Models(Reply):

@@ -211,6 +211,7 @@ def test_tenants_never_see_each_others_items_or_users(tenants):
     assert all("only theirs" not in orjson.dumps(shown(answer.body)).decode() for answer in answers)
     assert {item["score"] for item in answers[1].body["items"]} == {5.0}
     assert answers[3].body["live"]["namespaces"] == [ours]
+    assert answers[3].body["live"]["index"] == {ours: {"kind": "exact", "overlap": 1.0}}
     assert all(answer.body["items"] == [{"item_id": "only ours", "event_time": 1_764_000_000_000}] for answer in answers[7::5])
     assert {answer.body["title"] for answer in answers[8::5]} == {"ours"}
     assert replica.ask("GET", f"/v1/items/only%20theirs?{there}", headers=own).status == 404

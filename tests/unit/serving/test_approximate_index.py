@@ -113,6 +113,7 @@ def test_what_an_index_finds_of_clustered_rows_is_what_it_says_it_measured():
     vectors, bias = rows_of(rng, 20_000, clusters=500)
     near, exact = build_approximate(vectors, bias, sample), ExactIndex(vectors, bias)
     assert near.chosen.overlap >= 0.995
+    assert near.facts() == {"kind": "lists", "overlap": round(near.chosen.overlap, 4), "lists": 512, "read": near.chosen.num_probes}
     assert near.chosen.num_probes < slots.num_lists(20_000) // 4
     for n, least in ((20, 0.98), (100, 0.9), (500, 0.85)):
         questions = [asked(rng, 20_000) for _ in range(50)]
