@@ -4,9 +4,11 @@
 
 One Ray Train group of two workers with a thread each does all, in turn. In a round the first worker takes steps by itself while the other waits,
 then the same steps by a bare loop (a module, AdamW, ready-made tensors, the same loss), then both workers take steps together over the same batches,
-shared out, whose gradients they exchange (gloo). So whatever else the machine does falls on all three. The last line is one flat JSON object:
+shared out, whose gradients they exchange (gloo), and at last both take the same steps by themselves at the same time, which is what the machine's
+two cores are worth. So whatever else the machine does falls on all. The last line is one flat JSON object:
 ``ratio_to_bare``, a bare step's time by one of ours, ours including the making of its batch; ``scaling_2_workers``, examples a second of two workers
-by those of one; both ratios of medians; and ``refresh_to_label_s``, which this does not measure.
+by those of one; ``ceiling_2_processes``, the same of two that exchange and share nothing; all ratios of medians; and ``refresh_to_label_s``, which
+this does not measure.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from streamrec.teachers.train_loop import budget, build_transformer
 from streamrec.teachers.training import Place, Training
 
 STEPS = 6
-"""A round's steps of each of the three."""
+"""A round's steps of each."""
 
 
 def main() -> None:
@@ -65,6 +67,7 @@ def main() -> None:
     result = {
         "ratio_to_bare": medians["bare"] / medians["one"],
         "scaling_2_workers": medians["one"] / medians["two"],
+        "ceiling_2_processes": 2 * medians["one"] / medians["each"],
         "refresh_to_label_s": None,
         **{f"{name}_step_ms": 1000 * value for name, value in medians.items()},
     }
@@ -83,7 +86,8 @@ def measure(options: dict[str, Any]) -> None:
     passes, _ = budget(sequences, None, config, 0)
     batches = passes.batches(0, STEPS * (options["rounds"] + 1))
     bare = Bare(config, options["items"])
-    found: dict[str, list[float]] = {"one": [], "bare": [], "two": []}
+    beside = Training(build_transformer(generations, config, None), sequences, config, 0, Place())
+    found: dict[str, list[float]] = {"one": [], "bare": [], "two": [], "each": []}
     for number in range(options["rounds"] + 1):
         chosen = [next(batches) for _ in range(STEPS)]
         times: dict[str, float] = {}
@@ -93,6 +97,8 @@ def measure(options: dict[str, Any]) -> None:
             times["bare"] = timed(bare.step, ready)
         distributed.barrier()
         times["two"] = timed(both.step, [(batch,) for batch in chosen])
+        distributed.barrier()
+        times["each"] = timed(beside.step, [(batch,) for batch in chosen])
         distributed.barrier()
         for name, value in times.items() if number else ():  # The first round warms up.
             found[name].append(value)

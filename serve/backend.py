@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from serve.moves import Moves
 from streamrec.serving.event_sink import Permit
 from streamrec.serving.full_answers import FullAnswerer
 from streamrec.serving.requests import RecommendRequest
@@ -19,6 +20,7 @@ class Backend(Protocol):
     answerer: FullAnswerer
     shown: Callable[[RecommendRequest, Mapping[str, Any]], None] | None
     """Called with a recommendation after it has been sent; None where nobody asks."""
+    moves: Moves
 
     async def start(self) -> None:
         """Begin to follow the board and the log; returns when the first answers can be as good as they will be."""
@@ -43,16 +45,4 @@ class Backend(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """Return what ``GET /v1/models`` shows."""
-        ...
-
-    def promote(self, version: str, reason: str) -> dict[str, Any]:
-        """Make a version live in the registry and return the move; blocks while the storage answers.
-
-        Raises:
-            OperatorError: There is no such version, it may not go live, or there is no registry.
-        """
-        ...
-
-    def roll_back(self, reason: str) -> dict[str, Any]:
-        """Make the version live again that was live before; see `promote`."""
         ...

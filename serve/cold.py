@@ -30,6 +30,7 @@ from serve.operations import OPERATIONS, Operation
 from streamrec.clock import Clock, SystemClock
 from streamrec.errors import OperatorError, RequestError
 from streamrec.events.schema import Kind
+from streamrec.pipeline.switches import Action
 from streamrec.serving.bodies import (
     ItemBody,
     PopularQuery,
@@ -206,29 +207,66 @@ class ColdRoutes:
 
     async def promote(self, version: str, request: Request, body: ReasonBody | None = None) -> Response:
         """The registry's alias moves; replicas follow within a tenth of a second."""
-        reason = self._reason(body, request)
-        return await self._move(lambda: self._backend.promote(version, reason), f"promotion of {version!r}", request)
+        reason = _reason(body, request)
+        return await self._move(lambda: self._backend.moves.promote(version, reason), f"promotion of {version!r}", request)
 
     async def rollback(self, request: Request, body: ReasonBody | None = None) -> Response:
         """The registry's alias moves back; replicas follow within a tenth of a second."""
-        reason = self._reason(body, request)
-        return await self._move(lambda: self._backend.roll_back(reason), "rollback", request)
+        reason = _reason(body, request)
+        return await self._move(lambda: self._backend.moves.roll_back(reason), "rollback", request)
+
+    async def pin(self, version: str, request: Request, body: ReasonBody | None = None) -> Response:
+        """As `streamrec pin VERSION --live`: held first, then promoted."""
+        reason, by = _why(body), _who(request)
+        return await self._turn(lambda: self._backend.moves.pin(version, reason, by), f"pin of {version!r}", request)
+
+    async def unpin(self, version: str, request: Request, body: ReasonBody | None = None) -> Response:
+        """As `streamrec unpin`: it stays live until a better one is promoted."""
+        reason, by = _why(body), _who(request)
+        return await self._turn(lambda: self._backend.moves.unpin(version, reason, by), f"unpin of {version!r}", request)
+
+    async def switches(self, request: Request) -> Response:
+        """As `streamrec switches` ends."""
+        return await self._turn(self._backend.moves.switches, "", request)
+
+    async def pause(self, request: Request, body: ReasonBody | None = None) -> Response:
+        """What is live goes on serving, the lag grows. A running stream obeys within two seconds."""
+        return await self._switch("pause", request, body)
+
+    async def resume(self, request: Request, body: ReasonBody | None = None) -> Response:
+        """It catches up in order."""
+        return await self._switch("resume", request, body)
+
+    async def freeze_publishing(self, request: Request, body: ReasonBody | None = None) -> Response:
+        """Of all students; `rollback` still works."""
+        return await self._switch("freeze", request, body)
+
+    async def unfreeze_publishing(self, request: Request, body: ReasonBody | None = None) -> Response:
+        """The next version that the gate lets through goes live."""
+        return await self._switch("unfreeze", request, body)
+
+    async def _switch(self, action: Action, request: Request, body: ReasonBody | None) -> Response:
+        reason, by = _why(body), _who(request)
+        return await self._turn(lambda: self._backend.moves.turn(action, reason, by), f"switch: {action}", request)
+
+    async def _turn(self, turn: Callable[[], dict[str, Any]], what: str, request: Request) -> Response:
+        return await self._ordered(turn, what, request, "stream", "what this server and its state allow")
 
     async def _move(self, move: Callable[[], dict[str, Any]], what: str, request: Request) -> Response:
+        return await self._ordered(move, what, request, "version", "a version that is there and allowed")
+
+    async def _ordered(self, do: Callable[[], dict[str, Any]], what: str, request: Request, field: str, allowed: str) -> Response:
+        """Do what a person ordered, and note it for those who look into it later."""
         request_id = self._id(request)
-        audit(caller_of(request.scope), what, request_id)
+        if what:
+            audit(caller_of(request.scope), what, request_id)
         try:
             with self._gate.entered():
                 # In a thread, because requests are answered meanwhile.
-                moved = await asyncio.to_thread(move)
+                done = await asyncio.to_thread(do)
         except OperatorError as error:
-            raise Refusal(409, "version", "a move that is not possible", "a version that is there and allowed", str(error)) from error
-        return self._json({**moved, "request_id": request_id})
-
-    @staticmethod
-    def _reason(body: ReasonBody | None, request: Request) -> str:
-        reason, caller = (body or ReasonBody()).reason, caller_of(request.scope)
-        return reason if caller.name is None else f"{reason} (key {caller.name})"
+            raise Refusal(409, field, "what is not possible", allowed, str(error)) from error
+        return self._json({**done, "request_id": request_id})
 
     async def _write(self, event: dict[str, Any], query: WhereQuery, request: Request) -> Response:
         request_id = self._id(request)
@@ -295,6 +333,20 @@ class ColdRoutes:
             known = ", ".join(dict.fromkeys(operation.path for operation in OPERATIONS))
             refusal = Refusal(error.status_code, "path", path, f"{known}, /openapi.json", "Request: unknown path")
         return self._json(refusal.body, refusal.status, refusal.headers)
+
+
+def _why(body: ReasonBody | None) -> str:
+    return (body or ReasonBody()).reason
+
+
+def _who(request: Request) -> str:
+    caller = caller_of(request.scope)
+    return "HTTP" if caller.name is None else f"key {caller.name}"
+
+
+def _reason(body: ReasonBody | None, request: Request) -> str:
+    caller = caller_of(request.scope)
+    return _why(body) if caller.name is None else f"{_why(body)} (key {caller.name})"
 
 
 class _Documented:

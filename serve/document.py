@@ -26,6 +26,7 @@ from streamrec.serving.replies import (
     Recommendation,
     Reply,
     SimilarItems,
+    SwitchFacts,
     UserFacts,
     Written,
 )
@@ -45,6 +46,7 @@ REPLIES: Mapping[str, type[Reply]] = {
     "models": Models,
     "promote": Moved,
     "rollback": Moved,
+    **dict.fromkeys(("pin", "unpin", "switches", "pause", "resume", "freeze_publishing", "unfreeze_publishing"), SwitchFacts),
     "healthz": Health,
     "readyz": Ready,
 }
@@ -59,14 +61,14 @@ _WHY = {
     401: "No key, or one that nobody has",
     403: "The key lacks the scope or the namespace, or this is not done here",
     404: "Nobody has said or done anything with this yet, or the id has a slash that is not %2F",
-    409: "The version is not there, or may not go live",
+    409: "The version is not there, or may not go live, or this server has no registry or state",
     413: "The body is longer than serving.max_body_bytes",
     415: "The body is compressed",
     429: "Too many requests of this key, or too many wait; send again after `retry-after` seconds",
     500: "Something broke; the log has a line by `error.request_id`",
     503: "No version is live, or the broker did not acknowledge; send again after `retry-after` seconds",
 }
-_NEEDS_NEITHER_MODEL_NOR_BROKER = frozenset({"get_item", "get_user", "models", "promote", "rollback", "healthz"})
+_NEEDS_NEITHER_MODEL_NOR_BROKER = frozenset({"get_item", "get_user", "models", "healthz"})
 _RETRY_AFTER = {"retry-after": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
 _EVENTS_REFUSED = "All events are rejected, or the request: see there"
 _LISTS_OF_IDS = frozenset({"items", "exclude", "history", "candidates", "like", "categories"})
@@ -143,7 +145,7 @@ def _refusals(operation: Operation) -> Iterator[int]:
         yield 409
     if operation.method in {"POST", "PUT"}:
         yield from (413, 415)
-    if operation.name not in _NEEDS_NEITHER_MODEL_NOR_BROKER:
+    if operation.action is not Action.MOVE_MODELS and operation.name not in _NEEDS_NEITHER_MODEL_NOR_BROKER:
         yield 503
     yield 500
 

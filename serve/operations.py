@@ -10,6 +10,13 @@ from serve.access import Action
 _FACTS = {"model_version": "v00000012", "model_age_s": 1.734, "request_id": "6f1c2a9b3d4e5f60-17"}
 _PLACE = {"status": "accepted", "partition": 0, "offset": 4711}
 _MOVE = {"number": 4, "action": "promote", "version": "v00000012", "trail": ["v00000011"], "reason": "asked by HTTP", "at_ms": 1764000000000}
+_FLIP = {"by": "key nights", "reason": "incident 12", "at_ms": 1764000000000, "version": ""}
+_HELD = {"default": {**_FLIP, "version": "v00000012"}}
+_SWITCHES: dict[str, Any] = {"number": 7, "held": {}, "in_force": [], "request_id": "6f1c2a9b3d4e5f60-23"}
+_PAUSED = {**_SWITCHES, "paused": _FLIP, "in_force": ["the stream is paused since 2025-11-24 16:00:00Z by key nights: incident 12"]}
+_FROZEN = {**_SWITCHES, "frozen": _FLIP, "in_force": ["publishing is frozen since 2025-11-24 16:00:00Z by key nights: incident 12"]}
+_PINNED = {**_SWITCHES, "held": _HELD, "in_force": ["student default: v00000012 is pinned live since 2025-11-24 16:00:00Z by key nights"]}
+_WHY = {"reason": "incident 12"}
 _UPDATE = {"title": "River lamp", "categories": ["lamp", "home"], "price": 49.5, "locale": "en-GB", "available": True}
 
 
@@ -109,6 +116,25 @@ OPERATIONS = (
     Operation(
         "rollback", "POST", "/v1/models:rollback", "Make the version live again that was live before",
         {**_MOVE, "action": "rollback", "trail": [], "request_id": "6f1c2a9b3d4e5f60-22"}, Action.MOVE_MODELS, body={"reason": "complaints"},
+    ),
+    Operation(
+        "pin", "POST", "/v1/models/{version}:pin", "Make a version live and let nothing else be promoted", _PINNED,
+        Action.MOVE_MODELS, "/v1/models/v00000012:pin", _WHY,
+    ),
+    Operation(
+        "unpin", "POST", "/v1/models/{version}:unpin", "Let others be promoted again", _SWITCHES,
+        Action.MOVE_MODELS, "/v1/models/v00000012:unpin", _WHY,
+    ),
+    Operation("switches", "GET", "/v1/stream", "Show what holds the stream, since when and by whose order", _SWITCHES, Action.MOVE_MODELS),
+    Operation("pause", "POST", "/v1/stream:pause", "Let the stream make no micro-batches", _PAUSED, Action.MOVE_MODELS, body=_WHY),
+    Operation("resume", "POST", "/v1/stream:resume", "Let a paused stream go on", _SWITCHES, Action.MOVE_MODELS, body=_WHY),
+    Operation(
+        "freeze_publishing", "POST", "/v1/stream:freeze-publishing", "Let the stream learn, but publish and promote nothing", _FROZEN,
+        Action.MOVE_MODELS, body=_WHY,
+    ),
+    Operation(
+        "unfreeze_publishing", "POST", "/v1/stream:unfreeze-publishing", "Let it publish and promote again", _SWITCHES,
+        Action.MOVE_MODELS, body=_WHY,
     ),
     Operation(
         "healthz", "GET", "/healthz", "Say that the replica lives",

@@ -17,6 +17,7 @@ from serve.appending import APPEND_TIMEOUT_S
 from serve.cors import Cors
 from serve.keys import LOOK_EVERY_S, KeyFile
 from serve.limits import Gate
+from serve.moves import Moves
 from serve.routes import Guards, Routes
 from serve.subscription import BoardSubscription
 from streamrec.clock import SystemClock
@@ -31,10 +32,7 @@ from streamrec.features.tombstones import Tombstones
 from streamrec.log.base import LogAddress, LogTail, LogWriter
 from streamrec.log.connect import open_table_reader, open_tail, open_writer
 from streamrec.pipeline.bootstrap_view import load_history_columns
-from streamrec.pipeline.switches import check_may_move
 from streamrec.pipeline.worth_view import load_worth, worth_facts
-from streamrec.registry.alias import Move
-from streamrec.registry.registry import Registry
 from streamrec.registry.version import digest_arrays
 from streamrec.serving.answers import POPULAR, STUDENT
 from streamrec.serving.checks import RequestLimits
@@ -46,7 +44,6 @@ from streamrec.serving.history_view import HistoryColumns, HistoryView
 from streamrec.serving.impressions import ImpressionLog
 from streamrec.serving.requests import RecommendRequest
 from streamrec.serving.slot import LiveModel, ModelSlot
-from streamrec.storage import open_storage
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +129,7 @@ class Replica:
         self._slot = ModelSlot(warm_up=self.answerer.prepare, digest_of=digest_arrays)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
         self._subscription = BoardSubscription(replica_id, settings.registry_url, settings.student, self._slot, self._loader)
+        self.moves = Moves(settings.registry_url, settings.state_url, settings.student, self._subscription.look, clock)
         self._stopping = threading.Event()
         self._histories_tried = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -206,30 +204,6 @@ class Replica:
             what = "Events: this server was started without a log"
             raise BrokerUnavailable(what, do="start it with the log's address")
         return self._sink.submit(events, permit)
-
-    def promote(self, version: str, reason: str) -> dict[str, Any]:
-        """Make a version live in the registry and return the move.
-
-        Raises:
-            OperatorError: There is no such version, it may not go live, or there is no registry.
-        """
-        return self._moved(self._movable(version).promote(version, reason))
-
-    def roll_back(self, reason: str) -> dict[str, Any]:
-        """Make the version live again that was live before; see `promote`."""
-        return self._moved(self._movable(None).rollback(reason))
-
-    def _moved(self, move: Move) -> dict[str, Any]:
-        self._subscription.look()
-        return move.model_dump(mode="json", exclude={"decision"})
-
-    def _movable(self, to: str | None) -> Registry:
-        if self._settings.registry_url is None:
-            what = "Models: this server was started without a registry"
-            raise OperatorError(what, do="start it with the state's or the registry's address")
-        if self._settings.state_url is not None:
-            check_may_move(open_storage(self._settings.state_url), self._settings.student, to)
-        return Registry(open_storage(self._settings.registry_url), self._settings.student)
 
     def facts(self) -> dict[str, Any]:
         """Return what ``GET /v1/models`` shows."""

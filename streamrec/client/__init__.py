@@ -19,6 +19,7 @@ from streamrec.serving.replies import (
     RankedItem,
     Recommendation,
     SimilarItems,
+    SwitchFacts,
     UserFacts,
     Written,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "SeenScope",
     "ServerFailed",
     "SimilarItems",
+    "SwitchFacts",
     "TimeOuts",
     "TimedOut",
     "TryLater",

@@ -28,6 +28,7 @@ from streamrec.serving.replies import (
     Ready,
     Recommendation,
     SimilarItems,
+    SwitchFacts,
     UserFacts,
     Written,
 )
@@ -145,6 +146,45 @@ def promote(version: str, *, reason: str | None = None) -> Call[Moved]:
 def rollback(*, reason: str | None = None) -> Call[Moved]:
     """Make the version live again that was live before; sent once, because a second time goes back one more."""
     return Call("POST", "/v1/models:rollback", Moved.model_validate_json, _reason(reason), is_repeatable=False)
+
+
+def pin(version: str, *, reason: str | None = None) -> Call[SwitchFacts]:
+    """Make a version live and let nothing else be promoted."""
+    return _switch(f"/v1/models/{_segment(version)}:pin", reason)
+
+
+def unpin(version: str, *, reason: str | None = None) -> Call[SwitchFacts]:
+    """Let others be promoted again."""
+    return _switch(f"/v1/models/{_segment(version)}:unpin", reason)
+
+
+def switches() -> Call[SwitchFacts]:
+    """Show what holds the stream, since when and by whose order."""
+    return Call("GET", "/v1/stream", SwitchFacts.model_validate_json)
+
+
+def pause(*, reason: str | None = None) -> Call[SwitchFacts]:
+    """Let the stream make no micro-batches."""
+    return _switch("/v1/stream:pause", reason)
+
+
+def resume(*, reason: str | None = None) -> Call[SwitchFacts]:
+    """Let a paused stream go on."""
+    return _switch("/v1/stream:resume", reason)
+
+
+def freeze_publishing(*, reason: str | None = None) -> Call[SwitchFacts]:
+    """Let the stream learn, but publish and promote nothing."""
+    return _switch("/v1/stream:freeze-publishing", reason)
+
+
+def unfreeze_publishing(*, reason: str | None = None) -> Call[SwitchFacts]:
+    """Let it publish and promote again."""
+    return _switch("/v1/stream:unfreeze-publishing", reason)
+
+
+def _switch(path: str, reason: str | None) -> Call[SwitchFacts]:
+    return Call("POST", path, SwitchFacts.model_validate_json, _reason(reason))
 
 
 def _reason(reason: str | None) -> bytes | None:

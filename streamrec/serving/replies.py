@@ -217,6 +217,25 @@ class Moved(Named):
     at_ms: int
 
 
+class Turned(Reply):
+    """Say who turned a switch, when and why."""
+
+    by: str
+    reason: str
+    at_ms: int
+    version: str = Field(description="The one that is held live; empty of other switches.")
+
+
+class SwitchFacts(Named):
+    """Say what holds the stream."""
+
+    number: int = Field(description="Of the newest turn, from 1; 0 while there was none.")
+    paused: Turned | None = None
+    frozen: Turned | None = None
+    held: dict[str, Turned] = Field(description="By student: the version that stays live.")
+    in_force: list[str] = Field(description="All of it, a sentence each.")
+
+
 class IndexFacts(Reply):
     """Say how a namespace is searched."""
 

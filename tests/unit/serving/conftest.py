@@ -150,6 +150,7 @@ def make_replica(
     live: bool = True,
     keys: dict[str, ApiKey] | None = None,
     keys_file: str = "",
+    has_state: bool = False,
     **settings: Any,
 ) -> InProcess:
     """Return a replica with a version of 40 items, a log and a registry."""
@@ -157,7 +158,8 @@ def make_replica(
     address = local_address(folder / "log")
     open_admin(address, config.log).ensure_topic(config.log.events_topic, 1)
     registry = str(folder / "registry")
-    replica = InProcess(ReplicaSettings(config, address, None, registry, is_local=is_local, keys=keys or {}, keys_file=keys_file))
+    state = str(folder) if has_state else None
+    replica = InProcess(ReplicaSettings(config, address, state, registry, is_local=is_local, keys=keys or {}, keys_file=keys_file))
     if live:
         replica.load("v00000012", make_version(40, prefix="i"))
     return replica

@@ -28,12 +28,13 @@ PAGE = Path(serve.__file__).parents[1] / "docs" / "api.md"
 @pytest.fixture
 def shop(serving, version, tmp_path):
     """A replica that takes all kinds, with a user, a described catalogue and two versions in the registry."""
-    replica = serving(is_local=True, accepts=["interaction", "impression", "item_update", "deletion"])
+    replica = serving(is_local=True, has_state=True, accepts=["interaction", "impression", "item_update", "deletion"])
     registry = Registry(open_storage(str(tmp_path / "registry")))
     for number in (11, 12, 13):
         registry.publish(f"v000000{number}", *version(40, prefix="i", seed=number))
     registry.promote("v00000011", "a test")
     registry.promote("v00000013", "a test")
+    registry.pin("v00000012")
     happened = {"event_id": "e1", "user_id": "u1", "item_id": "i1", "event_type": "click", "event_time": 1_764_000_000_000}
     said = {"title": "River lamp", "categories": ["lamp", "home"], "price": 49.5, "locale": "en-GB", "available": True}
     updates = [{"kind": "item_update", "event_id": f"s{n}", "item_id": f"i{n}", "event_time": 1_764_000_000_000, **said} for n in range(2, 40, 2)]
@@ -166,9 +167,8 @@ def test_models_are_moved_where_the_server_is_local_or_was_told_so(shop, serving
 
 def test_models_stay_where_one_is_pinned_live(shop, tmp_path):
     registry = Registry(open_storage(str(tmp_path / "registry")))
-    shop._settings = replace(shop._settings, state_url=str(tmp_path / "state"))
     held = Flip(by="ann", reason="fewer orders", at_ms=1_764_000_000_000, version="v00000013")
-    SwitchBoard(open_storage(str(tmp_path / "state"))).turn("hold", held, "default")
+    SwitchBoard(open_storage(str(tmp_path))).turn("hold", held, "default")
     for path in ("/v1/models/v00000012:promote", "/v1/models:rollback"):
         refused = shop.ask("POST", path)
         assert (refused.status, "v00000013 is pinned live" in refused.body["error"]["message"]) == (409, True)

@@ -35,6 +35,13 @@ ASK = {
     "models": lambda one: one.models(),
     "promote": lambda one: one.promote("v00000012", reason="better on holdout"),
     "rollback": lambda one: one.rollback(reason="complaints"),
+    "pin": lambda one: one.pin("v00000012", reason="incident 12"),
+    "unpin": lambda one: one.unpin("v00000012" if isinstance(one, Client) else "v00000013"),
+    "switches": lambda one: one.switches(),
+    "pause": lambda one: one.pause(),
+    "resume": lambda one: one.resume(),
+    "freeze_publishing": lambda one: one.freeze_publishing(),
+    "unfreeze_publishing": lambda one: one.unfreeze_publishing(reason="over"),
     "healthz": lambda one: one.healthz(),
     "readyz": lambda one: one.readyz(),
 }
@@ -65,12 +72,14 @@ class ToReplica(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
 
 @pytest.fixture
 def shop(serving, version, tmp_path):
-    replica = serving(is_local=True, accepts=["interaction", "impression", "item_update", "deletion"])
+    replica = serving(is_local=True, has_state=True, accepts=["interaction", "impression", "item_update", "deletion"])
     registry = Registry(open_storage(str(tmp_path / "registry")))
     for number in (11, 12, 13):
         registry.publish(f"v000000{number}", *version(40, prefix="i", seed=number))
     for number in (11, 12, 13):
         registry.promote(f"v000000{number}", "a test")
+    registry.pin("v00000012")
+    registry.pin("v00000013")
     said = {"kind": "item_update", "event_time": 1_764_000_000_000, "title": "River lamp", "categories": ["lamp"], "price": 49.5, "locale": "en-GB"}
     events = [{**EVENT, "event_id": "e1", "user_id": "u1", "item_id": "i1"}]
     events += [{**said, "event_id": f"s{number}", "item_id": f"i{number}"} for number in range(2, 40, 2)]
