@@ -42,6 +42,9 @@ RAY_SETTINGS = {
     "enable_metrics_collection": False,
     # The GCS remembers each call of an actor for those who ask what ran: 4 KB, up to 100,000 of them, some ten a micro-batch.
     "task_events_report_interval_ms": 0,
+    # It also remembers the last 100,000 actors that ended, each with what its constructor was given, and 1,000 workers: a refresh ends some four.
+    "maximum_gcs_destroyed_actor_cached_count": 100,
+    "maximum_gcs_dead_worker_cached_count": 100,
     # As many processes may start at a time, and Ray prints a warning only beyond three times as many.
     "worker_maximum_startup_concurrency": 8,
 }
