@@ -11,11 +11,11 @@ from streamrec.cli.show_config import resolve
 from streamrec.config import Config, student_names
 from streamrec.errors import BrokerError, DataError, OperatorError
 from streamrec.log.kafka_facts import kafka_facts
-from streamrec.pipeline.forgetting import read_receipt
 from streamrec.pipeline.layout import lineage_folder, registry_url
 from streamrec.pipeline.lineage import lineage_urls
 from streamrec.pipeline.readable import committed
 from streamrec.pipeline.rebuild_record import holds_state
+from streamrec.pipeline.receipts import read_receipt
 from streamrec.pipeline.session import state_address
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage

@@ -8,8 +8,8 @@ from streamrec.cli.options import Rollback
 from streamrec.cli.show_config import resolve
 from streamrec.config import check_student
 from streamrec.errors import ConfigError, RegistryError
-from streamrec.pipeline.forgetting import check_deletions_noted
 from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.receipts import check_deletions_noted
 from streamrec.pipeline.switches import check_may_move
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage

@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.errors import Damaged
 from streamrec.features.dedupe import hash_key
 from streamrec.log.lake_deletion import Deleted
 from streamrec.migrations import number_of
 from streamrec.pipeline.former_students import WITHDRAWN
 from streamrec.pipeline.ingest import Ingest, Request
 from streamrec.pipeline.lake_writer import LakeWriter, gone_by_ms
-from streamrec.pipeline.lineage import read_small
 from streamrec.pipeline.other_lakes import Reached
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan, version_name
+from streamrec.pipeline.receipts import receipt_key
 from streamrec.pipeline.students import Students
-from streamrec.registry.registry import Registry
 from streamrec.soft_labels.store import LabelStore
 from streamrec.state import Component
-from streamrec.storage import Storage
 from streamrec.teachers.linear import LinearStatistics
 
 logger = logging.getLogger(__name__)
-
-_RECEIPTS = "deletions"
-_ASK_AGAIN = "restore it from a copy; without one ask once more with `streamrec delete-user`, whose receipt says what is left and until when"
 
 EXACT = {
     "histories": "the user's history, here and in the replicas' views, which follow the log",
@@ -234,51 +226,3 @@ def _say_sums(queries_left: int | None) -> tuple[dict[str, str], dict[str, str]]
             f"at most {queries_left}: they had left the store of labels, or were changed there when items left it, or had more items than it keeps"
         )
     return {}, {SUMS: f"of the user's queries those in the store of labels were taken out of the sums; some of before may be left, {reason}"}
-
-
-def receipt_key(namespace: str, event_id: str) -> str:
-    """Return where a deletion's receipt is kept; an event id may hold what no file name can."""
-    names = json.dumps([namespace, event_id]).encode()
-    return f"{_RECEIPTS}/{hashlib.sha256(names).hexdigest()}.json"
-
-
-def check_deletions_noted(state: Storage, registry: Registry) -> None:
-    """Return if the registry knows of a deletion, or no receipt says that there was one.
-
-    Raises:
-        Damaged: Its record is lost or torn, so that nothing would keep a rollback from versions that know a deleted user.
-    """
-    if registry.forgotten() is None and (receipts := state.list(_RECEIPTS)):
-        what = "Registry: the record of deletions is gone, and receipts say that there were some"
-        do = "restore it from a copy, or let the stream commit, which writes it anew"
-        raise Damaged(what, got=f"{len(receipts)} receipts in {state.address}/{_RECEIPTS}", allowed=registry.deletions_address, do=do)
-
-
-def withdraw_receipts(storage: Storage, after_batch: int) -> list[str]:
-    """Remove the receipts of deletions that were carried out after a micro-batch, by steps that are given up, and return the requests' event ids."""
-    found = []
-    for key in storage.list(_RECEIPTS):
-        receipt = json.loads(storage.read(key))
-        if receipt["batch"] > after_batch:
-            storage.delete(key)
-            found.append(str(receipt["event_id"]))
-    return sorted(found)
-
-
-def read_receipt(storage: Storage, namespace: str, event_id: str) -> dict[str, Any] | None:
-    """Return a deletion's receipt; None while it has not been carried out.
-
-    Raises:
-        Damaged: It is torn.
-    """
-    return read_small(storage, receipt_key(namespace, event_id), "receipt", dict, _ASK_AGAIN)
-
-
-def torn_receipts(storage: Storage) -> Iterator[Damaged]:
-    """Give an error for each receipt of a lineage that can't be read, with the fact ``receipt``: the stream goes on without it."""
-    for key in storage.list(_RECEIPTS):
-        try:
-            read_small(storage, key, "receipt", dict, _ASK_AGAIN)
-        except Damaged as error:
-            what = str(error).removesuffix(f", {error.remedy}")
-            yield Damaged(what, do=_ASK_AGAIN, receipt=key)

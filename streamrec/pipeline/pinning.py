@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streamrec.errors import RegistryError
-from streamrec.pipeline.forgetting import check_deletions_noted
+from streamrec.pipeline.receipts import check_deletions_noted
 from streamrec.pipeline.switches import Flip, SwitchBoard
 from streamrec.registry.registry import Registry
 from streamrec.storage import Storage

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from streamrec.errors import Damaged, StreamrecError
 from streamrec.pipeline.checkpoint import Checkpoint, CheckpointStore, read_head
-from streamrec.pipeline.forgetting import check_deletions_noted, torn_receipts
 from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number, registry_url, students_in
 from streamrec.pipeline.lineage import NOTES, current_lineage, named_lineage, url_of
 from streamrec.pipeline.lost_teachers import look_at_teachers
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_record import read_record
+from streamrec.pipeline.receipts import check_deletions_noted, torn_receipts
 from streamrec.pipeline.stream_state import StreamState
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage

@@ -46,6 +46,10 @@ class RayReads:
             return error
 
 
+_READS: Any = ray.remote(RayReads)
+"""Made once: the GCS keeps each class that is made for as long as the job lives."""
+
+
 class RecycledReader:
     """Read tables through actors; implements `streamrec.log.base.TableReader` and `streamrec.log.base.ReadsAhead`.
 
@@ -141,5 +145,4 @@ def _first_row(ranges: Sequence[OffsetRange]) -> OffsetRange:
 
 def _start_actor(address: LogAddress, cfg: LogConfig) -> Any:
     # It waits for Ray Data's tasks, which take CPUs of their own.
-    make: Any = ray.remote(RayReads)
-    return make.options(num_cpus=0, max_restarts=0, max_task_retries=0).remote(address, cfg)
+    return _READS.options(num_cpus=0, max_restarts=0, max_task_retries=0).remote(address, cfg)

@@ -26,7 +26,6 @@ from streamrec.log.lake_log import LakeThenLog
 from streamrec.pipeline.bootstrap import OnStep, bootstrap, check_learned, learn, plan_of, train_first
 from streamrec.pipeline.checkpoint import CheckpointStore, has_commit
 from streamrec.pipeline.controller import Controller
-from streamrec.pipeline.forgetting import withdraw_receipts
 from streamrec.pipeline.layout import LINEAGES, checkpoint_url, lineage_folder, lineage_number, registry_url
 from streamrec.pipeline.lineage import Current, current_lineage, make_current, noted_lakes, url_of
 from streamrec.pipeline.plan_store import PlanStore
@@ -45,6 +44,7 @@ from streamrec.pipeline.rebuild_record import (
     remove_lineage,
     remove_record,
 )
+from streamrec.pipeline.receipts import withdraw_receipts
 from streamrec.registry.registry import Registry
 from streamrec.registry.version import batch_of
 from streamrec.state import ComponentState

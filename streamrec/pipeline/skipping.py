@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from streamrec.errors import RetentionGap, RowCountMismatch, TopicReplaced
 from streamrec.pipeline.controller import Controller
-from streamrec.pipeline.forgetting import withdraw_receipts
 from streamrec.pipeline.given_up import held_of
 from streamrec.pipeline.plan import Plan, PlannedRange, version_name
+from streamrec.pipeline.receipts import withdraw_receipts
 from streamrec.pipeline.report import StepReport
 
 logger = logging.getLogger(__name__)

@@ -31,6 +31,7 @@ from streamrec.state import ComponentState, from_bytes, to_bytes
 from streamrec.storage import open_storage
 from streamrec.storage.local import LocalStorage
 from streamrec.teachers.requests import RefreshRequest, carry_out
+from streamrec.teachers.train_exports import take_back
 from streamrec.teachers.training import Place
 
 MAX_FAILURES = 3
@@ -89,7 +90,7 @@ def fit_transformer(request: dict[str, Any], payload_key: str, teachers: Teacher
 
     The run's name is the version's, so that it is unique per refresh. A worker that dies is replaced and all go on from their newest checkpoint; so
     does the fit of the same version after a job was killed, whatever number of workers it has then. The folder goes afterwards, because the version
-    itself goes to ``storage_url``.
+    itself goes to ``storage_url``. One fit of a job runs at a time.
 
     Raises:
         ray.train.TrainingFailedError: The workers failed.
@@ -124,6 +125,8 @@ def fit_transformer(request: dict[str, Any], payload_key: str, teachers: Teacher
                 raise
             shutil.rmtree(folder / name)  # A killed job may have left a torn record there.
             trainer.fit()
+        finally:
+            take_back()
 
 
 @contextmanager

@@ -15,7 +15,7 @@ CHECKOUT = Path(streamrec.__file__).parents[1]
 FILES = sorted(path for folder in ("streamrec", "jobs", "serve") for path in (CHECKOUT / folder).rglob("*.py"))
 
 RAY = (
-    "streamrec/log/kafka.py", "streamrec/log/local.py", "streamrec/log/base.py", "streamrec/teachers/trainer.py", "streamrec/teachers/refresh.py",
+    "streamrec/log/kafka.py", "streamrec/log/local.py", "streamrec/log/base.py", "streamrec/teachers/train*.py", "streamrec/teachers/refresh.py",
     "streamrec/student/actor.py", "streamrec/registry/board.py", "streamrec/pipeline/*", "streamrec/cli/*",
     "streamrec/testing/*", "jobs/*", "serve/*",
 )  # fmt: skip

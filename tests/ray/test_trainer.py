@@ -23,6 +23,7 @@ from streamrec.teachers import trainer
 from streamrec.teachers.batches import Sequences
 from streamrec.teachers.requests import RefreshRequest
 from streamrec.teachers.store import TeacherStore
+from streamrec.teachers.train_exports import exported_by_train, take_back
 from streamrec.teachers.train_loop import train_transformer
 
 NUM_ITEMS = 12
@@ -60,6 +61,19 @@ def fit(folder: Path, config: TransformerConfig, num_workers: int) -> ComponentS
     store = TeacherStore(LocalStorage(folder))
     assert store.facts("transformer", "v00000007")["num_workers"] == num_workers
     return store.load("transformer", "v00000007")
+
+
+def test_a_fit_leaves_none_of_ray_trains_classes_in_the_gcs(tmp_path, monkeypatch):
+    before = []
+
+    def noted() -> None:
+        before.append(len(exported_by_train()))
+        take_back()
+
+    monkeypatch.setattr(trainer, "take_back", noted)
+    fit(tmp_path, TRANSFORMER, 1)
+    assert before[0] >= 5  # Else it looks in the wrong place.
+    assert exported_by_train() == []
 
 
 def alone(config: TransformerConfig) -> ComponentState:

@@ -25,11 +25,11 @@ from streamrec.migrations import FORMATS, NEEDS_REBUILD, migrated
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.commit import Commit, Head
 from streamrec.pipeline.dead_letter_box import DeadLetterBox
-from streamrec.pipeline.forgetting import read_receipt, receipt_key
 from streamrec.pipeline.lineage import current_lineage, known_lineage, noted_lakes
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.quarantined import Quarantined
 from streamrec.pipeline.rebuild_record import read_record
+from streamrec.pipeline.receipts import read_receipt, receipt_key
 from streamrec.pipeline.saving import Saver
 from streamrec.pipeline.switches import Switches
 from streamrec.registry.alias import Move

@@ -22,11 +22,11 @@ from streamrec.log.local import LocalAdmin
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.commit import CommitId
 from streamrec.pipeline.examine import Finding, Verdict
-from streamrec.pipeline.forgetting import receipt_key
 from streamrec.pipeline.layout import checkpoint_url, lineage_folder, registry_url
 from streamrec.pipeline.lineage import Current, lineage_of, make_current
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_record import Record as RebuildRecord
+from streamrec.pipeline.receipts import receipt_key
 from streamrec.registry.registry import Registry
 from streamrec.state import ComponentState
 from streamrec.storage import open_storage

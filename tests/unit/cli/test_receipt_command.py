@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 import streamrec
 from streamrec.cli import app
 from streamrec.pipeline.checkpoint import CheckpointStore
-from streamrec.pipeline.forgetting import receipt_key
 from streamrec.pipeline.layout import checkpoint_url, registry_url
 from streamrec.pipeline.lineage import Current, make_current
+from streamrec.pipeline.receipts import receipt_key
 from streamrec.registry.registry import Registry
 from streamrec.state import ComponentState
 from streamrec.storage import LocalStorage, open_storage

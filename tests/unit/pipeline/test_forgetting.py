@@ -13,8 +13,8 @@ from streamrec.errors import RegistryError
 from streamrec.log.base import Record
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.dead_letter_box import DeadLetterBox, Replayed
-from streamrec.pipeline.forgetting import read_receipt
 from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.receipts import read_receipt
 from streamrec.pipeline.resend import Repair, Resender
 from streamrec.registry.registry import Registry
 from streamrec.state import unpack_strings

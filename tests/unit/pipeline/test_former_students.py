@@ -12,9 +12,9 @@ import pytest
 from streamrec.config import parse_config
 from streamrec.errors import RegistryError
 from streamrec.log.base import Record
-from streamrec.pipeline.forgetting import read_receipt
 from streamrec.pipeline.former_students import FormerStudents
 from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.receipts import read_receipt
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 

@@ -19,11 +19,11 @@ from streamrec.log.lake import EventLake
 from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
-from streamrec.pipeline.forgetting import read_receipt
 from streamrec.pipeline.lake_check import check_lake
 from streamrec.pipeline.layout import checkpoint_url
 from streamrec.pipeline.lineage import current_url
 from streamrec.pipeline.rebuild import Rebuild, drop_unfinished, remove_old
+from streamrec.pipeline.receipts import read_receipt
 from streamrec.pipeline.wiring import build_local
 from streamrec.storage import LocalStorage, open_storage
 
