@@ -27,9 +27,7 @@ class Moves:
         clock: Processing time.
     """
 
-    def __init__(
-        self, registry_url: str | None, state_url: str | None, student: str, moved: Callable[[], None], clock: Clock | None = None
-    ) -> None:
+    def __init__(self, registry_url: str | None, state_url: str | None, student: str, moved: Callable[[], None], clock: Clock | None = None) -> None:
         self._registry_url, self._state_url, self._student, self._moved = registry_url, state_url, student, moved
         self._clock = clock or SystemClock()
 
