@@ -17,7 +17,7 @@ The last line is one flat JSON object: seconds, events_per_s (applied), lag_max 
 reached by then), num_processes, num_growing, growing and unsure (names), slope_mb_per_min_max with slope_process and slope_error (the process that
 grows fastest for sure: by its slope less twice its error), slope_mb_per_min_all and its error, <name>_mb_per_min, <name>_error and <name>_mb_last
 for each of `NAMED`, disk_mb_last and disk_mb_per_min (registry, checkpoint, teachers, lake and plans; the lake keeps every event), kept_mb_per_min
-(the same without the lake), items_left, users_held, answers and answers_failed.
+(the same without the lake), items_left, users_held, answers and answers_failed, and of the books received, duplicate, late, rejected and quarantined.
 """
 
 from __future__ import annotations
@@ -233,8 +233,11 @@ def main() -> None:
         producer.join()
         watch.stop()
         controller = driver.controller
-        applied = controller.state.counts["applied"] - began["applied"]
-        counts = {"items_left": controller.ingest.vocabulary.counters["left"], "users_held": len(controller.ingest.histories)}
+        books = {name: number - began.get(name, 0) for name, number in controller.state.counts.items()}
+        applied = books["applied"]
+        print("books: " + ", ".join(f"{name} {number}" for name, number in books.items()), flush=True)
+        counts = {name: books[name] for name in ("received", "duplicate", "late", "rejected", "quarantined")}
+        counts |= {"items_left": controller.ingest.vocabulary.counters["left"], "users_held": len(controller.ingest.histories)}
         counts |= {"answers": asked[0], "answers_failed": asked[1], "is_full": int(min(full.values(), default=0.0) >= NEARLY)}
     print("of the bounds after the warm-up " + ", ".join(f"{name} {share:.0%}" for name, share in full.items()))
     report_all(watch, lags, (warm_s, took_s), applied, counts, options, {
