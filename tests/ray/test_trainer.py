@@ -63,19 +63,6 @@ def fit(folder: Path, config: TransformerConfig, num_workers: int) -> ComponentS
     return store.load("transformer", "v00000007")
 
 
-def test_a_fit_leaves_none_of_ray_trains_classes_in_the_gcs(tmp_path, monkeypatch):
-    before = []
-
-    def noted() -> None:
-        before.append(len(exported_by_train()))
-        take_back()
-
-    monkeypatch.setattr(trainer, "take_back", noted)
-    fit(tmp_path, TRANSFORMER, 1)
-    assert before[0] >= 5  # Else it looks in the wrong place.
-    assert exported_by_train() == []
-
-
 def alone(config: TransformerConfig) -> ComponentState:
     """Return what the plain loop makes of it."""
     return train_transformer(window(), np.zeros(NUM_ITEMS, np.int32), None, config, 3)[0]
@@ -172,3 +159,17 @@ def test_one_worker_goes_on_from_what_two_with_half_of_the_items_each_have_left(
     assert is_close(fit(tmp_path, config, 1), alone(config))
     (steps,) = steps_of(starts)
     assert steps in {4, 8}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_fit_leaves_none_of_ray_trains_classes_in_the_gcs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before: list[int] = []
+
+    def noted() -> None:
+        before.append(len(exported_by_train()))
+        take_back()
+
+    monkeypatch.setattr(trainer, "take_back", noted)
+    fit(tmp_path, TRANSFORMER, 1)
+    assert before[0] >= 5  # Else it looks in the wrong place.
+    assert exported_by_train() == []
