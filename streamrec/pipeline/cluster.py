@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -112,13 +112,16 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
 
 def _end_local() -> None:
     """End the local cluster and kill what stays of it: a worker whose node goes while it ends itself may hang for ever."""
-    raylets = [process for process in psutil.Process().children() if process.name() == "raylet"]
-    started = [process for raylet in raylets for process in raylet.children(recursive=True)]
+    started: list[psutil.Process] = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # It has just ended.
+            started += child.children(recursive=True) if child.name() == "raylet" else []
     ray.shutdown()
     _, left = psutil.wait_procs(started, timeout=_FAREWELL_S)
     for process in left:
         logger.debug("Ray: killing process %d, which outlived its node", process.pid)
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(left, timeout=_FAREWELL_S)
 
 

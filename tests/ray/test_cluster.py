@@ -11,6 +11,7 @@ import psutil
 import pytest
 import ray
 
+from streamrec.pipeline import cluster
 from streamrec.pipeline.cluster import ray_cluster
 from streamrec.teachers.trainer import give_way
 
@@ -41,6 +42,18 @@ def test_a_local_cluster_works_at_the_drivers_priority_and_leaves_nothing(usual)
         assert training > usually
     assert not ray.is_initialized()
     assert list(usual.iterdir()) == []
+
+
+def test_a_child_that_ends_while_it_is_looked_at_keeps_no_cluster_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone:
+        def name(self) -> str:
+            raise psutil.NoSuchProcess(1)
+
+    ended: list[bool] = []
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: ended.append(True))
+    monkeypatch.setattr(cluster.psutil.Process, "children", lambda *_, **__: [Gone()])
+    cluster._end_local()
+    assert ended == [True]
 
 
 @ray.remote(num_cpus=0)
