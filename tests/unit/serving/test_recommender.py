@@ -142,3 +142,12 @@ def test_one_item_id_in_two_namespaces_is_two_items(version):
     whole[offsets[1] : offsets[2]] = whole[: offsets[1]]
     catalog = Catalog({**arrays, "item_id_bytes": whole})
     assert (catalog.row_of("a", "item-0"), catalog.row_of("b", "item-0")) == (0, 1)
+
+
+def test_a_version_knows_no_items_that_only_a_later_one_of_its_catalog_has(version):
+    first = Recommender(*version(5))
+    second = first.followed_by(*version(8))
+    assert second.catalog is first.catalog
+    asked = ["item-6", "item-2", "nothing", "item-7"]
+    assert (first.rows_of("default", asked).tolist(), second.rows_of("default", asked).tolist()) == ([2], [6, 2, 7])
+    assert first.rows_of("nowhere", asked).tolist() == []
