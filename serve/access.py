@@ -37,7 +37,8 @@ SCOPE_OF = {Action.READ: "read", Action.WRITE: "events", Action.DELETE_USERS: "a
 """The scope of a key that each action takes; a probe takes no key."""
 
 _REMEDIES = {
-    Action.MOVE_MODELS: "or turn its stream's switches: use the command line (`streamrec rollback`, `pin`, `pause`), or set serving.keys_file or serving.remote_promotion",
+    Action.MOVE_MODELS: "nor turn the stream's switches: use the command line (`streamrec rollback`, `pin`, `pause`), "
+    "or set serving.keys_file or serving.remote_promotion",
     Action.DELETE_USERS: "send the deletion to the log itself, or set serving.keys_file",
 }
 _ALLOWED = "a server on loopback, or a key with scope admin"
