@@ -254,11 +254,11 @@ class ServingConfig(Section):
     ``downscale_delay_s`` of less; 0 keeps ``num_replicas``. ``accepts``: kinds of events that ``POST /v1/events``, and the routes of items and
     users, take from whoever reaches the port. ``path``: what all
     paths of this server begin with, so that several answer at one port of one Ray cluster. ``log_impressions``: so large a share of the
-    recommendations is logged as impressions. ``remote_promotion``: let models be promoted, rolled back and pinned, and the stream's switches turned,
-    by HTTP also where the server listens on more than loopback and has no keys. ``keys_file``: the TOML file of
-    `streamrec.config.keys`; empty asks nobody for a key. ``max_waiting``: so many requests of a replica may wait for broker or registry. ``cors_origins``: pages of these origins may ask from a browser, ``*`` for all.
-    ``explore_share``: so large a share of each recommended list's places, rounded down, is given to items drawn by chance among those
-    that would have them and the ``explore_among`` next, at ``explore_temperature``; 0 explores nothing.
+    recommendations is logged as impressions. ``remote_promotion``: let models be promoted, rolled back and pinned, and the stream's switches
+    turned, by HTTP also where the server listens on more than loopback and has no keys. ``keys_file``: the TOML file of `streamrec.config.keys`;
+    empty asks nobody for a key. ``max_waiting``: so many requests of a replica may wait for broker or registry. ``cors_origins``: pages of these
+    origins may ask from a browser, ``*`` for all. ``explore_share``: so large a share of each recommended list's places, rounded down, is given to
+    items drawn by chance among those that would have them and the ``explore_among`` next, at ``explore_temperature``; 0 explores nothing.
     """
 
     host: str = "127.0.0.1"
