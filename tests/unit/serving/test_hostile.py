@@ -25,8 +25,7 @@ NAMES = {
     "rank": "candidates user_id n",
     "put_item": "title categories price vectors event_time event_id available",
     "events": "event_id user_id item_id event_time namespace context value kind unknown",
-    "promote": "reason",
-    "rollback": "reason",
+    **dict.fromkeys(("promote", "rollback", "pin", "unpin", "pause", "resume", "freeze_publishing", "unfreeze_publishing"), "reason"),
 }
 BODIES = [operation for operation in OPERATIONS if operation.method in {"POST", "PUT"}]
 FIELDS = [(operation, name) for operation in BODIES for name in NAMES[operation.name].split()]
