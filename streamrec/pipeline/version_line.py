@@ -32,6 +32,8 @@ JUDGED_BY = "recall@20"
 _EVIDENCE = ("num_queries", *SUMS)
 _LIKE = ("like_coverage", "like_overlap", "like_num")
 """How like the live version's answers its own were when it was published."""
+_HELD = "held"
+"""Queries that a candidate was scored on while an operator let nothing be promoted: the world has moved on since it was published."""
 
 
 class VersionLine:
@@ -103,10 +105,10 @@ class VersionLine:
             self.state.candidate, self.state.evidence = None, {}
             self.state.versions["rejected"] += 1
 
-    def withdraw(self) -> None:
-        """Let a version that waits for the gate wait no more: what it has learned is taken back."""
+    def withdraw(self, why: str = "what it has learned is taken back") -> None:
+        """Let a version that waits for the gate wait no more."""
         if self.state.candidate is not None:
-            logger.info("%s is withdrawn, what it has learned is taken back", self.state.candidate)
+            logger.info("%s is withdrawn, %s", self.state.candidate, why)
             self.state.candidate, self.state.evidence = None, {}
             self.state.versions["rejected"] += 1
 
@@ -183,6 +185,8 @@ class VersionLine:
     def decide(self, plan: Plan, scores: Mapping[str, PerQuery], popular: PerQuery, user: NDArray[np.int64]) -> Decision | None:
         """Ask the gate about the candidate; None without one.
 
+        One that was held while the students learned makes way for their newest weights when it is held no more: it is as old as the live version.
+
         Args:
             plan: The step's.
             scores: Version to its metrics of the step's queries.
@@ -192,13 +196,18 @@ class VersionLine:
         state, publisher, candidate = self.state, self.publisher, self.state.candidate
         if candidate is None or publisher is None:
             return None
+        why = plan.holds.get(self.student_name)
+        if not why and state.evidence.get(_HELD) and plan.publish and len(user):
+            self.withdraw("it was held while the student learned: newer weights take its place")
+            return None
         window = Window.from_scores(plan.batch, scores[candidate][JUDGED_BY], scores[state.live][JUDGED_BY] if state.live is not None else None)
         if set(_EVIDENCE) <= state.evidence.keys():  # A streamrec before this one kept fewer sums: what it has seen counts no more.
             window += Window.from_sums(plan.batch, state.evidence)
         found = found_in(state.evidence)
         if state.live is not None:
-            found += Found.of(scores[state.live][JUDGED_BY], popular[JUDGED_BY], user)
-        if why := plan.holds.get(self.student_name):
+            both = (Found.of(scores[version][JUDGED_BY], popular[JUDGED_BY], user) for version in (state.live, candidate))
+            found += max(both, key=lambda each: each.lead)
+        if why:
             decision = held_back(candidate, state.live, window, why)
         else:
             self._check_owner()
@@ -206,7 +215,8 @@ class VersionLine:
             decision = publisher.decide(candidate, state.live, window, is_idle, self._doubts(found))
         if decision.verdict is Verdict.WAIT:
             like = {name: value for name, value in state.evidence.items() if name in _LIKE}
-            state.evidence = {**{name: getattr(window, name) for name in _EVIDENCE}, **kept(found), **like}
+            held = state.evidence.get(_HELD, 0.0) + (len(user) if why else 0)
+            state.evidence = {**{name: getattr(window, name) for name in _EVIDENCE}, **kept(found), **like, **({_HELD: held} if held else {})}
             return decision
         state.candidate, state.evidence = None, {}
         share = self._parts.config.registry.usual_share

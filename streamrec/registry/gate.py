@@ -131,6 +131,10 @@ class Window:
         squares = share**2 * self.live_squares + self.candidate_squares - 2 * share * products
         return log_evidence(share * self.live_sum - self.candidate_sum, max(0.0, squares))
 
+    def log_evidence_better(self) -> float:
+        """Return the logarithm of the evidence that the candidate is better."""
+        return log_evidence(self.candidate_sum - self.live_sum, self.difference_squares)
+
     def numbers(self, tolerance: float) -> dict[str, float]:
         """Return means, their paired difference with its standard error, and the bound that the difference must not lie below."""
         num = self.num_queries
@@ -198,15 +202,20 @@ def held_back(candidate: str, live: str | None, window: Window, why: str, tolera
     return Decision(verdict=Verdict.WAIT, code=Reason.HELD, reason=why, candidate=candidate, live=live, batch=window.batch, numbers=numbers)
 
 
-def _strange(like: Mapping[str, float], cfg: RegistryConfig) -> str:
-    """Return why a candidate's answers are no answers beside the live version's, as a sentence; empty where nothing says so."""
-    bounds = {"coverage": cfg.probe_coverage, "overlap": cfg.probe_overlap}
-    said = {
-        "coverage": "its answers hold {:.0%} as many items as the live version's",
-        "overlap": "its answers share {:.0%} of the live version's items",
-    }
-    low = [name for name, bound in bounds.items() if like.get(name, 1.0) < bound]
-    return "; ".join(f"{said[name].format(like[name])}, on {like['num']:.0f} histories, {bounds[name]:.0%} is the least" for name in low)
+def _few(like: Mapping[str, float], cfg: RegistryConfig) -> str:
+    """Return that a candidate's answers hold few items beside the live version's, as a sentence; empty where they do not."""
+    if like.get("coverage", 1.0) >= cfg.probe_coverage:
+        return ""
+    said = f"its answers hold {like['coverage']:.0%} as many items as the live version's"
+    return f"{said}, on {like['num']:.0f} histories, {cfg.probe_coverage:.0%} is the least"
+
+
+def _other(like: Mapping[str, float], cfg: RegistryConfig) -> str:
+    """Return that a candidate's answers are others than the live version's, as a sentence; empty where they are not."""
+    if like.get("overlap", 1.0) >= cfg.probe_overlap:
+        return ""
+    said = f"its answers share {like['overlap']:.0%} of the live version's items"
+    return f"{said}, on {like['num']:.0f} histories, {cfg.probe_overlap:.0%} is the least of one that is not measurably better"
 
 
 class Gate:
@@ -221,6 +230,9 @@ class Gate:
         It is rejected when it is not sound, or when the evidence that it is worse than the live version by more than ``gate_tolerance`` of the live
         score reaches ``1 / gate_error``. That holds at each look, so it may come before ``gate_min_queries``: of candidates that are not worse
         by that much, no more than a share of ``gate_error`` is ever rejected, however often they are looked at.
+
+        One whose answers are all others than the live version's is a broken one, or the items have turned over since: it has to show, at the same
+        error, that it is better.
 
         Args:
             candidate: The version that may go live.
@@ -246,8 +258,8 @@ class Gate:
             return decision(Verdict.PROMOTE, Reason.FIRST_VERSION, "no version is live yet")
         if not live.is_finite or not math.isfinite(window.live_sum):
             return decision(Verdict.PROMOTE, Reason.LIVE_NOT_FINITE, "the live version's weights or scores are not finite")
-        if strange := _strange(doubts.like, cfg):
-            return decision(Verdict.REJECT, Reason.STRANGE, strange)
+        if few := _few(doubts.like, cfg):
+            return decision(Verdict.REJECT, Reason.STRANGE, few)
         if doubts.unlike:
             return decision(Verdict.REJECT, Reason.UNLIKE, doubts.unlike)
         if numbers.get("evidence", 0.0) >= 1 / cfg.gate_error:
@@ -257,6 +269,8 @@ class Gate:
             return decision(Verdict.WAIT, Reason.TOO_FEW_QUERIES, f"{window.num_queries} of {cfg.gate_min_queries} queries so far")
         if doubts.tainted:
             return decision(Verdict.REJECT, Reason.TAINTED, doubts.tainted)
+        if (other := _other(doubts.like, cfg)) and window.log_evidence_better() < -math.log(cfg.gate_error):
+            return decision(Verdict.REJECT, Reason.STRANGE, f"{other}: {scores}")
         if not is_enough:
             return decision(Verdict.PROMOTE, Reason.IDLE, f"no events come in, and it is not measurably worse: {scores}")
         return decision(Verdict.PROMOTE, Reason.NOT_WORSE, f"not worse than live: {scores}")

@@ -1,9 +1,10 @@
-"""Tell events that are unlike those before: the live version finds hardly more in them than the popular items do, and usually finds much more.
+"""Tell events that are unlike those before: no version finds more in them than the popular items do, and usually they find much more.
 
 A version that has learned from spoiled events may be no worse than the live one on more of them, so the comparison of both says nothing. What the
-live version finds does: its weights stand still. But a step of a dozen users may be hard by chance. So it is compared with the popular items on the
-same queries: where users are hard to tell, both find less; where labels are shuffled, popular items still find theirs, and the version nothing.
-Evidence adds up from step to step for as long as it speaks against the events.
+better of both finds does. A step of a dozen users may be hard by chance, so it is compared with the popular items on the same queries: where users
+are hard to tell, all find less; where labels are shuffled, popular items still find theirs, and no version anything. Where the live version alone
+finds nothing, because items have turned over since it was published, nothing is wrong with the events: the newer version tells. Evidence adds up
+from step to step for as long as it speaks against the events.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SLOWLY = 1 / 64
 
 @dataclass(frozen=True)
 class Found:
-    """Hold by how much more the live version found than the popular items did, as sums over queries, so that steps add up."""
+    """Hold by how much more a version found than the popular items did, as sums over queries, so that steps add up."""
 
     queries: float = 0.0
     total: float = 0.0
@@ -65,7 +66,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Usual:
-    """Hold what the live version usually finds more than the popular items do.
+    """Hold what the better of the live version and its candidate usually finds more than the popular items do.
 
     Attributes:
         lead: Mean over queries.
@@ -101,7 +102,7 @@ class Usual:
         if is_over and (found + self.carried).log_evidence(share * self.lead) < -math.log(error):
             return ""
         leads = f"{found.lead:.4f} more than the popular items do instead of {self.lead:.4f}"
-        return f"events are unlike those before: the live version finds {leads}, on {found.queries:.0f} queries"
+        return f"events are unlike those before: live version and candidate find at most {leads}, on {found.queries:.0f} queries"
 
     def after(self, found: Found, share: float, *, is_unlike: bool) -> Usual:
         """Return what is usual after a decision."""

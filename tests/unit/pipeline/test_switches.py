@@ -134,10 +134,37 @@ def test_while_publishing_is_frozen_the_student_learns_and_nothing_is_published_
     turn(world, "unfreeze")
     report = controller.step()
     assert report is not None
+    # The candidate is as old as the live version by now.
+    assert (report.decision, controller.state.candidate) == (None, report.published)
+    assert report.published not in {None, candidate}
+    after = controller.step()
+    assert after is not None
+    assert after.decision is not None
+    assert after.decision.candidate == report.published
+    assert after.decision.code is not Reason.HELD
+
+
+def test_a_candidate_that_was_held_for_less_than_a_publication_takes_is_decided_on_by_all_it_was_scored_on(
+    make_world: Callable[..., World], mixed: list[Record], tmp_path: Path
+) -> None:
+    settings = {**NO_TEACHERS, "pipeline": {"publish_interval_s": 60.0}}
+    world = make_world([one for one in mixed if b'"deletion"' not in one.value], settings, folder=tmp_path / "state")
+    controller = world.controller()
+    while controller.state.candidate is None or controller.state.live is None:
+        controller.step()
+        world.clock.advance(61.0 if controller.state.candidate is None else 0.0)
+    candidate = controller.state.candidate
+    board(world).turn("freeze", flip("a test"))
+    world.clock.advance(LOOK_EVERY_S)
+    held = controller.step()
+    board(world).turn("unfreeze", flip("a test"))
+    world.clock.advance(LOOK_EVERY_S)
+    report = controller.step()
+    assert held is not None
+    assert report is not None
     assert report.decision is not None
     assert report.decision.candidate == candidate
-    # What it was scored on meanwhile counts.
-    assert report.decision.numbers["num_queries"] == sum(each.num_queries for each in (*reports, report) if each is not None)
+    assert report.decision.numbers["num_queries"] == held.num_queries + report.num_queries
 
 
 def test_a_frozen_idle_stream_has_nothing_to_do(world: World) -> None:

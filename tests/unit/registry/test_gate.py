@@ -38,24 +38,40 @@ def test_failed_probes_are_rejected_with_their_detail() -> None:
     assert "probe 1 gives row 7" in decision.reason
 
 
-@pytest.mark.parametrize(
-    ("like", "said"),
-    [
-        (
-            {"coverage": 0.4, "overlap": 0.9, "num": 32.0},
-            "its answers hold 40% as many items as the live version's, on 32 histories, 50% is the least",
-        ),
-        ({"coverage": 1.0, "overlap": 0.02, "num": 32.0}, "its answers share 2% of the live version's items, on 32 histories, 10% is the least"),
-    ],
-)
-def test_a_version_whose_answers_are_few_items_or_all_others_is_rejected_whatever_it_finds(like: dict[str, float], said: str) -> None:
-    decision = GATE.decide(CANDIDATE, LIVE, _window(0.9, 0.1), doubts=Doubts(like=like))
+FEW, OTHER = {"coverage": 0.4, "overlap": 0.9, "num": 32.0}, {"coverage": 1.0, "overlap": 0.02, "num": 32.0}
+
+
+def test_a_version_whose_answers_are_few_items_is_rejected_whatever_it_finds() -> None:
+    decision = GATE.decide(CANDIDATE, LIVE, _window(0.9, 0.1), doubts=Doubts(like=FEW))
+    said = "its answers hold 40% as many items as the live version's, on 32 histories, 50% is the least"
     assert (decision.verdict, decision.code, decision.reason) == (Verdict.REJECT, Reason.STRANGE, said)
-    assert decision.numbers["overlap"] == like["overlap"]
-    asks_nothing = Gate(RegistryConfig(probe_coverage=0.0, probe_overlap=0.0))
-    assert asks_nothing.decide(CANDIDATE, LIVE, _window(0.9, 0.1), doubts=Doubts(like=like)).promote
+    assert decision.numbers["coverage"] == FEW["coverage"]
+
+
+def test_a_version_whose_answers_are_all_others_goes_live_only_if_it_is_measurably_better() -> None:
+    other = Doubts(like=OTHER)
+    for window in (_window(0.3, 0.3), _window(0.32, 0.3)):
+        decision = GATE.decide(CANDIDATE, LIVE, window, doubts=other)
+        assert (decision.verdict, decision.code) == (Verdict.REJECT, Reason.STRANGE)
+        assert "share 2% of the live version's items, on 32 histories, 10% is the least of one that is not measurably better" in decision.reason
+        assert decision.numbers["overlap"] == OTHER["overlap"]
+        assert GATE.decide(CANDIDATE, LIVE, window).promote
+    assert GATE.decide(CANDIDATE, LIVE, _window(0.9, 0.1), doubts=other).code is Reason.NOT_WORSE
+
+
+def test_before_there_are_enough_queries_one_whose_answers_are_all_others_waits_unless_no_more_come() -> None:
+    few = Window.from_scores(2, [0.3] * 5, [0.3] * 5)
+    assert GATE.decide(CANDIDATE, LIVE, few, doubts=Doubts(like=OTHER)).code is Reason.TOO_FEW_QUERIES
+    idle = GATE.decide(CANDIDATE, LIVE, few, is_idle=True, doubts=Doubts(like=OTHER))
+    assert (idle.verdict, idle.code) == (Verdict.REJECT, Reason.STRANGE)
+
+
+def test_answers_like_the_live_versions_and_bounds_of_nothing_let_a_version_pass() -> None:
     near = Doubts(like={"coverage": 0.95, "overlap": 0.9, "num": 32.0})
     assert GATE.decide(CANDIDATE, LIVE, _window(0.3, 0.2), doubts=near).promote
+    asks_nothing = Gate(RegistryConfig(probe_coverage=0.0, probe_overlap=0.0))
+    for like in (FEW, OTHER):
+        assert asks_nothing.decide(CANDIDATE, LIVE, _window(0.3, 0.3), doubts=Doubts(like=like)).promote
 
 
 def test_the_first_version_is_promoted_without_queries() -> None:

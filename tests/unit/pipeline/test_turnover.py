@@ -1,0 +1,70 @@
+"""Items that turn over within minutes, as news do: a live version that has grown old is no sign that the events, or what follows, are bad."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamrec.log.base import Record
+from streamrec.pipeline.report import StepReport
+from streamrec.pipeline.switches import LOOK_EVERY_S, Action, Flip, SwitchBoard
+from streamrec.registry.gate import Reason
+from streamrec.storage import LocalStorage
+
+World = Any
+BATCH, NUM_STEPS, FROZEN, THAWED = 300, 30, 6, 18
+NUM_USERS, NUM_ITEMS, NUM_TASTES, NEW_ITEMS = 60, 120, 6, 0.1
+SETTINGS: dict[str, dict[str, Any]] = {
+    "log": {"num_partitions": 1},
+    "events": {"future_tolerance_s": 36_000.0},
+    "features": {"lateness_s": 36_000.0, "dedupe_horizon": 10_000},
+    "teachers": {"enabled": []},
+    "student": {"dim": 16, "batch_size": 64, "replay_capacity": 2000, "control": False},
+    "registry": {"gate_min_queries": 50},
+    "pipeline": {"max_batch_events": BATCH, "min_batch_events": BATCH},
+}
+
+
+def arriving(num: int) -> list[tuple[str, str]]:
+    """Clicks on a window of items that moves on by `NEW_ITEMS` a click; the newer of a taste are the more popular."""
+    rng = np.random.default_rng(1)
+    users = rng.integers(NUM_USERS, size=num)
+    age = np.minimum(rng.zipf(1.3, size=num) - 1, NUM_ITEMS // NUM_TASTES - 1) * NUM_TASTES
+    taste = np.where(rng.random(num) < 0.9, users % NUM_TASTES, rng.integers(NUM_TASTES, size=num))
+    item = (np.arange(num) * NEW_ITEMS).astype(int) + NUM_ITEMS - age
+    item -= (item - taste) % NUM_TASTES
+    return [(f"u{user}", f"i{one}") for user, one in zip(users.tolist(), item.tolist(), strict=True)]
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World], make_record: Callable[..., Record], tmp_path: Path) -> World:
+    records = [make_record(user, item, number) for number, (user, item) in enumerate(arriving(BATCH * NUM_STEPS))]
+    return make_world(records, SETTINGS, folder=tmp_path / "state")
+
+
+def turn(world: World, action: Action) -> None:
+    SwitchBoard(LocalStorage(world.folder)).turn(action, Flip(by="ann@host", reason="a test", at_ms=1_700_000_000_000), "")
+    world.clock.advance(LOOK_EVERY_S)
+
+
+def test_after_publishing_was_frozen_while_all_items_turned_over_the_newest_version_goes_live_and_no_event_is_given_up(world: World) -> None:
+    controller = world.controller()
+    reports: list[StepReport] = []
+    while (report := controller.step()) is not None and report.plan.num_records:
+        world.clock.advance(1.0)
+        reports.append(report)
+        if report.plan.batch == FROZEN:
+            turn(world, "freeze")
+        if report.plan.batch == THAWED:
+            turn(world, "unfreeze")
+    decided = {each.plan.batch: each.decision for each in reports if each.decision is not None}
+    # Shown to be the case: the items are all others, and the live version finds nothing any more.
+    first = decided[THAWED + 2]
+    assert first.numbers["live"] < 0.01 < 0.03 < first.numbers["candidate"]
+    assert {each.code for batch, each in decided.items() if batch > THAWED} == {Reason.NOT_WORSE}
+    assert controller.state.counts["quarantined"] == 0
+    assert controller.state.counts["applied"] == BATCH * NUM_STEPS
