@@ -216,16 +216,16 @@ class RegistryConfig(Section):
     """Keep and promote versions.
 
     ``keep_history``: moves of the alias, and versions that are gone whose decisions stay, that are kept. Moves younger than ``keep_history_for_s``
-    stay beyond it. ``gate_error``: the share of candidates no worse than ``gate_tolerance`` allows that may be rejected, however often the gate
-    looks at each. ``usual_share``: nothing goes live by events in which the live version leads the popular items by surely less than that share of
-    its usual lead, or that has learned from such; 0 asks nothing. ``max_rejections``: after so many in a row the learner returns to the state that
+    stay beyond it. ``gate_error``: the share of candidates no worse than ``gate_tolerance`` allows that may be rejected, however often the gate looks
+    at each. ``usual_share``: nothing goes live by events in which live version and candidate lead the popular items by surely less than that share of
+    the usual lead, or that has learned from such; 0 asks nothing. ``max_rejections``: after so many in a row the learner returns to the state that
     was promoted last, and what was learned since is quarantined; 0 never. ``max_return_items``: nor with more items than this, because each version
-    that is made copies a learner's state. ``probe_coverage``: a candidate's answers to some of a step's histories hold at least this share of as
-    many different items as the live version's do; ``probe_overlap``: and at least this share of the same; 0 does not ask. ``worth_window_s``: what
-    a user takes so long after an answer that showed it is put down to the answer. ``worth_max_answers``: so many logged answers may wait for that.
-    ``guard_share``: a version is rolled back when surely less than this share of its logged answers leads to something, against those of before; 0
-    never. ``guard_error``: the chance of that for a version that holds the share. ``guard_min_answers``: so many answers, each user counted once a
-    step, are needed of before and since; after ten times as many the version is no longer watched.
+    that is made copies a learner's state. ``probe_coverage``: a candidate's answers to some of a step's histories hold at least this share of as many
+    different items as the live version's do; ``probe_overlap``: and at least this share of the same, unless it is measurably better; 0 does not ask.
+    ``worth_window_s``: what a user takes so long after an answer that showed it is put down to the answer. ``worth_max_answers``: so many logged
+    answers may wait for that. ``guard_share``: a version is rolled back when surely less than this share of its logged answers leads to something,
+    against those of before; 0 never. ``guard_error``: the chance of that for a version that holds the share. ``guard_min_answers``: so many answers,
+    each user counted once a step, are needed of before and since; after ten times as many the version is no longer watched.
     """
 
     keep_last: int = Field(default=20, ge=2)

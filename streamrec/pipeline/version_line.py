@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,10 @@ from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import STUDENT, Plan, version_name
 from streamrec.pipeline.publisher import ItemFacts, Publisher
 from streamrec.pipeline.stream_state import Line, StreamState
-from streamrec.registry.gate import SUMS, Decision, Reason, Verdict, Window, held_back
+from streamrec.registry.evidence import Evidence
+from streamrec.registry.gate import Decision, Reason, Verdict, Window, held_back
 from streamrec.registry.guard import Guarded
-from streamrec.registry.usual import Doubts, Found, Usual, found_in, kept
+from streamrec.registry.usual import Doubts, Found, Usual
 from streamrec.registry.version import VersionFacts
 from streamrec.student.learner import CURRENT, Learner
 from streamrec.workers import Worker
@@ -29,11 +30,6 @@ MAIN = ""
 """Name of the student's own line among those of further ones."""
 JUDGED_BY = "recall@20"
 """What a candidate is compared with the live version by."""
-_EVIDENCE = ("num_queries", *SUMS)
-_LIKE = ("like_coverage", "like_overlap", "like_num")
-"""How like the live version's answers its own were when it was published."""
-_HELD = "held"
-"""Queries that a candidate was scored on while an operator let nothing be promoted: the world has moved on since it was published."""
 
 
 class VersionLine:
@@ -196,45 +192,57 @@ class VersionLine:
         state, publisher, candidate = self.state, self.publisher, self.state.candidate
         if candidate is None or publisher is None:
             return None
-        why = plan.holds.get(self.student_name)
-        if not why and state.evidence.get(_HELD) and plan.publish and len(user):
+        evidence, why = Evidence.of(state.evidence, plan.batch), plan.holds.get(self.student_name)
+        if not why and evidence.held and plan.publish and len(user):
             self.withdraw("it was held while the student learned: newer weights take its place")
             return None
-        window = Window.from_scores(plan.batch, scores[candidate][JUDGED_BY], scores[state.live][JUDGED_BY] if state.live is not None else None)
-        if set(_EVIDENCE) <= state.evidence.keys():  # A streamrec before this one kept fewer sums: what it has seen counts no more.
-            window += Window.from_sums(plan.batch, state.evidence)
-        found = found_in(state.evidence)
-        if state.live is not None:
-            both = (Found.of(scores[version][JUDGED_BY], popular[JUDGED_BY], user) for version in (state.live, candidate))
-            found += max(both, key=lambda each: each.lead)
+        evidence = self._scored(evidence, plan.batch, (candidate, state.live), scores, popular, user)
         if why:
-            decision = held_back(candidate, state.live, window, why)
+            decision = held_back(candidate, state.live, evidence.window, why)
+            evidence = replace(evidence, held=evidence.held + len(user))
         else:
-            self._check_owner()
-            is_idle = plan.idle if self.name == MAIN else self.name in plan.idles
-            decision = publisher.decide(candidate, state.live, window, is_idle, self._doubts(found))
+            decision = self._ask(publisher, candidate, evidence, plan)
         if decision.verdict is Verdict.WAIT:
-            like = {name: value for name, value in state.evidence.items() if name in _LIKE}
-            held = state.evidence.get(_HELD, 0.0) + (len(user) if why else 0)
-            state.evidence = {**{name: getattr(window, name) for name in _EVIDENCE}, **kept(found), **like, **({_HELD: held} if held else {})}
+            state.evidence = evidence.kept()
             return decision
         state.candidate, state.evidence = None, {}
-        share = self._parts.config.registry.usual_share
-        state.usual = asdict(Usual.of(state.usual).after(found, share, is_unlike=decision.code is Reason.UNLIKE))
         state.versions["promoted" if decision.promote else "rejected"] += 1
         if decision.promote:
             state.live = candidate
+        return decision
+
+    @staticmethod
+    def _scored(
+        evidence: Evidence, batch: int, versions: tuple[str, str | None], scores: Mapping[str, PerQuery], popular: PerQuery, user: NDArray[np.int64]
+    ) -> Evidence:
+        candidate, live = versions
+        own = scores[candidate][JUDGED_BY]
+        if live is None:
+            return evidence.plus(Window.from_scores(batch, own), Found(), Found())
+        theirs = scores[live][JUDGED_BY]
+        of_live, of_own = (Found.of(each, popular[JUDGED_BY], user) for each in (theirs, own))
+        return evidence.plus(Window.from_scores(batch, own, theirs), of_live, of_own)
+
+    def _ask(self, publisher: Publisher, candidate: str, evidence: Evidence, plan: Plan) -> Decision:
+        """Ask the gate, and note what is usual after its answer."""
+        state, cfg = self.state, self._parts.config.registry
+        self._check_owner()
+        usual, ahead = Usual.of(state.usual), evidence.window.ahead()
+        # What an old live version misses is no sign against the events, and what was said against them before was of what it missed.
+        is_better = usual.is_better(ahead, cfg.gate_error)
+        usual, found = (usual.without_carried(), evidence.own) if is_better else (usual, evidence.live)
+        doubts = Doubts(usual.doubt(found, cfg.usual_share, cfg.gate_error), state.tainted, evidence.like, is_better)
+        is_idle = plan.idle if self.name == MAIN else self.name in plan.idles
+        decision = publisher.decide(candidate, state.live, evidence.window, is_idle, doubts)
+        if decision.verdict is not Verdict.WAIT:
+            is_unlike = decision.code is Reason.UNLIKE
+            state.usual = asdict(usual.after(found, cfg.usual_share, is_unlike=is_unlike, ahead=None if decision.promote else ahead))
         return decision
 
     def decide_first(self, plan: Plan) -> Decision | None:
         """Ask the gate about a candidate while nothing is live: it has nothing to be compared with, and goes live on its probes."""
         none: PerQuery = {JUDGED_BY: np.zeros(0, np.float32)}
         return self.decide(plan, dict.fromkeys(self.versions(), none), none, np.zeros(0, np.int64))
-
-    def _doubts(self, found: Found) -> Doubts:
-        cfg = self._parts.config.registry
-        like = {name.removeprefix("like_"): value for name, value in self.state.evidence.items() if name in _LIKE}
-        return Doubts(Usual.of(self.state.usual).doubt(found, cfg.usual_share, cfg.gate_error), self.state.tainted, like)
 
     def publish(
         self, plan: Plan, examples: Examples, source: Worker[Learner], items: ItemFacts, facts: VersionFacts, due: str | None = None
@@ -264,7 +272,8 @@ class VersionLine:
             self.student.submit(Learner.hold, version, *publisher.load(version), kept)
         state.newest = state.candidate = version
         found = self.student.submit(Learner.likeness, examples, version, state.live).result() if state.live is not None else None
-        state.evidence = {} if found is None else {f"like_{name}": float(value) for name, value in found._asdict().items()}
+        like = {} if found is None else {name: float(value) for name, value in found._asdict().items()}
+        state.evidence = Evidence(like=like).kept()
         state.versions["published"] += 1
         self._published_s = self._parts.clock.monotonic_s()
         return version

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from streamrec.config import RegistryConfig
 from streamrec.migrations import number_of, read_record
 from streamrec.registry.sequential import log_evidence
-from streamrec.registry.usual import Doubts
+from streamrec.registry.usual import Doubts, Found
 from streamrec.registry.version import Number
 
 MOST_EVIDENCE = 1e300
@@ -131,9 +131,9 @@ class Window:
         squares = share**2 * self.live_squares + self.candidate_squares - 2 * share * products
         return log_evidence(share * self.live_sum - self.candidate_sum, max(0.0, squares))
 
-    def log_evidence_better(self) -> float:
-        """Return the logarithm of the evidence that the candidate is better."""
-        return log_evidence(self.candidate_sum - self.live_sum, self.difference_squares)
+    def ahead(self) -> Found:
+        """Return the candidate's lead over the live version."""
+        return Found(self.num_queries, self.candidate_sum - self.live_sum, self.difference_squares)
 
     def numbers(self, tolerance: float) -> dict[str, float]:
         """Return means, their paired difference with its standard error, and the bound that the difference must not lie below."""
@@ -269,7 +269,7 @@ class Gate:
             return decision(Verdict.WAIT, Reason.TOO_FEW_QUERIES, f"{window.num_queries} of {cfg.gate_min_queries} queries so far")
         if doubts.tainted:
             return decision(Verdict.REJECT, Reason.TAINTED, doubts.tainted)
-        if (other := _other(doubts.like, cfg)) and window.log_evidence_better() < -math.log(cfg.gate_error):
+        if not doubts.is_better and (other := _other(doubts.like, cfg)):
             return decision(Verdict.REJECT, Reason.STRANGE, f"{other}: {scores}")
         if not is_enough:
             return decision(Verdict.PROMOTE, Reason.IDLE, f"no events come in, and it is not measurably worse: {scores}")

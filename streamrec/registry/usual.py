@@ -1,17 +1,19 @@
-"""Tell events that are unlike those before: no version finds more in them than the popular items do, and usually they find much more.
+"""Tell events that are unlike those before: the live version finds hardly more in them than the popular items do, and usually finds much more.
 
 A version that has learned from spoiled events may be no worse than the live one on more of them, so the comparison of both says nothing. What the
-better of both finds does. A step of a dozen users may be hard by chance, so it is compared with the popular items on the same queries: where users
-are hard to tell, all find less; where labels are shuffled, popular items still find theirs, and no version anything. Where the live version alone
-finds nothing, because items have turned over since it was published, nothing is wrong with the events: the newer version tells. Evidence adds up
-from step to step for as long as it speaks against the events.
+live version finds does: its weights stand still. But a step of a dozen users may be hard by chance. So it is compared with the popular items on the
+same queries: where users are hard to tell, both find less; where labels are shuffled, popular items still find theirs, and the version nothing.
+Evidence adds up from step to step for as long as it speaks against the events.
+
+A live version that has grown old, because items have turned over since, finds nothing either. Then the candidates that follow it are measurably
+better, which shuffled labels teach nobody to be, and what they find counts in its place.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -66,25 +68,32 @@ class Found:
 
 @dataclass(frozen=True)
 class Usual:
-    """Hold what the better of the live version and its candidate usually finds more than the popular items do.
+    """Hold what the live version usually finds more than the popular items do.
 
     Attributes:
         lead: Mean over queries.
         queries: How many there were.
         is_unlike: Whether the events were unlike those before the last time.
         carried: What was found since evidence against the events began to add up.
+        ahead: By how much more than the live version those found that were refused since it went live, as sums.
     """
 
     lead: float = 0.0
     queries: float = 0.0
     is_unlike: bool = False
     carried: Found = field(default_factory=Found)
+    ahead: Found = field(default_factory=Found)
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Self:
         """Return what `asdict` gave; what an earlier streamrec kept is another measure, and counts no more."""
         names = {each.name for each in fields(cls)}
-        return cls(**{**kept, "carried": Found(**kept["carried"])}) if kept.keys() == names else cls()
+        return cls(**{**kept, "carried": Found(**kept["carried"]), "ahead": Found(**kept["ahead"])}) if kept.keys() == names else cls()
+
+    def is_better(self, ahead: Found, error: float) -> bool:
+        """Tell whether the candidates since the live version went live are better, by this one's lead over it and an error of that chance."""
+        both = self.ahead + ahead
+        return math.isfinite(both.total) and log_evidence(both.total, both.squares) >= -math.log(error)
 
     def doubt(self, found: Found, share: float, error: float) -> str:
         """Return why events are unlike those before, as a sentence; empty where nothing says so.
@@ -102,10 +111,26 @@ class Usual:
         if is_over and (found + self.carried).log_evidence(share * self.lead) < -math.log(error):
             return ""
         leads = f"{found.lead:.4f} more than the popular items do instead of {self.lead:.4f}"
-        return f"events are unlike those before: live version and candidate find at most {leads}, on {found.queries:.0f} queries"
+        return f"events are unlike those before: the live version finds {leads}, on {found.queries:.0f} queries"
 
-    def after(self, found: Found, share: float, *, is_unlike: bool) -> Usual:
-        """Return what is usual after a decision."""
+    def without_carried(self) -> Usual:
+        """Return the same without evidence against the events: it was of another version."""
+        return replace(self, carried=Found())
+
+    def after(self, found: Found, share: float, *, is_unlike: bool, ahead: Found | None = None) -> Usual:
+        """Return what is usual after a decision.
+
+        Args:
+            found: What the version found that was held against what is usual.
+            share: See `doubt`.
+            is_unlike: Whether the events were unlike those before.
+            ahead: Of a candidate that was refused its lead over the live version; it adds up while it speaks for those that are refused.
+        """
+        ahead = Found() if ahead is None else self.ahead + ahead
+        speaks = math.isfinite(ahead.total) and log_evidence(ahead.total, ahead.squares) > 0.0
+        return replace(self._found(found, share, is_unlike=is_unlike), ahead=ahead if speaks else Found())
+
+    def _found(self, found: Found, share: float, *, is_unlike: bool) -> Usual:
         if not found.queries or not math.isfinite(found.total):
             return replace(self, is_unlike=is_unlike)
         step = SLOWLY if is_unlike else 1 - math.exp(-found.queries / min(LOOKS_BACK, max(1.0, self.queries)))
@@ -125,21 +150,10 @@ class Doubts:
         unlike: The events that it is judged by, and the newest of those that it has learned, are unlike those before.
         tainted: It has learned from such events, which are over.
         like: How like the live version's answers its own are: ``coverage``, ``overlap`` and ``num`` histories; empty where nobody has looked.
+        is_better: The candidates since the live version went live are measurably better, so it is the live version's answers that are odd.
     """
 
     unlike: str = ""
     tainted: str = ""
     like: Mapping[str, float] = field(default_factory=dict)
-
-
-FOUND = tuple(each.name for each in fields(Found))
-
-
-def kept(found: Found) -> dict[str, float]:
-    """Return what `found_in` reads."""
-    return {f"found_{name}": value for name, value in asdict(found).items()}
-
-
-def found_in(held: Mapping[str, float]) -> Found:
-    """Return what was kept of a candidate's evidence by an earlier step."""
-    return Found(**{name: held.get(f"found_{name}", 0.0) for name in FOUND})
+    is_better: bool = False

@@ -56,7 +56,9 @@ def test_a_version_whose_answers_are_all_others_goes_live_only_if_it_is_measurab
         assert "share 2% of the live version's items, on 32 histories, 10% is the least of one that is not measurably better" in decision.reason
         assert decision.numbers["overlap"] == OTHER["overlap"]
         assert GATE.decide(CANDIDATE, LIVE, window).promote
-    assert GATE.decide(CANDIDATE, LIVE, _window(0.9, 0.1), doubts=other).code is Reason.NOT_WORSE
+    better = Doubts(like=OTHER, is_better=True)
+    assert GATE.decide(CANDIDATE, LIVE, _window(0.32, 0.3), doubts=better).code is Reason.NOT_WORSE
+    assert GATE.decide(CANDIDATE, LIVE, _window(0.9, 0.1), doubts=Doubts(like=FEW, is_better=True)).code is Reason.STRANGE
 
 
 def test_before_there_are_enough_queries_one_whose_answers_are_all_others_waits_unless_no_more_come() -> None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from streamrec.config import RegistryConfig
-from streamrec.registry.usual import LEAST_QUERIES, MOST_OF_ONE, Found, Usual, found_in, kept
+from streamrec.registry.usual import LEAST_QUERIES, MOST_OF_ONE, Found, Usual
 
 SHARE, ERROR = 0.3, 0.05
 USUAL = Usual(0.2, 5000.0)
+LIVE_FINDS_NOTHING = Found(100, -3.0, 4.0)
 
 
 def found(version: float, popular: float, num_users: int, rng: np.random.Generator, num_each: int = 10) -> Found:
@@ -24,8 +25,6 @@ def test_a_users_mean_lead_counts_as_often_as_the_user_asked_up_to_a_bound_and_s
     assert (step.queries, step.total, step.squares) == (2 + MOST_OF_ONE, pytest.approx(0.5 * MOST_OF_ONE), pytest.approx(0.25 * MOST_OF_ONE))
     both = step + Found.of([0.5], [0.0], np.array([7]))
     assert both.queries == 3 + MOST_OF_ONE
-    assert found_in(kept(both)) == both
-    assert found_in({"num_queries": 3.0}) == Found()
     assert Found.of([], [], np.zeros(0, np.int64)) == Found()
 
 
@@ -88,3 +87,22 @@ def test_it_is_read_as_it_was_kept_and_what_an_earlier_streamrec_kept_counts_no_
     usual = Usual(0.2, 5000.0, True, Found(1.0, 2.0, 3.0))
     assert Usual.of(asdict(usual)) == usual
     assert Usual.of({}) == Usual.of({"mean": 0.2, "users": 500.0, "is_unlike": False, "share": 0.1}) == Usual()
+
+
+def test_candidates_that_are_refused_one_after_the_other_show_together_that_they_are_better() -> None:
+    """A stream of few queries a decision: no candidate shows it alone."""
+    ahead, usual, num = Found(100, 8.0, 10.0), USUAL, 0
+    while not usual.is_better(ahead, ERROR):
+        usual, num = usual.after(LIVE_FINDS_NOTHING, SHARE, is_unlike=True, ahead=ahead), num + 1
+    assert 1 <= num <= 4
+    assert not USUAL.is_better(ahead, ERROR)
+    assert usual.after(LIVE_FINDS_NOTHING, SHARE, is_unlike=False).ahead == Found()  # One was promoted: what follows is held against that one.
+    assert usual.after(LIVE_FINDS_NOTHING, SHARE, is_unlike=True, ahead=Found(100, -30.0, 40.0)).ahead == Found()
+    assert not usual.is_better(Found(100, float("nan"), 10.0), ERROR)
+    assert Usual.of(asdict(usual)) == usual
+
+
+def test_another_versions_evidence_against_the_events_does_not_count() -> None:
+    carried = USUAL.after(Found.of([0.0] * 20, [0.05] * 20, np.arange(20) % 4), SHARE, is_unlike=False)
+    assert carried.carried != Found()
+    assert carried.without_carried().carried == Found()
