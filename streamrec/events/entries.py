@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamrec.events.blocks import read_objects
 from streamrec.events.records import fact_text
-from streamrec.events.schema import CONTEXT_TYPE, VECTORS_TYPE
+from streamrec.events.schema import CONTEXT_TYPE, FLOAT32_MAX, VECTORS_TYPE
 from streamrec.events.shapes import bytes_of
 from streamrec.events.strings import Parts, Strings, joined, spans, unescaped
 
@@ -25,7 +25,6 @@ _COLON, _COMMA, _SPACE = (ord(sign) for sign in ":, ")
 _SURE_CHARS = 16  # a number of so many characters has at most 15 digits beside its point, and these survive a float64
 # From 0.0001 on, up to which Python writes no exponent, and without zeros at its end.
 _SURE_NUMBER = r"^-?(?:[1-9][0-9]*(?:\.(?:0|[0-9]*[1-9]))?|0\.(?:0|[0-9]{0,3}[1-9](?:[0-9]*[1-9])?))$"
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _WORDS = pa.array(["true", "false"])
 _WRONG = object()
 _NUMBERS = pa.schema([("v", pa.list_(pa.float64()))])
@@ -139,7 +138,7 @@ def vectors_of(parts: Parts) -> Column:
     numbers = lists.flatten().to_numpy(zero_copy_only=False)
     wrong = lists.is_null().to_numpy(zero_copy_only=False)
     # Also what is no number. Of minus zero the sign depends on whether it is written as an integer.
-    odd = ~(np.abs(numbers) <= _FLOAT32_MAX) | ((numbers == 0) & np.signbit(numbers))
+    odd = ~(np.abs(numbers) <= FLOAT32_MAX) | ((numbers == 0) & np.signbit(numbers))
     wrong[pc.list_parent_indices(lists).to_numpy()[odd]] = True
     entries.reject(wrong)
     kept = ~entries.strings.is_bad[entries.parts]

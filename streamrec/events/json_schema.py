@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from streamrec.config import MAX_NAMESPACE_BYTES, MAX_NAMESPACE_CHARS
@@ -18,6 +17,7 @@ from streamrec.events.schema import (
     CONTEXT_TYPE,
     FIELD_MEANINGS,
     FIELDS_OF,
+    FLOAT32_MAX,
     MAX_TIME_MS,
     REASONS,
     REJECTED,
@@ -32,7 +32,6 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 DEAD_LETTER = "dead_letter"
 KINDS: tuple[str, ...] = (*Kind, DEAD_LETTER)
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _IDS = frozenset(name for required in REQUIRED_OF.values() for name in required if name.endswith("_id"))
 _SHAPES: Mapping[pa.DataType, dict[str, Any]] = {
     pa.string(): {"type": "string"},
@@ -43,7 +42,7 @@ _SHAPES: Mapping[pa.DataType, dict[str, Any]] = {
     CONTEXT_TYPE: {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null"]}},
     VECTORS_TYPE: {
         "type": "object",
-        "additionalProperties": {"type": "array", "items": {"type": "number", "minimum": -_FLOAT32_MAX, "maximum": _FLOAT32_MAX}},
+        "additionalProperties": {"type": "array", "items": {"type": "number", "minimum": -FLOAT32_MAX, "maximum": FLOAT32_MAX}},
     },
 }
 _LETTER_MEANINGS = {

@@ -15,11 +15,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from streamrec.events.parsed import Parsed, say, shorten
-from streamrec.events.schema import FIELDS_OF, MAX_TIME_MS, WIRE, Kind, Reason
+from streamrec.events.schema import FIELDS_OF, FLOAT32_MAX, MAX_TIME_MS, WIRE, Kind, Reason
 
 SLICE_ROWS = 1024  # records alive at once: more make Python's garbage collector walk them again and again
-
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class _BadCellError(Exception):
@@ -156,7 +154,7 @@ def _vectors(name: str, cell: dict[str, Any]) -> list[tuple[str, NDArray[np.floa
         if type(numbers) is not list or not set(map(type, numbers)) <= {int, float}:
             raise _BadCellError(Reason.WRONG_TYPE, f"{name}.{shorten(key)}: {say(numbers)}, allowed a list of numbers")
         vector = np.array(numbers, np.float64)
-        if np.any(np.abs(vector) > _FLOAT32_MAX):
+        if np.any(np.abs(vector) > FLOAT32_MAX):
             raise _BadCellError(Reason.WRONG_TYPE, f"{name}.{shorten(key)}: a number is too large for float32")
         pairs.append((key, vector.astype(np.float32)))
     return pairs

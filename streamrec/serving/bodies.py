@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from streamrec.events.schema import FLOAT32_MAX, MAX_TIME_MS
 from streamrec.serving.checks import MAX_DEADLINE_MS, RequestLimits, check_ids, check_n, check_namespace, refuse, refuse_unknown
 
 MAX_LISTS = 20
@@ -19,6 +20,8 @@ SEEN_IS = 'true or false, or {"last": NUMBER}'
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Money = Annotated[float, Field(allow_inf_nan=False)]
+Float32 = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX, allow_inf_nan=False)]
+EventTime = Annotated[int, Field(ge=0, le=MAX_TIME_MS, description="Milliseconds since the epoch.")]
 
 
 _SOMEBODY: list[Any] = [
@@ -108,8 +111,8 @@ class ItemBody(Body):
     price: Money | None = None
     locale: str | None = None
     available: bool | None = None
-    vectors: dict[str, list[float]] | None = Field(default=None, description="Embeddings by modality.")
-    event_time: int | None = Field(default=None, description="Milliseconds since the epoch; now without it.")
+    vectors: dict[str, list[Float32]] | None = Field(default=None, description="Embeddings by modality.")
+    event_time: EventTime | None = Field(default=None, description="Now without it; not later than now plus events.future_tolerance_s.")
     event_id: Text | None = Field(default=None, description="For sending again; a new one without it.")
 
 
