@@ -71,6 +71,8 @@ def test_an_actor_that_dies_before_it_answers_fails_the_next_commit_and_the_one_
     worker, saver = large_in_an_actor(tmp_path)
     before = committed(tmp_path).digest()
     ray.kill(worker.handle)
+    with pytest.raises(RayActorError):
+        ask_for_ever(worker)
     saver.commit(1, {})
     with pytest.raises(RayActorError):
         saver.commit(2, {})
@@ -81,6 +83,12 @@ def test_who_a_step_waits_for_only_at_its_end_goes_behind_the_others(ray_cluster
     before, behind = (RayWorker(host(None, 0.1, niceness=niceness), 1, Dedupe, 10) for niceness in (0, BEHIND))
     priorities = [worker.submit(priority).result() for worker in (before, behind)]
     assert priorities[0] < priorities[1] == min(priorities[0] + BEHIND, LAST)
+
+
+def ask_for_ever(worker: RayWorker) -> None:
+    """Ask until the process is gone: for a moment after a kill it may still answer."""
+    while True:
+        worker.submit(priority).result()
 
 
 def priority(_: Dedupe) -> int:
