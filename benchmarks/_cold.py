@@ -20,8 +20,8 @@ from streamrec.features.vocabulary import Vocabulary
 from streamrec.log.connect import local_address, open_admin
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.layout import checkpoint_url, registry_url
-from streamrec.registry.board import RemoteBoard
 from streamrec.registry.registry import Registry
+from streamrec.registry.remote_board import RemoteBoard
 from streamrec.state import ComponentState, pack_strings
 from streamrec.storage import open_storage
 

@@ -38,7 +38,7 @@ from serve.http import Receive, Scope, Send, read_body
 from serve.launch import launch, shutdown
 from streamrec.config import Config, ServingConfig, parse_config
 from streamrec.log.connect import local_address
-from streamrec.registry.board import RemoteBoard
+from streamrec.registry.remote_board import RemoteBoard
 from streamrec.registry.version import make_delta
 from streamrec.serving.answers import Answerer
 from streamrec.serving.recommender import Recommender

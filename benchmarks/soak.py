@@ -203,7 +203,7 @@ def main() -> None:
         said: list[str] = []
         config = settings(folder / "full", "auto", size, options.replicas)
         session = stack.enter_context(open_session(config, said.append, num_replicas=options.replicas))
-        driver = Driver(lambda: session.controller("streamrec-soak"), time.sleep, said.append)
+        driver = Driver(lambda: session.controller("streamrec-soak"), time.sleep, said.append, session.numbers())
         first_events(session.writer, session.config, size, now_ms)
         bootstrap(driver.controller, session.reader.latest(session.config.log.events_topic))
         url = ""

@@ -42,9 +42,9 @@ from serve.haproxy import free_port, has_haproxy
 from serve.launch import launch, shutdown
 from streamrec.config import Config, parse_config
 from streamrec.pipeline.layout import registry_url
-from streamrec.registry.board import RemoteBoard
 from streamrec.registry.gate import Decision, Reason, Verdict
 from streamrec.registry.registry import Registry
+from streamrec.registry.remote_board import RemoteBoard
 from streamrec.registry.version import Probes, VersionFacts, digest_arrays
 from streamrec.serving.catalog import Catalog
 from streamrec.serving.recommender import Recommender

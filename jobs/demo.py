@@ -146,7 +146,7 @@ def _demo(options: argparse.Namespace) -> int:
         run.broker = str(session.address)
         _send(run, session, run.bootstrapped, with_items=True)
         cli.say(f"bootstrap: the first {run.bootstrapped} events, then the first teachers by Ray Train")
-        driver = Driver(session.controller, cli.waiter(stop), cli.say)
+        driver = Driver(session.controller, cli.waiter(stop), cli.say, session.numbers())
         bootstrap(driver.controller, session.reader.latest(config.log.events_topic))
         run.books_before = driver.controller.books()
         with _serving(session, config) as url:

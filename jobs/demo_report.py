@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from streamrec.pipeline.controller import Controller
-from streamrec.registry.board import RemoteBoard
 from streamrec.registry.registry import Registry
+from streamrec.registry.remote_board import RemoteBoard
 from streamrec.registry.version import VersionManifest
 from streamrec.testing.percentiles import percentile
 

@@ -100,7 +100,7 @@ def _started(session: Session, wait: Callable[[float], None]) -> Driver:
         return built[0]
 
     try:
-        return Driver(build, wait, cli.say)
+        return Driver(build, wait, cli.say, session.numbers())
     except KeyboardInterrupt:
         leave([actor for controller in built for actor in _actors(controller)], HURRY_S)
         raise

@@ -11,6 +11,7 @@ from streamrec.serving.event_sink import Permit
 from streamrec.serving.full_answers import FullAnswerer
 from streamrec.serving.requests import RecommendRequest
 from streamrec.serving.slot import LiveModel
+from streamrec.telemetry.numbers import Numbers, Taken
 
 
 class Backend(Protocol):
@@ -21,6 +22,8 @@ class Backend(Protocol):
     shown: Callable[[RecommendRequest, Mapping[str, Any]], None] | None
     """Called with a recommendation after it has been sent; None where nobody asks."""
     moves: Moves
+    numbers: Numbers
+    """What this replica counts; requests are counted in it, too."""
 
     async def start(self) -> None:
         """Begin to follow the board and the log; returns when the first answers can be as good as they will be."""
@@ -41,6 +44,10 @@ class Backend(Protocol):
 
     def submit_events(self, events: list[Any], permit: Permit | None = None) -> Future[list[dict[str, Any]]]:
         """Hand over events to append, parsed or as the bytes of one each, each if ``permit`` lets it."""
+        ...
+
+    async def all_numbers(self) -> list[Taken]:
+        """Return what ``GET /metrics`` shows: the numbers of the stream, of all replicas and of the board."""
         ...
 
     def facts(self) -> dict[str, Any]:

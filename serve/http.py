@@ -144,14 +144,12 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
 
 async def respond(send: Send, status: int, value: Any, headers: Headers) -> None:
     """Send a JSON response."""
-    body = orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [_JSON, (b"content-length", str(len(body)).encode()), *headers],
-        }
-    )
+    await respond_bytes(send, status, orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS), [_JSON, *headers])
+
+
+async def respond_bytes(send: Send, status: int, body: bytes, headers: Headers) -> None:
+    """Send a response whose headers name its content type."""
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"content-length", str(len(body)).encode())]})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -31,7 +31,7 @@ from streamrec.log.base import LogAddress
 from streamrec.pipeline import layout
 from streamrec.pipeline.cluster import ray_cluster
 from streamrec.pipeline.resources import SERVING_CPUS
-from streamrec.registry.board import RemoteBoard
+from streamrec.registry.remote_board import RemoteBoard
 
 logger = logging.getLogger(__name__)
 

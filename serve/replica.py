@@ -16,7 +16,8 @@ from serve.access import Access
 from serve.appending import APPEND_TIMEOUT_S
 from serve.cors import Cors
 from serve.keys import LOOK_EVERY_S, KeyFile
-from serve.limits import Gate
+from serve.limits import Deadlines, Gate
+from serve.metrics import put_facts
 from serve.moves import Moves
 from serve.routes import Guards, Routes
 from serve.subscription import BoardSubscription
@@ -44,6 +45,7 @@ from streamrec.serving.history_view import HistoryColumns, HistoryView
 from streamrec.serving.impressions import ImpressionLog
 from streamrec.serving.requests import RecommendRequest
 from streamrec.serving.slot import LiveModel, ModelSlot
+from streamrec.telemetry.numbers import Numbers, Taken
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ _GATHER_S = 0.02
 _SINK_POLL_S = 0.5
 # About as often as a stream commits.
 _WORTH_EVERY_S = 10.0
+_TELL_EVERY_S = 1.0
 _CONNECT_TIMEOUT_S = 0.8 * APPEND_TIMEOUT_S
 # How long a new replica keeps out of traffic to get a model and histories before it answers with what it has.
 _WARM_START_S = 10.0
@@ -130,10 +133,13 @@ class Replica:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
         self._subscription = BoardSubscription(replica_id, settings.registry_url, settings.student, self._slot, self._loader)
         self.moves = Moves(settings.registry_url, settings.state_url, settings.student, self._subscription.look, clock)
+        self.numbers = Numbers(replica=replica_id)
+        self.gate, self.deadlines = Gate(config.serving.max_waiting), Deadlines()
         self._stopping = threading.Event()
         self._histories_tried = threading.Event()
         self._threads: list[threading.Thread] = []
         self._board_task: asyncio.Task[None] | None = None
+        self._tell_task: asyncio.Task[None] | None = None
         self._num_answers = {STUDENT: 0, POPULAR: 0}
 
     async def start(self) -> None:
@@ -158,14 +164,16 @@ class Replica:
         if self.model is not None:  # Now that it is known which items histories hold.
             await asyncio.get_running_loop().run_in_executor(self._loader, self.answerer.prepare, self.model)
         self._board_task = asyncio.create_task(self._subscription.run())
+        self._tell_task = asyncio.create_task(self._tell())
 
     async def stop(self) -> None:
         """Stop the background work and let go of the log."""
         self._stopping.set()
-        if self._board_task is not None:
-            self._board_task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._board_task
+        for task in (self._tell_task, self._board_task):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 2.0)
         self._loader.shutdown(wait=False)
@@ -177,8 +185,8 @@ class Replica:
             RuntimeError: With the loop's name.
         """
         dead = [thread.name for thread in self._threads if not thread.is_alive()]
-        if self._board_task is not None and self._board_task.done():
-            dead.append("board")
+        tasks = {"board": self._board_task, "numbers": self._tell_task}
+        dead += [name for name, task in tasks.items() if task is not None and task.done()]
         if dead and not self._stopping.is_set():
             msg = f"Replica: background loops have ended, got {', '.join(dead)}, replace this replica"
             raise RuntimeError(msg)
@@ -204,6 +212,20 @@ class Replica:
             what = "Events: this server was started without a log"
             raise BrokerUnavailable(what, do="start it with the log's address")
         return self._sink.submit(events, permit)
+
+    def taken(self) -> Taken:
+        """Return this replica's numbers."""
+        put_facts(self.numbers, self.facts(), self.deadlines.num_late, self.gate.num_refused)
+        return self.numbers.taken()
+
+    async def all_numbers(self) -> list[Taken]:
+        """Return the numbers of the stream, of all replicas and of the board."""
+        return [self.taken(), *await self._subscription.told()]
+
+    async def _tell(self) -> None:
+        while True:
+            self._subscription.tell(self.taken())
+            await asyncio.sleep(_TELL_EVERY_S)
 
     def facts(self) -> dict[str, Any]:
         """Return what ``GET /v1/models`` shows."""
@@ -298,7 +320,7 @@ def make_routes(replica: Replica, settings: ReplicaSettings) -> Routes:
     """Return a replica's routes with the configured bounds and access."""
     config = settings.config
     limits = RequestLimits(config.events.namespace, config.serving.max_n, config.serving.max_history, config.events.max_id_bytes)
-    guards = Guards(replica.access, Gate(config.serving.max_waiting), Cors(config.serving.cors_origins))
+    guards = Guards(replica.access, replica.gate, Cors(config.serving.cors_origins), replica.deadlines)
     return Routes(replica, limits, config.serving.max_body_bytes, str(settings.log_address), guards)
 
 

@@ -30,13 +30,17 @@ from serve.http import (
     path_of,
     read_body,
     respond,
+    respond_bytes,
     wrong_method,
 )
 from serve.limits import Deadlines, Gate
+from serve.metrics import Requests, Watched
+from streamrec.clock import SystemClock
 from streamrec.errors import RequestError
 from streamrec.serving.checks import RequestLimits, check_deadline, error_body, parse_json, refuse
 from streamrec.serving.event_sink import FORBIDDEN
 from streamrec.serving.requests import RecommendRequest, parse_recommend, parse_recommend_query
+from streamrec.telemetry.exposition import CONTENT_TYPE, expose
 
 _USER_PREFIX = "/v1/recommend/"
 _MAX_REQUEST_ID_BYTES = 128
@@ -86,6 +90,7 @@ class Routes:
         self._guards = guards or Guards()
         self._access, self._deadlines = self._guards.access, self._guards.deadlines
         self._cold = ColdRoutes(backend, limits, max_body_bytes, self._access, self._guards.gate, log_name, self._request_id)
+        self._requests = Requests(backend.numbers, SystemClock())
         self._routes: dict[str, Route] = {
             "/v1/recommend": ("POST", self._post_recommend, Action.READ),
             "/v1/events": ("POST", self._post_events, Action.WRITE),
@@ -107,7 +112,13 @@ class Routes:
                 await self._guards.cors.answer_preflight(scope, send)
                 return
             send = self._guards.cors.marked(scope, send)
-        path = path_of(scope)
+        path, began_s, watched = path_of(scope), self._requests.now_s(), Watched(send)
+        try:
+            await self._answer(path, scope, receive, watched)
+        finally:
+            self._requests.answered(path, watched.status, began_s)
+
+    async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         method, handler, action = self._routes.get(path) or self._route_of(path)
         if scope["method"] == "HEAD" and method in {"GET", ""}:
             scope, send = {**scope, "method": "GET"}, _headers_only(send)
@@ -134,6 +145,8 @@ class Routes:
                 await respond(send, 500, body, self._headers)
 
     def _route_of(self, path: str) -> Route:
+        if path == "/metrics":  # Text, and no part of the interface that clients are made from.
+            return "GET", self._get_metrics, Action.READ
         is_user = path.startswith(_USER_PREFIX) and len(path) > len(_USER_PREFIX)
         return ("GET", self._get_recommend, Action.READ) if is_user else ("", None, Action.READ)
 
@@ -192,6 +205,10 @@ class Routes:
             facts.pop("worth", None)
         limits = {"late": self._deadlines.num_late, "waiting": self._guards.gate.num_inside, "shed": self._guards.gate.num_refused}
         await respond(send, 200, {**facts, "limits": limits}, self._headers)
+
+    async def _get_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = expose(await self._backend.all_numbers())
+        await respond_bytes(send, 200, body, [(b"content-type", CONTENT_TYPE.encode()), *self._headers])
 
     async def _healthz(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, 200, {"status": "ok", "replica": self._backend.replica_id}, self._headers)

@@ -11,15 +11,18 @@ from typing import Any
 from ray.exceptions import RayError
 
 from streamrec.errors import ModelRejected
-from streamrec.registry.board import Posted, RemoteBoard, fetch
+from streamrec.registry.board import Posted, fetch
 from streamrec.registry.deltas import NotFollowing
+from streamrec.registry.remote_board import RemoteBoard
 from streamrec.serving.slot import ModelSlot
+from streamrec.telemetry.numbers import Taken
 
 logger = logging.getLogger(__name__)
 
 # A poll ends by itself this often, so that a board that forgot us (a restart) is noticed.
 POLL_S = 5.0
 _RETRY_S = 0.2
+_TOLD_WITHIN_S = 1.0
 
 
 class BoardSubscription:
@@ -80,9 +83,29 @@ class BoardSubscription:
         if self._actor is not None:
             self._actor.promote_from_registry.remote()
 
+    def tell(self, numbers: Taken) -> None:
+        """Tell the board what this replica counts; returns at once."""
+        if hasattr(self._actor, "tell"):  # An older streamrec's board takes none.
+            self._actor.tell.remote(self._replica_id, numbers)
+
+    async def told(self) -> list[Taken]:
+        """Return what the stream and the other replicas have told the board; nothing where it can't be asked."""
+        if not hasattr(self._actor, "told"):
+            return []
+        try:
+            told: list[Taken] = await asyncio.wait_for(self._actor.told.remote(self._replica_id), _TOLD_WITHIN_S)
+        except (RayError, TimeoutError):
+            return []
+        return told
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often versions came, whole and by what changed."""
+        return {"whole": self._num_whole, "deltas": self._num_deltas}
+
     def facts(self) -> dict[str, Any]:
         """Return what this replica knows of the board."""
-        return {"seq": self._seq, "whole": self._num_whole, "deltas": self._num_deltas, "last_error": self.last_error or None}
+        return {"seq": self._seq, **self.counts, "last_error": self.last_error or None}
 
     async def _ask(self, timeout_s: float) -> Posted | None:
         if hasattr(self._actor, "wait_from"):

@@ -36,7 +36,7 @@ from streamrec.pipeline.report import StageTimer, StepReport
 from streamrec.pipeline.saving import Saver, shape_of
 from streamrec.pipeline.stream_state import LIVE, StreamState, books
 from streamrec.pipeline.students import Students
-from streamrec.pipeline.switches import Flip, Watched, why_held
+from streamrec.pipeline.switches import Flip, Switches, Watched, why_held
 from streamrec.pipeline.version_line import MAIN, VersionLine
 from streamrec.registry.version import VersionFacts
 from streamrec.soft_labels.say import say_of
@@ -156,6 +156,10 @@ class Controller:
 
     def _plan_to_commit(self) -> Plan:
         return self.state.plan_to_commit(self.config.log.events_topic, self.time.now_ms())
+
+    def switches(self) -> Switches:
+        """Return what operators have turned."""
+        return self._switches.now()
 
     @property
     def paused(self) -> Flip | None:

@@ -40,12 +40,20 @@ class Driver:
         build: Makes a controller, not yet recovered.
         wait: Waits so many seconds.
         say: Gets a line about each failure.
+        tell: Is told of each step that did not fail, and of each look that found nothing to do; see `streamrec.pipeline.stream_numbers`.
     """
 
-    def __init__(self, build: Callable[[], Controller], wait: Callable[[float], None], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        build: Callable[[], Controller],
+        wait: Callable[[float], None],
+        say: Callable[[str], None],
+        tell: Callable[[Controller, StepReport | None, Callable[[], int | None]], None] = lambda *_: None,
+    ) -> None:
         self._build = build
         self._wait = wait
         self._say = say
+        self._tell = tell
         self._failures, self._failed_batch = 0, 0
         self._is_down = False
         self._due_s = -math.inf
@@ -82,6 +90,7 @@ class Driver:
         else:
             self._due_s = began_s + self.controller.config.pipeline.batch_interval_s
         self._memory.after_work()
+        self._tell(self.controller, report, self.lag)
         return report
 
     def _tell_pause(self, paused: Flip | None) -> None:

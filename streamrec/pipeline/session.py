@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from streamrec.code_version import code_version
@@ -25,8 +26,10 @@ from streamrec.pipeline.lineage import current_url, named_lineage
 from streamrec.pipeline.plan import STUDENT
 from streamrec.pipeline.readable import check_not_lost
 from streamrec.pipeline.reader_actor import RecycledReader
+from streamrec.pipeline.stream_numbers import StreamNumbers
 from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
-from streamrec.registry.board import RemoteBoard
+from streamrec.registry.remote_board import RemoteBoard
+from streamrec.registry.telling import STREAM
 from streamrec.storage import open_storage
 
 ONE_LOOK_S = 5.0
@@ -66,6 +69,10 @@ class Session:
     def board(self) -> RemoteBoard:
         """The student's."""
         return self.boards[STUDENT]
+
+    def numbers(self) -> StreamNumbers:
+        """Return what counts the stream's steps, and tells each student's board of them."""
+        return StreamNumbers([partial(board.tell, STREAM) for board in self.boards.values()])
 
     def controller(self, name: str | None = None) -> Controller:
         """Build a controller of the current lineage on Ray actors, without restoring it."""

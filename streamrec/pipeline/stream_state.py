@@ -79,7 +79,7 @@ class StreamState(Impersonal):
         guard: What came of answers; see `streamrec.registry.guard.Watch`.
         queries: How many queries all steps had.
         told_batch: The last micro-batch that read words of items; 0 while there is none.
-        evidence: Paired sums of candidate and live, as far as collected; see `streamrec.registry.gate.Window`.
+        evidence: What is known of the candidate; see `streamrec.registry.evidence.Evidence`.
     """
 
     name: str = "stream"

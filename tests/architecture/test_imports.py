@@ -16,7 +16,7 @@ FILES = sorted(path for folder in ("streamrec", "jobs", "serve") for path in (CH
 
 RAY = (
     "streamrec/log/kafka.py", "streamrec/log/local.py", "streamrec/log/base.py", "streamrec/teachers/train*.py", "streamrec/teachers/refresh.py",
-    "streamrec/student/actor.py", "streamrec/registry/board.py", "streamrec/pipeline/*", "streamrec/cli/*",
+    "streamrec/student/actor.py", "streamrec/registry/board.py", "streamrec/registry/remote_board.py", "streamrec/pipeline/*", "streamrec/cli/*",
     "streamrec/testing/*", "jobs/*", "serve/*",
 )  # fmt: skip
 KAFKA = ("streamrec/log/kafka*.py", "streamrec/log/broker.py", "streamrec/log/embedded.py")

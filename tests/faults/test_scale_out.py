@@ -29,8 +29,8 @@ from serve import sharing
 from serve.deployments import build_application
 from serve.replica import ReplicaSettings
 from streamrec.config import parse_config
-from streamrec.registry.board import RemoteBoard
 from streamrec.registry.registry import Registry
+from streamrec.registry.remote_board import RemoteBoard
 from streamrec.registry.version import VersionFacts
 from streamrec.state import pack_strings
 from streamrec.storage import open_storage

@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError
 from streamrec.errors import Fenced, OperatorError
 from streamrec.pipeline.ray_workers import RayWorker, leave
 from streamrec.pipeline.session import tell_other_code
-from streamrec.registry.board import RemoteBoard
+from streamrec.registry.remote_board import RemoteBoard
 from streamrec.student import actor
 from streamrec.student.actor import NAMESPACE, host
 
@@ -164,7 +164,7 @@ def test_a_board_with_other_code_is_told_loudly_and_left_alone(monkeypatch: pyte
         assert board.live() == (0, "")
         tell_other_code(board, said.append)
         assert said == []
-        monkeypatch.setattr("streamrec.registry.board.code_version", lambda: "0.0.0-of-another-release")
+        monkeypatch.setattr("streamrec.registry.remote_board.code_version", lambda: "0.0.0-of-another-release")
         tell_other_code(board, said.append)
         assert len(said) == 1
         assert said[0].startswith("WARNING: the board, which hands versions to the servers, runs other code (")

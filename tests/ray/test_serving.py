@@ -18,8 +18,8 @@ import ray
 from serve import launch as launcher
 from streamrec.config import parse_config
 from streamrec.log.connect import local_address, open_admin
-from streamrec.registry.board import RemoteBoard
 from streamrec.registry.registry import Registry
+from streamrec.registry.remote_board import RemoteBoard
 from streamrec.registry.version import VersionFacts
 from streamrec.serving.recommender import Recommender
 from streamrec.storage import open_storage

@@ -11,10 +11,11 @@ import ray
 from ray.exceptions import RayError
 
 from streamrec.errors import ModelRejected
-from streamrec.registry.board import Posted, RemoteBoard
+from streamrec.registry.board import Posted
 from streamrec.registry.board_names import BOARD_NAMESPACE, board_name
 from streamrec.registry.deltas import NotFollowing
 from streamrec.registry.registry import Registry
+from streamrec.registry.remote_board import RemoteBoard
 from streamrec.registry.version import digest_arrays
 from streamrec.serving.slot import ModelSlot
 

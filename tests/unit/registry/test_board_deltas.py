@@ -17,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from streamrec.registry import board as board_module
 from streamrec.registry.alias import Move
-from streamrec.registry.board import Board, Posted, RemoteBoard
+from streamrec.registry.board import Board, Posted
 from streamrec.registry.deltas import Delta, NotFollowing, apply
+from streamrec.registry.remote_board import RemoteBoard
 from streamrec.registry.version import digest_arrays
 from streamrec.state import Arrays
 

@@ -10,6 +10,7 @@ from streamrec.errors import BrokerUnavailable
 from streamrec.serving.checks import RequestLimits
 from streamrec.serving.full_answers import FullAnswerer
 from streamrec.serving.slot import ModelSlot
+from streamrec.telemetry.numbers import Numbers
 
 
 class FakeReplica:
@@ -19,6 +20,7 @@ class FakeReplica:
 
     def __init__(self, model):
         self.model = model
+        self.numbers = Numbers(replica=self.replica_id)
         self.requests = []
         self.events = []
         self.broker_error = None

@@ -1,0 +1,102 @@
+"""Count what a stream does, step by step, and tell the boards of it, so that whoever asks a server for metrics hears of the stream, too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from streamrec.pipeline.plan import STUDENT
+from streamrec.telemetry.numbers import Numbers, Taken
+
+if TYPE_CHECKING:
+    from streamrec.pipeline.controller import Controller
+    from streamrec.pipeline.report import StepReport
+
+TELL_EVERY_S = 1.0
+
+_BESIDE = ("received", "pending")
+"""Columns of the books that are no outcome: the whole, and what is none yet."""
+
+
+class StreamNumbers:
+    """Keep a stream's numbers.
+
+    Args:
+        tells: Take the numbers, each a board's.
+    """
+
+    def __init__(self, tells: Sequence[Callable[[Taken], None]]) -> None:
+        self.numbers = Numbers()
+        self._tells = tells
+        self._due_s = -math.inf
+
+    def __call__(self, controller: Controller, report: StepReport | None, lag: Callable[[], int | None]) -> None:
+        """Count a step, None where there was nothing to do; tell the boards once a second.
+
+        Args:
+            controller: Who took it.
+            report: What it did.
+            lag: Says how many records are left in the log, None where nobody knows; it is only asked when the boards are told.
+        """
+        if report is not None:
+            self.stepped(report, controller)
+        now_s = controller.parts.clock.monotonic_s()
+        if now_s < self._due_s:
+            return
+        self._due_s = now_s + TELL_EVERY_S
+        self._put_state(controller)
+        if (left := lag()) is not None:
+            self.numbers.put("streamrec_lag_records", left)
+        taken = self.numbers.taken()
+        for tell in self._tells:
+            tell(taken)
+
+    def stepped(self, report: StepReport, controller: Controller) -> None:
+        """Add what a step did."""
+        add, put = self.numbers.add, self.numbers.put
+        add("streamrec_steps_total")
+        self.numbers.observe("streamrec_step_seconds", sum(report.seconds.values()))
+        for stage, seconds in report.seconds.items():
+            add("streamrec_stage_seconds_total", seconds, stage=stage)
+        add("streamrec_queries_total", report.num_queries)
+        add("streamrec_returns_total", report.returned is not None)
+        add("streamrec_rollbacks_total", len(report.guarded))
+        add("streamrec_deletions_total", report.deletions)
+        add("streamrec_commits_total", report.committed)
+        if report.committed:
+            put("streamrec_last_commit_timestamp_seconds", controller.parts.clock.now_ms() / 1000)
+        for outcome, teachers in (("started", report.refreshes_started), ("failed", report.refreshes_failed), ("used", report.activated)):
+            for teacher in teachers:
+                add("streamrec_refreshes_total", teacher=teacher, outcome=outcome)
+        for teacher, took in report.refreshes_took.items():
+            put("streamrec_refresh_seconds", took.total_s, teacher=teacher)
+        if report.weights:
+            self._put_weights(report.weights)
+        if report.gain is not None:
+            put("streamrec_teachers_gain", report.gain.mean)
+            put("streamrec_teachers_gain_error", report.gain.error)
+
+    def _put_weights(self, weights: Mapping[str, Sequence[float]]) -> None:
+        self.numbers.clear("streamrec_teacher_weight")  # A teacher that is gone has none.
+        for teacher, by_length in weights.items():
+            self.numbers.put("streamrec_teacher_weight", sum(by_length) / max(1, len(by_length)), teacher=teacher)
+
+    def _put_state(self, controller: Controller) -> None:
+        """Put what the stream's state counts itself, since the stream began."""
+        put, state, ingest = self.numbers.put, controller.state, controller.ingest
+        for outcome, num in state.counts.items():
+            if outcome not in _BESIDE:
+                put("streamrec_events_total", num, outcome=outcome)
+        for student, versions in {STUDENT: state.versions, **{name: line.versions for name, line in state.lines.items()}}.items():
+            for outcome, num in versions.items():
+                put("streamrec_versions_total", num, student=student, outcome=outcome)
+        self.numbers.clear("streamrec_score")
+        for model, values in controller.progressive.recent().items():
+            for measure, value in values.items():
+                put("streamrec_score", value, model=model, measure=measure)
+        put("streamrec_items", ingest.vocabulary.num_items)
+        put("streamrec_users", len(ingest.histories))
+        switches = controller.switches()
+        for switch, held in (("pause", switches.paused), ("freeze-publishing", switches.frozen), ("pin", switches.held or None)):
+            put("streamrec_held", held is not None, switch=switch)
