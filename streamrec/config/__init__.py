@@ -8,8 +8,10 @@ from streamrec.config.loading import check_student, load_config, parse_config, p
 from streamrec.config.section import Duration, Section, parse_duration_s
 from streamrec.config.sections import (
     DEFAULT_MEANINGS,
+    FLOAT32_MAX,
     MAX_NAMESPACE_BYTES,
     MAX_NAMESPACE_CHARS,
+    MAX_TIME_MS,
     Config,
     EventsConfig,
     FeaturesConfig,
@@ -28,8 +30,10 @@ from streamrec.config.teachers import LinearConfig, NeighboursConfig, TeachersCo
 
 __all__ = [
     "DEFAULT_MEANINGS",
+    "FLOAT32_MAX",
     "MAX_NAMESPACE_BYTES",
     "MAX_NAMESPACE_CHARS",
+    "MAX_TIME_MS",
     "Config",
     "Duration",
     "EventsConfig",

@@ -14,6 +14,10 @@ LEAST_BATCH_EVENTS = 1024
 """What a micro-batch takes at least by default: below it, few events cost nearly as much as many."""
 
 MAX_NAMESPACE_CHARS = 64
+MAX_TIME_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999, the end of ISO 8601's four-digit years."""
+FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
+"""Of a number in an item's vectors."""
 MAX_NAMESPACE_BYTES = 81
 """The lake has a folder for each namespace, whose name has up to three characters for a byte, and file systems give a name 255."""
 

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from streamrec.config import FLOAT32_MAX
 from streamrec.events.blocks import read_objects
 from streamrec.events.records import fact_text
-from streamrec.events.schema import CONTEXT_TYPE, FLOAT32_MAX, VECTORS_TYPE
+from streamrec.events.schema import CONTEXT_TYPE, VECTORS_TYPE
 from streamrec.events.shapes import bytes_of
 from streamrec.events.strings import Parts, Strings, joined, spans, unescaped
 

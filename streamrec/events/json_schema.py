@@ -12,13 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from streamrec.config import MAX_NAMESPACE_BYTES, MAX_NAMESPACE_CHARS
+from streamrec.config import FLOAT32_MAX, MAX_NAMESPACE_BYTES, MAX_NAMESPACE_CHARS, MAX_TIME_MS
 from streamrec.events.schema import (
     CONTEXT_TYPE,
     FIELD_MEANINGS,
     FIELDS_OF,
-    FLOAT32_MAX,
-    MAX_TIME_MS,
     REASONS,
     REJECTED,
     REQUIRED_OF,

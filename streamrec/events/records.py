@@ -14,8 +14,9 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from streamrec.config import FLOAT32_MAX, MAX_TIME_MS
 from streamrec.events.parsed import Parsed, say, shorten
-from streamrec.events.schema import FIELDS_OF, FLOAT32_MAX, MAX_TIME_MS, WIRE, Kind, Reason
+from streamrec.events.schema import FIELDS_OF, WIRE, Kind, Reason
 
 SLICE_ROWS = 1024  # records alive at once: more make Python's garbage collector walk them again and again
 

@@ -20,10 +20,6 @@ SessionId = NewType("SessionId", str)
 RequestId = NewType("RequestId", str)
 Namespace = NewType("Namespace", str)
 
-MAX_TIME_MS = 253_402_300_799_999  # the last millisecond of the year 9999, the end of ISO 8601's four-digit years
-FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
-"""Of a number in an item\'s vectors."""
-
 
 class Kind(StrEnum):
     """Name the kind of an event; an absent kind is an interaction."""

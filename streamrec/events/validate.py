@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from streamrec.config import MAX_NAMESPACE_BYTES, MAX_NAMESPACE_CHARS, EventsConfig
+from streamrec.config import MAX_NAMESPACE_BYTES, MAX_NAMESPACE_CHARS, MAX_TIME_MS, EventsConfig
 from streamrec.events.parsed import REASON_CODES, Parsed, shorten
-from streamrec.events.schema import FIELDS_OF, MAX_TIME_MS, REQUIRED_OF, WIRE, Kind, Reason
+from streamrec.events.schema import FIELDS_OF, REQUIRED_OF, WIRE, Kind, Reason
 
 _KINDS = list(Kind)
 _REQUIRED_IDS = ("event_id", "user_id", "item_id")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from streamrec.events.schema import FLOAT32_MAX, MAX_TIME_MS
+from streamrec.config import FLOAT32_MAX, MAX_TIME_MS
 from streamrec.serving.checks import MAX_DEADLINE_MS, RequestLimits, check_ids, check_n, check_namespace, refuse, refuse_unknown
 
 MAX_LISTS = 20

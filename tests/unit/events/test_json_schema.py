@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 import streamrec
-from streamrec.config import parse_config
+from streamrec.config import MAX_TIME_MS, parse_config
 from streamrec.events.codec import EventCodec
 from streamrec.events.json_schema import DEAD_LETTER, KINDS, event_schema, json_type, schema_of
-from streamrec.events.schema import FIELD_MEANINGS, FIELDS_OF, LOG_ROW, MAX_TIME_MS, REQUIRED_OF, WIRE, Kind, Reason
+from streamrec.events.schema import FIELD_MEANINGS, FIELDS_OF, LOG_ROW, REQUIRED_OF, WIRE, Kind, Reason
 from streamrec.pipeline.dead_letters import dead_letters
 
 FORMATS = (Path(streamrec.__file__).parents[1] / "docs" / "formats.md").read_text()

@@ -12,9 +12,8 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from serve.access import SCOPE_OF, Action
 from serve.document import REPLIES
 from serve.operations import OPERATIONS
-from streamrec.config import MAX_NAMESPACE_BYTES
+from streamrec.config import FLOAT32_MAX, MAX_NAMESPACE_BYTES, MAX_TIME_MS
 from streamrec.config.keys import ApiKey, digest_of
-from streamrec.events.schema import FLOAT32_MAX, MAX_TIME_MS
 from streamrec.serving.checks import RequestLimits
 
 EXAMPLES = {GenerationMode.POSITIVE: 12, GenerationMode.NEGATIVE: 25}
