@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -20,9 +21,11 @@ from streamrec.config import parse_config
 from streamrec.log.connect import local_address, open_admin
 from streamrec.registry.registry import Registry
 from streamrec.registry.remote_board import RemoteBoard
+from streamrec.registry.telling import STREAM
 from streamrec.registry.version import VersionFacts
 from streamrec.serving.recommender import Recommender
 from streamrec.storage import open_storage
+from streamrec.telemetry.numbers import Numbers
 
 NUM_ITEMS = 300
 NUM_REPLICAS = 2
@@ -47,6 +50,16 @@ class Server:
             connection.request(method, path, data, {"content-type": "application/json"})
             answer = connection.getresponse()
             return answer.status, dict(answer.getheaders()), json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def text(self, path):
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            assert answer.status == 200
+            return answer.read().decode()
         finally:
             connection.close()
 
@@ -257,6 +270,22 @@ def test_models_shows_what_serves_and_where_it_stands(live):
     assert facts["live"]["offsets"] == {"events": {"0": live.num_versions - 1}}
     assert facts["previous"]["model_version"] != facts["live"]["model_version"]
     assert facts["history_view"]["state"] == "follow"
+
+
+def test_whichever_replica_answers_metrics_tell_of_the_stream_of_all_replicas_and_of_the_board(live):
+    stream = Numbers()
+    stream.put("streamrec_lag_records", 41)
+    live.board.tell(STREAM, stream.taken())
+    answers = live.from_every_replica("POST", "/v1/recommend", {"history": ["item-3"], "n": 5}, lambda status, *_: status == 200)
+    told, deadline = set(), time.monotonic() + PATIENCE_S
+    while told != set(answers):  # Each replica tells the board once a second.
+        assert time.monotonic() < deadline, f"only {told} of {answers.keys()}"
+        text = live.text("/metrics")
+        told = set(re.findall(r'^streamrec_answers_total{replica="([^"]+)",source="student"} [1-9]', text, re.MULTILINE))
+    for line in ("streamrec_lag_records 41.0", f"streamrec_replicas {NUM_REPLICAS}.0"):
+        assert line in text.splitlines()
+    assert re.search(r'^streamrec_told_age_seconds{source="stream"} [0-9.]+$', text, re.MULTILINE)
+    assert float(re.search(r"^streamrec_swap_seconds ([0-9.]+)$", text, re.MULTILINE)[1]) < 1.0
 
 
 def test_a_rollback_in_the_registry_takes_effect_within_a_second(live):
