@@ -18,6 +18,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 BENCHMARKS := $(basename $(notdir $(wildcard benchmarks/[!_]*.py)))
 PYTEST_ARGS ?=
+TEST_MARKS ?= not slow
 TEST_PROCESSES ?= 2
 FUZZ_S ?= 60
 BENCH_ARGS ?= --quick
@@ -36,7 +37,7 @@ dev: $(INSTALLED)
 	@$(BIN)/python -m jobs.demo --forever $(if $(DATA),--data "$(DATA)") $(if $(MAP),--map "$(MAP)") $(if $(BROKER),--broker "$(BROKER)") $(if $(NAME),--name "$(NAME)")
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "not slow" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "$(TEST_MARKS)" $(PYTEST_ARGS)
 
 test-all: test
 	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
