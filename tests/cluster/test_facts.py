@@ -224,6 +224,7 @@ def test_jobs_are_called_as_they_are_and_join_the_cluster(jobs: list[Resource], 
     for job in jobs:
         assert job["spec"]["clusterSelector"] == {"ray.io/cluster": one("RayCluster")["metadata"]["name"]}
         assert "backoffLimit" not in job["spec"]  # KubeRay refuses it beside clusterSelector.
+        assert job["spec"]["submissionMode"] == "HTTPMode"  # Its schema takes any text.
 
 
 def test_a_command_that_is_no_more_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
