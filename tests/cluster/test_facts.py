@@ -27,9 +27,11 @@ from serve.haproxy import flags
 from serve.replica import ReplicaSettings
 from streamrec.config import Config, load_config
 from streamrec.log.base import LogAddress
+from streamrec.log.kafka_facts import TopicFacts
 from streamrec.log.kafka_install import KAFKA_VERSION
 from streamrec.memory import FOR_CHILDREN
 from streamrec.pipeline.cluster import OBJECT_STORE_BYTES, RAY_SETTINGS
+from streamrec.pipeline.examine import Verdict, check_topic
 from streamrec.pipeline.places import misplaced
 from streamrec.pipeline.resources import Resources, needed, shortage
 from streamrec.pipeline.wiring import ACTOR_CPUS
@@ -40,6 +42,8 @@ PINNED = dict(re.findall(r"^([a-z0-9-]+)==([^ \n]+)", (CHECKOUT / "constraints.t
 SERVE_CONFIG = yaml.safe_load((CLUSTER / "kuberay" / "base" / "serve-config.yaml").read_text())
 COMPOSE = yaml.safe_load((CLUSTER / "compose.yaml").read_text())
 DOCKERFILE = (CLUSTER / "docker" / "Dockerfile").read_text()
+
+KAFKA_DEFAULTS = {"cleanup.policy": "delete", "retention.bytes": "-1", "max.message.bytes": "1048588", "message.timestamp.type": "CreateTime"}
 
 Resource = dict[str, Any]
 One = Callable[..., Resource]
@@ -53,14 +57,22 @@ def group_of(cluster: Resource, name: str) -> Resource:
 # Topics and Kafka
 
 
-def test_topics_are_the_configurations(resources: list[Resource], config: Config) -> None:
+def test_topics_are_the_configurations_and_doctor_has_nothing_to_say(resources: list[Resource], one: One, config: Config, overlay: str) -> None:
     topics = {each["metadata"]["name"]: each["spec"] for each in resources if each["kind"] == "KafkaTopic"}
-    partitions = {name: topic["partitions"] for name, topic in topics.items()}
-    assert partitions == {config.log.events_topic: config.log.num_partitions, config.log.dead_letter_topic: 1}
-    for topic in topics.values():
-        assert topic["config"]["cleanup.policy"] == "delete"
-        assert topic["config"]["min.insync.replicas"] <= topic["replicas"]
-        assert topic["config"]["retention.ms"] >= 1000 * config.features.lateness_s
+    partitions = {config.log.events_topic: config.log.num_partitions, config.log.dead_letter_topic: 1}
+    assert set(topics) == set(partitions)
+    for name, topic in topics.items():
+        facts = TopicFacts(topic["partitions"], topic["replicas"], KAFKA_DEFAULTS | {key: str(value) for key, value in topic["config"].items()})
+        findings = check_topic(
+            name,
+            facts,
+            num_partitions=partitions[name],
+            num_brokers=one("KafkaNodePool")["spec"]["replicas"],
+            downtime_s=config.features.lateness_s,
+            letters=name == config.log.dead_letter_topic,
+        )
+        doubts = [finding.found for finding in findings if finding.verdict is not Verdict.OK]
+        assert not doubts or (overlay == "dev" and [each.startswith("replication factor 1 on 1 brokers") for each in doubts] == [True])
 
 
 def test_kafka_has_as_many_nodes_as_copies_and_one_of_them_may_be_away(one: One, overlay: str, resources: list[Resource]) -> None:
