@@ -143,7 +143,8 @@ def test_nodes_have_the_environment_that_a_local_cluster_gets(one: One) -> None:
     settings = {f"RAY_{name}": str(int(value)) for name, value in RAY_SETTINGS.items()}
     makefile = dict(re.findall(r"^export (\w+) = (\S+)", (CHECKOUT / "Makefile").read_text(), re.MULTILINE))
     proxy = {name: value for name, value in flags(Path("/tmp")).items() if name in {"RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED"}}
-    assert {name: value for name, value in given.items() if name != "STREAMREC_CONFIG"} == settings | makefile | proxy | FOR_CHILDREN
+    of_clusters = {"STREAMREC_CONFIG": "/etc/streamrec/streamrec.toml", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
+    assert given == of_clusters | settings | makefile | proxy | FOR_CHILDREN
     known = (CHECKOUT / "streamrec" / "environment.py").read_text()
     readme = (CLUSTER / "README.md").read_text()
     assert all(f'"{name}"' in known for name in {*re.findall(r"STREAMREC_[A-Z_]+", readme), "STREAMREC_CONFIG"})
