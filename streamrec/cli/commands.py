@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import signal
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +9,7 @@ import typer
 
 import streamrec
 from streamrec.cli.arguments import AsJson, At, Broker, By, ConfigFile, Mapping, Overrides, Reason, ReasonCode, Student
+from streamrec.cli.ask_commands import app as ask_app
 from streamrec.cli.options import (
     Backtest,
     DeleteUser,
@@ -28,14 +25,14 @@ from streamrec.cli.options import (
     Replay,
     Rollback,
     Schema,
-    Settings,
     ShowConfig,
     ShowQuarantine,
     ShowSwitches,
     ShowWorth,
     Turn,
 )
-from streamrec.errors import StreamrecError
+from streamrec.cli.running import run_verb as _run
+from streamrec.cli.running import settings_of as _settings
 
 app = typer.Typer(
     name="streamrec",
@@ -53,6 +50,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(items_app, name="items")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(lake_app, name="lake")
+app.add_typer(ask_app)
 
 
 @app.command()
@@ -377,23 +375,3 @@ def lake_optimize(config: ConfigFile = None, overrides: Overrides = None, as_jso
 def lake_vacuum(config: ConfigFile = None, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Delete files that the table has not needed for lake.keep_for_s."""
     _run("lake", Lake(_settings(config, overrides), "vacuum", as_json))
-
-
-def _settings(config: Path | None, overrides: list[str] | None) -> Settings:
-    return Settings(config, tuple(overrides or ()))
-
-
-def _run(verb: str, options: object) -> None:
-    """Load a verb's module and run it; one of our errors is one paragraph and exit status 1."""
-    # Read when torch loads: threads that spin while they wait made a backtest ten times slower on a machine with other work.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Ended like Ctrl-C ends it, so that temporary folders go; a verb that goes on later has handlers of its own.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    module = importlib.import_module(f"streamrec.cli.{verb}")
-    try:
-        status = module.run(options)
-    except StreamrecError as error:
-        sys.stderr.write(f"{error}\n")
-        raise typer.Exit(1) from error
-    if status:
-        raise typer.Exit(status)

@@ -224,3 +224,12 @@ class Lake:
     settings: Settings
     action: str
     json: bool = False
+
+
+@dataclass(frozen=True)
+class ShowStatus:
+    """``streamrec status``; see `streamrec.pipeline.standing`."""
+
+    settings: Settings
+    broker: str | None = None
+    json: bool = False

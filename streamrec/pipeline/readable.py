@@ -61,13 +61,19 @@ def check_not_lost(lineage_url: str) -> None:
         )
 
 
-def committed(state_url: str) -> Committed:
-    """Load what the stream would start from; every blob of the commit is read against its digest, one at a time. Raises nothing of the state."""
+def committed(state_url: str, also: Collection[str] = (), *, looks_at_all: bool = True) -> Committed:
+    """Load what the stream would start from. Raises nothing of the state.
+
+    Args:
+        state_url: The state's address; nothing need be there.
+        also: Components to load besides those of the stream and the lake.
+        looks_at_all: Read every blob of the commit against its digest, one at a time.
+    """
     try:
         current = current_lineage(state_url)
         check_not_lost(url_of(state_url, current.folder))
         store = CheckpointStore(open_storage(checkpoint_url(url_of(state_url, current.folder))))
-        loaded = store.load_newest(only=("stream", "lake"), looks_at_all=True)
+        loaded = store.load_newest(only=("stream", "lake", *also), looks_at_all=looks_at_all)
     except StreamrecError as error:
         return Committed(error=error)
     if loaded is None:

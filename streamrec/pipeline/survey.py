@@ -19,7 +19,6 @@ from streamrec.environment import cache_folder, ray_address
 from streamrec.errors import BrokerError, ConfigError, EmbeddedBrokerError, OperatorError, StreamrecError
 from streamrec.log.base import LogAddress, TableReader
 from streamrec.log.connect import open_table_reader
-from streamrec.log.embedded import running_at
 from streamrec.log.kafka_facts import TopicFacts, kafka_facts
 from streamrec.log.kafka_install import find_java, jars_folder
 from streamrec.log.offsets import OffsetRange
@@ -44,8 +43,8 @@ from streamrec.pipeline.examine import (
     failed,
 )
 from streamrec.pipeline.lake_writer import open_lake
-from streamrec.pipeline.layout import run_folder
 from streamrec.pipeline.lineage import current_url, known_lineage
+from streamrec.pipeline.log_place import log_there
 from streamrec.pipeline.lost_plans import check_stored_plans
 from streamrec.pipeline.lost_records import lost_records, lost_topic
 from streamrec.pipeline.places import misplaced
@@ -103,18 +102,17 @@ def _teachers(config: Config) -> Finding:
 
 
 def _log(config: Config, broker: str, downtime_s: float, state: StreamState | None) -> Iterator[Finding]:
-    files = run_folder(config) / "log"
-    if broker.startswith("local://"):
-        yield from _files(config, broker.removeprefix("local://"), downtime_s, state)
-    elif broker == "local" or (broker == "auto" and files.exists()):
-        yield from _files(config, str(files), downtime_s, state)
-    elif broker in {"auto", "embedded"}:
-        if (where := running_at(run_folder(config) / "kafka")) is not None:  # Jobs join it.
-            yield from _kafka(config, where, downtime_s, state)
-        else:
-            yield from _embedded(is_required=broker == "embedded")
+    try:
+        there = log_there(config, broker)
+    except ConfigError as error:
+        yield failed("broker", error, "start it, or correct --broker (log.broker)")
+        return
+    if there is None:
+        yield from _embedded(is_required=broker == "embedded")
+    elif there.kind == "local":
+        yield from _files(config, there.where, downtime_s, state)
     else:
-        yield from _kafka(config, broker.removeprefix("kafka://"), downtime_s, state)
+        yield from _kafka(config, there.where, downtime_s, state)
 
 
 def _files(config: Config, folder: str, downtime_s: float, state: StreamState | None) -> Iterator[Finding]:

@@ -44,6 +44,7 @@ VERBS = {
     "switches": [],
     "quarantine": [],
     "worth": [],
+    "status": [],
     "delete-user": ["u1", "--yes"],
     "receipt": ["d1"],
     "dlq list": [],
