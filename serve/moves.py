@@ -7,6 +7,7 @@ from typing import Any
 
 from streamrec.clock import Clock, SystemClock
 from streamrec.errors import OperatorError
+from streamrec.pipeline.moving import promote
 from streamrec.pipeline.pinning import pin, unpin
 from streamrec.pipeline.switches import Action, Flip, SwitchBoard, Switches, check_may_move
 from streamrec.registry.alias import Move
@@ -37,12 +38,13 @@ class Moves:
         Raises:
             OperatorError: There is no such version, it may not go live, or there is no registry.
         """
-        self._check_may_move(version)
-        return self._shown(self._registry().promote(version, reason))
+        state = None if self._state_url is None else open_storage(self._state_url)
+        return self._shown(promote(state, self._registry(), version, reason))
 
     def roll_back(self, reason: str) -> dict[str, Any]:
         """Make the version live again that was live before; see `promote`."""
-        self._check_may_move(None)
+        if self._state_url is not None:
+            check_may_move(open_storage(self._state_url), self._student, None)
         return self._shown(self._registry().rollback(reason))
 
     def pin(self, version: str, reason: str, by: str) -> dict[str, Any]:
@@ -78,10 +80,6 @@ class Moves:
     def _shown(self, move: Move) -> dict[str, Any]:
         self._moved()
         return move.model_dump(mode="json", exclude={"decision"})
-
-    def _check_may_move(self, to: str | None) -> None:
-        if self._state_url is not None:
-            check_may_move(open_storage(self._state_url), self._student, to)
 
     def _registry(self) -> Registry:
         if self._registry_url is None:

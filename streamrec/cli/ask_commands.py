@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from streamrec.cli.arguments import AsJson, At, ConfigFile, Overrides
-from streamrec.cli.options import ShowStatus
+from streamrec.cli.arguments import AsJson, At, By, ConfigFile, Overrides, Student
+from streamrec.cli.options import Models, Promote, ShowStatus
 from streamrec.cli.running import run_verb, settings_of
 
 app = typer.Typer()
+models_app = typer.Typer(help="Look at versions, compare them, make one live.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+Version = Annotated[str, typer.Argument(help="A version of the student, such as v00000042.")]
 
 
 @app.command()
@@ -18,3 +24,52 @@ def status(as_json: AsJson = False, broker: At = None, config: ConfigFile = None
     Read from storage and broker, whether a stream runs or not. The exit status is 1 when something can't be read or the books do not balance.
     """
     run_verb("status", ShowStatus(settings_of(config, overrides), broker, as_json))
+
+
+@models_app.command("list")
+def models_list(
+    last: Annotated[int, typer.Option(min=1, metavar="N", help="Only the newest N.")] = 20,
+    student: Student = "default",
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """List versions, newest first: which is live, when it was made, of which teachers, how it did, what the gate decided."""
+    run_verb("models", Models(settings_of(config, overrides), "list", (), student, last, as_json))
+
+
+@models_app.command("show")
+def models_show(
+    version: Version, student: Student = "default", as_json: AsJson = False, config: ConfigFile = None, overrides: Overrides = None
+) -> None:
+    """Show a version: parent, offsets, teachers, metrics, the gate's decisions with their numbers, and when it went live or was rolled back."""
+    run_verb("models", Models(settings_of(config, overrides), "show", (version,), student, json=as_json))
+
+
+@models_app.command("diff")
+def models_diff(
+    old: Version,
+    new: Annotated[str, typer.Argument(help="Another one.")],
+    student: Student = "default",
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say what changed between two versions: events learned, teachers, metrics, settings, items, and how far their vectors moved."""
+    run_verb("models", Models(settings_of(config, overrides), "diff", (old, new), student, json=as_json))
+
+
+@models_app.command("promote")
+def models_promote(
+    version: Version,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Goes into the registry's history.")] = "promoted by hand",
+    by: By = None,
+    student: Student = "default",
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make a version live, also a newer one that still waits for the gate, and print which one was.
+
+    As `POST /v1/models/VERSION:promote` does. Servers take it within a second. A stream that goes on may promote its next version.
+    """
+    run_verb("promote", Promote(settings_of(config, overrides), version, reason, by, student))

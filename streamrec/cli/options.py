@@ -233,3 +233,31 @@ class ShowStatus:
     settings: Settings
     broker: str | None = None
     json: bool = False
+
+
+@dataclass(frozen=True)
+class Models:
+    """``streamrec models list|show|diff``; see `streamrec.registry.registry.Registry`.
+
+    Attributes:
+        versions: None to list, one to show, two to compare.
+        last: How many are listed, the newest.
+    """
+
+    settings: Settings
+    action: str
+    versions: Sequence[str] = ()
+    student: str = "default"
+    last: int = 20
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class Promote:
+    """``streamrec models promote``; see `streamrec.pipeline.moving.promote`."""
+
+    settings: Settings
+    version: str
+    reason: str
+    by: str | None = None
+    student: str = "default"

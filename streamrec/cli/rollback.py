@@ -9,6 +9,7 @@ from streamrec.cli.show_config import resolve
 from streamrec.config import check_student
 from streamrec.errors import ConfigError, RegistryError
 from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.moving import promote
 from streamrec.pipeline.receipts import check_deletions_noted
 from streamrec.pipeline.switches import check_may_move
 from streamrec.registry.registry import Registry
@@ -24,11 +25,11 @@ def run(options: Rollback) -> int:
     registry = Registry(open_storage(registry_url(config.state)), check_student(config, options.student))
     check_deletions_noted(open_storage(config.state), registry)
     live = registry.live()
-    check_may_move(open_storage(config.state), options.student, options.to)
     if options.to is not None:
-        registry.promote(options.to, options.reason)
+        promote(open_storage(config.state), registry, options.to, options.reason)
         sys.stdout.write(f"{live} → {options.to}\n")
         return 0
+    check_may_move(open_storage(config.state), options.student, None)
     move = registry.rollback(options.reason, live)
     if move.action != "rollback":
         what = "Registry: another version went live meanwhile"

@@ -55,6 +55,16 @@ def test_a_pinned_version_goes_live_and_stays_it_until_it_is_let_go(serving, reg
     assert (missing.status, "v00000099" in missing.body["error"]["message"], board.now().held) == (409, True, {})
 
 
+def test_without_the_record_of_deletions_nothing_is_promoted(serving, registry, tmp_path):
+    registry.forget_before("v00000012", "gone")
+    (tmp_path / "deletions").mkdir()
+    (tmp_path / "deletions" / "one.json").write_text("{}")
+    (tmp_path / "registry" / "default" / "forgotten").unlink()
+    refused = serving(is_local=True, has_state=True).ask("POST", "/v1/models/v00000011:promote")
+    assert (refused.status, "the record of deletions is gone" in refused.body["error"]["message"]) == (409, True)
+    assert registry.live() == "v00000012"
+
+
 @pytest.mark.parametrize("path", ["/v1/stream:pause", "/v1/models/v00000011:pin", "/v1/models/v00000011:unpin"])
 def test_a_server_without_a_state_says_that_it_has_no_switches(serving, registry, path):
     answer = serving(is_local=True).ask("POST", path)
