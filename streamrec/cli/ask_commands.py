@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from streamrec.cli.arguments import AsJson, At, By, ConfigFile, Overrides, Student
-from streamrec.cli.options import Models, Promote, ShowStatus
+from streamrec.cli.options import Ask, Models, Promote, ShowStatus
 from streamrec.cli.running import run_verb, settings_of
 
 app = typer.Typer()
@@ -15,6 +16,63 @@ models_app = typer.Typer(help="Look at versions, compare them, make one live.", 
 app.add_typer(models_app, name="models")
 
 Version = Annotated[str, typer.Argument(help="A version of the student, such as v00000042.")]
+User = Annotated[str | None, typer.Argument(help="Whose history is used.")]
+History = Annotated[
+    list[str] | None, typer.Option("--item", metavar="ID", help="An item of the history, newest last; several times. In place of the user's own.")
+]
+OfVersion = Annotated[str | None, typer.Option("--version", metavar="VERSION", help="Ask this one. Default: the live one.")]
+Url = Annotated[str | None, typer.Option("--url", metavar="URL", help="Ask the server there; its key is taken from STREAMREC_API_KEY.")]
+Namespace = Annotated[str | None, typer.Option(metavar="NS", help="Default: events.namespace of the configuration.")]
+
+
+@app.command()
+def recommend(
+    user: User = None,
+    history: History = None,
+    n: Annotated[int, typer.Option("-n", min=1, metavar="N", help="How many items.")] = 10,
+    with_seen: Annotated[bool, typer.Option("--with-seen", help="Also items that the user had.")] = False,
+    namespace: Namespace = None,
+    version: OfVersion = None,
+    url: Url = None,
+    student: Student = "default",
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Recommend items for a user or a history, by the live version on storage: no server and no Ray are needed.
+
+    The history of a user is as of the newest commit. With --url a server answers, which follows the log.
+    """
+    given = Ask(settings_of(config, overrides), user, tuple(history or ()), n, with_seen=with_seen)
+    _ask(replace(given, namespace=namespace, version=version, student=student, url=url, json=as_json))
+
+
+@app.command()
+def explain(
+    user: User = None,
+    history: History = None,
+    n: Annotated[int, typer.Option("-n", min=1, metavar="N", help="How many of the best items.")] = 5,
+    candidates: Annotated[list[str] | None, typer.Option("--of", metavar="ID", help="Explain this item; several times.")] = None,
+    with_seen: Annotated[bool, typer.Option("--with-seen", help="Also items that the user had.")] = False,
+    namespace: Namespace = None,
+    version: OfVersion = None,
+    url: Url = None,
+    student: Student = "default",
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Say what the scores of items are made of: from each item of the history, the item's own bias, its words; the parts sum to the score.
+
+    Where the version tells, also which teachers expect the item. Asks as `streamrec recommend` does.
+    """
+    given = Ask(settings_of(config, overrides), user, tuple(history or ()), n, tuple(candidates or ()), explain=True, with_seen=with_seen)
+    _ask(replace(given, namespace=namespace, version=version, student=student, url=url, json=as_json))
+
+
+def _ask(options: Ask) -> None:
+    # Two modules, because asking a server loads nothing heavy.
+    run_verb("ask_server" if options.url is not None else "ask_storage", options)
 
 
 @app.command()

@@ -261,3 +261,40 @@ class Promote:
     reason: str
     by: str | None = None
     student: str = "default"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """``streamrec recommend|explain``; see `streamrec.pipeline.answering.StorageAnswerer` and `streamrec.client.Client`.
+
+    Attributes:
+        user: Whose history is used.
+        history: Item ids, newest last, used in place of what is known of the user.
+        candidates: Explain these, not the best ones.
+        explain: Say of each item what its score is made of.
+        with_seen: Known items may be in the answer.
+        url: A server; None asks the storage.
+    """
+
+    settings: Settings
+    user: str | None
+    history: Sequence[str] = ()
+    n: int = 10
+    candidates: Sequence[str] = ()
+    explain: bool = False
+    with_seen: bool = False
+    namespace: str | None = None
+    version: str | None = None
+    student: str = "default"
+    url: str | None = None
+    json: bool = False
+
+    def body(self) -> dict[str, object]:
+        """Return the request's body, as the server's route takes it."""
+        said: dict[str, object] = {} if self.user is None else {"user_id": self.user}
+        said |= {"history": list(self.history)} if self.history else {}
+        said |= {} if self.namespace is None else {"namespace": self.namespace}
+        if self.candidates:
+            return {**said, "candidates": list(self.candidates), "explain": True}
+        said |= {"n": self.n, **({"exclude_seen": False} if self.with_seen else {})}
+        return {**said, "explain": True} if self.explain else said

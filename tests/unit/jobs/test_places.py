@@ -45,6 +45,8 @@ VERBS = {
     "quarantine": [],
     "worth": [],
     "status": [],
+    "recommend": ["u1"],
+    "explain": ["u1"],
     "models list": [],
     "models show": ["v1"],
     "models diff": ["v1", "v2"],
