@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from streamrec.cli.arguments import AsJson, At, By, ConfigFile, Overrides, Student
-from streamrec.cli.options import Ask, Models, Promote, ShowStatus
+from streamrec.cli.arguments import AsJson, At, By, ConfigFile, Mapping, Overrides, Student
+from streamrec.cli.options import Ask, Init, Models, Promote, ShowStatus
 from streamrec.cli.running import run_verb, settings_of
 
 app = typer.Typer()
@@ -23,6 +24,21 @@ History = Annotated[
 OfVersion = Annotated[str | None, typer.Option("--version", metavar="VERSION", help="Ask this one. Default: the live one.")]
 Url = Annotated[str | None, typer.Option("--url", metavar="URL", help="Ask the server there; its key is taken from STREAMREC_API_KEY.")]
 Namespace = Annotated[str | None, typer.Option(metavar="NS", help="Default: events.namespace of the configuration.")]
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="A sample of your interactions: CSV, Parquet, or a known format.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the settings go.")] = Path("streamrec.toml"),
+    mapping: Mapping = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the settings that are there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at a file of yours, guess what its columns are, and write streamrec.toml.
+
+    Prints what was guessed, why, and what to do next. With --map you say what you know, and the rest is guessed.
+    """
+    run_verb("init", Init(file, out, mapping, force, as_json))
 
 
 @app.command()

@@ -298,3 +298,20 @@ class Ask:
             return {**said, "candidates": list(self.candidates), "explain": True}
         said |= {"n": self.n, **({"exclude_seen": False} if self.with_seen else {})}
         return {**said, "explain": True} if self.explain else said
+
+
+@dataclass(frozen=True)
+class Init:
+    """``streamrec init``; see `streamrec.events.guessing`.
+
+    Attributes:
+        file: A sample of interactions.
+        out: Where the settings go.
+        mapping: What is known of the columns; the rest is guessed.
+    """
+
+    file: Path
+    out: Path
+    mapping: str | None = None
+    force: bool = False
+    json: bool = False

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+
 from streamrec.errors import DatasetError
 from streamrec.events.assemble import Dataset, RawEvents, assemble
 from streamrec.events.catalogues import check_mapping
@@ -25,7 +27,7 @@ from streamrec.events.formats import (
 )
 from streamrec.events.readers import first_line, is_parquet, read_parquet, read_text_table, split_header
 
-__all__ = ["EVENT_FIELDS", "KINDS", "Dataset", "load_dataset", "parse_mapping"]
+__all__ = ["EVENT_FIELDS", "KINDS", "Dataset", "known_kind", "load_dataset", "parse_mapping", "read_columns", "single_file"]
 
 EVENT_FIELDS = ("user", "item", "time", "type", "value", "session", "basket", "split")
 
@@ -68,7 +70,7 @@ def load_dataset(path: str | Path, mapping: Mapping[str, str] | None = None, kin
         >>> load_dataset("ratings.csv").facts  # doctest: +SKIP
         {'rows': 100004, 'events': 100004, 'users': 671, 'items': 9066}
     """
-    file = _file_in(Path(path))
+    file = single_file(path)
     chosen = kind or ("table" if mapping is not None else _recognise(file))
     if chosen == "table":
         return _read_mapped(file, dict(mapping or {}), name or _stem(file))
@@ -103,7 +105,13 @@ def _stem(path: Path) -> str:
     return path.name.split(".")[0] or path.name
 
 
-def _file_in(path: Path) -> Path:
+def single_file(path: str | Path) -> Path:
+    """Return a file, or the one file of interactions in a folder.
+
+    Raises:
+        DatasetError: The folder holds none, or several.
+    """
+    path = Path(path)
     if not path.is_dir():
         return path
     for pattern in _IN_FOLDER:
@@ -116,9 +124,24 @@ def _file_in(path: Path) -> Path:
 
 
 def _recognise(path: Path) -> str:
+    found = known_kind(path)
+    if found is not None:
+        return found
     if is_parquet(path):
         what = f"Dataset: {path} is Parquet, whose columns need a mapping"
         raise DatasetError(what, got=", ".join(read_parquet(path).column_names), do="add --map user=COLUMN,item=COLUMN,time=COLUMN")
+    line = first_line(path)
+    raise _unrecognised(path, line, set(split_header(line)))
+
+
+def known_kind(path: Path) -> str | None:
+    """Return which of `KINDS` a file is by its content; None where its columns need a mapping.
+
+    Raises:
+        DatasetError: The file can't be read.
+    """
+    if is_parquet(path):
+        return None
     line = first_line(path)
     names = set(split_header(line))
     if {"InvoiceNo", "StockCode", "CustomerID"} <= names:
@@ -139,7 +162,7 @@ def _recognise(path: Path) -> str:
         return "movielens-100k"
     if re.fullmatch(r"\d+::\d+::[\d.]+::\d+", line):
         return "movielens-1m"
-    raise _unrecognised(path, line, names)
+    return None
 
 
 def _unrecognised(path: Path, line: str, names: set[str]) -> DatasetError:
@@ -156,13 +179,22 @@ def _unrecognised(path: Path, line: str, names: set[str]) -> DatasetError:
     )
 
 
+def read_columns(path: Path) -> pa.Table:
+    """Read any CSV or Parquet file; columns of a CSV file are strings.
+
+    Raises:
+        DatasetError: The file can't be read, or has another separator.
+    """
+    if is_parquet(path):
+        return read_parquet(path)
+    line = first_line(path)
+    if len(split_header(line)) == 1 and any(mark in line for mark in ";\t|"):
+        raise _unrecognised(path, line, {line})
+    return read_text_table(path)
+
+
 def _read_mapped(path: Path, mapping: dict[str, str], name: str) -> Dataset:
-    parquet = is_parquet(path)
-    if not parquet:
-        line = first_line(path)
-        if len(split_header(line)) == 1 and any(mark in line for mark in ";\t|"):
-            raise _unrecognised(path, line, {line})
-    table = read_parquet(path) if parquet else read_text_table(path)
+    table = read_columns(path)
     check_mapping(mapping, EVENT_FIELDS, ("user", "item"), table.column_names, path)
     columns = Columns(table, path)
     values = columns.numbers(mapping["value"]) if "value" in mapping else None

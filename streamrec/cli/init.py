@@ -1,0 +1,119 @@
+"""Look at a sample of interactions, guess what its columns are, and write the settings to begin with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from streamrec.cli.first_config import first_config
+from streamrec.cli.options import Init
+from streamrec.cli.telling import lines_of
+from streamrec.config import DEFAULT_MEANINGS, Config, parse_config
+from streamrec.errors import ConfigError
+from streamrec.events.datasets import Dataset, known_kind, load_dataset, parse_mapping, read_columns, single_file
+from streamrec.events.guessing import Guess, GuessedMeaning, guess_mapping, guess_meaning
+from streamrec.events.meaning import TARGET, roles_of
+
+
+def run(options: Init) -> int:
+    """Write the settings, and print what was guessed, why, and what to do next."""
+    if options.out.exists() and not options.force:
+        what = f"Init: {options.out} is there already"
+        raise ConfigError(what, do="name another file with --out, or take --force to write it anew")
+    file, given = single_file(options.file), parse_mapping(options.mapping) if options.mapping else {}
+    kind = known_kind(file) if not given else None
+    guesses = guess_mapping(read_columns(file), file, given) if kind is None else []
+    mapping = {guess.field: guess.column for guess in guesses}
+    dataset = load_dataset(file, mapping or None)
+    types = sorted(pc.unique(dataset.events["event_type"]).to_pylist())
+    meanings = {name: guess_meaning(name) for name in types if name not in DEFAULT_MEANINGS}
+    text = first_config(_name_of(file), _about(file, dataset, mapping), dataset.facts, meanings)
+    _check(parse_config(tomllib.loads(text)), dataset)
+    _write(options.out, text)
+    steps = _next(options, mapping, dataset)
+    if options.json:
+        described = {"config": str(options.out), "file": str(file), "kind": dataset.kind, "mapping": mapping, "facts": dict(dataset.facts)}
+        why = {guess.field: guess.why for guess in guesses}
+        shown = {**described, "why": why, "event_types": {name: _role(name, meanings) for name in types}, "next": [command for command, _ in steps]}
+        sys.stdout.write(json.dumps(shown) + "\n")
+    else:
+        _say(options.out, dataset, guesses, types, meanings)
+        sys.stdout.writelines(f"    {command}\n        {what}\n" for command, what in steps)
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the whole file or nothing."""
+    making = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        making.write_text(text, encoding="utf-8")
+        making.replace(path)
+    except OSError as error:
+        making.unlink(missing_ok=True)
+        what = f"Init: {path} can't be written ({error.strerror})"
+        raise ConfigError(what, do="name another file with --out") from error
+
+
+def _check(config: Config, dataset: Dataset) -> None:
+    """Look whether the settings give every event of the sample a meaning, and say so where nothing of it is to be predicted."""
+    roles, _ = roles_of(dataset.events, config.events.meanings)
+    if not (roles == TARGET).any():
+        sys.stderr.write("no event of the sample is something to predict: set the role of one event type to target\n")
+
+
+def _about(file: Path, dataset: Dataset, mapping: Mapping[str, str]) -> str:
+    facts = dataset.facts
+    counted = f"{facts['events']} events, {facts['users']} users, {facts['items']} items"
+    columns = f"\nIts columns, for replay and backtest: --map {_mapping(mapping)}" if mapping else ""
+    return (
+        f"Written by `streamrec init` from {file.name}: {counted}.{columns}\n"
+        "What is commented out is the default; `streamrec config show` prints every setting."
+    )
+
+
+def _say(out: Path, dataset: Dataset, guesses: Sequence[Guess], types: Sequence[str], meanings: Mapping[str, GuessedMeaning]) -> None:
+    facts, times = dataset.facts, pc.min_max(dataset.events["event_time"].cast("timestamp[ms]")).as_py()
+    counted = f"{facts['events']} events of {facts['users']} users with {facts['items']} items, {times['min']:%Y-%m-%d} to {times['max']:%Y-%m-%d}"
+    pairs = [("format", "a table, its columns guessed" if guesses else dataset.kind), ("counted", counted)]
+    pairs += [(guess.field, f"{guess.column}  ({guess.why})") for guess in guesses]
+    if guesses and "time" not in {guess.field for guess in guesses}:
+        pairs.append(("time", "none: the file's order, one second a row"))
+    pairs += [("event type", f"{name}: {_role(name, meanings)}{f', {meanings[name].why}' if name in meanings else ''}") for name in types]
+    sys.stdout.write(lines_of([*pairs, ("written", str(out))]) + "next:\n")
+
+
+def _role(name: str, meanings: Mapping[str, GuessedMeaning]) -> str:
+    return meanings[name].role if name in meanings else DEFAULT_MEANINGS[name].role
+
+
+def _next(options: Init, mapping: Mapping[str, str], dataset: Dataset) -> list[tuple[str, str]]:
+    """Return the next commands, each with what it does."""
+    config = "" if options.out == Path("streamrec.toml") else f" --config {shlex.quote(str(options.out))}"
+    mapped = f" --map {shlex.quote(_mapping(mapping))}" if mapping else ""
+    file, user = shlex.quote(str(options.file)), shlex.quote(dataset.events["user_id"][-1].as_py())
+    port = parse_config({}).serving.port
+    return [
+        (f"streamrec backtest --data {file}{mapped}{config}", "is it worth it on this data?"),
+        (f"streamrec replay {file}{mapped} --to local{config}", "send the events to a log of files; without --to to log.broker"),
+        (f"python -m jobs.bootstrap{config}", "learn what is in the log, train the first teachers"),
+        (f"python -m jobs.stream{config}", "keep learning"),
+        (f"streamrec recommend {user}{config}", "ask, without a server"),
+        (f"python -m serve{config}", f"answer at port {port}"),
+        (f"streamrec status{config}", "how does it stand?"),
+    ]
+
+
+def _mapping(mapping: Mapping[str, str]) -> str:
+    return ",".join(f"{field}={column}" for field, column in mapping.items())
+
+
+def _name_of(file: Path) -> str:
+    stem = file.name.split(".")[0]
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem) or "default"

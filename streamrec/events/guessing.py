@@ -1,0 +1,237 @@
+"""Guess which columns of a file are the user, the item, the time and the rest, by their names and by what is in them.
+
+A name counts first; what is in the column must fit in any case. Without a telling name an id is guessed by how often its values come back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streamrec.errors import DatasetError
+from streamrec.events.columns import Columns
+
+LOOKED_AT = 20_000
+"""Rows, the first ones, by which columns are judged."""
+
+_PEOPLE = "user customer visitor client member account buyer shopper reviewer listener reader uid person"
+_THINGS = "item product sku article movie track song artist book isbn asin stockcode video content listing offer recipe game course news iid"
+_NAMES: Mapping[str, Sequence[str]] = {
+    "user": _PEOPLE.split(),
+    "item": _THINGS.split(),
+    "time": ("timestamp", "time", "datetime", "date", "ts", "at", "when", "created", "occurred"),
+    "type": ("type", "event", "action", "behaviour", "behavior", "activity", "interaction", "verb", "kind"),
+    "value": ("rating", "stars", "score", "value", "overall", "preference"),
+    "session": ("session", "visit"),
+    "basket": ("basket", "invoice", "order", "transaction", "receipt"),
+}
+_REQUIRED = ("user", "item")
+_IDS = (*_REQUIRED, "session", "basket")
+_UNDONE = "remove return refund dislike unlike cancel unfollow delete hide block"
+_AROUND = "search query filter login logout"
+_SEEN = "view pageview pv detail impression open visit browse show"
+_WANTED = (
+    "click buy bought purchase order transaction sale cart basket addtocart fav favourite favorite like wishlist save bookmark rate rating review "
+    "play listen watch read download share follow subscribe"
+)
+_ROLES: tuple[tuple[Literal["target", "context", "negative"], float, str], ...] = (
+    ("negative", 1.0, _UNDONE),
+    ("context", 1.0, _AROUND),
+    ("target", 0.5, _SEEN),
+    ("target", 1.0, _WANTED),
+)
+_MOST_TYPES = 50
+_EARLIEST_MS, _LATEST_MS = 631_152_000_000, 4_102_444_800_000  # 1990 and 2100: numbers beyond are no times.
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Say which column a field is, and why.
+
+    Attributes:
+        field: One of `streamrec.events.datasets.EVENT_FIELDS`.
+        column: Of the file.
+        why: A sentence.
+    """
+
+    field: str
+    column: str
+    why: str
+
+
+@dataclass(frozen=True)
+class GuessedMeaning:
+    """Say what an event type probably means.
+
+    Attributes:
+        role: See `streamrec.config.Meaning`.
+        weight: Likewise.
+        why: A sentence.
+    """
+
+    role: Literal["target", "context", "negative"]
+    weight: float
+    why: str
+
+
+def guess_mapping(table: pa.Table, path: Path, given: Mapping[str, str] | None = None) -> list[Guess]:
+    """Return the columns of a file's fields: those that are given, and guesses of the others.
+
+    Args:
+        table: The file, see `streamrec.events.datasets.read_columns`.
+        path: Its path, for errors.
+        given: What is known already.
+
+    Raises:
+        DatasetError: There is no header, or no column for the user or the item.
+    """
+    _check_header(table, path)
+    head, given = Columns(table.slice(0, LOOKED_AT), path), given or {}
+    found = [Guess(field, column, "you said so") for field, column in given.items()]
+    taken = set(given.values())
+    for field in _NAMES:
+        if field in given:
+            continue
+        guess = _by_name(field, head, taken)
+        if guess is not None:
+            found.append(guess)
+            taken.add(guess.column)
+    for field in _REQUIRED:
+        if field not in {guess.field for guess in found}:
+            guess = _by_content(field, head, taken, path)
+            found.append(guess)
+            taken.add(guess.column)
+    order = list(_NAMES)
+    return sorted(found, key=lambda guess: order.index(guess.field) if guess.field in order else len(order))
+
+
+def guess_meaning(event_type: str) -> GuessedMeaning:
+    """Return what an event type means by its words; one whose words say nothing is something to recommend for.
+
+    Example:
+        >>> guess_meaning("remove_from_cart").role, guess_meaning("page_view").weight, guess_meaning("frobnicate").role
+        ('negative', 0.5, 'target')
+    """
+    words = {*_words(event_type), _plain(event_type)}
+    for role, weight, names in _ROLES:
+        if told := sorted(words & set(names.split())):
+            return GuessedMeaning(role, weight, f"because of {told[0]!r}")
+    return GuessedMeaning("target", 1.0, "its name says nothing: is it what you want to recommend for?")
+
+
+def _check_header(table: pa.Table, path: Path) -> None:
+    numeric = [name for name in table.column_names if re.fullmatch(r"-?\d+(\.\d+)?", name.strip())]
+    if len(numeric) * 2 > len(table.column_names):
+        what = f"Dataset: line 1 of {path} is no header"
+        raise DatasetError(what, got=", ".join(table.column_names)[:80], allowed="names of the columns", do="write a header line above", line=1)
+
+
+def _by_name(field: str, head: Columns, taken: Iterable[str]) -> Guess | None:
+    """Return the column whose name says so and whose cells fit, the best name first; of equal ones the first column."""
+    ranked = sorted((rank, at, name) for at, name in enumerate(_usable(head, taken)) if (rank := _rank(field, name)) is not None)
+    for _, _, name in ranked:
+        fits = _fits(field, head, name)
+        if fits is not None:
+            return Guess(field, name, f"its name says so, {fits}" if fits else "its name says so")
+    return None
+
+
+def _by_content(field: str, head: Columns, taken: Iterable[str], path: Path) -> Guess:
+    """Return the column of ids that come back, the first one; it is a guess, and says so."""
+    for name in _usable(head, taken):
+        fits = _fits(field, head, name)
+        distinct = pc.count_distinct(head.table[name]).as_py()
+        if fits is not None and 1 < distinct < head.table.num_rows:
+            return Guess(field, name, f"no name says so; {fits}: look whether it is right")
+    what = f"Dataset: no column of {path} looks like the {field}"
+    do = f"name it: streamrec init {path} --map {field}=COLUMN"
+    raise DatasetError(what, got=", ".join(head.table.column_names), do=do)
+
+
+def _usable(head: Columns, taken: Iterable[str]) -> list[str]:
+    """Return the columns that are not taken and that ``--map`` can name."""
+    return [name for name in head.table.column_names if name not in taken and name == name.strip() and name and not set(",=") & set(name)]
+
+
+def _rank(field: str, name: str) -> int | None:
+    """Return how well a name fits a field, 0 best; None where it does not."""
+    words, plain = _words(name), _plain(name)
+    ends = ("id", "no", "code") if field in _IDS else ("type",) if field == "type" else ()
+    for at, told in enumerate(_NAMES[field]):
+        if plain in {told, f"event{told}", f"unix{told}", f"unixreview{told}", *(told + end for end in ends)}:
+            return at
+    # Order values and order states are no ratings and no baskets: of these only the whole name counts.
+    hits = [at for at, told in enumerate(_NAMES[field]) if told in words] if field in {"user", "item", "time", "type"} else []
+    return len(_NAMES[field]) + hits[0] if hits else None
+
+
+def _fits(field: str, head: Columns, name: str) -> str | None:
+    """Return what the cells say for a field, empty where they say nothing against it; None where they do not fit."""
+    if field == "time":
+        return _fits_time(head, name)
+    if field == "value":
+        return _fits_value(head, name)
+    distinct, num = pc.count_distinct(head.table[name]).as_py(), head.table.num_rows
+    if field == "type":
+        return _fits_type(head, name, distinct)
+    try:
+        head.ids(name)
+    except DatasetError:
+        return "" if field in {"session", "basket"} and distinct > 1 else None
+    return None if _is_fractional(head, name) else f"{distinct} different ones in {num} rows"
+
+
+def _fits_time(head: Columns, name: str) -> str | None:
+    try:
+        times = head.times_ms(name).to_numpy()
+    except DatasetError:
+        return None
+    if times.min() < _EARLIEST_MS or times.max() > _LATEST_MS:
+        return None
+    first, last = (np.datetime64(int(time), "ms").astype("datetime64[m]") for time in (times.min(), times.max()))
+    return f"from {first} to {last}"
+
+
+def _fits_value(head: Columns, name: str) -> str | None:
+    try:
+        numbers = head.numbers(name)
+    except DatasetError:
+        return None
+    bounds = pc.min_max(numbers).as_py()
+    if bounds["min"] is None or bounds["min"] < -100 or bounds["max"] > 100:  # Ratings; of prices and counts nobody's taste is read.
+        return None
+    return f"{bounds['min']:g} to {bounds['max']:g}"
+
+
+def _fits_type(head: Columns, name: str, distinct: int) -> str | None:
+    try:
+        types = pc.unique(head.ids(name)).to_pylist()
+    except DatasetError:
+        return None
+    if distinct > _MOST_TYPES or distinct == len(head.table) or all(re.fullmatch(r"-?[\d.]+", kind) for kind in types):
+        return None
+    return ", ".join(sorted(types)[:8])
+
+
+def _is_fractional(head: Columns, name: str) -> bool:
+    try:
+        numbers = head.numbers(name)
+    except DatasetError:
+        return False
+    return bool(pc.any(pc.not_equal(pc.floor(numbers), numbers)).as_py())
+
+
+def _words(name: str) -> set[str]:
+    parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    return {word.lower() for word in re.split(r"[^A-Za-z0-9]+", parted) if word}
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from streamrec.errors import DatasetError
+from streamrec.events.guessing import guess_mapping, guess_meaning
+
+NUM = 60
+CELLS = {
+    "user": [f"u{row % 7}" for row in range(NUM)],
+    "item": [f"i{row % 11}" for row in range(NUM)],
+    "id": [str(1000 + row) for row in range(NUM)],
+    "seconds": [str(1_764_000_000 + row) for row in range(NUM)],
+    "iso": [f"2025-11-24 16:{row:02d}:00" for row in range(NUM)],
+    "type": [("view", "buy", "add to cart")[row % 3] for row in range(NUM)],
+    "stars": [str(1 + row % 5) for row in range(NUM)],
+    "price": [f"{row * 7}.50" for row in range(NUM)],
+    "count": [str(row % 3) for row in range(NUM)],
+}
+
+
+def guessed(**columns: str) -> dict[str, str]:
+    """The mapping of a file whose columns have these names and cells."""
+    table = pa.table({name: CELLS[cells] for name, cells in columns.items()})
+    return {guess.field: guess.column for guess in guess_mapping(table, Path("a.csv"))}
+
+
+@pytest.mark.parametrize(
+    ("columns", "mapping"),
+    [
+        (
+            {"event_id": "id", "CustomerID": "user", "StockCode": "item", "InvoiceDate": "iso", "Price": "price"},
+            {"user": "CustomerID", "item": "StockCode", "time": "InvoiceDate"},
+        ),
+        (
+            {"visitorid": "user", "itemid": "item", "timestamp": "seconds", "event": "type"},
+            {"user": "visitorid", "item": "itemid", "time": "timestamp", "type": "event"},
+        ),
+        (
+            {"reviewerID": "user", "asin": "item", "overall": "stars", "unixReviewTime": "seconds"},
+            {"user": "reviewerID", "item": "asin", "time": "unixReviewTime", "value": "overall"},
+        ),
+        (
+            {"item_type": "type", "item_id": "item", "user_id": "user", "created_at": "iso", "order_value": "price", "session_id": "user"},
+            {"user": "user_id", "item": "item_id", "time": "created_at", "type": "item_type", "session": "session_id"},
+        ),
+        ({"user": "user", "item": "item", "score": "price"}, {"user": "user", "item": "item"}),
+        ({"user": "user", "item": "item", "time": "count", "type": "id"}, {"user": "user", "item": "item"}),
+    ],
+)
+def test_a_name_counts_where_the_cells_fit(columns: dict[str, str], mapping: dict[str, str]) -> None:
+    assert guessed(**columns) == mapping
+
+
+def test_without_a_telling_name_ids_that_come_back_are_guessed_and_it_says_so() -> None:
+    table = pa.table({"row": CELLS["id"], "a": CELLS["user"], "b": CELLS["item"], "what": CELLS["price"]})
+    guesses = guess_mapping(table, Path("a.csv"))
+    assert [(guess.field, guess.column) for guess in guesses] == [("user", "a"), ("item", "b")]
+    assert guesses[0].why == "no name says so; 7 different ones in 60 rows: look whether it is right"
+
+
+def test_what_is_given_is_not_guessed_and_its_column_is_nothing_else() -> None:
+    table = pa.table({"user": CELLS["item"], "other": CELLS["user"], "time": CELLS["seconds"]})
+    found = {guess.field: (guess.column, guess.why) for guess in guess_mapping(table, Path("a.csv"), {"item": "user"})}
+    assert found["item"] == ("user", "you said so")
+    assert found["user"][0] == "other"
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"price": "price", "user": "user"},
+            "looks like the item, got price, user, name it: streamrec init a.csv --map item=COLUMN",
+        ),
+        ({"u=x": "user", "item": "item"}, "looks like the user"),
+        ({"17": "user", "23": "item", "name": "iso"}, "line 1 of a.csv is no header"),
+    ],
+)
+def test_what_can_not_be_guessed_is_asked_for(columns: dict[str, str], message: str) -> None:
+    with pytest.raises(DatasetError, match=message.replace("(", r"\(")):
+        guessed(**columns)
+
+
+def test_a_parquet_file_has_types_of_its_own() -> None:
+    table = pa.table({"member": list(range(5)) * 2, "track": [3, 4] * 5, "played_at": pa.array(range(0, 10**13, 10**12), pa.timestamp("ms"))})
+    assert {guess.field: guess.column for guess in guess_mapping(table, Path("a.parquet"))}.items() >= {"user": "member", "item": "track"}.items()
+
+
+@pytest.mark.parametrize(
+    ("event_type", "role", "weight"),
+    [
+        ("ProductView", "target", 0.5),
+        ("page_view", "target", 0.5),
+        ("add-to-cart", "target", 1.0),
+        ("removeFromCart", "negative", 1.0),
+        ("order refund", "negative", 1.0),
+        ("site search", "context", 1.0),
+        ("wobble", "target", 1.0),
+    ],
+)
+def test_an_event_type_means_what_its_words_say(event_type: str, role: str, weight: float) -> None:
+    found = guess_meaning(event_type)
+    assert (found.role, found.weight) == (role, weight)
