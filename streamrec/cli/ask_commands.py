@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from streamrec.cli.arguments import AsJson, At, By, ConfigFile, Mapping, Overrides, Student
-from streamrec.cli.options import Ask, Init, Models, Promote, ShowStatus
+from streamrec.cli.options import Ask, Init, Models, Plan, Promote, ShowStatus
 from streamrec.cli.running import run_verb, settings_of
 
 app = typer.Typer()
@@ -98,6 +98,23 @@ def status(as_json: AsJson = False, broker: At = None, config: ConfigFile = None
     Read from storage and broker, whether a stream runs or not. The exit status is 1 when something can't be read or the books do not balance.
     """
     run_verb("status", ShowStatus(settings_of(config, overrides), broker, as_json))
+
+
+@app.command()
+def plan(
+    users: Annotated[int, typer.Option(min=0, metavar="N", help="Users with a history.")],
+    items: Annotated[int, typer.Option(min=1, metavar="M", help="Items.")],
+    events_per_s: Annotated[float, typer.Option("--events-per-s", min=0, metavar="E", help="Events a second, on average.")],
+    requests_per_s: Annotated[float, typer.Option("--requests-per-s", min=0, metavar="R", help="Requests a second, at the peak.")] = 10.0,
+    retention: Annotated[str, typer.Option(metavar="DURATION", help="For how long the log keeps events.")] = "7d",
+    cores: Annotated[int | None, typer.Option(min=1, metavar="N", help="Of one machine. Default: this one's.")] = None,
+    memory_gb: Annotated[float | None, typer.Option("--memory-gb", min=0.1, metavar="GB", help="Of one machine. Default: this one's.")] = None,
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Estimate memory, storage, replicas and training time of a deployment from measured figures, and say where one machine ends."""
+    run_verb("plan", Plan(settings_of(config, overrides), users, items, events_per_s, requests_per_s, retention, cores, memory_gb, as_json))
 
 
 @models_app.command("list")

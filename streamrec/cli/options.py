@@ -315,3 +315,18 @@ class Init:
     mapping: str | None = None
     force: bool = False
     json: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``streamrec plan``; see `streamrec.pipeline.capacity`."""
+
+    settings: Settings
+    users: int
+    items: int
+    events_per_s: float
+    requests_per_s: float
+    retention: str
+    cores: int | None = None
+    memory_gb: float | None = None
+    json: bool = False

@@ -62,7 +62,7 @@ VERBS = {
     "lake vacuum": [],
 }
 """What each verb that takes a state needs besides."""
-WITHOUT_STATE = {"version", "init", "config show", "backtest", "schema", "key"}
+WITHOUT_STATE = {"version", "init", "plan", "config show", "backtest", "schema", "key"}
 JUDGES = {"doctor"}
 
 
