@@ -31,13 +31,14 @@ from streamrec.cli.options import (
     ShowWorth,
     Turn,
 )
+from streamrec.cli.order import InOrder
 from streamrec.cli.running import run_verb as _run
 from streamrec.cli.running import settings_of as _settings
 
 app = typer.Typer(
     name="streamrec",
-    help="Recommend from live event streams: settings, replays, catalogues, backtests, rollbacks, dead letters, deletions, the lake, check-ups.",
-    add_completion=False,
+    cls=InOrder,
+    help="Recommend from live event streams. Begin with `streamrec init FILE`; each verb has its own --help.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
