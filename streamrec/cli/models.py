@@ -14,7 +14,7 @@ from streamrec.cli.show_config import resolve
 from streamrec.cli.telling import ago, lines_of, out_console
 from streamrec.clock import SystemClock
 from streamrec.config import check_student
-from streamrec.errors import Damaged
+from streamrec.errors import Damaged, RegistryError, StorageError
 from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.version_change import version_change
 from streamrec.registry.gate import Decision
@@ -50,6 +50,10 @@ def _list(options: Models, registry: Registry) -> int:
         except Damaged as error:
             sys.stderr.write(f"{error}\n")
             is_broken = True
+        except (RegistryError, StorageError):
+            if version in registry.versions():
+                raise
+            # A stream that goes on has removed it meanwhile.
     if options.json:
         sys.stdout.writelines(json.dumps(row) + "\n" for row in rows)
     elif rows:

@@ -27,6 +27,7 @@ from streamrec.pipeline.lineage import current_lineage, url_of
 from streamrec.pipeline.log_place import log_there
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.quarantined import quarantined
+from streamrec.pipeline.readable import Committed as Held
 from streamrec.pipeline.readable import committed
 from streamrec.pipeline.refresh_state import RefreshState
 from streamrec.pipeline.session import state_address
@@ -42,6 +43,9 @@ T = TypeVar("T")
 
 PATIENCE_S = 3.0
 """How long a broker may take to answer."""
+
+# Each attempt that fails had the stream commit meanwhile.
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -182,10 +186,7 @@ def standing(config: Config, broker: str, now_ms: int) -> Standing:
     look, address = _Look(), state_address(config)
     lineage = look.at(lambda: current_lineage(address).folder, "")
     url = url_of(address, lineage)
-    held = committed(address, ("ensemble", "refreshes"), looks_at_all=False)
-    if held.error is not None:
-        look.troubles.append(str(held.error))
-    plans: dict[int, dict[str, Any]] = look.at(lambda: PlanStore(open_storage(url)).ahead(held.batch), {})
+    held, plans = _executed(look, address, url)
     state = held.state or StreamState()
     books = None if held.checkpoint is None else _books(state, plans)
     if books is not None and (missing := books["received"] - sum(value for name, value in books.items() if name != "received")):
@@ -210,6 +211,23 @@ def standing(config: Config, broker: str, now_ms: int) -> Standing:
         None if "://" in address else disk_use(Path(address)),
         tuple(dict.fromkeys(look.troubles)),
     )
+
+
+def _executed(look: _Look, address: str, lineage_url: str) -> tuple[Held, dict[int, dict[str, Any]]]:
+    """Return the newest commit, and the plans beyond it."""
+    for attempt in range(_ATTEMPTS):
+        held = committed(address, ("ensemble", "refreshes"), looks_at_all=False)
+        if held.error is not None:
+            look.troubles.append(str(held.error))
+            break
+        try:
+            return held, PlanStore(open_storage(lineage_url)).ahead(held.batch)
+        except StreamrecError as error:
+            # A stream that commits meanwhile removes the plans that its commit covers: then there is a newer one to look at.
+            if not error.facts.get("missing") or attempt == _ATTEMPTS - 1:
+                look.troubles.append(str(error))
+                break
+    return held, {}
 
 
 def _writer(lineage_url: str) -> Writer | None:

@@ -157,3 +157,18 @@ def test_versions_of_a_further_student_are_its_own(ask: Ask, registry: Registry,
     assert (edge.live(), registry.live()) == ("v1", "v2")
     assert [json.loads(line)["version"] for line in ask("list", "--json", *to).stdout.splitlines()] == ["v1"]
     assert "there is no such student" in ask("list", "--student", "edge").stderr
+
+
+def test_a_version_that_a_stream_removes_while_they_are_listed_is_passed_by(
+    ask: Ask, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    decisions = Registry.decisions
+
+    def meanwhile(mine: Registry, version: str) -> list[Decision]:
+        (tmp_path / "state/registry/default/versions/v1/manifest.json").unlink(missing_ok=True)
+        return decisions(mine, version)
+
+    monkeypatch.setattr(Registry, "decisions", meanwhile)
+    listed = ask("list", "--json")
+    assert (listed.exit_code, listed.stderr) == (0, "")
+    assert [json.loads(line)["version"] for line in listed.stdout.splitlines()] == ["v3", "v2"]

@@ -164,3 +164,18 @@ def test_a_broker_that_is_away_is_a_trouble_and_an_embedded_one_that_does_not_ru
     assert "books  " in away.stdout
     resting = ask("--broker", "embedded")
     assert (resting.exit_code, "no embedded Kafka runs" in resting.stdout) == (0, True)
+
+
+def test_a_stream_that_commits_while_one_looks_is_no_trouble(ask: Ask, state: StreamState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commit removes the plan that was listed a moment ago."""
+    commit(tmp_path / "state", state)
+    read = PlanStore.read
+
+    def meanwhile(store: PlanStore, batch: int) -> dict[str, object]:
+        store._storage.delete(f"plans/{batch:08d}.json")
+        return read(store, batch)
+
+    monkeypatch.setattr(PlanStore, "read", meanwhile)
+    shown = ask()
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert ", 0 steps since\n" in shown.stdout
