@@ -113,6 +113,12 @@ def test_a_known_format_needs_no_mapping_and_parquet_is_read_by_its_columns() ->
     assert "time          none: the file's order" in call("init", "plays.parquet", "--force").stdout
 
 
+def test_where_nothing_is_to_be_predicted_it_is_said() -> None:
+    Path("returns.csv").write_text("user,item,event\n" + "".join(f"u{row % 3},i{row % 4},{('refund', 'search')[row % 2]}\n" for row in range(12)))
+    said = call("init", "returns.csv")
+    assert (said.exit_code, said.stderr) == (0, "no event of the sample is something to predict: set the role of one event type to target\n")
+
+
 def test_room_is_made_for_more_than_a_large_sample_has(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamrec.cli.first_config.ROOM", 100_000)
     assert call("init", shop.name).exit_code == 0

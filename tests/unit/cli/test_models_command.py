@@ -120,6 +120,13 @@ def test_two_versions_are_compared(ask: Ask, registry: Registry) -> None:
     assert "learned       10 records of t (0:+10)" in said
 
 
+def test_an_item_that_left_and_came_again_is_another_one(ask: Ask, registry: Registry) -> None:
+    again = arrays(["a", "b", "d"], [[1, 0], [0, -2], [1, 1]]) | {"item_generation": np.array([0, 1, 0], np.int32)}
+    registry.publish("v4", again, {})
+    change = json.loads(ask("diff", "v2", "v4", "--json").stdout)
+    assert (change["items"]["added"], change["items"]["gone"], change["moved"]["items"]) == (1, 1, 2)
+
+
 def test_a_promotion_is_written_to_the_history_with_who_and_why(ask: Ask, registry: Registry) -> None:
     done = ask("promote", "v3", "--by", "ann", "--reason", "better on holdout")
     assert (done.exit_code, done.stdout) == (0, "v2 → v3\n"), done.stderr

@@ -74,6 +74,8 @@ def publish(folder: Path) -> Registry:
         registry.publish(version, {"w": np.zeros(2, np.float32)}, {}, facts)
         numbers = {"num_queries": 40.0, "candidate": 0.2, "live": 0.19}
         decided = {"verdict": Verdict.PROMOTE, "code": Reason.NOT_WORSE, "reason": "not worse than live", "live": None, "numbers": numbers}
+        waits = {**decided, "verdict": Verdict.WAIT, "code": Reason.TOO_FEW_QUERIES, "reason": "4 of 10 queries so far"}
+        registry.record_decision(Decision(candidate=version, batch=2, **waits))
         registry.record_decision(Decision(candidate=version, batch=3, **decided))
         registry.promote(version, "not worse than live")
     return registry

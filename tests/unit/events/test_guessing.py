@@ -55,6 +55,11 @@ def test_a_name_counts_where_the_cells_fit(columns: dict[str, str], mapping: dic
     assert guessed(**columns) == mapping
 
 
+def test_in_a_small_sample_what_is_another_in_each_row_is_no_type() -> None:
+    table = pa.table({"user": CELLS["user"][:20], "item": CELLS["item"][:20], "event": [f"e{row}" for row in range(20)]})
+    assert {guess.field for guess in guess_mapping(table, Path("a.csv"))} == {"user", "item"}
+
+
 def test_without_a_telling_name_ids_that_come_back_are_guessed_and_it_says_so() -> None:
     table = pa.table({"row": CELLS["id"], "a": CELLS["user"], "b": CELLS["item"], "what": CELLS["price"]})
     guesses = guess_mapping(table, Path("a.csv"))

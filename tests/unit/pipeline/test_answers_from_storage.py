@@ -123,9 +123,12 @@ def test_another_version_is_asked_by_its_name(ask: Ask, plain: World, user: tupl
     assert (unknown.exit_code, "no such version, got 'v9'" in unknown.stderr) == (1, True)
 
 
-def test_another_namespace_has_items_and_users_of_its_own(ask: Ask) -> None:
-    words = ("-n", "30", "--with-seen", "--json")
-    here, there = (answer(ask("recommend", "u1", *words, *namespace)) for namespace in ((), ("--namespace", "shop")))
+def test_another_namespace_has_items_and_users_of_its_own(ask: Ask, plain: World) -> None:
+    columns = load_history_columns(str(plain.folder))
+    (at, *_) = (at for at, (namespace, _) in enumerate(columns.users) if namespace == "shop")
+    there = answer(ask("recommend", columns.users[at][1], "--namespace", "shop", "-n", "30", "--with-seen", "--json"))
+    assert there["user_events"] == columns.indptr[at + 1] - columns.indptr[at] > 0
+    here = answer(ask("recommend", columns.users[at][1], "-n", "30", "--with-seen", "--json"))
     assert [item["score"] for item in here["items"]] != [item["score"] for item in there["items"]]
 
 
