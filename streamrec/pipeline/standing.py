@@ -253,8 +253,10 @@ def _lag(config: Config, address: LogAddress, state: StreamState, plans: Mapping
     with closing(_reader(config, address)) as reader:
         try:
             ends = reader.latest(topic)
-        except TopicMissing:  # The first job makes it.
-            return ()
+        except TopicMissing:
+            if any(state.offsets.values()):
+                raise
+            return ()  # The first job makes it.
     planned = state.offsets | {part["partition"]: part["end"] for plan in plans.values() for part in plan["ranges"]}
     partitions = {partition: (planned.get(partition, 0), end) for partition, end in sorted(ends.items())}
     return (Lag(topic, sum(max(0, end - start) for start, end in partitions.values()), partitions),)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -181,3 +182,14 @@ def test_a_stream_that_commits_while_one_looks_is_no_trouble(ask: Ask, state: St
     shown = ask()
     assert (shown.exit_code, shown.stderr) == (0, "")
     assert ", 0 steps since\n" in shown.stdout
+
+
+def test_a_topic_that_was_read_and_is_gone_is_a_trouble_and_one_that_is_not_there_yet_is_none(
+    ask: Ask, log: LogAddress, state: StreamState, tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "log" / TOPIC)
+    resting = ask("--set", f"state={tmp_path / 'new'}")
+    assert (resting.exit_code, resting.stderr) == (0, "")
+    commit(tmp_path / "state", state)
+    gone = ask()
+    assert (gone.exit_code, f"topic {TOPIC!r} does not exist" in gone.stderr) == (1, True)
