@@ -10,8 +10,9 @@ from streamrec.cli.sending import err_console, opened_broker
 from streamrec.cli.show_config import resolve
 from streamrec.config import Config
 from streamrec.errors import DataError
-from streamrec.log.connect import open_table_reader, open_writer
-from streamrec.pipeline.lineage import current_url
+from streamrec.log.connect import open_writer
+from streamrec.pipeline.lake_writer import open_lake
+from streamrec.pipeline.lineage import current_url, known_lineage
 from streamrec.pipeline.quarantined import Quarantined, quarantined
 from streamrec.pipeline.requeue import requeue
 from streamrec.pipeline.session import state_address
@@ -42,9 +43,12 @@ def _replay(options: ShowQuarantine, config: Config, records: list[Quarantined])
     if record is None:
         what, allowed = "Quarantine: there is no such range", ", ".join(str(each.batch) for each in records) or "nothing is quarantined"
         raise DataError(what, got=options.replay, allowed=allowed, do="take the first number of a line of `streamrec quarantine`")
-    with opened_broker(options.broker, config, err_console()) as address:
-        reader, writer = open_table_reader(address, config.log), open_writer(address, config.log)
-        with closing(reader), closing(writer):
-            num = sum(requeue(record, reader, writer))
+    if not config.lake.enabled:
+        what, do = "Quarantine: there is no lake to take the range from", "send the events again from their source, under new ids"
+        raise DataError(what, got="lake.enabled = false", allowed="true", do=do)
+    lineage = current_url(state_address(config))
+    lake = open_lake(config, lineage, lambda: known_lineage(lineage))
+    with opened_broker(options.broker, config, err_console()) as address, closing(open_writer(address, config.log)) as writer:
+        num = sum(requeue(record, config.log.events_topic, lake, writer))
     sys.stdout.write(f"{num} interactions sent to {config.log.events_topic}\n")
     return 0

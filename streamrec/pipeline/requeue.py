@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from typing import Any
 
-from streamrec.log.base import LogWriter, Record, TableReader
-from streamrec.log.offsets import OffsetRange
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from streamrec.errors import OperatorError
+from streamrec.events.codec import encode_table
+from streamrec.events.schema import Kind
+from streamrec.log.base import LogWriter, Record
+from streamrec.log.lake import EventLake
 from streamrec.pipeline.quarantined import Quarantined
 
 CHUNK = 5_000
-"""Records that are read, and acknowledged, together."""
+"""Records that are acknowledged together."""
 
 
-def requeue(record: Quarantined, reader: TableReader, writer: LogWriter) -> Iterator[int]:
+def requeue(record: Quarantined, topic: str, lake: EventLake, writer: LogWriter) -> Iterator[int]:
     """Send the interactions of a range again, and give the number sent after each chunk.
 
-    Their event ids get ``~q`` and the record's batch behind them, since their own are known: sent twice, they are duplicates. Everything
-    else was applied for good, and is left out. Who was deleted since stays deleted: the stream takes nothing of before a deletion.
+    They come from the lake, which has what was applied and nothing else: of the log's same offsets some were duplicates, late or rejected, and an
+    event that is renamed would not be known as such any more. Their event ids get ``~q`` and the record's batch behind them, since their own are
+    known: sent twice, they are duplicates. Everything else was applied for good, and is left out, and so are users who were deleted since.
 
     Raises:
-        RetentionGap: The range has left the log.
+        OperatorError: The lake does not have the range yet, since it is not committed.
     """
-    for part in record.ranges:
-        for start in range(part.start, part.end, CHUNK):
-            rows = reader.read_table([OffsetRange(part.topic, part.partition, start, min(start + CHUNK, part.end))])
-            keyed = zip(rows["key"].to_pylist(), rows["value"].to_pylist(), strict=True)
-            again = [Record(key, value) for key, old in keyed if (value := _renamed(old, record.batch)) is not None]
-            if again:
-                writer.append(part.topic, again)
-            yield len(again)
-
-
-def _renamed(value: bytes | None, batch: int) -> bytes | None:
-    """Return an interaction under its new id; None for what is none."""
-    try:
-        event: Any = json.loads(value or b"")
-    except ValueError:
-        return None
-    if not isinstance(event, dict) or event.get("kind") not in {None, "interaction"} or not isinstance(event.get("event_id"), str):
-        return None
-    return json.dumps({**event, "event_id": f"{event['event_id']}~q{batch}"}).encode()
+    if (there := lake.last_batch()) < record.last_batch:
+        what, got = "Quarantine: the range is not in the lake yet", f"batches up to {there}"
+        raise OperatorError(what, got=got, allowed=f"up to {record.last_batch}", do="try again after the stream's next commit")
+    events = lake.between(record.first_batch - 1, record.last_batch)
+    events = events.filter(pc.equal(events["kind"], str(Kind.INTERACTION)))
+    named = pc.binary_join_element_wise(events["event_id"].cast(pa.string()), pa.scalar(f"q{record.batch}"), "~")
+    events = events.set_column(events.schema.get_field_index("event_id"), "event_id", named)
+    for start in range(0, events.num_rows, CHUNK):
+        keys, values = encode_table(events.slice(start, CHUNK))
+        writer.append(topic, [Record(key, value) for key, value in zip(keys, values, strict=True)])
+        yield len(keys)

@@ -218,25 +218,28 @@ class VersionLine:
         candidate, live = versions
         own = scores[candidate][JUDGED_BY]
         if live is None:
-            return evidence.plus(Window.from_scores(batch, own), Found(), Found())
-        theirs = scores[live][JUDGED_BY]
-        of_live, of_own = (Found.of(each, popular[JUDGED_BY], user) for each in (theirs, own))
-        return evidence.plus(Window.from_scores(batch, own, theirs), of_live, of_own)
+            return evidence.plus(Window.from_scores(batch, own), Found(), Found(), Found())
+        theirs, recent = scores[live][JUDGED_BY], popular[JUDGED_BY]
+        leads = (Found.of(one, other, user) for one, other in ((theirs, recent), (own, recent), (own, theirs)))
+        return evidence.plus(Window.from_scores(batch, own, theirs), *leads)
 
     def _ask(self, publisher: Publisher, candidate: str, evidence: Evidence, plan: Plan) -> Decision:
         """Ask the gate, and note what is usual after its answer."""
         state, cfg = self.state, self._parts.config.registry
         self._check_owner()
-        usual, ahead = Usual.of(state.usual), evidence.window.ahead()
-        # What an old live version misses is no sign against the events, and what was said against them before was of what it missed.
-        is_better = usual.is_better(ahead, cfg.gate_error)
-        usual, found = (usual.without_carried(), evidence.own) if is_better else (usual, evidence.live)
-        doubts = Doubts(usual.doubt(found, cfg.usual_share, cfg.gate_error), state.tainted, evidence.like, is_better)
+        usual, error = Usual.of(state.usual), cfg.gate_error
+        found, unlike = evidence.live, ""
+        if usual.is_new_world(evidence.ahead, evidence.own, error):
+            usual, found = usual.in_new_world(), evidence.own
+            state.tainted = ""  # What was learned before this showed is of the same new world.
+        else:
+            unlike = usual.doubt(found, cfg.usual_share, error)
+        doubts = Doubts(unlike, state.tainted, evidence.like, usual.is_better(evidence.ahead, error))
         is_idle = plan.idle if self.name == MAIN else self.name in plan.idles
         decision = publisher.decide(candidate, state.live, evidence.window, is_idle, doubts)
         if decision.verdict is not Verdict.WAIT:
-            is_unlike = decision.code is Reason.UNLIKE
-            state.usual = asdict(usual.after(found, cfg.usual_share, is_unlike=is_unlike, ahead=None if decision.promote else ahead))
+            refused = None if decision.promote else (evidence.ahead, evidence.own)
+            state.usual = asdict(usual.after(found, cfg.usual_share, is_unlike=decision.code is Reason.UNLIKE, refused=refused))
         return decision
 
     def decide_first(self, plan: Plan) -> Decision | None:

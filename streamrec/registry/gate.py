@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from streamrec.config import RegistryConfig
 from streamrec.migrations import number_of, read_record
 from streamrec.registry.sequential import log_evidence
-from streamrec.registry.usual import Doubts, Found
+from streamrec.registry.usual import Doubts
 from streamrec.registry.version import Number
 
 MOST_EVIDENCE = 1e300
@@ -130,10 +130,6 @@ class Window:
         products = (self.candidate_squares + self.live_squares - self.difference_squares) / 2
         squares = share**2 * self.live_squares + self.candidate_squares - 2 * share * products
         return log_evidence(share * self.live_sum - self.candidate_sum, max(0.0, squares))
-
-    def ahead(self) -> Found:
-        """Return the candidate's lead over the live version."""
-        return Found(self.num_queries, self.candidate_sum - self.live_sum, self.difference_squares)
 
     def numbers(self, tolerance: float) -> dict[str, float]:
         """Return means, their paired difference with its standard error, and the bound that the difference must not lie below."""

@@ -6,7 +6,8 @@ same queries: where users are hard to tell, both find less; where labels are shu
 Evidence adds up from step to step for as long as it speaks against the events.
 
 A live version that has grown old, because items have turned over since, finds nothing either. Then the candidates that follow it are measurably
-better, which shuffled labels teach nobody to be, and what they find counts in its place.
+better than it, and measurably find more than the popular items do: that nobody learns from shuffled labels. So the world has changed, and nothing
+is held against its events.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ MOST_OF_ONE = 30
 """A user's queries of a step count as so many at most: a long session is a lot of evidence of one user."""
 LEAST_LEAD = 0.01
 """A version that usually finds less than this more than the popular items do can't lose it."""
-SLOWLY = 1 / 64
-"""What is unusual becomes usual by so much at each decision: a world that has changed for good is accepted after some hundred."""
+SLOWLY, SLOWLY_QUERIES = 1 / 64, 20_000
+"""What is unusual becomes usual by so much at each decision, less at one of fewer queries than so many have of it: a world that has changed for
+good, and in which no candidate finds its way, is accepted after some hundred."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,10 @@ class Found:
         """The mean."""
         return self.total / self.queries if self.queries else 0.0
 
+    def is_above(self, error: float) -> bool:
+        """Tell whether the mean surely lies above 0, at that chance of an error."""
+        return math.isfinite(self.total) and log_evidence(self.total, self.squares) >= -math.log(error)
+
     def log_evidence(self, least: float) -> float:
         """Return the logarithm of the evidence that the mean lies below ``least``; see `streamrec.registry.sequential`."""
         squares = self.queries * least**2 - 2 * least * self.total + self.squares
@@ -75,7 +81,8 @@ class Usual:
         queries: How many there were.
         is_unlike: Whether the events were unlike those before the last time.
         carried: What was found since evidence against the events began to add up.
-        ahead: By how much more than the live version those found that were refused since it went live, as sums.
+        ahead: By how much more than the live version those found that were refused since it went live.
+        own: And by how much more than the popular items.
     """
 
     lead: float = 0.0
@@ -83,17 +90,23 @@ class Usual:
     is_unlike: bool = False
     carried: Found = field(default_factory=Found)
     ahead: Found = field(default_factory=Found)
+    own: Found = field(default_factory=Found)
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Self:
         """Return what `asdict` gave; what an earlier streamrec kept is another measure, and counts no more."""
         names = {each.name for each in fields(cls)}
-        return cls(**{**kept, "carried": Found(**kept["carried"]), "ahead": Found(**kept["ahead"])}) if kept.keys() == names else cls()
+        if kept.keys() != names:
+            return cls()
+        return cls(**{**kept, **{name: Found(**kept[name]) for name in ("carried", "ahead", "own")}})
 
     def is_better(self, ahead: Found, error: float) -> bool:
         """Tell whether the candidates since the live version went live are better, by this one's lead over it and an error of that chance."""
-        both = self.ahead + ahead
-        return math.isfinite(both.total) and log_evidence(both.total, both.squares) >= -math.log(error)
+        return (self.ahead + ahead).is_above(error)
+
+    def is_new_world(self, ahead: Found, own: Found, error: float) -> bool:
+        """Tell whether they are, and find more than the popular items do, by this one's lead over these: what came is to be learned from."""
+        return self.is_better(ahead, error) and (self.own + own).is_above(error)
 
     def doubt(self, found: Found, share: float, error: float) -> str:
         """Return why events are unlike those before, as a sentence; empty where nothing says so.
@@ -113,27 +126,28 @@ class Usual:
         leads = f"{found.lead:.4f} more than the popular items do instead of {self.lead:.4f}"
         return f"events are unlike those before: the live version finds {leads}, on {found.queries:.0f} queries"
 
-    def without_carried(self) -> Usual:
-        """Return the same without evidence against the events: it was of another version."""
-        return replace(self, carried=Found())
-
-    def after(self, found: Found, share: float, *, is_unlike: bool, ahead: Found | None = None) -> Usual:
+    def after(self, found: Found, share: float, *, is_unlike: bool, refused: tuple[Found, Found] | None = None) -> Usual:
         """Return what is usual after a decision.
 
         Args:
-            found: What the version found that was held against what is usual.
+            found: What the version found that is held against what is usual.
             share: See `doubt`.
             is_unlike: Whether the events were unlike those before.
-            ahead: Of a candidate that was refused its lead over the live version; it adds up while it speaks for those that are refused.
+            refused: Of a candidate that was refused its leads over the live version and over the popular items; they add up while the former
+                speaks for those that are refused.
         """
-        ahead = Found() if ahead is None else self.ahead + ahead
+        ahead, own = (Found(), Found()) if refused is None else (self.ahead + refused[0], self.own + refused[1])
         speaks = math.isfinite(ahead.total) and log_evidence(ahead.total, ahead.squares) > 0.0
-        return replace(self._found(found, share, is_unlike=is_unlike), ahead=ahead if speaks else Found())
+        return replace(self._found(found, share, is_unlike=is_unlike), ahead=ahead if speaks else Found(), own=own if speaks else Found())
+
+    def in_new_world(self) -> Usual:
+        """Return the same without evidence against the events."""
+        return replace(self, carried=Found(), is_unlike=False)
 
     def _found(self, found: Found, share: float, *, is_unlike: bool) -> Usual:
         if not found.queries or not math.isfinite(found.total):
             return replace(self, is_unlike=is_unlike)
-        step = SLOWLY if is_unlike else 1 - math.exp(-found.queries / min(LOOKS_BACK, max(1.0, self.queries)))
+        step = min(SLOWLY, found.queries / SLOWLY_QUERIES) if is_unlike else 1 - math.exp(-found.queries / min(LOOKS_BACK, max(1.0, self.queries)))
         both = found + self.carried
         goes_on = not is_unlike and self.queries >= LEAST_QUERIES and both.log_evidence(share * self.lead) > 0.0
         carried = both if goes_on else Found()

@@ -9,9 +9,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from streamrec.cli import app
-from streamrec.config import LogConfig
+from streamrec.config import Config, LogConfig
+from streamrec.events.schema import EVENT
 from streamrec.log.base import LogAddress, Record
 from streamrec.log.connect import open_writer
+from streamrec.log.lake import EventLake
+from streamrec.log.lake_table import lake_rows
+from streamrec.pipeline.lake_writer import open_lake
+from streamrec.pipeline.lineage import lineage_of
 from streamrec.pipeline.plan import PlannedRange
 from streamrec.pipeline.quarantined import FOLDER, Quarantined
 from streamrec.storage import LocalStorage
@@ -21,31 +26,72 @@ TOPIC = LogConfig().events_topic
 
 @pytest.fixture
 def quarantine(log: LogAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Of offsets 1 to 9 of the log four interactions were applied; the others are a duplicate, a late one, a rejected one and a deletion."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STREAMREC_CONFIG", raising=False)
-    events = [{"event_id": f"e{number}", "user_id": "u", "item_id": "i"} for number in range(4)]
-    values = [*(json.dumps(event).encode() for event in events), b"{no json", json.dumps({**events[0], "kind": "deletion"}).encode()]
+    events = [{"event_id": f"e{number}", "user_id": "u", "item_id": "i", "event_type": "click", "event_time": 5} for number in range(4)]
+    values = [json.dumps(event).encode() for event in (*events, events[0], {**events[1], "event_id": "late"})]
+    values += [json.dumps({**events[2], "event_id": "odd", "event_type": "zap"}).encode(), b"{no json"]
+    values.append(json.dumps({**events[0], "kind": "deletion"}).encode())
     open_writer(log, LogConfig()).append(TOPIC, [Record(b"u", value, partition=0) for value in values])
-    ranges = (PlannedRange(topic=TOPIC, partition=0, start=1, end=6),)
-    counts = {"num_events": 4, "num_rejections": 8, "reason": "worse than live", "at_ms": 5}
+    ranges = (PlannedRange(topic=TOPIC, partition=0, start=1, end=9),)
+    counts = {"num_events": 3, "num_rejections": 8, "reason": "worse than live", "at_ms": 5}
     record = Quarantined(batch=9, return_to="v00000005", first_batch=6, last_batch=8, ranges=ranges, **counts)
     LocalStorage(tmp_path / "state").write_new(f"{FOLDER}/00000009.json", record.to_json())
     return lambda *words: CliRunner().invoke(app, ["quarantine", *words, "--set", f"state={tmp_path / 'state'}", "--broker", str(log)])
 
 
+@pytest.fixture
+def lake(tmp_path: Path) -> EventLake:
+    """The lake of that state, up to the batch before its last."""
+    state = str(tmp_path / "state")
+    lake = open_lake(Config(), state, lambda: lineage_of(state))
+    for batch, number in ((5, 0), (6, 1), (7, 2)):
+        append(lake, batch, number)
+    append(lake, 7, 10, kind="item_update")
+    return lake
+
+
+def append(lake: EventLake, batch: int, number: int, **more: str) -> None:
+    event = {"kind": "interaction", "event_id": f"e{number}", "user_id": "u", "item_id": "i", "event_type": "click", "event_time": 5, **more}
+    values = {**event, "namespace": "default", "partition": 0, "offset": number}
+    table = pa.table([pa.array([values.get(field.name)], field.type) for field in EVENT], schema=EVENT)
+    lake.append(lake_rows(table, TOPIC, batch), batch)
+
+
 def test_what_is_quarantined_is_listed_with_its_offsets_and_why(quarantine: Callable[..., Result]) -> None:
     listed = quarantine()
-    assert listed.stdout == "9  batches 6-8, 4 events, back to v00000005, offsets 0:1-6: worse than live\n", listed.stderr
-    assert json.loads(quarantine("--json").stdout)["ranges"] == [{"topic": TOPIC, "partition": 0, "start": 1, "end": 6}]
+    assert listed.stdout == "9  batches 6-8, 3 events, back to v00000005, offsets 0:1-9: worse than live\n", listed.stderr
+    assert json.loads(quarantine("--json").stdout)["ranges"] == [{"topic": TOPIC, "partition": 0, "start": 1, "end": 9}]
 
 
-def test_a_range_is_sent_again_under_new_ids_and_what_was_applied_for_good_is_not(
-    quarantine: Callable[..., Result], rows_of: Callable[[str], pa.Table]
+def test_what_was_quarantined_is_sent_again_under_new_ids_and_nothing_else_that_the_log_has_there(
+    quarantine: Callable[..., Result], lake: EventLake, rows_of: Callable[[str], pa.Table]
 ) -> None:
+    append(lake, 8, 3)
     sent = quarantine("--replay", "9")
     assert (sent.exit_code, sent.stdout) == (0, f"3 interactions sent to {TOPIC}\n"), sent.stderr
-    ids = [json.loads(value)["event_id"] for value in rows_of(TOPIC)["value"].to_pylist()[6:]]
-    assert ids == ["e1~q9", "e2~q9", "e3~q9"]
+    again = [json.loads(value) for value in rows_of(TOPIC)["value"].to_pylist()[9:]]
+    assert [event["event_id"] for event in again] == ["e1~q9", "e2~q9", "e3~q9"]
+    assert again[0] == {
+        "kind": "interaction", "event_id": "e1~q9", "user_id": "u", "item_id": "i", "event_type": "click", "event_time": 5, "namespace": "default"
+    }  # fmt: skip
     unknown = quarantine("--replay", "4")
     assert unknown.exit_code == 1
     assert "there is no such range, got 4, allowed 9" in unknown.stderr
+
+
+def test_a_range_that_is_not_committed_yet_is_not_sent_in_part(
+    quarantine: Callable[..., Result], lake: EventLake, rows_of: Callable[[str], pa.Table]
+) -> None:
+    early = quarantine("--replay", "9")
+    assert early.exit_code == 1
+    assert "the range is not in the lake yet, got batches up to 7, allowed up to 8, try again after the stream's next commit" in early.stderr
+    assert rows_of(TOPIC).num_rows == 9
+
+
+def test_without_a_lake_nothing_is_sent(quarantine: Callable[..., Result], rows_of: Callable[[str], pa.Table]) -> None:
+    refused = quarantine("--replay", "9", "--set", "lake.enabled=false")
+    assert refused.exit_code == 1
+    assert "there is no lake to take the range from, got lake.enabled = false, allowed true" in refused.stderr
+    assert rows_of(TOPIC).num_rows == 9

@@ -149,7 +149,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Told]]
 
         @contextmanager
         def opened(*_: object) -> Iterator[SimpleNamespace]:
-            yield SimpleNamespace(controller=lambda: controller, broker_ended=broker_ended)
+            yield SimpleNamespace(controller=lambda: controller, broker_ended=broker_ended, numbers=lambda: lambda *_: None)
 
         monkeypatch.setattr(stream, "open_session", opened)
         monkeypatch.setattr(stream, "has_commits", lambda _: True)

@@ -46,7 +46,7 @@ def answer(result: Result) -> dict[str, Any]:
 
 
 def test_a_user_gets_what_the_live_version_ranks_for_the_history_of_the_newest_commit(ask: Ask, plain: World, user: tuple[str, list[str]]) -> None:
-    name, history = user
+    (name, history), was_there = user, ray.is_initialized()
     found = answer(ask("recommend", name, "-n", "4", "--json"))
     live = plain.registry().load(plain.registry().live())
     recommender = Recommender(live.arrays, live.meta)
@@ -58,7 +58,7 @@ def test_a_user_gets_what_the_live_version_ranks_for_the_history_of_the_newest_c
     assert [item["item_id"] for item in found["items"]] == ids
     assert [item["score"] for item in found["items"]] == pytest.approx(scores, abs=1e-5)
     assert (found["source"], found["model_version"], found["user_events"]) == ("student", live.id, len(history))
-    assert not ray.is_initialized()
+    assert ray.is_initialized() == was_there  # Another test of this process may have one.
 
 
 def test_a_history_of_items_is_answered_as_one_and_known_items_come_where_they_are_asked_for(ask: Ask, user: tuple[str, list[str]]) -> None:

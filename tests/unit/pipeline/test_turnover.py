@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from streamrec.storage import LocalStorage
 
 World = Any
 BATCH, NUM_STEPS, FROZEN, THAWED = 300, 30, 6, 18
-NUM_USERS, NUM_ITEMS, NUM_TASTES, NEW_ITEMS = 60, 120, 6, 0.1
+NUM_USERS, NUM_ITEMS, NUM_TASTES = 60, 120, 6
+STEADY = (0.1,) * NUM_STEPS
+FASTER = (0.02,) * 16 + (0.1,) * 3 + (0.3,) * 6 + (0.02,) * 11
 SETTINGS: dict[str, dict[str, Any]] = {
     "log": {"num_partitions": 1},
     "events": {"future_tolerance_s": 36_000.0},
@@ -29,21 +31,24 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def arriving(num: int) -> list[tuple[str, str]]:
-    """Clicks on a window of items that moves on by `NEW_ITEMS` a click; the newer of a taste are the more popular."""
-    rng = np.random.default_rng(1)
+def arriving(new_items: Sequence[float]) -> list[tuple[str, str]]:
+    """Clicks on a window of items that moves on by so much a click, in each step; the newer of a taste are the more popular."""
+    rng, num = np.random.default_rng(1), BATCH * len(new_items)
     users = rng.integers(NUM_USERS, size=num)
     age = np.minimum(rng.zipf(1.3, size=num) - 1, NUM_ITEMS // NUM_TASTES - 1) * NUM_TASTES
     taste = np.where(rng.random(num) < 0.9, users % NUM_TASTES, rng.integers(NUM_TASTES, size=num))
-    item = (np.arange(num) * NEW_ITEMS).astype(int) + NUM_ITEMS - age
+    item = np.cumsum(np.repeat(new_items, BATCH)).astype(int) + NUM_ITEMS - age
     item -= (item - taste) % NUM_TASTES
     return [(f"u{user}", f"i{one}") for user, one in zip(users.tolist(), item.tolist(), strict=True)]
 
 
 @pytest.fixture
-def world(make_world: Callable[..., World], make_record: Callable[..., Record], tmp_path: Path) -> World:
-    records = [make_record(user, item, number) for number, (user, item) in enumerate(arriving(BATCH * NUM_STEPS))]
-    return make_world(records, SETTINGS, folder=tmp_path / "state")
+def made(make_world: Callable[..., World], make_record: Callable[..., Record], tmp_path: Path) -> Callable[[Sequence[float]], World]:
+    def make(new_items: Sequence[float]) -> World:
+        records = [make_record(user, item, number) for number, (user, item) in enumerate(arriving(new_items))]
+        return make_world(records, SETTINGS, folder=tmp_path / "state")
+
+    return make
 
 
 def turn(world: World, action: Action) -> None:
@@ -51,7 +56,10 @@ def turn(world: World, action: Action) -> None:
     world.clock.advance(LOOK_EVERY_S)
 
 
-def test_after_publishing_was_frozen_while_all_items_turned_over_the_newest_version_goes_live_and_no_event_is_given_up(world: World) -> None:
+def test_after_publishing_was_frozen_while_all_items_turned_over_the_newest_version_goes_live_and_no_event_is_given_up(
+    made: Callable[[Sequence[float]], World],
+) -> None:
+    world = made(STEADY)
     controller = world.controller()
     reports: list[StepReport] = []
     while (report := controller.step()) is not None and report.plan.num_records:
@@ -68,3 +76,18 @@ def test_after_publishing_was_frozen_while_all_items_turned_over_the_newest_vers
     assert {each.code for batch, each in decided.items() if batch > THAWED} == {Reason.NOT_WORSE}
     assert controller.state.counts["quarantined"] == 0
     assert controller.state.counts["applied"] == BATCH * NUM_STEPS
+
+
+def test_where_items_begin_to_turn_over_faster_the_live_version_follows_and_no_event_is_given_up(made: Callable[[Sequence[float]], World]) -> None:
+    """What is usual is of a slower world: the newest version finds less than that, and much more than the live one."""
+    world = made(FASTER)
+    controller = world.controller()
+    decided = []
+    while (report := controller.step()) is not None and report.plan.num_records:
+        world.clock.advance(1.0)
+        if report.decision is not None:
+            decided.append(report.decision.promote)
+    assert controller.state.counts["quarantined"] == 0
+    assert controller.state.counts["applied"] == BATCH * len(FASTER)
+    assert sum(decided[16:]) >= 0.7 * len(decided[16:])
+    assert all(decided[-5:])

@@ -7,7 +7,7 @@ from streamrec.registry.gate import Window
 from streamrec.registry.usual import Found
 
 LIKE = {"coverage": 0.9, "overlap": 0.3, "num": 16.0}
-STEP = (Window.from_scores(3, [1, 0, 1], [0, 0, 1]), Found(3, 1.0, 1.0), Found(3, 2.0, 2.0))
+STEP = (Window.from_scores(3, [1, 0, 1], [0, 0, 1]), Found(3, 1.0, 1.0), Found(3, 2.0, 2.0), Found(3, 1.0, 3.0))
 
 
 def test_evidence_comes_back_from_what_was_kept_of_it_and_adds_up() -> None:
@@ -16,7 +16,8 @@ def test_evidence_comes_back_from_what_was_kept_of_it_and_adds_up() -> None:
     assert Evidence.of(kept, 3) == one
     both = Evidence.of(kept, 3).plus(Window.from_scores(4, [1], [0]), *STEP[1:])
     assert (both.window.batch, both.window.num_queries, both.window.candidate_sum, both.window.live_sum) == (4, 4, 3.0, 1.0)
-    assert (both.live, both.own, both.like, both.held) == (Found(6, 2.0, 2.0), Found(6, 4.0, 4.0), LIKE, 5.0)
+    assert (both.live, both.own, both.ahead) == (Found(6, 2.0, 2.0), Found(6, 4.0, 4.0), Found(6, 2.0, 6.0))
+    assert (both.like, both.held) == (LIKE, 5.0)
 
 
 def test_a_new_candidate_has_none_but_what_its_answers_are_like() -> None:

@@ -89,20 +89,31 @@ def test_it_is_read_as_it_was_kept_and_what_an_earlier_streamrec_kept_counts_no_
     assert Usual.of({}) == Usual.of({"mean": 0.2, "users": 500.0, "is_unlike": False, "share": 0.1}) == Usual()
 
 
-def test_candidates_that_are_refused_one_after_the_other_show_together_that_they_are_better() -> None:
+def test_candidates_that_are_refused_one_after_the_other_show_together_that_the_world_is_another_one() -> None:
     """A stream of few queries a decision: no candidate shows it alone."""
-    ahead, usual, num = Found(100, 8.0, 10.0), USUAL, 0
-    while not usual.is_better(ahead, ERROR):
-        usual, num = usual.after(LIVE_FINDS_NOTHING, SHARE, is_unlike=True, ahead=ahead), num + 1
-    assert 1 <= num <= 4
+    ahead, own, usual, num = Found(100, 8.0, 10.0), Found(100, 6.0, 9.0), USUAL, 0
+    while not usual.is_new_world(ahead, own, ERROR):
+        usual, num = usual.after(LIVE_FINDS_NOTHING, SHARE, is_unlike=True, refused=(ahead, own)), num + 1
+    assert 1 <= num <= 5
     assert not USUAL.is_better(ahead, ERROR)
-    assert usual.after(LIVE_FINDS_NOTHING, SHARE, is_unlike=False).ahead == Found()  # One was promoted: what follows is held against that one.
-    assert usual.after(LIVE_FINDS_NOTHING, SHARE, is_unlike=True, ahead=Found(100, -30.0, 40.0)).ahead == Found()
+    promoted = usual.after(LIVE_FINDS_NOTHING, SHARE, is_unlike=False)
+    assert (promoted.ahead, promoted.own) == (Found(), Found())  # What follows is held against another version.
+    assert usual.after(LIVE_FINDS_NOTHING, SHARE, is_unlike=True, refused=(Found(100, -30.0, 40.0), own)).ahead == Found()
     assert not usual.is_better(Found(100, float("nan"), 10.0), ERROR)
     assert Usual.of(asdict(usual)) == usual
+    assert (usual.in_new_world().carried, usual.in_new_world().is_unlike) == (Found(), False)
 
 
-def test_another_versions_evidence_against_the_events_does_not_count() -> None:
-    carried = USUAL.after(Found.of([0.0] * 20, [0.05] * 20, np.arange(20) % 4), SHARE, is_unlike=False)
-    assert carried.carried != Found()
-    assert carried.without_carried().carried == Found()
+def test_candidates_that_only_find_the_popular_items_are_better_than_the_live_version_and_no_new_world() -> None:
+    """As under shuffled labels, when the live version knows the popular items less well."""
+    ahead, own = Found(1000, 80.0, 100.0), Found(1000, 0.0, 60.0)
+    assert USUAL.is_better(ahead, ERROR)
+    assert not USUAL.is_new_world(ahead, own, ERROR)
+
+
+def test_what_is_unusual_becomes_usual_by_queries_not_by_decisions() -> None:
+    def fell(queries: float) -> float:
+        return USUAL.lead - USUAL.after(Found(queries, 0.0, 0.0), SHARE, is_unlike=True).lead
+
+    assert fell(50) == pytest.approx(fell(200) / 4)
+    assert fell(100_000) == fell(400_000) == pytest.approx(USUAL.lead / 64)
