@@ -270,7 +270,7 @@ class Controller:
         with timer.stage("publish"):
             self._publish(examples, plan, report)
             self.guarding.note(report, ingested.outcomes)
-            self.quarantine.note(report)
+            self.quarantine.note(report, self.students.broken if report.learned is not None else set())
         with timer.stage("refresh"):
             self.refreshing.start(plan, report)
         with timer.stage("checkpoint"):

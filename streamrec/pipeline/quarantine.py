@@ -7,7 +7,7 @@ event is known, and is not read again. The plan that follows the last rejection 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from streamrec.features.vocabulary import Vocabulary
@@ -22,6 +22,8 @@ from streamrec.soft_labels.store import LabelStore
 from streamrec.student.learner import Learner
 
 logger = logging.getLogger(__name__)
+
+_BROKEN = "the loss is not finite of "
 
 
 class Quarantine:
@@ -39,8 +41,13 @@ class Quarantine:
         self._parts, self._state, self._store, self._lines, self._vocabulary = parts, state, store, lines, vocabulary
         self._limit, self._most = parts.config.registry.max_rejections, parts.config.registry.max_return_items
 
-    def note(self, report: StepReport) -> None:
-        """Follow what the gate has decided on the student's version and which one was published, after a step has learned."""
+    def note(self, report: StepReport, broken: Collection[str] = ()) -> None:
+        """Follow what the gate has decided on the student's version and which one was published, after a step has learned.
+
+        Args:
+            report: The step's.
+            broken: Whose loss was not finite: also who is not published now must come back, or it never will.
+        """
         decision, published, state = report.decision, report.published, self._state
         if not self._limit or self._parts.publisher is None:
             return
@@ -64,7 +71,16 @@ class Quarantine:
             self._tell_all(Learner.keep, published)
             if decision is not None and decision.candidate == published and decision.promote:
                 self._tell_all(Learner.settle, published)
+        self._note_broken(broken)
         self._forget_old(knows_more=bool(report.deletions) or decision is not None)
+
+    def _note_broken(self, broken: Collection[str]) -> None:
+        state, said = self._state, f"{_BROKEN}{', '.join(sorted(broken))}"
+        if not broken:
+            state.rejected_for = "" if state.rejected_for.startswith(_BROKEN) else state.rejected_for
+        elif state.rejected_for != said:  # Once: where going back has not helped, it never does.
+            logger.error("%s; the students go back", said)
+            state.rejections, state.rejected_for = state.rejections + self._limit, said
 
     def _let_go(self, published: str | None) -> None:
         """Keep nothing to go back to any more."""

@@ -60,6 +60,8 @@ class Students:
         self._begun: _Begun | None = None
         self._told: tuple[NDArray[np.int32], ...] | None = None
         """What the control alone has been told of items."""
+        self.broken: set[str] = set()
+        """Whose loss was not finite in the last step that learned."""
 
     def begin(self, examples: Examples, plan: Plan) -> None:
         """Let the control learn a step of one pass before there are labels: it needs none. Where there are more passes, `learn` does it all."""
@@ -110,6 +112,7 @@ class Students:
             plan: Says how many passes.
             meanwhile: Called while the last pass is learned, when nothing more is drawn.
         """
+        self.broken = set()
         if not self._in_rounds(examples, plan):
             return self._round(examples, labels, plan, 0, meanwhile)
         out = _last_ones(examples)
@@ -154,8 +157,13 @@ class Students:
             if part + 1 == plan.new_passes:
                 meanwhile()
             done = [pending.result() for pending in asked]
+            self.broken |= {name for name, one in zip(self._names(), done, strict=True) if not one.is_finite}
             passes.append(done[0])
         return StepMetrics.of_passes(passes)
+
+    def _names(self) -> list[str]:
+        """Return who is taught, in the order of `_teach`."""
+        return ["student", *(["control"] if self._parts.control is not None else []), *self._parts.students]
 
     def correct(self, rows: NDArray[np.int32], seed: int) -> int:
         """Teach once more what others did with rows that a user who is gone has moved; return in how many mini-batches, 0 when nobody did."""

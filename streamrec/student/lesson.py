@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -64,6 +65,11 @@ class StepMetrics:
     num_labelled: int
     hard_loss: float
     soft_loss: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether something was learned by numbers: weights that are not finite never get finite again."""
+        return self.num_trained == 0 or (math.isfinite(self.hard_loss) and math.isfinite(self.soft_loss))
 
     @staticmethod
     def of_passes(passes: Sequence[StepMetrics]) -> StepMetrics:

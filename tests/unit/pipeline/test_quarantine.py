@@ -177,6 +177,28 @@ def test_weights_that_are_not_finite_send_the_students_back_at_once(
     assert any(each.decision is not None and each.decision.promote for each in after)
 
 
+@pytest.mark.parametrize("who", ["student", "control"])
+def test_who_is_not_published_comes_back_from_weights_that_are_not_finite_too(
+    make_world: Callable[..., World], undeleted: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """The gate sees those alone of the one that is published: the control where teachers harm, else the student."""
+    settings = {**SETTINGS, "student": {"control": True}, "registry": {"gate_min_queries": 5, "max_rejections": 50}}
+    world = make_world(undeleted, settings, folder=tmp_path)
+    controller = world.controller()
+    monkeypatch.setattr(type(controller.gain), "is_harmful", property(lambda _: who == "student"))
+    for _ in range(5):
+        controller.step()
+    learner = getattr(controller.parts, who).target
+    learner.tables.rows("vectors")[:] = float("nan")
+    learner._held.pop(CURRENT, None)
+    report, _, _ = until_the_return(world, controller)
+    assert report.returned.reason == f"the loss is not finite of {who}"
+    assert np.isfinite(learner.snapshot().arrays["table/vectors"]).all()
+    after = world.play(controller)
+    assert any(each.decision is not None and each.decision.promote for each in after)
+    assert not any(each.returned is not None for each in after)
+
+
 def test_nobody_goes_back_after_an_operator_has_moved_what_is_live(world: World, strict: None) -> None:
     controller = world.controller()
     for _ in range(4):
