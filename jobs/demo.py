@@ -146,7 +146,8 @@ def _demo(options: argparse.Namespace) -> int:
         run.broker = str(session.address)
         _send(run, session, run.bootstrapped, with_items=True)
         cli.say(f"bootstrap: the first {run.bootstrapped} events, then the first teachers by Ray Train")
-        driver = Driver(session.controller, cli.waiter(stop), cli.say, session.numbers())
+        numbers = session.numbers()
+        driver = Driver(session.controller, cli.waiter(stop), cli.say, numbers)
         bootstrap(driver.controller, session.reader.latest(config.log.events_topic))
         run.books_before = driver.controller.books()
         with _serving(session, config) as url:
@@ -160,7 +161,7 @@ def _demo(options: argparse.Namespace) -> int:
                 _producing(run, default_progress_path(session.config, run.dataset)) as producer,
             ):
                 _stream(run, driver, view, (producer, measuring), stop, options.forever)
-            driver.controller.finish()
+            numbers.ended(driver.controller, driver.controller.finish())
             run.produced = _sent(session, run)
             registry = Registry(open_storage(registry_url(session.state_url)))
             summary = demo_report.summarise(run, session.board, registry, driver.controller)

@@ -36,6 +36,7 @@ from streamrec.pipeline.ray_workers import HURRY_S, leave
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.session import Session, has_commits, open_session
 from streamrec.pipeline.skipping import skip_lost
+from streamrec.pipeline.stream_numbers import StreamNumbers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +66,8 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
         stop = threading.Event()
-        driver = _started(session, cli.waiter(stop))
+        numbers = session.numbers()
+        driver = _started(session, cli.waiter(stop), numbers)
         cli.stop_on_signals(stop)  # Only now that there are steps: until here a signal ends the job at once.
         if driver.controller.state.live is None:
             cli.say(f"Stream: {cli.not_live(config)}")
@@ -83,7 +85,7 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
             if report is not None:  # Also one that only waited for a refresh was something to do.
                 read += report.plan.num_records
                 tell(report)
-        driver.controller.finish()
+        numbers.ended(driver.controller, driver.controller.finish())
         summary = cli.summary(driver.controller)
         leave(_actors(driver.controller))
     # Where both outputs are one, a local Ray has had its say by now.
@@ -91,7 +93,7 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
     return 0
 
 
-def _started(session: Session, wait: Callable[[float], None]) -> Driver:
+def _started(session: Session, wait: Callable[[float], None], numbers: StreamNumbers) -> Driver:
     """Return the driver, recovered; where a signal ends that, the actors that this job has adopted end, too, if they answer."""
     built: list[Controller] = []
 
@@ -100,7 +102,7 @@ def _started(session: Session, wait: Callable[[float], None]) -> Driver:
         return built[0]
 
     try:
-        return Driver(build, wait, cli.say, session.numbers())
+        return Driver(build, wait, cli.say, numbers)
     except KeyboardInterrupt:
         leave([actor for controller in built for actor in _actors(controller)], HURRY_S)
         raise

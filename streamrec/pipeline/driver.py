@@ -62,6 +62,7 @@ class Driver:
         self.controller, self.recovered = self._renewed()
         self._memory = GivesBack(self.controller.parts.clock)
         self._told_pause: Flip | None = None
+        self._tell(self.controller, None, lambda: None)
 
     def step(self) -> StepReport | None:
         """Do one step, or wait a moment when there is nothing to do."""

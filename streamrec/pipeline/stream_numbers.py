@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 TELL_EVERY_S = 1.0
 
-_BESIDE = ("received", "pending")
-"""Columns of the books that are no outcome: the whole, and what is none yet."""
+_BESIDE = ("received", "pending", "applied")
+"""Columns of the books that are no outcome: the whole, what is none yet, and what loses events to those that are quarantined."""
 
 
 class StreamNumbers:
@@ -30,6 +30,7 @@ class StreamNumbers:
         self.numbers = Numbers()
         self._tells = tells
         self._due_s = -math.inf
+        self._most: dict[tuple[str, ...], int] = {}
 
     def __call__(self, controller: Controller, report: StepReport | None, lag: Callable[[], int | None]) -> None:
         """Count a step, None where there was nothing to do; tell the boards once a second.
@@ -45,9 +46,18 @@ class StreamNumbers:
         if now_s < self._due_s:
             return
         self._due_s = now_s + TELL_EVERY_S
-        self._put_state(controller)
         if (left := lag()) is not None:
             self.numbers.put("streamrec_lag_records", left)
+        self._tell(controller)
+
+    def ended(self, controller: Controller, report: StepReport | None) -> None:
+        """Count the last step and tell the boards, which nobody does any more."""
+        if report is not None:
+            self.stepped(report, controller)
+        self._tell(controller)
+
+    def _tell(self, controller: Controller) -> None:
+        self._put_state(controller)
         taken = self.numbers.taken()
         for tell in self._tells:
             tell(taken)
@@ -83,14 +93,16 @@ class StreamNumbers:
             self.numbers.put("streamrec_teacher_weight", sum(by_length) / max(1, len(by_length)), teacher=teacher)
 
     def _put_state(self, controller: Controller) -> None:
-        """Put what the stream's state counts itself, since the stream began."""
         put, state, ingest = self.numbers.put, controller.state, controller.ingest
-        for outcome, num in state.counts.items():
+        for column, num in controller.books().items():
+            if column != "received":
+                put("streamrec_books_records", num, column=column)
+        for outcome, num in {**state.counts, "entered": state.entered}.items():
             if outcome not in _BESIDE:
-                put("streamrec_events_total", num, outcome=outcome)
+                self._count(num, "streamrec_events_total", outcome="applied" if outcome == "entered" else outcome)
         for student, versions in {STUDENT: state.versions, **{name: line.versions for name, line in state.lines.items()}}.items():
             for outcome, num in versions.items():
-                put("streamrec_versions_total", num, student=student, outcome=outcome)
+                self._count(num, "streamrec_versions_total", student=student, outcome=outcome)
         self.numbers.clear("streamrec_score")
         for model, values in controller.progressive.recent().items():
             for measure, value in values.items():
@@ -100,3 +112,10 @@ class StreamNumbers:
         switches = controller.switches()
         for switch, held in (("pause", switches.paused), ("freeze-publishing", switches.frozen), ("pin", switches.held or None)):
             put("streamrec_held", held is not None, switch=switch)
+
+    def _count(self, num: int, name: str, **labels: str) -> None:
+        """Count on to what the state counts: from what it was when this process began, and no step twice that is done again after a failure."""
+        key = (name, *labels.values())
+        most = self._most.setdefault(key, num)
+        self.numbers.add(name, max(0, num - most), **labels)
+        self._most[key] = max(num, most)

@@ -39,9 +39,10 @@ class Metric:
 
 
 _STREAM = (
-    Metric("streamrec_events_total", Kind.COUNTER, "Records of the log by what became of them, as the books count them.", ("outcome",)),
+    Metric("streamrec_events_total", Kind.COUNTER, "Records of the log by what became of them; quarantined ones were applied before.", ("outcome",)),
+    Metric("streamrec_books_records", Kind.GAUGE, "The books since the state began, by column: received is the sum of all others.", ("column",)),
     Metric("streamrec_lag_records", Kind.GAUGE, "Records of the log that the stream has not read."),
-    Metric("streamrec_steps_total", Kind.COUNTER, "Micro-batches since the stream's process started."),
+    Metric("streamrec_steps_total", Kind.COUNTER, "Micro-batches."),
     Metric("streamrec_step_seconds", Kind.HISTOGRAM, "Wall time of a micro-batch.", (), STEP_BUCKETS_S),
     Metric("streamrec_stage_seconds_total", Kind.COUNTER, "Wall time of micro-batches by stage.", ("stage",)),
     Metric("streamrec_queries_total", Kind.COUNTER, "Predictions that were scored before anything was learned from their events."),
@@ -54,11 +55,11 @@ _STREAM = (
     Metric("streamrec_rollbacks_total", Kind.COUNTER, "Times that the guard rolled a live version back."),
     Metric("streamrec_refreshes_total", Kind.COUNTER, "Refreshes of a teacher by what became of them.", ("teacher", "outcome")),
     Metric("streamrec_refresh_seconds", Kind.GAUGE, "Time from a teacher's refresh to its first fresh label, the last one.", ("teacher",)),
-    Metric("streamrec_commits_total", Kind.COUNTER, "Commits since the stream's process started."),
+    Metric("streamrec_commits_total", Kind.COUNTER, "Commits that were handed over."),
     Metric("streamrec_last_commit_timestamp_seconds", Kind.GAUGE, "When the last commit was handed over."),
     Metric("streamrec_items", Kind.GAUGE, "Items that have a row."),
     Metric("streamrec_users", Kind.GAUGE, "Users with a history."),
-    Metric("streamrec_deletions_total", Kind.COUNTER, "Deletions that were carried out since the stream's process started."),
+    Metric("streamrec_deletions_total", Kind.COUNTER, "Deletions that were carried out."),
     Metric("streamrec_held", Kind.GAUGE, "1 while an operator's switch is in force.", ("switch",)),
 )
 _REPLICA = (

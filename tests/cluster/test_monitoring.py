@@ -34,6 +34,7 @@ VALUES = {
     },
     "source": {"streamrec_answers_total": {"student", "popular"}, "streamrec_told_age_seconds": {"stream"}},
     "route": {"streamrec_requests_total": {"recommend"}, "streamrec_request_seconds": {"recommend"}},
+    "column": {"streamrec_books_records": {"quarantined"}},
     "measure": {"streamrec_score": {"recall@20"}},
 }
 """What the label values mean that are asked for by name."""

@@ -103,6 +103,16 @@ def test_a_state_that_was_never_bootstrapped_is_told_before_anything_is_started(
     assert not (tmp_path / "new").exists()
 
 
+class Unheard:
+    """Numbers that nobody hears."""
+
+    def __call__(self, *_: object) -> None:
+        pass
+
+    def ended(self, *_: object) -> None:
+        pass
+
+
 class Told:
     """A controller that has records to read and whose steps do what a list says."""
 
@@ -149,7 +159,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Told]]
 
         @contextmanager
         def opened(*_: object) -> Iterator[SimpleNamespace]:
-            yield SimpleNamespace(controller=lambda: controller, broker_ended=broker_ended, numbers=lambda: lambda *_: None)
+            yield SimpleNamespace(controller=lambda: controller, broker_ended=broker_ended, numbers=Unheard)
 
         monkeypatch.setattr(stream, "open_session", opened)
         monkeypatch.setattr(stream, "has_commits", lambda _: True)

@@ -31,6 +31,7 @@ def played(world: World) -> tuple[World, Any, Ear, list[Any]]:
     """A stream that was played to its end and told of, each step."""
     ear, controller, reports = Ear(), world.controller(), []
     numbers = StreamNumbers([ear])
+    numbers(controller, None, lambda: None)  # As a driver does at its start.
     while (report := controller.step()) is not None:
         reports.append(report)
         numbers(controller, report, lambda: 3)
@@ -44,6 +45,9 @@ def test_what_is_told_is_what_the_books_and_the_steps_say(played: tuple[World, A
     books = controller.books()
     told = {labels[0]: one.value for labels, one in ear.heard[-1]["streamrec_events_total"].items()}
     assert told == {name: num for name, num in books.items() if name in told}
+    assert {labels[0]: one.value for labels, one in ear.heard[-1]["streamrec_books_records"].items()} == {
+        name: num for name, num in books.items() if name != "received"
+    }
     assert sum(told.values()) == books["received"] - books["pending"] > 0
     assert told["duplicate"] > 0 < told["rejected"]
     assert ear.value("streamrec_steps_total") == len(reports)
@@ -59,6 +63,41 @@ def test_what_is_told_is_what_the_books_and_the_steps_say(played: tuple[World, A
     used = sum(one.value for (_, outcome), one in ear.heard[-1]["streamrec_refreshes_total"].items() if outcome == "used")
     assert used == sum(len(report.activated) for report in reports) > 0
     assert ear.value("streamrec_lag_records") == 0
+
+
+def test_counters_begin_with_the_process_and_never_fall(world: World) -> None:
+    first = world.controller()
+    while (report := first.step()) is not None and report.plan.num_records:
+        world.clock.advance(1.0)
+    first.finish()
+    again, ear = world.controller(), Ear()
+    numbers = StreamNumbers([ear])
+
+    def told() -> dict[str, float]:
+        world.clock.advance(TELL_EVERY_S)
+        numbers(again, None, lambda: 0)
+        return {labels[0]: one.value for labels, one in ear.heard[-1]["streamrec_events_total"].items()}
+
+    assert again.state.counts["applied"] > 10
+    assert set(told().values()) == {0}
+    counts = again.state.counts
+    counts["applied"] += 7
+    assert told()["applied"] == 7
+    counts["applied"], counts["quarantined"] = counts["applied"] - 5, counts["quarantined"] + 5
+    assert (told()["applied"], told()["quarantined"]) == (7, 5)
+    counts["applied"] -= 2  # A failure: the stream goes on from its last commit, and does the same again.
+    assert told()["applied"] == 7
+    counts["applied"] += 4
+    assert told()["applied"] == 9
+
+
+def test_the_last_commit_of_a_stream_that_ends_is_told(world: World) -> None:
+    controller, ear = world.controller(), Ear()
+    numbers = StreamNumbers([ear])
+    numbers(controller, controller.step(), lambda: 0)
+    numbers.ended(controller, controller.finish())
+    assert ear.value("streamrec_commits_total") == 1
+    assert ear.value("streamrec_last_commit_timestamp_seconds") == world.clock.now_ms() / 1000
 
 
 def test_the_boards_are_told_once_a_second_also_while_nothing_comes(world: World) -> None:
@@ -108,6 +147,7 @@ def test_the_driver_tells_of_each_step_and_of_each_look_that_found_nothing(make_
     driver = Driver(lambda: world.controller(), world.clock.advance, lambda _: None, lambda _, report, lag: told.append((report is not None, lag())))
     while driver.step() is not None:
         pass
-    assert told[0][0] is True
+    assert told[0] == (False, None)  # At its start, when it is not known whether the broker answers.
+    assert told[1][0] is True
     assert told[-1] == (False, 0)
     assert len(told) > 3
