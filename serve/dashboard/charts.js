@@ -94,8 +94,8 @@ export function chart({ title, lead, format, height = 240, zero = false }) {
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
       const width = ctx.measureText(mark.label).width + 8 * devicePixelRatio;
-      if (tick || x < free) continue;
       const left = Math.min(x, bbox.left + bbox.width - width);
+      if (tick || left < free) continue;
       ctx.fillText(mark.label, left, bbox.top - 3 * devicePixelRatio);
       free = left + width;
     }

@@ -33,7 +33,7 @@ function mount(root, { live }) {
     empty.hidden = xs.length > 0 || !live.frame;
     charts.hidden = !xs.length;
     if (!xs.length) return;
-    const marks = allMarks(live.course);
+    const marks = allMarks(live.course, live.frame?.live?.student || "default");
     recall.set(scores(series), xs, marks);
     const { gain: middle, gain_error: error } = series;
     gain.node.hidden = !middle;
@@ -70,8 +70,8 @@ function scores(series) {
 }
 
 // A promotion is a step of its counter; ticks say where.
-function allMarks({ at_ms: xs, series, marks }) {
-  const promoted = series["promoted/default"] ?? [];
+function allMarks({ at_ms: xs, series, marks }, student) {
+  const promoted = series[`promoted/${student}`] ?? [];
   const ticks = xs.filter((_, at) => at && promoted[at] !== null && promoted[at - 1] !== null && promoted[at] > promoted[at - 1]);
   return [
     ...marks.map((mark) => ({ ...mark, label: mark.kind === "refresh" ? `${mark.what} refreshed` : `${MARKS[mark.kind] ?? mark.kind}${mark.what ? ` ${mark.what}` : ""}` })),

@@ -5,6 +5,8 @@ import { seconds, several } from "../words.js";
 
 const SHOWN = 8;
 const BARS = 5;
+// A stream may promote every two seconds: nobody reads that quickly, and each answer is a request.
+const AGAIN_MS = 5000;
 const titles = new Map();
 let last = { user: "", items: "" };
 
@@ -12,12 +14,14 @@ function mount(root, { live, ask }) {
   const user = h("input", { id: "user", autocomplete: "off", spellcheck: "false", value: last.user });
   const items = h("input", { id: "items", autocomplete: "off", spellcheck: "false", value: last.items, placeholder: "i1, i2" });
   const button = h("button", {}, "Recommend");
+  const follows = h("input", { type: "checkbox", id: "follows", checked: true });
   const form = h(
     "form",
     { class: "card ask" },
     h("div", {}, h("label", { for: "user" }, "User"), user),
     h("div", {}, h("label", { for: "items" }, "or items, the newest last"), items),
     h("div", {}, button),
+    h("div", { class: "check" }, follows, h("label", { for: "follows" }, "Ask again when another version is live")),
   );
   const told = h("p", { class: "hidden", role: "status" });
   const failed = h("p", { class: "error", role: "alert", hidden: true });
@@ -30,6 +34,7 @@ function mount(root, { live, ask }) {
   let before = null;
   let version = null;
   let isAsking = false;
+  let askedAt = 0;
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -53,6 +58,7 @@ function mount(root, { live, ask }) {
   async function recommend(word) {
     if (isAsking) return;
     isAsking = true;
+    askedAt = performance.now();
     failed.hidden = true;
     try {
       const answer = await ask("POST", "v1/recommend", asked.body);
@@ -76,7 +82,7 @@ function mount(root, { live, ask }) {
 
   function update() {
     const now = live.frame?.live?.model_version;
-    if (!asked || !now || !version || now === version || isAsking) return;
+    if (!follows.checked || !shown || !now || now === version || isAsking || performance.now() - askedAt < AGAIN_MS) return;
     version = now;
     recommend("After a swap");
   }
