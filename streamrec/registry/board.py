@@ -267,7 +267,7 @@ class Board:
             pause_s = every_s if await self.watch_once() else min(2 * max(pause_s, WATCH_EVERY_S), WATCH_AT_MOST_S)
 
     async def _take(self, move: Move) -> None:
-        if move.decision is None and self._state.seq:  # By order of a person.
+        if move.decision is None and self._state.seq:  # By a person or the guard, not by the gate.
             self._telling.course.mark(move.action, move.version)
         held = next((one for one in (self._posted, self._previous) if one is not None and one.manifest["version"] == move.version), None)
         if held is not None:

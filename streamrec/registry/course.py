@@ -22,6 +22,8 @@ _MARKED = (
     ("streamrec_returns_total", "return", None, None),
     ("streamrec_rollbacks_total", "rollback", None, None),
 )
+# The board sees most of the guard's rollbacks and names the version; the stream counts all of them, a moment later or earlier.
+_SAME_MS = 5000
 
 
 class Course:
@@ -47,8 +49,11 @@ class Course:
             self._points.append((self._clock.now_ms(), point_of(numbers)))
 
     def mark(self, kind: str, what: str) -> None:
-        """Note what happened just now."""
-        self._marks.append({"at_ms": self._clock.now_ms(), "kind": kind, "what": what})
+        """Note what happened just now; what comes again without a name is the same."""
+        now_ms = self._clock.now_ms()
+        newest = next((mark for mark in reversed(self._marks) if mark["kind"] == kind), None)
+        if newest is None or (what and newest["what"]) or now_ms - newest["at_ms"] > _SAME_MS:
+            self._marks.append({"at_ms": now_ms, "kind": kind, "what": what})
 
     def after(self, at_ms: int) -> dict[str, Any]:
         """Return what came after a time, as columns: ``at_ms``, ``series`` of as many values each, None where there is none, and ``marks``."""

@@ -59,7 +59,6 @@ def test_steps_of_counters_are_marks_whichever_point_they_fall_between_and_what_
     clock = ManualClock()
     course, numbers = Course(clock), Numbers()
     numbers.add("streamrec_refreshes_total", 3, teacher="linear", outcome="used")
-    numbers.add("streamrec_rollbacks_total", 1)
     course.take(numbers.taken())
     clock.advance(0.5)
     numbers.add("streamrec_refreshes_total", teacher="linear", outcome="used")
@@ -68,17 +67,31 @@ def test_steps_of_counters_are_marks_whichever_point_they_fall_between_and_what_
     course.take(numbers.taken())
     clock.advance(0.5)
     numbers.add("streamrec_returns_total")
-    numbers.add("streamrec_rollbacks_total")
     course.take(numbers.taken())
     course.mark("promote", "v00000012")
     assert [(mark["at_ms"], mark["kind"], mark["what"]) for mark in course.after(0)["marks"]] == [
         (500, "refresh", "linear"),
         (500, "refresh", "transformer"),
         (1000, "return", ""),
-        (1000, "rollback", ""),
         (1000, "promote", "v00000012"),
     ]
-    assert [mark["kind"] for mark in course.after(500)["marks"]] == ["return", "rollback", "promote"]
+    assert [mark["kind"] for mark in course.after(500)["marks"]] == ["return", "promote"]
+
+
+def test_a_rollback_that_both_board_and_stream_tell_is_one() -> None:
+    clock = ManualClock()
+    course, numbers = Course(clock), Numbers()
+    course.take(numbers.taken())
+    for pause_s, named in ((0.1, "v3"), (60.0, ""), (60.0, "v2")):
+        clock.advance(pause_s)
+        if named:
+            course.mark("rollback", named)
+        clock.advance(1.0)
+        numbers.add("streamrec_rollbacks_total")
+        course.take(numbers.taken())
+    course.mark("rollback", "v1")
+    course.mark("rollback", "v0")
+    assert [mark["what"] for mark in course.after(-1)["marks"]] == ["v3", "", "v2", "v1", "v0"]
 
 
 def test_a_stream_that_starts_again_counts_from_nothing_and_marks_nothing() -> None:
