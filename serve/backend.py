@@ -50,6 +50,10 @@ class Backend(Protocol):
         """Return what ``GET /metrics`` shows: the numbers of the stream, of all replicas and of the board."""
         ...
 
+    async def course(self, after_ms: int) -> dict[str, Any]:
+        """Return how the stream has fared after a time; see `streamrec.registry.course`."""
+        ...
+
     def facts(self) -> dict[str, Any]:
         """Return what ``GET /v1/models`` shows."""
         ...

@@ -17,6 +17,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+IS_HEAD = "streamrec.head"
+"""Key of a scope whose method was HEAD before it was answered as GET."""
+
 _JSON = (b"content-type", b"application/json")
 _PLAIN = frozenset({b"", b"identity"})
 _MAX_DIGITS = 18

@@ -10,8 +10,10 @@ from streamrec.clock import Clock
 from streamrec.telemetry.numbers import Numbers, Series, show
 from streamrec.telemetry.table import BY_NAME
 
-_KNOWN = frozenset({"recommend", "similar", "rank", "popular", "items", "users", "events", "models", "stream"})
-_OTHERS = {"/healthz": "probe", "/readyz": "probe", "/metrics": "metrics", "/openapi.json": "document"}
+_KNOWN = frozenset({"recommend", "similar", "rank", "popular", "items", "users", "events", "models", "stream", "live"})
+_OTHERS = {"/healthz": "probe", "/readyz": "probe", "/metrics": "metrics", "/openapi.json": "document", "/": "dashboard"}
+# Answers that go on until the client leaves say nothing of how quickly there is one.
+_LASTING = frozenset({"live"})
 _BOUNDS = BY_NAME["streamrec_request_seconds"].buckets
 
 
@@ -35,9 +37,11 @@ class Requests:
         count = self._counts.get((route, status))
         if count is None:
             count = self._counts[route, status] = self._numbers.series("streamrec_requests_total", route=route, status=str(status))
-            self._times[route] = self._numbers.series("streamrec_request_seconds", route=route)
+            if route not in _LASTING:
+                self._times[route] = self._numbers.series("streamrec_request_seconds", route=route)
         count.value += 1.0
-        show(self._times[route], _BOUNDS, self.now_s() - began_s)
+        if route in self._times:
+            show(self._times[route], _BOUNDS, self.now_s() - began_s)
 
 
 class Watched:
@@ -70,7 +74,7 @@ def route_of(path: str) -> str:
     if path.startswith("/v1/"):
         name = path[4:].split("/", 1)[0].split(":", 1)[0]
         return name if name in _KNOWN else "other"
-    return _OTHERS.get(path, "other")
+    return "dashboard" if path.startswith("/dashboard/") else _OTHERS.get(path, "other")
 
 
 def put_facts(numbers: Numbers, facts: Mapping[str, Any], num_late: int, num_shed: int) -> None:

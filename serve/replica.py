@@ -222,6 +222,10 @@ class Replica:
         """Return the numbers of the stream, of all replicas and of the board."""
         return [self.taken(), *await self._subscription.told()]
 
+    async def course(self, after_ms: int) -> dict[str, Any]:
+        """Return how the stream has fared of late."""
+        return await self._subscription.course(after_ms)
+
     async def _tell(self) -> None:
         while True:
             self._subscription.tell(self.taken())

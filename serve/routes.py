@@ -16,6 +16,7 @@ from serve.cold import ColdRoutes
 from serve.cors import Cors
 from serve.failures import failed
 from serve.http import (
+    IS_HEAD,
     BodyTooLargeError,
     ClientGoneError,
     Headers,
@@ -34,7 +35,9 @@ from serve.http import (
     wrong_method,
 )
 from serve.limits import Deadlines, Gate
+from serve.live import Live
 from serve.metrics import Requests, Watched
+from serve.pages import Pages
 from streamrec.clock import SystemClock
 from streamrec.errors import RequestError
 from streamrec.serving.checks import RequestLimits, check_deadline, error_body, parse_json, refuse
@@ -90,6 +93,8 @@ class Routes:
         self._guards = guards or Guards()
         self._access, self._deadlines = self._guards.access, self._guards.deadlines
         self._cold = ColdRoutes(backend, limits, max_body_bytes, self._access, self._guards.gate, log_name, self._request_id)
+        self._live = Live(backend, self._access, self._headers)
+        self._pages = Pages()
         self._requests = Requests(backend.numbers, SystemClock())
         self._routes: dict[str, Route] = {
             "/v1/recommend": ("POST", self._post_recommend, Action.READ),
@@ -121,7 +126,7 @@ class Routes:
     async def _answer(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         method, handler, action = self._routes.get(path) or self._route_of(path)
         if scope["method"] == "HEAD" and method in {"GET", ""}:
-            scope, send = {**scope, "method": "GET"}, _headers_only(send)
+            scope, send = {**scope, "method": "GET", IS_HEAD: True}, _headers_only(send)
         try:
             if handler is None:
                 await self._cold(scope, receive, send)
@@ -145,10 +150,16 @@ class Routes:
                 await respond(send, 500, body, self._headers)
 
     def _route_of(self, path: str) -> Route:
-        if path == "/metrics":  # Text, and no part of the interface that clients are made from.
+        if path.startswith(_USER_PREFIX) and len(path) > len(_USER_PREFIX):
+            return "GET", self._get_recommend, Action.READ
+        # No part of the interface that clients are made from: text for Prometheus, and what the dashboard shows.
+        if path == "/metrics":
             return "GET", self._get_metrics, Action.READ
-        is_user = path.startswith(_USER_PREFIX) and len(path) > len(_USER_PREFIX)
-        return ("GET", self._get_recommend, Action.READ) if is_user else ("", None, Action.READ)
+        if path == "/v1/live":
+            return "GET", self._live.answer, Action.READ
+        if path in self._pages:  # They hold no data, so they ask for no key.
+            return "GET", self._get_page, Action.PROBE
+        return "", None, Action.READ
 
     async def _post_recommend(self, scope: Scope, receive: Receive, send: Send) -> None:
         taken_s = self._deadlines.now_s()
@@ -209,6 +220,9 @@ class Routes:
     async def _get_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = expose(await self._backend.all_numbers())
         await respond_bytes(send, 200, body, [(b"content-type", CONTENT_TYPE.encode()), *self._headers])
+
+    async def _get_page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._pages.answer(scope, send)
 
     async def _healthz(self, scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, 200, {"status": "ok", "replica": self._backend.replica_id}, self._headers)

@@ -98,6 +98,16 @@ class BoardSubscription:
             return []
         return told
 
+    async def course(self, after_ms: int) -> dict[str, Any]:
+        """Return how the stream has fared of late, by `Board.course`; nothing where it can't be asked."""
+        if not hasattr(self._actor, "course"):
+            return {}
+        try:
+            course: dict[str, Any] = await asyncio.wait_for(self._actor.course.remote(after_ms), _TOLD_WITHIN_S)
+        except (RayError, TimeoutError):
+            return {}
+        return course
+
     @property
     def counts(self) -> dict[str, int]:
         """How often versions came, whole and by what changed."""

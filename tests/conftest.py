@@ -23,7 +23,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 settings.register_profile("streamrec", deadline=None, max_examples=40, derandomize=True, database=None)
 settings.load_profile("streamrec")
 
-STARTS_SERVERS = ("tests/kafka/", "tests/ray/", "tests/e2e/", "tests/faults/")
+STARTS_SERVERS = ("tests/kafka/", "tests/ray/", "tests/e2e/", "tests/faults/", "tests/browser/")
 
 
 class OneClusterAtATime(LoadScopeScheduling):

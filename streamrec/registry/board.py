@@ -193,6 +193,10 @@ class Board:
         """Return what all have told last, and the board's own numbers; ``but`` says for itself."""
         return self._telling.told(but)
 
+    async def course(self, after_ms: int = 0) -> dict[str, Any]:
+        """Return how the stream has fared after a time, and the last swaps; see `streamrec.registry.course`."""
+        return self._telling.course_after(after_ms)
+
     async def swap_report(self) -> list[dict[str, Any]]:
         """Return for each promotion how long it took until all live replicas answered with it."""
         return self._state.report()
@@ -263,6 +267,8 @@ class Board:
             pause_s = every_s if await self.watch_once() else min(2 * max(pause_s, WATCH_EVERY_S), WATCH_AT_MOST_S)
 
     async def _take(self, move: Move) -> None:
+        if move.decision is None and self._state.seq:  # By a person or the guard, not by the gate.
+            self._telling.course.mark(move.action, move.version)
         held = next((one for one in (self._posted, self._previous) if one is not None and one.manifest["version"] == move.version), None)
         if held is not None:
             self._post(held.manifest, held.meta, move.number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from streamrec.clock import Clock
@@ -99,7 +100,7 @@ class BoardState:
         else:
             swap.acked_ms[replica] = (self._clock.monotonic_s() - swap.promoted_s) * 1000
 
-    def report(self) -> list[dict[str, Any]]:
-        """Return each promotion's swap, oldest first."""
-        live = self.live_replicas()
-        return [swap.report(live) for swap in self.swaps.values()]
+    def report(self, last: int | None = None) -> list[dict[str, Any]]:
+        """Return the swap of each promotion, or of the last ones, oldest first."""
+        live, swaps = self.live_replicas(), self.swaps.values()
+        return [swap.report(live) for swap in islice(swaps, 0 if last is None else max(0, len(swaps) - last), None)]

@@ -17,6 +17,7 @@ import pytest
 import ray
 
 from serve import launch as launcher
+from serve.live import MOST_READERS
 from streamrec.config import parse_config
 from streamrec.log.connect import local_address, open_admin
 from streamrec.registry.registry import Registry
@@ -344,3 +345,33 @@ def test_after_a_shutdown_nothing_is_left_and_the_python_proxy_serves_too(server
     assert answer[2]["source"] == "student"
     status, _, refused = server.ask("POST", "/v1/models:rollback")  # Others than this machine reach it.
     assert (status, "serving.remote_promotion" in refused["error"]["message"]) == (403, True)
+
+
+def test_the_dashboard_and_what_it_shows_come_through_the_proxy_and_end_with_their_reader(live):
+    connection = http.client.HTTPConnection(live.host, live.port, timeout=20)
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("content-type")) == (200, "text/html; charset=utf-8")
+    assert b"dashboard/app.js" in answer.read()
+    connection.close()
+    numbers = Numbers()
+    for num in (0, 1):
+        numbers.put("streamrec_returns_total", num)
+        live.board.tell(STREAM, numbers.taken())
+    _, version = live.board.live()  # Answered after what was told before.
+    for _ in range(NUM_REPLICAS * MOST_READERS + 4):  # Those that were not noticed to go would take all places.
+        reader = http.client.HTTPConnection(live.host, live.port, timeout=20)
+        reader.request("GET", "/v1/live")
+        answer = reader.getresponse()
+        assert answer.status == 200, answer.read()
+        assert answer.readline() == b"event: hello\n"
+        hello = json.loads(answer.readline().removeprefix(b"data: "))
+        assert hello["may"]["move"]
+        assert hello["course"]["marks"][-1]["kind"] == "return"
+        assert hello["course"]["swaps"][-1]["version"] == version
+        answer.readline()
+        assert answer.readline() == b"event: frame\n"
+        frame = json.loads(answer.readline().removeprefix(b"data: "))
+        assert frame["live"]["model_version"] == version
+        answer.close()
+        reader.close()

@@ -111,6 +111,8 @@ def test_a_promotion_and_a_rollback_by_other_processes_reach_a_waiting_replica(t
         third = await after(board, second)
         assert [(one.seq, one.manifest["version"]) for one in (first, second, third)] == [(1, "v1"), (2, "v2"), (3, "v1")]
         assert third.arrays == first.arrays
+        marks = (await board.course())["marks"]
+        assert [(mark["kind"], mark["what"]) for mark in marks] == [("promote", "v2"), ("rollback", "v1")]
 
     on_a_loop(test, tmp_path)
     assert loaded == ["v1", "v2"]  # The one before is still in memory.
@@ -151,6 +153,7 @@ def test_only_a_gates_promotion_waits_for_a_push(tmp_path: Path, registry: Regis
             assert await board.watch_once()
             assert (await board.live(), waited) == ((number, f"v{number}"), lead)
             board._watching.cancel()  # type: ignore[union-attr]
+        assert [mark["what"] for mark in (await board.course())["marks"]] == ["v2"]  # What the gate does by itself is no mark.
 
     on_a_loop(test, tmp_path)
 

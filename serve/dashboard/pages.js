@@ -1,0 +1,8 @@
+// Every page of the dashboard, in order. A page is {id, name, mount}: mount(root, context) fills the root and returns {update, leave}.
+
+import { learning } from "./pages/learning.js";
+import { models } from "./pages/models.js";
+import { now } from "./pages/now.js";
+import { tryIt } from "./pages/try_it.js";
+
+export const PAGES = [now, learning, models, tryIt];

@@ -1,0 +1,323 @@
+"""A real small server, asked by a real browser: one replica with its threads, a log and a registry in folders, and a board in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+
+from serve.replica import Replica, ReplicaSettings, make_routes
+from streamrec.clock import SystemClock
+from streamrec.config import parse_config
+from streamrec.config.keys import ApiKey
+from streamrec.log.connect import local_address, open_admin
+from streamrec.registry.registry import Registry
+from streamrec.registry.swaps import BoardState
+from streamrec.registry.telling import STREAM, Telling
+from streamrec.registry.version import VersionFacts
+from streamrec.serving.slot import ModelSlot
+from streamrec.state import pack_strings
+from streamrec.storage import open_storage
+from streamrec.telemetry.numbers import Numbers, Taken
+
+CHROMIUM = which("chromium") or which("chromium-browser")
+
+HOSTILE = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>'
+KINDS = ("lamp", "chair", "table", "shelf", "rug", "vase", "clock", "mirror")
+NAMES = ("River", "Oak", "Harbour", "Linen", "Copper", "Meadow")
+ITEMS = [(f"{kind}-{name.lower()}", f"{name} {kind}") for kind in KINDS for name in NAMES]
+HISTORY_S = 1200
+REPLICA = "replica-1"
+
+
+class PastClock(SystemClock):
+    """A clock that is behind until it has caught up."""
+
+    behind_s = 0.0
+
+    def now_ms(self) -> int:
+        return super().now_ms() - round(self.behind_s * 1000)
+
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() - self.behind_s
+
+
+class BoardHere:
+    """What `serve.subscription.BoardSubscription` does, with the registry and the pure parts of the board instead of an actor."""
+
+    def __init__(self, registry: Registry, slot: ModelSlot) -> None:
+        self.registry, self.slot = registry, slot
+        self.clock = PastClock()
+        self.state = BoardState(self.clock)
+        self.telling = Telling(self.clock, self.state)
+        self.counts = {"whole": 0, "deltas": 0}
+
+    async def step(self, timeout_s: float) -> bool:
+        self.state.saw(REPLICA)
+        move = self.registry.alias()
+        if move is not None and move.number > self.state.seq:
+            if move.reason != "a test":
+                self.telling.course.mark(move.action, move.version)
+            version = self.registry.load_named(move.version)
+            self.state.publish(move.version, move.number)
+            self.slot.load(version.manifest.model_dump(mode="json"), version.arrays, version.meta)
+            self.state.ack(REPLICA, move.number, "")
+        return True
+
+    async def run(self) -> None:
+        while True:
+            await self.step(0)
+            await asyncio.sleep(0.05)
+
+    def look(self) -> None:
+        pass
+
+    def tell(self, numbers: Taken) -> None:
+        self.telling.tell(REPLICA, numbers)
+
+    async def told(self) -> list[Taken]:
+        return self.telling.told(REPLICA)
+
+    async def course(self, after_ms: int) -> dict[str, Any]:
+        return self.telling.course_after(after_ms)
+
+    def facts(self) -> dict[str, Any]:
+        return {"seq": self.state.seq, **self.counts, "last_error": None}
+
+
+class Stream:
+    """The numbers of a stream that learns: better at first quickly, then slowly; teachers are refreshed now and then."""
+
+    def __init__(self, board: BoardHere) -> None:
+        self.board, self.numbers = board, Numbers()
+        self._rng = np.random.default_rng(7)
+        self._wobble = dict.fromkeys(("student", "student_events_only", "ensemble", "transformer", "linear", "popular", "recent_popular"), 0.0)
+
+    def tell_history(self) -> None:
+        for behind in range(HISTORY_S, 0, -2):
+            self.board.clock.behind_s = behind
+            self.tell(HISTORY_S - behind, 2.0)
+        self.board.clock.behind_s = 0.0
+
+    def tell(self, at_s: float, passed_s: float) -> None:
+        numbers = self.numbers
+        grown = 1 - math.exp(-at_s / 240)
+        tops = {
+            "student": 0.12 + 0.15 * grown, "student_events_only": 0.12 + 0.128 * grown, "teachers.ensemble": 0.2 + 0.05 * grown,
+            "teachers.transformer": 0.17 + 0.05 * grown, "teachers.linear": 0.19 + 0.03 * grown, "popular": 0.08, "recent_popular": 0.086,
+        }  # fmt: skip
+        for model, top in tops.items():
+            self._wobble[model] = 0.95 * self._wobble.get(model, 0.0) + float(self._rng.normal(scale=0.0012))
+            numbers.put("streamrec_score", top + self._wobble[model], model=model, measure="recall@20")
+        numbers.put("streamrec_teachers_gain", 0.022 * grown + 0.3 * self._wobble["student"])
+        numbers.put("streamrec_teachers_gain_error", 0.004 + 0.01 * (1 - grown))
+        say = 0.62 - 0.2 * grown + 0.4 * self._wobble["student"]
+        numbers.put("streamrec_teacher_weight", say, teacher="transformer")
+        numbers.put("streamrec_teacher_weight", 1 - say, teacher="linear")
+        numbers.add("streamrec_events_total", round(300 * passed_s + float(self._rng.normal(scale=8))), outcome="applied")
+        numbers.put("streamrec_lag_records", max(0, round(90 + 60 * math.sin(at_s / 9))))
+        for _ in range(max(1, round(passed_s))):
+            numbers.add("streamrec_steps_total")
+            numbers.observe("streamrec_step_seconds", 0.31 + float(self._rng.uniform(0, 0.15)))
+        numbers.add("streamrec_versions_total", int(at_s) % 40 < passed_s, student="default", outcome="promoted")
+        numbers.put("streamrec_versions_total", 2, student="default", outcome="rejected")
+        for teacher, at, every in (("transformer", 200, 420), ("linear", 90, 300)):
+            numbers.add("streamrec_refreshes_total", int(at_s - at) % every < passed_s, teacher=teacher, outcome="used")
+        for switch in ("pause", "freeze-publishing", "pin"):
+            numbers.put("streamrec_held", 0, switch=switch)
+        self.board.telling.tell(STREAM, numbers.taken())
+
+
+class Server:
+    """A replica behind uvicorn, with a stream that tells and clients that ask."""
+
+    def __init__(self, folder: Path, keys: dict[str, ApiKey] | None = None, *, is_local: bool = True, serving: dict[str, Any] | None = None) -> None:
+        config = parse_config({"serving": {"accepts": ["interaction", "item_update"], **(serving or {})}})
+        address = local_address(folder / "log")
+        open_admin(address, config.log).ensure_topic(config.log.events_topic, 1)
+        self.registry = Registry(open_storage(str(folder / "registry")))
+        settings = ReplicaSettings(config, address, None, str(folder / "registry"), is_local=is_local, keys=keys or {})
+        replica = Replica(settings, REPLICA)
+        self.board = BoardHere(self.registry, replica._slot)
+        replica._subscription = self.board  # type: ignore[assignment]
+        replica.moves._moved = self.board.look
+        self.routes = make_routes(replica, settings)
+        self.stream = Stream(self.board)
+        self.num_versions = 0
+        self._stopping = threading.Event()
+        self._uvicorn = uvicorn.Server(uvicorn.Config(self.routes, port=0, log_level="warning", ws="none", timeout_graceful_shutdown=1))
+        self._threads = [threading.Thread(target=self._uvicorn.run, daemon=True)]
+
+    def start(self) -> None:
+        self.promote()
+        self.stream.tell_history()
+        self._threads[0].start()
+        while not self._uvicorn.started:
+            time.sleep(0.01)
+        self.port = self._uvicorn.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/"
+
+    def begin_work(self) -> None:
+        """Let the stream tell and clients ask, until the end."""
+        self._threads += [threading.Thread(target=work, daemon=True) for work in (self._tell, self._ask_on)]
+        for thread in self._threads[1:]:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._uvicorn.should_exit = True
+        for thread in self._threads:
+            thread.join(10)
+
+    def ask(self, method: str, path: str, value: Any = None, key: str = "") -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            body = None if value is None else json.dumps(value).encode()
+            connection.request(method, path, body, {"x-api-key": key} if key else {})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+        finally:
+            connection.close()
+
+    def wait_for(self, path: str) -> None:
+        """Return when the replica has read what a user did, or what was said of an item."""
+        deadline = time.monotonic() + 10
+        while self.ask("GET", path)[0] != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def promote(self) -> str:
+        """Publish and promote a version, as the stream does."""
+        self.num_versions += 1
+        version, parent = f"v{self.num_versions:08d}", f"v{self.num_versions - 1:08d}" if self.num_versions > 1 else None
+        facts = VersionFacts(
+            offsets={"streamrec.events": {0: 300 * self.num_versions}},
+            parent=parent,
+            metrics={"recall@20": 0.26 + 0.001 * self.num_versions},
+            teachers={"transformer": "v00000001", "linear": "v00000001"},
+        )
+        self.registry.publish(version, *make_version(self.num_versions), facts)
+        self.registry.promote(version, "a test")
+        return version
+
+    def describe(self) -> None:
+        """Say what the items are called; one has a title that means harm."""
+        for item, title in [*ITEMS, ("lamp-hostile", HOSTILE)]:
+            assert self.ask("PUT", f"/v1/items/{item}", {"title": title})[0] == 200
+        self.wait_for("/v1/items/lamp-hostile")
+
+    def _tell(self) -> None:
+        began_s = time.monotonic()
+        while not self._stopping.wait(0.5):
+            self.stream.tell(HISTORY_S + time.monotonic() - began_s, 0.5)
+
+    def _ask_on(self) -> None:
+        number = 0
+        while not self._stopping.wait(0.05):
+            number += 1
+            self.ask("POST", "/v1/recommend", {"history": [ITEMS[number % len(ITEMS)][0]], "n": 5})
+
+
+def make_version(seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """A student that finds things of one kind alike, and each time a little differently."""
+    rng, fixed = np.random.default_rng(seed), np.random.default_rng(1)
+    ids = [item for item, _ in ITEMS] + ["lamp-hostile"]
+    kinds, looks = fixed.normal(size=(len(KINDS), 12)), fixed.normal(size=(len(NAMES), 12))
+    rows = [kinds[KINDS.index(item.split("-")[0])] + 0.6 * looks[place % len(NAMES)] for place, item in enumerate(ids)]
+    vectors = (np.array(rows) + 0.25 * rng.normal(size=(len(ids), 12))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    id_bytes, id_offsets = pack_strings(ids)
+    name_bytes, name_offsets = pack_strings(["default"])
+    arrays = {
+        "item_vectors": vectors,
+        "item_bias": (0.3 * fixed.normal(size=len(ids))).astype(np.float32),
+        "popularity": fixed.permutation(len(ids)).astype(np.float32),
+        "item_namespace": np.zeros(len(ids), np.int32),
+        "item_id_bytes": id_bytes,
+        "item_id_offsets": id_offsets,
+        "namespace_bytes": name_bytes,
+        "namespace_offsets": name_offsets,
+        "position_logits": (-0.3 * np.arange(10)).astype(np.float32),
+        "own_bias": np.full(10, -4.0, np.float32),
+        "pool_projection": np.eye(12, dtype=np.float32),
+        "last_projection": np.zeros((12, 12), np.float32),
+    }
+    return arrays, {"scale": 9.0, "history_length": 10, "dim": 12}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; skips where there is none. Its loop runs in this thread until it is closed, so it lives no longer than its tests."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH: install Debian's package chromium")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def make_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Return a function that starts a server; see `Server`."""
+    started: list[Server] = []
+
+    def make(**options: Any) -> Server:
+        server = Server(tmp_path_factory.mktemp("dashboard"), **options)
+        server.start()
+        started.append(server)
+        return server
+
+    yield make
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def server(make_server: Callable[..., Server]) -> Server:
+    """One server for all, on which everybody may do everything."""
+    made = make_server()
+    made.describe()
+    made.promote()
+    made.begin_work()
+    return made
+
+
+class Opened:
+    """A page and what went wrong in it."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.errors: list[str] = []
+        page.on("console", lambda message: self.errors.append(message.text) if message.type in {"error", "warning"} else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+
+@pytest.fixture
+def open_page(browser: Any, server: Server) -> Iterator[Callable[..., Opened]]:
+    """Return a function of a page's id that opens it in a window of its own."""
+    contexts: list[Any] = []
+
+    def opened(name: str, *, width: int = 1280, height: int = 900, scheme: str = "light", url: str | None = None) -> Opened:
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, reduced_motion="reduce", locale="en-GB")
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        found = Opened(page)
+        page.goto(f"{url or server.url}#{name}")
+        return found
+
+    yield opened
+    for context in contexts:
+        context.close()
