@@ -125,7 +125,9 @@ class Stream:
         say = 0.62 - 0.2 * grown + 0.4 * self._wobble["student"]
         numbers.put("streamrec_teacher_weight", say, teacher="transformer")
         numbers.put("streamrec_teacher_weight", 1 - say, teacher="linear")
-        numbers.add("streamrec_events_total", round(300 * passed_s + float(self._rng.normal(scale=8))), outcome="applied")
+        learned = round(300 * passed_s + float(self._rng.normal(scale=8)))
+        numbers.add("streamrec_events_total", learned, outcome="applied")
+        numbers.series("streamrec_books_records", column="applied").value += learned
         numbers.put("streamrec_lag_records", max(0, round(90 + 60 * math.sin(at_s / 9))))
         for _ in range(max(1, round(passed_s))):
             numbers.add("streamrec_steps_total")

@@ -101,6 +101,7 @@ def test_numbers_move_while_the_page_is_open(open_page: Open) -> None:
     requests = float(page.evaluate("document.querySelectorAll('.flow .value')[3].textContent"))
     assert 2 < requests < 40
     assert re.match(r"Events: [\d.,]+ events a second", page.locator(".flow").get_attribute("aria-label"))
+    assert re.search(r"[1-9][\d.,]* learned so far", page.locator(".flow").text_content())
 
 
 def test_a_chart_says_the_same_in_a_table(open_page: Open) -> None:

@@ -118,7 +118,7 @@ function read(frames, frame, bounds) {
     refused: of("streamrec_requests_total", { ...asked, status: (status) => status.startsWith("4") }),
     student: answered ? (student ?? 0) / answered : null,
     boxes: [
-      { value: number(events), unit: "events a second", more: `${number(sum(frame, "streamrec_events_total", { outcome: "applied" }))} learned so far`, runs: events > 0 },
+      { value: number(events), unit: "events a second", more: `${number(sum(frame, "streamrec_books_records", { column: "applied" }))} learned so far`, runs: events > 0 },
       { value: number(steps), unit: "steps a second", more: lag === null ? "no stream" : `${number(lag)} wait`, runs: steps > 0 },
       { value: version ?? "none", unit: promoted === null ? "is live" : `live, ${number(promoted)} promoted`, more: rejected === null ? `${seconds(age)} old` : `${number(rejected)} rejected, ${seconds(age)} old`, runs: promoted > 0 && age < 60 },
       { value: number(requests), unit: "requests a second", more: several(replicas, "replica", "replicas"), runs: false },
