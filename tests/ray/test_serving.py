@@ -327,26 +327,6 @@ def test_refusals_reach_the_client_through_the_proxy(live, method, path, body, s
     assert (got, answer["error"]["field"]) == (status, field)
 
 
-def test_after_a_shutdown_nothing_is_left_and_the_python_proxy_serves_too(server):
-    folder = launcher._launched.haproxy_folder
-    launcher.shutdown()
-    if folder is not None:
-        assert not folder.exists()
-        assert subprocess.run(["pgrep", "-f", str(folder)], check=False, capture_output=True).stdout == b""
-    base_url = launcher.launch(parse_config({"serving": {"port": 0, "num_replicas": 1, "host": "0.0.0.0"}}), proxy="python")
-    server.host, port = base_url.removeprefix("http://").split(":")
-    server.port = int(port)
-    board = RemoteBoard.get_or_create()
-    arrays, meta = server.make_version(3, NUM_ITEMS)
-    board.publish({"version": "v1"}, arrays, meta)
-    deadline = time.monotonic() + PATIENCE_S
-    while (answer := server.ask("POST", "/v1/recommend", {"history": ["item-1"]}))[0] != 200:
-        assert time.monotonic() < deadline, answer
-    assert answer[2]["source"] == "student"
-    status, _, refused = server.ask("POST", "/v1/models:rollback")  # Others than this machine reach it.
-    assert (status, "serving.remote_promotion" in refused["error"]["message"]) == (403, True)
-
-
 def test_the_dashboard_and_what_it_shows_come_through_the_proxy_and_end_with_their_reader(live):
     connection = http.client.HTTPConnection(live.host, live.port, timeout=20)
     connection.request("GET", "/")
@@ -375,3 +355,23 @@ def test_the_dashboard_and_what_it_shows_come_through_the_proxy_and_end_with_the
         assert frame["live"]["model_version"] == version
         answer.close()
         reader.close()
+
+
+def test_after_a_shutdown_nothing_is_left_and_the_python_proxy_serves_too(server):
+    folder = launcher._launched.haproxy_folder
+    launcher.shutdown()
+    if folder is not None:
+        assert not folder.exists()
+        assert subprocess.run(["pgrep", "-f", str(folder)], check=False, capture_output=True).stdout == b""
+    base_url = launcher.launch(parse_config({"serving": {"port": 0, "num_replicas": 1, "host": "0.0.0.0"}}), proxy="python")
+    server.host, port = base_url.removeprefix("http://").split(":")
+    server.port = int(port)
+    board = RemoteBoard.get_or_create()
+    arrays, meta = server.make_version(3, NUM_ITEMS)
+    board.publish({"version": "v1"}, arrays, meta)
+    deadline = time.monotonic() + PATIENCE_S
+    while (answer := server.ask("POST", "/v1/recommend", {"history": ["item-1"]}))[0] != 200:
+        assert time.monotonic() < deadline, answer
+    assert answer[2]["source"] == "student"
+    status, _, refused = server.ask("POST", "/v1/models:rollback")  # Others than this machine reach it.
+    assert (status, "serving.remote_promotion" in refused["error"]["message"]) == (403, True)
