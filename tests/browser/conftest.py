@@ -206,7 +206,7 @@ class Server:
         facts = VersionFacts(
             offsets={"streamrec.events": {0: 300 * self.num_versions}},
             parent=parent,
-            metrics={"recall@20": 0.26 + 0.001 * self.num_versions},
+            metrics={"popular.recall@20": 0.08, "student.recall@20": 0.26 + 0.001 * self.num_versions},
             teachers={"transformer": "v00000001", "linear": "v00000001"},
         )
         self.registry.publish(version, *make_version(self.num_versions), facts)

@@ -104,6 +104,14 @@ def test_numbers_move_while_the_page_is_open(open_page: Open) -> None:
     assert re.search(r"[1-9][\d.,]* learned so far", page.locator(".flow").text_content())
 
 
+def test_a_version_shows_what_the_student_itself_finds(open_page: Open) -> None:
+    """Its facts have the baselines', too, and there is room for a few."""
+    page = filled(open_page("models"), "models")
+    shown = page.get_by_role("main").text_content()
+    assert "student.recall@20" in shown
+    assert "popular.recall@20" not in shown
+
+
 def test_a_chart_says_the_same_in_a_table(open_page: Open) -> None:
     page = filled(open_page("learning"), "learning")
     page.get_by_text("Show as a table").first.click()

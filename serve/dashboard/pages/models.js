@@ -95,7 +95,10 @@ function card(title, version, frame) {
   const tag = h("span", { class: title === "Live" ? "tag" : "tag off" }, title);
   if (!version) return h("section", { class: "card" }, h("h2", { class: "row" }, tag), h("p", { class: "soft" }, title === "Live" ? "No version is live yet." : "No version was live before."));
   const teachers = Object.entries(version.teachers ?? {});
-  const metrics = Object.entries(version.metrics ?? {}).filter(([, value]) => typeof value === "number");
+  const all = Object.entries(version.metrics ?? {}).filter(([, value]) => typeof value === "number");
+  // Those of the student itself; of a version that has none such, whatever it has.
+  const own = all.filter(([name]) => name.startsWith("student."));
+  const metrics = own.length ? own : all;
   const facts = [
     ["Made", h("span", { "data-made": String(version.created_ms) }, `${seconds((frame.at_ms - version.created_ms) / 1000)} ago`)],
     ["At", time(version.created_ms)],
