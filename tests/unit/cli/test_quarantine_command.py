@@ -46,16 +46,17 @@ def lake(tmp_path: Path) -> EventLake:
     """The lake of that state, up to the batch before its last."""
     state = str(tmp_path / "state")
     lake = open_lake(Config(), state, lambda: lineage_of(state))
-    for batch, number in ((5, 0), (6, 1), (7, 2)):
-        append(lake, batch, number)
-    append(lake, 7, 10, kind="item_update")
+    append(lake, 5, 0)
+    append(lake, 6, 1)
+    append(lake, 7, 2, "item_update")
     return lake
 
 
-def append(lake: EventLake, batch: int, number: int, **more: str) -> None:
-    event = {"kind": "interaction", "event_id": f"e{number}", "user_id": "u", "item_id": "i", "event_type": "click", "event_time": 5, **more}
-    values = {**event, "namespace": "default", "partition": 0, "offset": number}
-    table = pa.table([pa.array([values.get(field.name)], field.type) for field in EVENT], schema=EVENT)
+def append(lake: EventLake, batch: int, number: int, *others: str) -> None:
+    """Append a batch: an interaction, then an event of each other kind; a batch is appended once."""
+    event = {"event_id": f"e{number}", "user_id": "u", "item_id": "i", "event_type": "click", "event_time": 5, "namespace": "default", "partition": 0}
+    rows = [{**event, "kind": kind, "offset": number + 10 * place} for place, kind in enumerate(("interaction", *others))]
+    table = pa.table([pa.array([row.get(field.name) for row in rows], field.type) for field in EVENT], schema=EVENT)
     lake.append(lake_rows(table, TOPIC, batch), batch)
 
 
