@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import tempfile
@@ -66,14 +67,16 @@ def _when_agent_is_up(call):
                 raise
 
 
+async def _logs_until_its_end(client, submitted):
+    return "".join([lines async for lines in client.tail_job_logs(submitted)])
+
+
 def submit(address, jobs, state, job, *options):
     """Submit a job with the checkout as its working folder, wait for its end, and return the JSON object that it ends with."""
     client = JobSubmissionClient(address)
     words = jobs.command(state, job, *options)
     submitted = _when_agent_is_up(lambda: client.submit_job(entrypoint=" ".join(words), runtime_env={"working_dir": str(jobs.root)}))
-    for _ in iter(lambda: client.get_job_status(submitted).is_terminal(), True):
-        pass
-    logs = client.get_job_logs(submitted)
+    logs = asyncio.run(_logs_until_its_end(client, submitted))
     assert client.get_job_status(submitted) == JobStatus.SUCCEEDED, logs[-3000:]
     return json.loads([line for line in logs.splitlines() if line.startswith('{"')][-1])
 
