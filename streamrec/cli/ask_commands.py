@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from streamrec.cli.arguments import AsJson, At, By, ConfigFile, Mapping, Overrides, Student
-from streamrec.cli.options import Ask, Init, Models, Plan, Promote, ShowStatus
+from streamrec.cli.options import Ask, Init, Models, Plan, Promote, ShowStatus, WriteReport
 from streamrec.cli.running import run_verb, settings_of
 
 app = typer.Typer()
@@ -98,6 +98,22 @@ def status(as_json: AsJson = False, broker: At = None, config: ConfigFile = None
     Read from storage and broker, whether a stream runs or not. The exit status is 1 when something can't be read or the books do not balance.
     """
     run_verb("status", ShowStatus(settings_of(config, overrides), broker, as_json))
+
+
+@app.command()
+def report(
+    of: Annotated[Path | None, typer.Argument(help="A run's folder, or what `streamrec backtest --json` printed. Default: the state.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the page goes.")] = Path("report.html"),
+    as_json: AsJson = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write how a run or a backtest went into one HTML file that needs nothing beside it, and print where it is.
+
+    Learning curves, the student against teachers and baselines, what came in, each decision, costs, freshness, coverage, settings. It is read from
+    storage, whether a stream runs or not. With --json the same numbers go to the output, and no file is written.
+    """
+    run_verb("report", WriteReport(settings_of(config, overrides), of, out, as_json))
 
 
 @app.command()

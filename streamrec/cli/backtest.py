@@ -13,10 +13,12 @@ from rich.table import Table
 from streamrec.cli.options import Backtest
 from streamrec.cli.sending import err_console
 from streamrec.cli.show_config import resolve_only
+from streamrec.code_version import code_version
 from streamrec.evaluation.protocols import check_protocol
 from streamrec.evaluation.ranking import METRICS
 from streamrec.events.datasets import load_dataset, parse_mapping
 from streamrec.pipeline.backtest import BacktestResult, run_backtest
+from streamrec.report.numbers import public
 
 FIRST = ("student", "student_events_only")
 BLOCK_METRIC = "recall@20"
@@ -31,7 +33,8 @@ def run(options: Backtest) -> int:
     with _Steps(err_console(), dataset.name, as_json=options.json) as steps:
         result = run_backtest(dataset, config, options.protocol, max_blocks=options.max_blocks, on_step=steps.show)
     if options.json:
-        _write_json(result.to_json())
+        about = {"dataset": {"name": dataset.name, "events": dataset.events.num_rows}, "config": public(config.model_dump(mode="json"))}
+        _write_json({**result.to_json(), **about, "code": code_version()})
     else:
         _print_tables(result, dataset.name)
     return 0

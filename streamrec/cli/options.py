@@ -330,3 +330,18 @@ class Plan:
     cores: int | None = None
     memory_gb: float | None = None
     json: bool = False
+
+
+@dataclass(frozen=True)
+class WriteReport:
+    """``streamrec report``; see `streamrec.report`.
+
+    Attributes:
+        of: A run's folder, or what a backtest printed; None for the configuration's state.
+        out: Where the page goes.
+    """
+
+    settings: Settings
+    of: Path | None = None
+    out: Path = Path("report.html")
+    json: bool = False

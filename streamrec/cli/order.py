@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 ORDER = (
     *("init", "plan", "doctor", "replay", "items", "backtest"),  # Before it runs.
-    *("recommend", "explain", "status", "models", "worth"),  # See it.
+    *("recommend", "explain", "status", "report", "models", "worth"),  # See it.
     *("rollback", "pin", "unpin", "pause", "resume", "freeze-publishing", "unfreeze-publishing", "switches"),  # Hold it.
     *("dlq", "quarantine", "delete-user", "receipt", "lake"),  # Mend it.
     *("config", "schema", "key", "version"),

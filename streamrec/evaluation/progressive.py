@@ -6,18 +6,24 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from streamrec.evaluation.curve import METRIC, Curve, without_times
 from streamrec.evaluation.ranking import METRICS, PerQuery
-from streamrec.state import ComponentState, Impersonal
+from streamrec.state import ComponentState, Impersonal, digest_of
 
 RECENT_QUERIES = 2048
 """Queries that the newest-window means look back over, about one or two batches."""
 
 
 class Progressive(Impersonal):
-    """Sum each model's per-query metrics, over everything and with an exponential window.
+    """Sum each model's per-query metrics, over everything and with an exponential window, and keep how they went.
+
+    When steps were is not in the digest: it says nothing of what was learned.
 
     References: Dawid, "Statistical Theory: The Prequential Approach", JRSS A 1984; Gama et al., "On evaluating stream learning algorithms",
     Machine Learning 2013.
+
+    Attributes:
+        curve: Recall@20 over the course of the run.
     """
 
     name = "metrics"
@@ -26,6 +32,14 @@ class Progressive(Impersonal):
         self._sums: dict[str, list[float]] = {}
         self._queries: dict[str, int] = {}
         self._recent: dict[str, list[float]] = {}
+        self._errors: dict[str, float] = {}
+        self.curve = Curve()
+
+    def begin(self, batch: int, at_ms: int, num_events: int) -> None:
+        """Begin a step that has read so many records; one that reads none is none."""
+        self._errors = {}
+        if num_events:
+            self.curve.begin(batch, at_ms, num_events)
 
     def add(self, model: str, values: PerQuery) -> dict[str, float]:
         """Add a batch's per-query values and return its means; an empty batch changes nothing."""
@@ -40,6 +54,7 @@ class Progressive(Impersonal):
         means = [total / num for total in totals]
         recent = self._recent.get(model, means)
         self._recent[model] = [keep * old + (1 - keep) * new for old, new in zip(recent, means, strict=True)]
+        self._errors[model] = self.curve.add(model, values[METRIC])
         return dict(zip(METRICS, means, strict=True))
 
     def means(self) -> dict[str, dict[str, float]]:
@@ -50,16 +65,28 @@ class Progressive(Impersonal):
         """Return each model's metric means over about the last `RECENT_QUERIES` queries."""
         return {model: dict(zip(METRICS, values, strict=True)) for model, values in self._recent.items()}
 
+    def errors(self) -> dict[str, float]:
+        """Return the standard error of each model's mean recall@20 in the step that began last."""
+        return dict(self._errors)
+
     def num_queries(self) -> Mapping[str, int]:
         """Return how many queries each model answered."""
         return dict(self._queries)
 
     def snapshot(self) -> ComponentState:
         """Return all sums."""
-        return ComponentState({}, {"sums": dict(self._sums), "queries": dict(self._queries), "recent": dict(self._recent)})
+        arrays, meta = self.curve.state()
+        return ComponentState(arrays, {"sums": dict(self._sums), "queries": dict(self._queries), "recent": dict(self._recent), **meta})
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
         self._sums = {model: list(values) for model, values in base.meta.get("sums", {}).items()}
         self._queries = dict(base.meta.get("queries", {}))
         self._recent = {model: list(values) for model, values in base.meta.get("recent", {}).items()}
+        self._errors = {}
+        self.curve.restore(base.arrays, base.meta)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the state but for times, in hex."""
+        held = self.snapshot()
+        return digest_of(ComponentState(without_times(held.arrays), held.meta))

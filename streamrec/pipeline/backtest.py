@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,6 +48,7 @@ class BacktestResult:
         protocol: Its name.
         blocks: Per test block, model name to metric means.
         queries: Queries of each test block.
+        errors: Per test block, model name to the standard error of its mean Recall@20.
         metrics: Model name to metric means over blocks, each block counting once.
         seconds: ``teachers`` (refresh and scoring), ``student`` (learning, the control included), ``evaluation``.
         forgetting: The students' learning and retained accuracy (`streamrec.evaluation.forgetting`), Recall@20 on up to 1,000 queries a block; empty
@@ -60,14 +61,16 @@ class BacktestResult:
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("teachers", "student", "evaluation"), 0.0))
     forgetting: dict[str, dict[str, float]] = field(default_factory=dict, compare=False)
+    errors: list[dict[str, float]] = field(default_factory=list)
 
-    def add(self, report: StepReport, metrics: dict[str, dict[str, float]] | None) -> None:
-        """Add a step; ``metrics`` are those of a test block, None for a step of the base."""
+    def add(self, report: StepReport, metrics: dict[str, dict[str, float]] | None, errors: Mapping[str, float]) -> None:
+        """Add a step; ``metrics`` and ``errors`` are those of a test block, None for a step of the base."""
         for name, stages in (("teachers", ("label", "refresh")), ("student", ("learn",)), ("evaluation", ("evaluate",))):
             self.seconds[name] += sum(report.seconds[stage] for stage in stages)
         if metrics is not None:
             self.blocks.append(metrics)
             self.queries.append(report.num_queries)
+            self.errors.append({_bare(name): error for name, error in errors.items()})
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values."""
@@ -78,7 +81,14 @@ class BacktestResult:
             "queries": sum(self.queries),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "forgetting": self.forgetting,
+            "per_block": self._per_block(),
         }
+
+    def _per_block(self) -> dict[str, Any]:
+        """Return the course: queries of each block, and of each model Recall@20 with its standard error, None where a block has none."""
+        means = {name: [block.get(name, {}).get("recall@20") for block in self.blocks] for name in self.metrics}
+        errors = {name: [block.get(name) for block in self.errors] for name in self.metrics}
+        return {"queries": self.queries, "recall@20": means, "errors": errors}
 
 
 def run_backtest(
@@ -133,8 +143,8 @@ def run_backtest(
                 playing.skip(positions)
                 continue
             report = playing.play(positions, evaluate=number > 0, learn=number < last or not number)
-            metrics = {name.removeprefix("teachers."): values for name, values in report.metrics.items() if values}
-            result.add(report, metrics if number else None)
+            metrics = {_bare(name): values for name, values in report.metrics.items() if values}
+            result.add(report, metrics if number else None, playing.controller.progressive.errors())
             if 0 < number < last:
                 playing.retention.learned()
             if step == len(steps) and done <= BASE_STEPS:
@@ -148,6 +158,10 @@ def run_backtest(
         raise DatasetError(what, got=got, do="give a longer file, or one whose users come back")
     result.metrics = _mean_of_blocks(result.blocks)
     return result
+
+
+def _bare(model: str) -> str:
+    return model.removeprefix("teachers.")
 
 
 def _begun(
@@ -199,7 +213,8 @@ class _Kept:
         """Return the result of the first ``done`` steps; no more than `steps`."""
         held, num_blocks = self._held["result"], max(0, done - BASE_STEPS)
         blocks, queries = held["blocks"][:num_blocks], held["queries"][:num_blocks]
-        return BacktestResult(held["protocol"], blocks, queries, seconds=held["seconds"], forgetting=held.get("forgetting", {}))
+        errors = held.get("errors", [])[:num_blocks]
+        return BacktestResult(held["protocol"], blocks, queries, seconds=held["seconds"], forgetting=held.get("forgetting", {}), errors=errors)
 
     def save(self, result: BacktestResult, steps: int) -> None:
         """Write the result so far in one move."""

@@ -248,8 +248,8 @@ class Controller:
             send_dead_letters(self.parts.dead_letters, self.config.log.dead_letter_topic, ingested.rejected)
             if self.parts.lake is not None:
                 self.parts.lake.record(plan.batch, ingested.kept, ingested.counts["applied"], self.state.entered)
-        examples = ingested.examples
-        report.num_queries = len(examples)
+        examples, report.num_queries = ingested.examples, len(ingested.examples)
+        self.progressive.begin(plan.batch, plan.now_ms, ingested.counts["received"])
         with timer.stage("label"):
             self.labelling.begin(examples, plan, self._seen(examples, plan))
         judged = np.arange(len(examples)) if not self.parts.known_only else known_queries(examples, num_known)
@@ -276,7 +276,7 @@ class Controller:
         with timer.stage("checkpoint"):
             self._checkpoint(plan, report)
         self._is_torn = False
-        self.intake.note(plan, self.parts.clock.monotonic_s() - began_s)
+        self.intake.note(plan, self.parts.clock.monotonic_s() - began_s, timer.seconds, self.parts.clock.now_ms())
         report.books, report.items, report.seconds = self.books(), self.ingest.vocabulary.facts(), timer.seconds
         report.worth = self.ingest.worth.of(self.line.student_name)
         return report

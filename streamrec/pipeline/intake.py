@@ -12,6 +12,7 @@ from streamrec.log.base import ReadsAhead, TableReader
 from streamrec.log.offsets import topic_replaced
 from streamrec.log.rows import NO_ROWS
 from streamrec.pipeline.plan import Plan, PlannedRange, lag_of, next_limit, take_ranges
+from streamrec.pipeline.spending import NOTHING_ARRIVED, waits_of
 from streamrec.pipeline.stream_state import StreamState
 
 _NEWEST_COUNTS = 0.5
@@ -38,6 +39,7 @@ class Intake:
         self._ends: dict[int, int] = {}
         self.ahead: tuple[PlannedRange, ...] = ()
         self.seconds_per_event: float | None = None
+        self._arrived: pa.ChunkedArray | None = None
 
     def ends(self) -> dict[int, int]:
         """Return each partition's end offset (exclusive); a partition that was never read starts at the oldest record that it still holds.
@@ -69,15 +71,18 @@ class Intake:
 
     def read(self, plan: Plan) -> pa.Table:
         """Return the rows of a plan; a plan that only commits does not need the broker."""
+        self._arrived = None
         if not plan.num_records:
             return NO_ROWS
         self.ahead = ()
         try:
             self._identify()
-            return self._reader.read_table([part.to_range() for part in plan.ranges])
+            rows = self._reader.read_table([part.to_range() for part in plan.ranges])
         except BrokerError:
             self._is_identified = False
             raise
+        self._arrived = rows["timestamp"]
+        return rows
 
     def look_ahead(self, plan: Plan) -> None:
         """Begin to read what follows a plan when a full micro-batch waits there; the next plan names it then, before anything is done with it."""
@@ -90,8 +95,19 @@ class Intake:
             self.ahead = take_ranges(self._config.log.events_topic, offsets, self._ends, limit)
             self._reader.read_ahead([part.to_range() for part in self.ahead])
 
-    def note(self, plan: Plan, seconds: float) -> None:
-        """Measure a micro-batch; one that is too small to say what an event costs is left out."""
+    def note(self, plan: Plan, seconds: float, stages: Mapping[str, float], now_ms: int) -> None:
+        """Measure a micro-batch; one that is too small to say what an event costs is left out of that.
+
+        Args:
+            plan: What was executed.
+            seconds: What it took.
+            stages: Where that went.
+            now_ms: Processing time of its end.
+        """
+        # What is learned at the first start, or made anew, came long ago.
+        arrived = self._arrived.to_numpy() if self._arrived is not None and plan.evaluate else NOTHING_ARRIVED
+        self._state.spend(stages, waits_of(arrived, now_ms))
+        self._arrived = None
         pipeline = self._config.pipeline
         if plan.num_records < min(pipeline.min_batch_events, pipeline.max_batch_events):
             return

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from streamrec.code_version import code_version
 from streamrec.pipeline.ingest import Ingested
 from streamrec.pipeline.lineage import Current
 from streamrec.pipeline.plan import Plan, StreamFacts, take_ranges, version_name
@@ -17,7 +18,7 @@ from streamrec.teachers.policy import RefreshFacts
 OUTCOMES = ("published", "promoted", "rejected")
 BOOK_COLUMNS = ("received", "applied", "duplicate", "rejected", "late", "quarantined")
 _BY_PARTITION = ("offsets", "watermarks_ms")
-_NOT_LEARNED = ("topic_id", "topic_batch", "planned_ms")
+_NOT_LEARNED = ("topic_id", "topic_batch", "planned_ms", "spent_s", "waits", "num_steps")
 
 KEPT_LABELS = 20
 """Versions of a teacher whose labels are counted each by itself: a stream makes new ones for ever, and every commit tells of all that are kept."""
@@ -80,6 +81,9 @@ class StreamState(Impersonal):
         queries: How many queries all steps had.
         told_batch: The last micro-batch that read words of items; 0 while there is none.
         evidence: What is known of the candidate; see `streamrec.registry.evidence.Evidence`.
+        num_steps: Steps that were measured; like what they took, of what a report tells and nothing was learned from, so not in the digest.
+        spent_s: Stage to seconds of all of them.
+        waits: How long records waited in the log, by bucket of `streamrec.pipeline.spending`.
     """
 
     name: str = "stream"
@@ -113,6 +117,9 @@ class StreamState(Impersonal):
     guard: dict[str, Any] = field(default_factory=dict)
     queries: int = 0
     told_batch: int = 0
+    num_steps: int = 0
+    spent_s: dict[str, float] = field(default_factory=dict)
+    waits: list[int] = field(default_factory=list)
 
     @property
     def entered(self) -> int:
@@ -182,6 +189,13 @@ class StreamState(Impersonal):
             self.labels[key] = self.labels.get(key, 0) + len(ingested.examples)
             self._bound_labels(name)
 
+    def spend(self, stages: Mapping[str, float], waits: Sequence[int]) -> None:
+        """Add what a step took by stage, and how long its records had waited."""
+        self.num_steps += 1
+        self.spent_s = {name: round(self.spent_s.get(name, 0.0) + seconds, 6) for name, seconds in stages.items()}
+        held = self.waits if len(self.waits) == len(waits) else [0] * len(waits)  # Other buckets begin anew.
+        self.waits = [old + new for old, new in zip(held, waits, strict=True)]
+
     def _bound_labels(self, teacher: str) -> None:
         earlier = f"{teacher} {EARLIER}"
         versions = sorted(key for key in self.labels if key.startswith(f"{teacher} ") and key != earlier)
@@ -203,7 +217,7 @@ class StreamState(Impersonal):
         """Return what a commit says of the stream, live versions by student; a candidate is never older than the live version."""
         live = {} if self.live is None else {LIVE: self.live}
         live |= {name: line.live for name, line in self.lines.items() if line.live is not None}
-        return {"offsets": self.offsets, "counts": self.counts, "teachers": self.teachers, "versions": live}
+        return {"offsets": self.offsets, "counts": self.counts, "teachers": self.teachers, "versions": live, "code": code_version()}
 
     def line(self, name: str) -> Line:
         """Return a further student's, which begins when it is first asked for."""

@@ -267,6 +267,10 @@ class Registry:
         keys = self._storage.list(f"{self._student}/decisions/{version}")
         return [self._decision(key) for key in keys]
 
+    def decided(self) -> list[str]:
+        """Return the versions on which decisions are kept, oldest first; not all are there still."""
+        return sorted({key.split("/")[-2] for key in self._storage.list(f"{self._student}/decisions")})
+
     def _decision(self, key: str) -> Decision:
         return Decision.from_json(self._storage.read(key), f"{self._storage.address}/{key}")
 

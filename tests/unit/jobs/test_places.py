@@ -45,6 +45,7 @@ VERBS = {
     "quarantine": [],
     "worth": [],
     "status": [],
+    "report": [],
     "recommend": ["u1"],
     "explain": ["u1"],
     "models list": [],
