@@ -21,6 +21,9 @@ from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lineage import current_lineage
 from streamrec.pipeline.places import check_places
 from streamrec.pipeline.session import state_address
+from streamrec.telemetry import logs
+
+logger = logging.getLogger(__name__)
 
 _console = Console(stderr=True)
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -49,6 +52,7 @@ def resolve(path: str | None, overrides: list[str], broker: str | None = None) -
         ConfigError: A setting is wrong, or what the job keeps would lie in Ray's cache of working folders.
     """
     config = load_config(path, parse_overrides(overrides))
+    logs.set_up(config.telemetry.log_format, "job")
     check_places(config, broker)
     return config
 
@@ -62,7 +66,11 @@ def not_live(config: Config) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line to the error output."""
+    """Print a line to the error output, or log it where lines are JSON."""
+    if logs.is_json():
+        logger.setLevel(logging.INFO)  # What is said is said in either form.
+        logger.log(logging.WARNING if line.startswith("WARNING: ") else logging.INFO, "%s", line)
+        return
     _console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -103,6 +111,9 @@ def run(job: Callable[[], int]) -> int:
     try:
         return job()
     except StreamrecError as error:
+        if logs.is_json():
+            logger.error("%s", error)
+            return 1
         _console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:

@@ -37,6 +37,7 @@ from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.session import Session, has_commits, open_session
 from streamrec.pipeline.skipping import skip_lost
 from streamrec.pipeline.stream_numbers import StreamNumbers
+from streamrec.telemetry.logs import about
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,7 +120,8 @@ def teller(controller: Controller) -> Callable[[StepReport], None]:
 
     def tell(report: StepReport) -> None:
         counts = dict(controller.state.counts)
-        cli.say(describe(report, {name: num - before.get(name, 0) for name, num in counts.items()}))
+        with about(batch=report.plan.batch, offsets={part.partition: part.end for part in report.plan.ranges}, model_version=report.published):
+            cli.say(describe(report, {name: num - before.get(name, 0) for name, num in counts.items()}))
         before.update(counts)
 
     return tell

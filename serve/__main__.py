@@ -12,6 +12,7 @@ server. SIGTERM and Ctrl-C stop it, also while it starts; the exit status is the
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import time
@@ -25,6 +26,9 @@ from streamrec.errors import StreamrecError
 from streamrec.log.broker import BrokerHandle, NothingToStop
 from streamrec.pipeline.places import check_places
 from streamrec.pipeline.session import log_address, state_address
+from streamrec.telemetry import logs
+
+logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 
@@ -40,12 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _serve(options.config, options.set, options.log, options.student)
     except StreamrecError as error:
-        _say(str(error))
+        _say(str(error), logging.ERROR)
         return 1
 
 
 def _serve(path: str | None, overrides: list[str], log: str | None, student: str) -> int:
     config = load_config(path, {**parse_overrides(overrides), **({"log.broker": log} if log else {})})
+    logs.set_up(config.telemetry.log_format, "server")
     check_places(config)
     check_student(config, student)
     handle: BrokerHandle = NothingToStop()
@@ -88,7 +93,10 @@ def _interrupted_by_signals() -> Iterator[None]:
         restore()
 
 
-def _say(line: str) -> None:
+def _say(line: str, level: int = logging.WARNING) -> None:
+    if logs.is_json():
+        logger.log(level, "%s", line)
+        return
     sys.stderr.write(f"{line}\n")
 
 

@@ -212,4 +212,5 @@ def caller_of(scope: Scope) -> Caller:
 def audit(caller: Caller, what: str, request_id: str) -> None:
     """Write a line to the log about something that was asked for and can't be undone by asking again."""
     # A warning, because a replica's log shows nothing below by default.
-    logger.warning("Audit: %s, asked by %s, request %r", what, f"key {caller.name!r}" if caller.name is not None else "nobody named", request_id)
+    who = f"key {caller.name!r}" if caller.name is not None else "nobody named"
+    logger.warning("Audit: %s, asked by %s, request %r", what, who, request_id, extra={"request_id": request_id})

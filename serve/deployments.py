@@ -12,6 +12,7 @@ from serve.routes import Routes
 from serve.scaling import BUSY, Busyness
 from streamrec.config import ServingConfig
 from streamrec.memory import FOR_CHILDREN
+from streamrec.telemetry.logs import JSON
 
 # Requests are answered by one event loop in well under a millisecond; the bound only has to exceed what connections can bring at once.
 _MAX_ONGOING = 10_000
@@ -88,6 +89,8 @@ def build_application(settings: ReplicaSettings, num_cpus: float = 0.2) -> Appli
         num_cpus: CPUs that Ray reserves for a replica.
     """
     options = deployment_options(settings.config.serving, num_cpus)
+    if settings.config.telemetry.log_format == JSON:  # Of the file that Serve itself keeps of a replica; `serve.replica` sees to what is shown.
+        options["logging_config"] |= {"encoding": "JSON"}
     deployment: Any = serve.deployment(serve.ingress()(Recommender), name="Recommender", **options)
     application: Application = deployment.bind(settings)
     return application

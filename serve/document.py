@@ -151,7 +151,10 @@ def _refusals(operation: Operation) -> Iterator[int]:
 
 
 def _header_parameters(operation: Operation) -> Iterator[dict[str, Any]]:
-    named = {"description": "Names the request, the first 128 bytes; a new name without it.", "schema": {"type": "string"}}
+    named = {
+        "description": "Names the request: up to 128 visible characters of ASCII; with another or none the request gets a new name.",
+        "schema": {"type": "string"},
+    }
     yield {"name": "x-request-id", "in": "header", "required": False, **named}
     if operation.name.startswith("recommend"):
         schema = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_DEADLINE_MS}

@@ -32,6 +32,7 @@ from streamrec.pipeline import layout
 from streamrec.pipeline.cluster import ray_cluster
 from streamrec.pipeline.resources import SERVING_CPUS
 from streamrec.registry.remote_board import RemoteBoard
+from streamrec.telemetry.traces import check_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -81,13 +82,14 @@ def launch(
         timeout_s: Longest wait for the replicas.
 
     Raises:
-        ConfigError: ``serving.keys_file`` is not valid.
+        ConfigError: ``serving.keys_file`` is not valid, or traces are switched on and what sends them is not installed.
         OperatorError: HAProxy was asked for and isn't there, port or path is taken, no replica answers in time, or this process has launched already.
     """
     if _launched.ray is not None:
         what = "Serving: this process serves already"
         raise OperatorError(what, do="call shutdown first")
     keys, keys_file = load_keys(config.serving.keys_file), absolute_path(config.serving.keys_file)
+    check_tracer(config.telemetry.traces_endpoint)
     registry_url = layout.registry_url(state_url) if registry_url is None and state_url is not None else registry_url
     path = config.serving.path
     own = sharing.application_name(registry_url, student)
@@ -99,7 +101,7 @@ def launch(
         _launched.ray = ExitStack()
         _launched.ray.enter_context(ray_cluster())
         made = not RemoteBoard.exists(registry_url, student)
-        _launched.board = RemoteBoard.get_or_create(registry_url, student)
+        _launched.board = RemoteBoard.get_or_create(registry_url, student, config.telemetry.log_format)
         _launched.makes_board = made
         _launched.applications = names - sharing.applications()
         host, port = _start_serve(host, port, proxy, told=config.serving.port != 0)

@@ -21,6 +21,7 @@ from serve.metrics import put_facts
 from serve.moves import Moves
 from serve.routes import Guards, Routes
 from serve.subscription import BoardSubscription
+from serve.tracing import SwapTraces
 from streamrec.clock import SystemClock
 from streamrec.config import Config
 from streamrec.config.keys import ApiKey
@@ -45,7 +46,9 @@ from streamrec.serving.history_view import HistoryColumns, HistoryView
 from streamrec.serving.impressions import ImpressionLog
 from streamrec.serving.requests import RecommendRequest
 from streamrec.serving.slot import LiveModel, ModelSlot
+from streamrec.telemetry.logs import set_up
 from streamrec.telemetry.numbers import Numbers, Taken
+from streamrec.telemetry.traces import open_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -94,13 +97,18 @@ class Replica:
     Args:
         settings: What to serve.
         replica_id: This replica's name.
+
+    Raises:
+        ConfigError: Traces are switched on, and what sends them is not installed here.
     """
 
     def __init__(self, settings: ReplicaSettings, replica_id: str) -> None:
         self.replica_id = replica_id
         self._settings = settings
         config = settings.config
-        clock = SystemClock()
+        clock, telemetry = SystemClock(), config.telemetry
+        set_up(telemetry.log_format, "replica")
+        self._traces = SwapTraces(open_tracer(telemetry.traces_endpoint, "serve", replica_id), replica_id, clock)
         # A client that waits should hear which broker is away, before its route gives up without knowing why.
         connect_timeout_s = min(config.log.connect_timeout_s, _CONNECT_TIMEOUT_S)
         self._log_config = config.log.model_copy(update={"connect_timeout_s": connect_timeout_s})
@@ -131,7 +139,8 @@ class Replica:
         self.answerer = FullAnswerer(self._view, clock, exploration=Exploration(*explored) if explored[0] else None)
         self._slot = ModelSlot(warm_up=self.answerer.prepare, digest_of=digest_arrays)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
-        self._subscription = BoardSubscription(replica_id, settings.registry_url, settings.student, self._slot, self._loader)
+        followed = settings.registry_url, settings.student
+        self._subscription = BoardSubscription(replica_id, *followed, self._slot, self._loader, self._traces, telemetry.log_format)
         self.moves = Moves(settings.registry_url, settings.state_url, settings.student, self._subscription.look, clock)
         self.numbers = Numbers(replica=replica_id)
         self.gate, self.deadlines = Gate(config.serving.max_waiting), Deadlines()
@@ -177,6 +186,7 @@ class Replica:
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 2.0)
         self._loader.shutdown(wait=False)
+        await asyncio.to_thread(self._traces.close)
 
     def check(self) -> None:
         """Raise when a background loop has died, so that Serve replaces this replica.
@@ -200,6 +210,8 @@ class Replica:
         """Return the answer's JSON object."""
         answer = self.answerer.answer(request, model, request_id)
         self._num_answers[answer["source"]] += 1
+        if self._traces.awaited:
+            self._traces.answered(answer)
         return answer
 
     def submit_events(self, events: list[Any], permit: Permit | None = None) -> Future[list[dict[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -46,7 +47,9 @@ from streamrec.serving.requests import RecommendRequest, parse_recommend, parse_
 from streamrec.telemetry.exposition import CONTENT_TYPE, expose
 
 _USER_PREFIX = "/v1/recommend/"
-_MAX_REQUEST_ID_BYTES = 128
+# What can be seen, so that it stands in a line, a header and a URL as it is.
+_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
+_NAMED = "streamrec.request_id"
 _NDJSON = frozenset({b"application/x-ndjson", b"application/ndjson", b"application/jsonl"})
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -245,10 +248,14 @@ class Routes:
                 return
 
     def _request_id(self, scope: Scope) -> str:
+        """Return the id that the request brought, if it is one that can be shown anywhere, else its own."""
         given = header(scope, b"x-request-id")
-        if given:
-            return given[:_MAX_REQUEST_ID_BYTES].decode("utf-8", "replace")
-        return f"{self._id_prefix}-{next(self._numbers)}"
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given.decode("ascii")
+        made: str | None = scope.get(_NAMED)
+        if made is None:
+            made = scope[_NAMED] = f"{self._id_prefix}-{next(self._numbers)}"
+        return made
 
 
 def _deadline_of(scope: Scope) -> float | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from ray.exceptions import RayError
 
+from serve.tracing import SwapTraces
+from streamrec.clock import SystemClock
 from streamrec.errors import ModelRejected
 from streamrec.registry.board import Posted, fetch
 from streamrec.registry.deltas import NotFollowing
@@ -34,11 +36,23 @@ class BoardSubscription:
         student: Whose versions.
         slot: Verifies and swaps.
         loader: Where it does so, so that requests are answered meanwhile.
+        traces: Tell of the swaps.
+        log_format: Of the board's lines, should it be created.
     """
 
-    def __init__(self, replica_id: str, registry_url: str | None, student: str, slot: ModelSlot, loader: Executor) -> None:
+    def __init__(
+        self,
+        replica_id: str,
+        registry_url: str | None,
+        student: str,
+        slot: ModelSlot,
+        loader: Executor,
+        traces: SwapTraces | None = None,
+        log_format: str = "plain",
+    ) -> None:
         self._replica_id = replica_id
-        self._created = (registry_url, student)
+        self._created = (registry_url, student, log_format)
+        self._traces = traces or SwapTraces(None, replica_id, SystemClock())
         self._slot = slot
         self._loader = loader
         self._actor: Any = None
@@ -126,17 +140,20 @@ class BoardSubscription:
         return posted
 
     async def _take(self, posted: Posted) -> None:
-        refused = ""
+        refused, version = "", str(posted.manifest.get("version", ""))
+        span = self._traces.begin(posted.manifest)
         try:
             await self._load(posted)
         except (ModelRejected, NotFollowing) as error:
             if not posted.arrays:
                 # Whatever is wrong may be so with what is held here: the whole decides.
-                logger.warning("Model: %s; asking for the whole version", error)
+                logger.warning("Model: %s; asking for the whole version", error, extra={"model_version": version})
                 self._wants_whole = True
                 return
             refused = str(error)
-            logger.error("Model: %s", refused)
+            logger.error("Model: %s", refused, extra={"model_version": version})
+        if span is not None:
+            self._traces.swapped(span, version, whole=bool(posted.arrays), refused=refused)
         # A refused version is not asked for again: the live one goes on serving until the next promotion.
         self._epoch, self._seq, self._wants_whole = posted.epoch, posted.seq, False
         self._actor.ack.remote(self._replica_id, posted.epoch, posted.seq, refused)

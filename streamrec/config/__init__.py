@@ -27,6 +27,7 @@ from streamrec.config.sections import (
     StudentConfig,
 )
 from streamrec.config.teachers import LinearConfig, NeighboursConfig, TeachersConfig, TextConfig, TransformerConfig, TransitionsConfig
+from streamrec.config.telemetry import TelemetryConfig
 
 __all__ = [
     "DEFAULT_MEANINGS",
@@ -52,6 +53,7 @@ __all__ = [
     "SoftLabelsConfig",
     "StudentConfig",
     "TeachersConfig",
+    "TelemetryConfig",
     "TextConfig",
     "TransformerConfig",
     "TransitionsConfig",

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from streamrec.config.section import Address, Duration, Section
 from streamrec.config.teachers import TeachersConfig
+from streamrec.config.telemetry import TelemetryConfig
 
 LEAST_BATCH_EVENTS = 1024
 """What a micro-batch takes at least by default: below it, few events cost nearly as much as many."""
@@ -374,6 +375,7 @@ class Config(Section):
     serving: ServingConfig = ServingConfig()
     pipeline: PipelineConfig = PipelineConfig()
     lake: LakeConfig = LakeConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
     @field_validator("students")
     @classmethod

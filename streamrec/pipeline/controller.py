@@ -58,7 +58,7 @@ class Controller:
         self.parts = parts
         self.config = parts.config
         self.state = StreamState()
-        self.ingest = Ingest(self.config)
+        self.ingest = Ingest(self.config, parts.traces.stage)
         self.intake = Intake(parts.reader, self.state, self.config)
         self.progressive, self.gain = Progressive(), Gain()
         self.refreshing = Refreshing(parts, self.ingest, self.state, self.gain)
@@ -228,7 +228,7 @@ class Controller:
         if self._is_torn:
             what = "Stream: the step before broke off in its middle"
             raise OperatorError(what, got=f"batch {plan.batch}", do="build a new controller and recover it from the last commit")
-        timer, report, began_s = StageTimer(), StepReport(plan), self.parts.clock.monotonic_s()
+        timer, report, began_s = StageTimer(self.parts.traces.step(plan)), StepReport(plan), self.parts.clock.monotonic_s()
         self.time.note(plan.now_ms)
         with timer.stage("refresh"):
             self.refreshing.check(plan)

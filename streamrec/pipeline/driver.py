@@ -13,6 +13,7 @@ from streamrec.memory import GivesBack
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.switches import Flip
+from streamrec.telemetry.logs import about
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,8 @@ class Driver:
         try:
             self._let_gather()
             began_s = self.controller.parts.clock.monotonic_s()
-            report = self.controller.step()
+            with about(batch=batch):
+                report = self.controller.step()
         except _AWAY as error:
             self._failed_batch = max(batch, self._failed_batch)
             self._again(error)

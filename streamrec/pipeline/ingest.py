@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,11 +85,16 @@ class Request:
 
 
 class Ingest:
-    """Own the components that events go into before any model sees them."""
+    """Own the components that events go into before any model sees them.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        config: The resolved configuration.
+        stage: Measures the part of the work that it is given the name of.
+    """
+
+    def __init__(self, config: Config, stage: Callable[[str], AbstractContextManager[object]] = lambda _: nullcontext()) -> None:
         features = config.features
-        self._config = config
+        self._config, self._stage = config, stage
         self._codec = EventCodec(config.events)
         self.tombstones = Tombstones(tombstone_key())
         self.dedupe = Dedupe(features.dedupe_horizon)
@@ -149,7 +155,8 @@ class Ingest:
             delete_user: Removes a user from all components.
             forget_rows: Removes rows from all components, whose items have left.
         """
-        decoded = self._codec.decode(rows, now_ms)
+        with self._stage("decode"):
+            decoded = self._codec.decode(rows, now_ms)
         watermarks_ms = self._believed(watermarks_ms, now_ms)
         on_time, advanced_ms = self._in_order(decoded.valid, watermarks_ms)
         keys = EventKeys.of(on_time)

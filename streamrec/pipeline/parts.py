@@ -20,6 +20,7 @@ from streamrec.pipeline.other_lakes import OtherLakes
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import Publisher
 from streamrec.pipeline.switches import SwitchBoard
+from streamrec.pipeline.tracing import VersionTraces
 from streamrec.soft_labels.scorer import Scorer
 from streamrec.storage import Storage
 from streamrec.student.learner import Learner
@@ -28,7 +29,7 @@ from streamrec.teachers.requests import Refresher
 from streamrec.workers import Worker
 
 
-def _nobody(topic: str, offsets: Mapping[int, int]) -> None:
+def nobody(topic: str, offsets: Mapping[int, int]) -> None:
     """Stand for nobody who wants to know."""
 
 
@@ -75,6 +76,7 @@ class Parts:
         current: What the state's pointer says of this lineage.
         progress: Is told the topic and the next offsets after each commit; neither waits nor raises.
         known_only: Evaluate only targets, and histories with an item, that earlier batches contained.
+        traces: Tell how versions come to be.
     """
 
     config: Config
@@ -98,8 +100,9 @@ class Parts:
     obeys_pause: bool = True
     seen: Callable[[Examples], list[NDArray[np.int32]]] | None = None
     current: Current = field(default_factory=Current)
-    progress: Callable[[str, Mapping[int, int]], None] = _nobody
+    progress: Callable[[str, Mapping[int, int]], None] = nobody
     known_only: bool = False
+    traces: VersionTraces = field(default_factory=VersionTraces)
 
     def learners(self) -> dict[str, Worker[Learner]]:
         """Return all that learn by their component's name: ``student``, ``control``, ``students.NAME``."""

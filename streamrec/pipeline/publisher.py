@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from streamrec.config import Config
 from streamrec.errors import ModelRejected
 from streamrec.features.vocabulary import Vocabulary
+from streamrec.pipeline.tracing import LineTraces, VersionTraces
 from streamrec.registry.gate import NO_DOUBTS, Decision, Gate, Health, Reason, Verdict, Window
 from streamrec.registry.guard import Guarded
 from streamrec.registry.registry import Registry
@@ -40,12 +41,19 @@ class Publisher:
 
     **Contract.** All methods may be called again with the same arguments after a crash: publishing the same weights under the same name,
     storing the same decision and promoting what is live change nothing.
+
+    Args:
+        config: The gate's settings, and which versions are kept.
+        registry: Of one student.
+        board: Gets promoted versions.
+        traces: Tell of that student's versions.
     """
 
-    def __init__(self, config: Config, registry: Registry, board: PromotionBoard | None) -> None:
+    def __init__(self, config: Config, registry: Registry, board: PromotionBoard | None, traces: LineTraces | None = None) -> None:
         self._config = config
         self._registry = registry
         self._board = board
+        self._traces = traces or VersionTraces().of("")
         self._gate = Gate(config.registry)
         self._newest: tuple[str, dict[str, Any], Arrays, dict[str, Any]] | None = None
         self._health: dict[str, Health] = {}
@@ -56,19 +64,22 @@ class Publisher:
         That is ``name``, unless this step was taken before, and with other weights: it was not committed, and is taken again under other settings, by
         another release or on another machine.
         """
+        began_ms = self._traces.now_ms()
         arrays, meta = {**export[0], **items.arrays(len(export[0]["item_bias"]))}, {**export[1], **items.meta()}
         facts = facts.model_copy(update={"probes": Probes.model_validate(dict(probes))})
         version = self._registry.free_name(name, arrays, meta)
         if version != name:
             what = "%s was published by an earlier run, with other settings, by another release or on another machine: this run's is %s"
-            logger.warning(what, name, version)
+            logger.warning(what, name, version, extra={"model_version": version})
         manifest = self._registry.publish(version, arrays, meta, facts)
         self._newest = (version, manifest.model_dump(mode="json"), arrays, meta)
         self._health[version] = _examine(version, arrays, meta, probes)
+        self._traces.published(version, began_ms, facts.offsets)
         return version
 
     def decide(self, candidate: str, live: str | None, window: Window, is_idle: bool, doubts: Doubts = NO_DOUBTS) -> Decision:
         """Ask the gate, store its decision, and promote when it says so."""
+        trace = self._traces.gate(candidate)
         health = self._health.get(candidate) or self._reexamine(candidate)
         decision = self._gate.decide(health, Health(live) if live else None, window, is_idle=is_idle, doubts=doubts)
         if decision.verdict is Verdict.WAIT:
@@ -84,10 +95,11 @@ class Publisher:
             move = self._registry.promote(candidate, decision.reason, decision)
             if self._board is not None:
                 manifest, arrays, meta = self._held(candidate)
-                self._board.publish(manifest, arrays, meta, move.number)
+                self._board.publish({**manifest, **trace.carried()}, arrays, meta, move.number)
         else:
-            logger.warning("version %s is not promoted: %s", candidate, decision.reason)
+            logger.warning("version %s is not promoted: %s", candidate, decision.reason, extra={"model_version": candidate})
         self._health.pop(candidate, None)
+        trace.end(decision)
         return decision
 
     def live(self) -> str | None:

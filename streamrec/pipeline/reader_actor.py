@@ -22,6 +22,7 @@ from streamrec.log.base import LogAddress, TableReader
 from streamrec.log.connect import open_reader, open_table_reader
 from streamrec.log.offsets import OffsetRange
 from streamrec.student.actor import BEHIND
+from streamrec.telemetry.logs import set_up
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ READS_PER_ACTOR = 400
 class RayReads:
     """Read in the actor's process."""
 
-    def __init__(self, address: LogAddress, cfg: LogConfig) -> None:
+    def __init__(self, address: LogAddress, cfg: LogConfig, log_format: str = "plain") -> None:
+        set_up(log_format, "reader")
         os.nice(BEHIND)  # What is read ahead can wait; what is waited for is read while nobody else has work.
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -61,13 +63,20 @@ class RecycledReader:
         cfg: Its settings.
         start: Starts an actor with the interface of `RayReads`; None starts one on Ray.
         reads_per_actor: After so many reads the successor starts.
+        log_format: Of the actors' lines.
     """
 
     def __init__(
-        self, address: LogAddress, cfg: LogConfig, *, start: Callable[[], Any] | None = None, reads_per_actor: int = READS_PER_ACTOR
+        self,
+        address: LogAddress,
+        cfg: LogConfig,
+        *,
+        start: Callable[[], Any] | None = None,
+        reads_per_actor: int = READS_PER_ACTOR,
+        log_format: str = "plain",
     ) -> None:
         self._offsets: TableReader = open_table_reader(address, cfg)
-        self._start = start or (lambda: _start_actor(address, cfg))
+        self._start = start or (lambda: _start_actor(address, cfg, log_format))
         self._reads_per_actor = reads_per_actor
         self._actor = self._start()
         self._successor: tuple[Any, ray.ObjectRef[Any]] | None = None
@@ -143,6 +152,6 @@ def _first_row(ranges: Sequence[OffsetRange]) -> OffsetRange:
     return OffsetRange(part.topic, part.partition, part.start, min(part.start + 1, part.end))
 
 
-def _start_actor(address: LogAddress, cfg: LogConfig) -> Any:
+def _start_actor(address: LogAddress, cfg: LogConfig, log_format: str) -> Any:
     # It waits for Ray Data's tasks, which take CPUs of their own.
-    return _READS.options(num_cpus=0, max_restarts=0, max_task_retries=0).remote(address, cfg)
+    return _READS.options(num_cpus=0, max_restarts=0, max_task_retries=0).remote(address, cfg, log_format)

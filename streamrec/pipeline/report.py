@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -20,9 +20,14 @@ STAGES = ("plan", "read", "ingest", "evaluate", "label", "gate", "learn", "publi
 
 
 class StageTimer:
-    """Measure where a step's wall time goes, in seconds per stage."""
+    """Measure where a step's wall time goes, in seconds per stage.
 
-    def __init__(self) -> None:
+    Args:
+        hear: Is told of each stage when it is over: its name, when it began and when it ended.
+    """
+
+    def __init__(self, hear: Callable[[str, float, float], None] | None = None) -> None:
+        self._hear = hear
         self.seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
 
     @contextmanager
@@ -32,7 +37,10 @@ class StageTimer:
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - began
+            ended = time.perf_counter()
+            self.seconds[name] += ended - began
+            if self._hear is not None:
+                self._hear(name, began, ended)
 
 
 @dataclass(frozen=True)

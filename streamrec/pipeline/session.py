@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +27,12 @@ from streamrec.pipeline.plan import STUDENT
 from streamrec.pipeline.readable import check_not_lost
 from streamrec.pipeline.reader_actor import RecycledReader
 from streamrec.pipeline.stream_numbers import StreamNumbers
+from streamrec.pipeline.tracing import VersionTraces
 from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
 from streamrec.registry.remote_board import RemoteBoard
 from streamrec.registry.telling import STREAM
 from streamrec.storage import open_storage
+from streamrec.telemetry.traces import open_tracer
 
 ONE_LOOK_S = 5.0
 """How long a server that can do without the log looks for it at its start."""
@@ -53,6 +55,7 @@ class Session:
         boards: Hand promoted versions to replicas, by student.
         progress: Is told the offsets of each commit.
         broker_ended: Says why this process's own broker has ended; None while it runs, and where there is none.
+        traces: Tell how versions come to be.
     """
 
     config: Config
@@ -64,6 +67,7 @@ class Session:
     boards: Mapping[str, RemoteBoard]
     progress: Progress | None = None
     broker_ended: Callable[[], EmbeddedBrokerError | None] = lambda: None
+    traces: VersionTraces = field(default_factory=VersionTraces)
 
     @property
     def board(self) -> RemoteBoard:
@@ -83,8 +87,8 @@ class Session:
         return self._build(lineage_url, reader, None)
 
     def _build(self, lineage_url: str, reader: TableReader, name: str | None, progress: Progress | None = None) -> Controller:
-        writer, boards = self.writer, self.boards
-        return build_on_ray(self.config, reader, lineage_url, dead_letters=writer, boards=boards, name=name, progress=progress)
+        writer, boards, traces = self.writer, self.boards, self.traces
+        return build_on_ray(self.config, reader, lineage_url, dead_letters=writer, boards=boards, name=name, progress=progress, traces=traces)
 
 
 def has_commits(config: Config) -> bool:
@@ -126,10 +130,13 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         BrokerUnavailable: No broker answers within ``log.connect_limit_s``.
         ResourcesShort: The cluster can't hold the plan.
         Damaged: As `has_commits`; nothing was started.
+        ConfigError: Traces are switched on, and what sends them is not installed.
     """
     if not has_commits(config):
         tell_default_key(say)
     with ExitStack() as stack:
+        traces = open_traces(config)
+        stack.callback(traces.close)
         address, handle = log_address(config, say)
         stack.callback(handle.stop)
         stack.enter_context(told_why_it_ended(handle))
@@ -139,13 +146,13 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         admin.ensure_topic(config.log.events_topic, config.log.num_partitions)
         admin.ensure_topic(config.log.dead_letter_topic, 1)
         admin.close()
-        reader, writer = stream_reader(address, config.log), open_writer(address, config.log)
+        reader, writer = stream_reader(address, config.log, config.telemetry.log_format), open_writer(address, config.log)
         stack.callback(reader.close)
         stack.callback(writer.close)
         state_url = state_address(config)
         students = (STUDENT, *config.students)
         were_there = {student for student in students if RemoteBoard.exists(registry_url(state_url), student)}
-        boards = {student: RemoteBoard.get_or_create(registry_url(state_url), student) for student in students}
+        boards = {student: RemoteBoard.get_or_create(registry_url(state_url), student, config.telemetry.log_format) for student in students}
         for student in sorted(were_there):  # One that has just been made runs this code, and takes seconds to answer.
             tell_other_code(boards[student], say)
         progress = None
@@ -153,7 +160,17 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
             group = GroupOffsets(address.where, consumer_group(config), config.log)
             stack.callback(group.close)
             progress = group.commit
-        yield Session(config, state_url, current_url(state_url), address, reader, writer, boards, progress, handle.ended)
+        yield Session(config, state_url, current_url(state_url), address, reader, writer, boards, progress, handle.ended, traces)
+
+
+def open_traces(config: Config) -> VersionTraces:
+    """Return what tells how versions come to be; it makes nothing where traces are switched off.
+
+    Raises:
+        ConfigError: They are switched on, and what sends them is not installed.
+    """
+    telemetry = config.telemetry
+    return VersionTraces(open_tracer(telemetry.traces_endpoint, "stream"), telemetry.traces_every_s)
 
 
 def tell_other_code(board: RemoteBoard, say: Callable[[str], None]) -> None:
@@ -173,9 +190,9 @@ def tell_default_key(say: Callable[[str], None]) -> None:
     say(f"WARNING: {what}, and who has the state can try ids: {do}, see 'A job of ray job submit' in docs/operations.md")
 
 
-def stream_reader(address: LogAddress, cfg: LogConfig) -> TableReader:
+def stream_reader(address: LogAddress, cfg: LogConfig, log_format: str = "plain") -> TableReader:
     """Return the reader of micro-batches: Ray Data in an actor for Kafka; files are read where the driver runs."""
-    return RecycledReader(address, cfg) if address.kind == "kafka" else open_table_reader(address, cfg)
+    return RecycledReader(address, cfg, log_format=log_format) if address.kind == "kafka" else open_table_reader(address, cfg)
 
 
 @contextmanager

@@ -17,13 +17,14 @@ from streamrec.pipeline.lake_writer import build_lake
 from streamrec.pipeline.layout import checkpoint_url, registry_url, state_of
 from streamrec.pipeline.lineage import Current, made_current
 from streamrec.pipeline.other_lakes import OtherLakes
-from streamrec.pipeline.parts import Parts, Pupil
+from streamrec.pipeline.parts import Parts, Pupil, nobody
 from streamrec.pipeline.plan import STUDENT
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.publisher import PromotionBoard, Publisher
 from streamrec.pipeline.ray_workers import RayWorker, wait_until_adopted
 from streamrec.pipeline.saving import check_shape, shape_of
 from streamrec.pipeline.switches import SwitchBoard
+from streamrec.pipeline.tracing import VersionTraces
 from streamrec.registry.registry import Registry
 from streamrec.soft_labels.scorer import Scorer
 from streamrec.storage import open_storage
@@ -33,6 +34,7 @@ from streamrec.teachers.kinds import check_teachers
 from streamrec.teachers.linear import LinearStatistics
 from streamrec.teachers.refresh import RayRefresher
 from streamrec.teachers.requests import LocalRefresher
+from streamrec.telemetry.logs import set_up_first
 from streamrec.workers import LocalWorker, Worker
 
 C = TypeVar("C")
@@ -53,8 +55,10 @@ def make_learner(config: Config, name: str) -> Learner:
     return Learner(student, config.features, config.soft_labels.top_k, config.seed, name)
 
 
-def _publisher(config: Config, state_url: str, clock: Clock, board: PromotionBoard | None, student: str = STUDENT) -> Publisher:
-    return Publisher(config, Registry(open_storage(registry_url(state_url)), student, clock=clock), board)
+def _publisher(
+    config: Config, state_url: str, clock: Clock, board: PromotionBoard | None, traces: VersionTraces, student: str = STUDENT
+) -> Publisher:
+    return Publisher(config, Registry(open_storage(registry_url(state_url)), student, clock=clock), board, traces.of(student))
 
 
 def _learners(config: Config, make: Callable[[str], Worker[Learner]], publisher: Callable[[str], Publisher | None]) -> dict[str, Any]:
@@ -86,6 +90,7 @@ def build_local(
     dead_letters: LogWriter | None = None,
     durable: bool = True,
     board: PromotionBoard | None = None,
+    traces: VersionTraces | None = None,
 ) -> Controller:
     """Wire everything in this process, without Ray: for backtests, unit tests and the pure benchmark.
 
@@ -97,8 +102,10 @@ def build_local(
         dead_letters: Where rejected records go; None drops them (they stay counted).
         durable: False keeps no plans, checkpoints, versions and lake.
         board: Gets promoted versions.
+        traces: Tell how versions come to be.
     """
     check_teachers(config.teachers)
+    traces = traces or VersionTraces()
     parts = Parts(
         config=config,
         clock=clock,
@@ -106,19 +113,20 @@ def build_local(
         **_learners(
             config,
             lambda name: LocalWorker(make_learner(config, name)),
-            lambda name: _publisher(config, state_url, clock, None, name) if durable else None,
+            lambda name: _publisher(config, state_url, clock, None, traces, name) if durable else None,
         ),
         scorer=LocalWorker(Scorer(state_url, config.soft_labels.top_k)),
         linear=LocalWorker(LinearStatistics(config.teachers.linear)) if "linear" in config.teachers.enabled else None,
         refresher=LocalRefresher(config.teachers, state_url),
         dead_letters=dead_letters,
-        publisher=_publisher(config, state_url, clock, board) if durable else None,
+        publisher=_publisher(config, state_url, clock, board, traces) if durable else None,
         former=FormerStudents(open_storage(registry_url(state_url)), config, clock) if durable else None,
         checkpoints=CheckpointStore(open_storage(checkpoint_url(state_url))) if durable else None,
         **(_stored(state_url) if durable else {}),
         lake=build_lake(config, state_url) if durable else None,
         other_lakes=OtherLakes(config, state_url) if durable else None,
         current=made_current(state_url) if durable else Current(),
+        traces=traces,
     )
     return Controller(parts)
 
@@ -133,6 +141,7 @@ def build_on_ray(
     name: str | None = None,
     clock: Clock | None = None,
     progress: Callable[[str, Mapping[int, int]], None] | None = None,
+    traces: VersionTraces | None = None,
 ) -> Controller:
     """Wire the student, its control, the scorer and the linear statistics as detached named actors that run this driver's code.
 
@@ -146,6 +155,7 @@ def build_on_ray(
         name: Prefix of the actors' names; one stream per name. None makes one of the lineage's address.
         clock: Processing time.
         progress: Is told the topic and the next offsets after each commit.
+        traces: Tell how versions come to be.
 
     Raises:
         ConfigError: The state was made with another shape; whoever moves it is left alone. Or a teacher's model is not here.
@@ -154,42 +164,40 @@ def build_on_ray(
         Damaged: The pointer or the lineage's name is torn or lost; the same.
     """
     check_teachers(config.teachers)
-    checkpoints = _fitting_checkpoints(config, state_url)
-    lake = build_lake(config, state_url)
+    checkpoints, lake = _fitting_checkpoints(config, state_url), build_lake(config, state_url)
     checkpoints.acquire()  # Before the actors are adopted: the driver whose calls are refused then knows why.
-    epoch = secrets.randbits(62) + 1
+    epoch, prefix = secrets.randbits(62) + 1, name or actor_prefix(state_url)
     workers: list[RayWorker[Any]] = []
-    prefix = name or actor_prefix(state_url)
 
     def worker(role: str, build: Callable[..., C], *args: Any) -> Worker[C]:
         actor = f"{prefix}-{role}"
         handle = host(actor, ACTOR_CPUS, checkpoints.check_owner, BEHIND if role in {"control", "linear"} else 0)
-        made: RayWorker[C] = RayWorker(handle, epoch, build, *args, name=actor)
+        made: RayWorker[C] = RayWorker(handle, epoch, set_up_first, config.telemetry.log_format, role, build, *args, name=actor)
         workers.append(made)
         return made
 
     def learner(student: str) -> Worker[Learner]:
         return worker(f"students-{student}" if student in config.students else student, make_learner, config, student)
 
-    clock = clock or SystemClock()
+    clock, traces = clock or SystemClock(), traces or VersionTraces()
     parts = Parts(
         config=config,
         clock=clock,
         reader=reader,
-        **_learners(config, learner, lambda student: _publisher(config, state_url, clock, (boards or {}).get(student), student)),
+        **_learners(config, learner, lambda student: _publisher(config, state_url, clock, (boards or {}).get(student), traces, student)),
         scorer=worker("scorer", Scorer, state_url, config.soft_labels.top_k),
         linear=worker("linear", LinearStatistics, config.teachers.linear) if "linear" in config.teachers.enabled else None,
-        refresher=RayRefresher(config.teachers, state_url),
+        refresher=RayRefresher(config.teachers, state_url, config.telemetry.log_format),
         dead_letters=dead_letters,
-        publisher=_publisher(config, state_url, clock, (boards or {}).get(STUDENT)),
+        publisher=_publisher(config, state_url, clock, (boards or {}).get(STUDENT), traces),
         former=FormerStudents(open_storage(registry_url(state_url)), config, clock),
         checkpoints=checkpoints,
         **_stored(state_url),
         lake=lake,
         other_lakes=OtherLakes(config, state_url),
         current=made_current(state_url),
+        traces=traces,
+        progress=progress or nobody,
     )
-    if progress is not None:
-        parts.progress = progress
     wait_until_adopted(workers)
     return Controller(parts)

@@ -26,6 +26,7 @@ from streamrec.registry.swaps import BoardState
 from streamrec.registry.telling import Telling
 from streamrec.state import Arrays
 from streamrec.storage import is_folder, open_storage
+from streamrec.telemetry.logs import set_up
 from streamrec.telemetry.numbers import Taken
 
 logger = logging.getLogger(__name__)
@@ -68,12 +69,14 @@ class Board:
     Args:
         registry_url: Storage address of the registry; None for a board that only holds what is published to it.
         student: Whose versions.
+        log_format: Of this process' lines.
 
     **Contract.** Every method may be called again with the same arguments. The arrays belong to this actor: it puts them itself, because an
     object dies with its owner.
     """
 
-    def __init__(self, registry_url: str | None = None, student: str = "default") -> None:
+    def __init__(self, registry_url: str | None = None, student: str = "default", log_format: str = "plain") -> None:
+        set_up(log_format, "board")
         self._registry_url = registry_url
         self._student = student
         self._code = code_version()

@@ -40,7 +40,7 @@ class RemoteBoard:
         self._given: tuple[str, Arrays] = ("", {})
 
     @classmethod
-    def get_or_create(cls, registry_url: str | None = None, student: str = "default") -> RemoteBoard:
+    def get_or_create(cls, registry_url: str | None = None, student: str = "default", log_format: str = "plain") -> RemoteBoard:
         """Return the board of a student's registry; the first call creates it, detached, so that it outlives its creator."""
         options = {
             "name": board_name(registry_url, student),
@@ -52,7 +52,7 @@ class RemoteBoard:
             # Every method may be repeated, so a call that a restart interrupted is sent again.
             "max_task_retries": 3,
         }
-        return cls(cast("ActorHandle[Any]", ray.remote(Board).options(**options).remote(registry_url, student)))
+        return cls(cast("ActorHandle[Any]", ray.remote(Board).options(**options).remote(registry_url, student, log_format)))
 
     @classmethod
     def exists(cls, registry_url: str | None = None, student: str = "default") -> bool:

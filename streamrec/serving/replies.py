@@ -53,7 +53,7 @@ class ErrorReply(Reply):
 class Named(Reply):
     """Name the request."""
 
-    request_id: str = Field(description="The header x-request-id, else a new one.")
+    request_id: str = Field(description="The header x-request-id, if it is one of up to 128 visible characters of ASCII, else a new one.")
 
 
 class Facts(Named):

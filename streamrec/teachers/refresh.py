@@ -21,6 +21,7 @@ from streamrec.teachers.kinds import kind_of
 from streamrec.teachers.requests import RefreshRequest, carry_out
 from streamrec.teachers.store import TeacherStore
 from streamrec.teachers.trainer import fit_transformer_task, give_way
+from streamrec.telemetry.logs import set_up
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +30,13 @@ class BackgroundRefresh:
     """Carry out one teacher's refreshes, one after the other, in a process that has given way.
 
     The process stays: to begin another costs seconds of a core, a closed-form refresh often less than one.
+
+    Args:
+        log_format: Of this process' lines.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, log_format: str = "plain") -> None:
+        set_up(log_format, "refresh")
         torch.set_num_threads(1)
         give_way()
         self._memory = GivesBack(SystemClock())
@@ -44,10 +49,10 @@ class BackgroundRefresh:
         self._memory.after_work()
 
 
-def background_refresh() -> ray.actor.ActorHandle[Any]:
+def background_refresh(log_format: str = "plain") -> ray.actor.ActorHandle[Any]:
     """Make an actor that ends with this driver; one that dies fails the refresh in progress, and is there again for the next."""
     make: Any = ray.remote(BackgroundRefresh)  # Ray's types lose the class through options()
-    handle: ray.actor.ActorHandle[Any] = make.options(num_cpus=0, max_restarts=-1, max_task_retries=0).remote()
+    handle: ray.actor.ActorHandle[Any] = make.options(num_cpus=0, max_restarts=-1, max_task_retries=0).remote(log_format)
     return handle
 
 
@@ -57,8 +62,8 @@ class RayRefresher:
     What a refresh is made from goes to storage first, where its kind says so: after a crash the same refresh starts again from the same bytes.
     """
 
-    def __init__(self, config: TeachersConfig, storage_url: str) -> None:
-        self._config = config
+    def __init__(self, config: TeachersConfig, storage_url: str, log_format: str = "plain") -> None:
+        self._config, self._log_format = config, log_format
         self._storage_url = storage_url
         self._storage = open_storage(storage_url)
         self._store = TeacherStore(self._storage)
@@ -89,7 +94,7 @@ class RayRefresher:
 
     def _carry_out(self, request: RefreshRequest, payload_key: str | None) -> ray.ObjectRef[None]:
         if request.teacher not in self._workers:
-            self._workers[request.teacher] = background_refresh()
+            self._workers[request.teacher] = background_refresh(self._log_format)
         made: ray.ObjectRef[None] = self._workers[request.teacher].carry_out.remote(request, self._config, self._storage_url, payload_key)
         return made
 

@@ -1,4 +1,5 @@
-"""Count what happens, in each process by itself, under names that one table holds.
+"""Say what happens: numbers under names that one table holds, log lines as JSON, traces of versions.
 
-Takes counts and times from whoever does the work. Gives plain numbers that travel, and Prometheus' text of all processes' together.
+Takes counts and times from whoever does the work. Gives plain numbers that travel, Prometheus' text of all processes' together, and spans to an
+OTLP receiver.
 """

@@ -41,6 +41,8 @@ def another(path: tuple[str, ...], default: Any) -> Any:
         "max_replicas": 5,
         "replay_kind": "quota",
         "students": {"small": {"dim": 16}},
+        "log_format": "json",
+        "traces_endpoint": "http://collector:4318",
     }
     if path[-1] in special and not isinstance(default, bool):
         return special[path[-1]]
@@ -262,6 +264,11 @@ def test_the_least_a_micro_batch_takes_is_not_above_the_most() -> None:
         ({"lake": {"address": "s3:/events"}}, "lake.address is not valid, got 's3:/events', allowed s3://BUCKET"),
         ({"log": {"broker": ""}}, "log.broker is not valid, got '', allowed a text of at least 1 characters"),
         ({"log": {"events_topic": "a b"}}, "log.events_topic is not valid, got 'a b', allowed a text that matches"),
+        ({"telemetry": {"log_format": "xml"}}, "telemetry.log_format is not valid, got 'xml', allowed 'plain' or 'json'"),
+        (
+            {"telemetry": {"traces_endpoint": "http://me:secret@collector"}},
+            "telemetry.traces_endpoint is not valid, got 'http://me:secret@collector', allowed a text that matches",
+        ),
     ],
 )
 def test_a_value_that_is_not_valid_is_told_in_our_words(values: dict[str, Any], message: str) -> None:

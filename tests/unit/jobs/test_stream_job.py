@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -21,6 +22,7 @@ from streamrec.errors import BrokerUnavailable, EmbeddedBrokerError, OperatorErr
 from streamrec.pipeline.driver import MAX_FAILURES
 from streamrec.pipeline.plan import Plan, PlannedRange
 from streamrec.pipeline.report import StepReport
+from streamrec.telemetry import logs
 
 REPORT = StepReport(
     Plan(batch=3, ranges=(PlannedRange(topic="t", partition=0, start=4, end=20),), now_ms=0, seed=0), committed=True, seconds={"read": 0.25}
@@ -85,6 +87,26 @@ def test_a_signal_ends_a_job_without_steps_with_its_cleaning_up_and_one_line(num
     assert cli.run(job) == INTERRUPTED
     assert cleaned == [True]
     assert capsys.readouterr().err == "stopped by a signal before its end\n"
+
+
+def test_where_lines_are_json_all_that_a_job_says_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def job() -> int:
+        cli.resolve(None, ["telemetry.log_format=json", f"state={tmp_path}"])
+        tell = stream.teller(cast("Any", SimpleNamespace(state=SimpleNamespace(counts={}))))
+        tell(replace(REPORT, published="v00000003"))
+        cli.say("WARNING: the board\nis old")
+        what = "Stream: broken"
+        raise OperatorError(what, do="mend it")
+
+    try:
+        assert cli.run(job) == 1
+    finally:
+        logs.set_up("plain", "test")
+    step, warning, error = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (step["level"], step["message"]) == ("info", "batch 3, 16 records in 0.25 s, published v00000003, committed")
+    assert (step["batch"], step["offsets"], step["model_version"], step["process"]) == (3, {"0": 20}, "v00000003", "job")
+    assert (warning["level"], warning["message"]) == ("warning", "WARNING: the board\nis old")
+    assert (error["level"], error["message"]) == ("error", "Stream: broken, mend it")
 
 
 def test_a_wrong_duration_is_one_paragraph(capsys: pytest.CaptureFixture[str]) -> None:

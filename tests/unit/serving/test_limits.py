@@ -1,6 +1,7 @@
 """Load shedding, deadlines, pages of other origins, and what breaks: one replica, in this process."""
 
 import asyncio
+import json
 import logging
 from concurrent.futures import Future
 
@@ -15,6 +16,7 @@ from streamrec.clock import ManualClock
 from streamrec.config import parse_config
 from streamrec.config.keys import ApiKey, digest_of
 from streamrec.errors import BrokerUnavailable, ConfigError
+from streamrec.telemetry.logs import JsonFormatter
 
 EVENT = {"event_id": "e1", "user_id": "u1", "item_id": "i1", "event_type": "click", "event_time": 1_764_000_000_000}
 
@@ -213,3 +215,26 @@ def test_guards_let_everybody_read_and_write_by_default():
     assert (guards.access.keys, guards.cors.is_on) == ({}, Cors().is_on)
     with pytest.raises(Refusal), Gate(0).entered():
         pass
+
+
+@pytest.mark.parametrize("hostile", [b"", b"two\nlines", b"a\r\nset-cookie: x", b"\xff\xfe", b"with space", b"\x1b[31m", b"x" * 129])
+def test_a_request_id_that_is_not_well_formed_is_not_taken_and_one_of_its_own_stands_in_answer_and_log(serving, monkeypatch, caplog, hostile):
+    replica = serving()
+    good = replica.ask("GET", "/v1/recommend/u1", headers=((b"x-request-id", b"x" * 128),))
+    assert good.body["request_id"] == "x" * 128
+    asked = [replica.ask("GET", "/v1/recommend/u1", headers=((b"x-request-id", hostile),)).body["request_id"] for _ in range(2)]
+    assert len({*asked, hostile.decode("latin-1")}) == 3
+    monkeypatch.setattr(replica.answerer, "popular", None)
+    answer = replica.ask("GET", "/v1/popular", headers=((b"x-request-id", hostile),))
+    (record,) = caplog.records
+    line = json.loads(JsonFormatter("replica").format(record))
+    assert line["request_id"] == answer.body["error"]["request_id"]
+    assert hostile.decode("latin-1") not in line["request_id"] or not hostile
+
+
+def test_an_answer_writes_no_line(serving, caplog):
+    replica = serving(accepts=["interaction"])
+    with caplog.at_level(logging.INFO):
+        for method, path in (("GET", "/v1/recommend/u1"), ("GET", "/v1/popular"), ("GET", "/v1/recommend/u1?n=0"), ("GET", "/nowhere")):
+            replica.ask(method, path)
+    assert caplog.records == []

@@ -31,8 +31,9 @@ class Actors:
         monkeypatch.setattr(ray, "wait", lambda refs, **_: ([ref for ref in refs if ref in self.done], []))
         monkeypatch.setattr(ray, "get", lambda ref: None)
 
-    def make(self) -> Actors:
+    def make(self, log_format: str) -> Actors:
         self.num_made += 1
+        assert log_format == "plain"
         return self
 
     def remote(self, request: RefreshRequest, *others: Any) -> str:
