@@ -267,6 +267,11 @@ class Registry:
         keys = self._storage.list(f"{self._student}/decisions/{version}")
         return [self._decision(key) for key in keys]
 
+    def last_decision(self, version: str) -> Decision | None:
+        """Return the newest decision on a version."""
+        keys = self._storage.list(f"{self._student}/decisions/{version}")
+        return self._decision(keys[-1]) if keys else None
+
     def _decision(self, key: str) -> Decision:
         return Decision.from_json(self._storage.read(key), f"{self._storage.address}/{key}")
 
