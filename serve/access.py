@@ -41,6 +41,7 @@ _REMEDIES = {
     "or set serving.keys_file or serving.remote_promotion",
     Action.DELETE_USERS: "send the deletion to the log itself, or set serving.keys_file",
 }
+_BY_HAND = frozenset({Action.MOVE_MODELS, Action.DELETE_USERS})
 _ALLOWED = "a server on loopback, or a key with scope admin"
 
 
@@ -123,12 +124,14 @@ class Access:
         is_local: Whether the server is known to listen on loopback alone.
         moves_models: Whether models may be promoted and rolled back by whoever reaches a server without keys that is not local.
         clock: For rates.
+        origins: Pages that may move models and delete users where no keys are asked for, though they come from elsewhere; `*` stands for all.
     """
 
     keys: Mapping[str, ApiKey] = field(default_factory=dict)
     is_local: bool = False
     moves_models: bool = False
     clock: Clock = field(default_factory=SystemClock)
+    origins: Collection[str] = ()
 
     def __post_init__(self) -> None:
         self._anybody = Caller(deletes=self.is_local, moves=self.is_local or self.moves_models)
@@ -176,6 +179,8 @@ class Access:
         if action is Action.PROBE:
             return
         caller = self.identify(scope)
+        if action in _BY_HAND and not self._known:
+            self._check_origin(scope)
         if caller.scopes is not None and SCOPE_OF[action] not in caller.scopes:
             got, allowed = f"a key with {', '.join(sorted(caller.scopes))}", f"a key with scope {SCOPE_OF[action]}"
             raise Refusal(403, "authorization", got, allowed, "Access: this key does not have the scope that this takes")
@@ -185,6 +190,17 @@ class Access:
         if (action is Action.MOVE_MODELS and not caller.moves) or (action is Action.DELETE_USERS and not caller.deletes):
             what = f"Access: this server does not {action.replace('_', ' ')} by HTTP, {_REMEDIES[action]}"
             raise Refusal(403, "path", scope["path"][:200], _ALLOWED, what)
+
+    def _check_origin(self, scope: Scope) -> None:
+        """Return when no page of another site has the browser ask: without keys nothing else tells it from the person in front of it.
+
+        A browser says where a request comes from (`sec-fetch-site`), and no page can say otherwise; programs say nothing.
+        """
+        site, origin = header(scope, b"sec-fetch-site"), header(scope, b"origin") or b""
+        if site not in {b"cross-site", b"same-site"} or not {b"*", origin.lower()}.isdisjoint(one.lower().encode() for one in self.origins):
+            return
+        what = "Access: a page of another site asks for this, which only this server's own pages may, or those of serving.cors_origins"
+        raise Refusal(403, "sec-fetch-site", site.decode(), "same-origin", what)
 
     def _bearer(self, scope: Scope) -> Caller:
         given = header(scope, b"authorization") or b""

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from serve.letters import Letters
 from serve.moves import Moves
+from serve.system import System
 from streamrec.serving.event_sink import Permit
 from streamrec.serving.full_answers import FullAnswerer
 from streamrec.serving.requests import RecommendRequest
@@ -22,6 +24,8 @@ class Backend(Protocol):
     shown: Callable[[RecommendRequest, Mapping[str, Any]], None] | None
     """Called with a recommendation after it has been sent; None where nobody asks."""
     moves: Moves
+    letters: Letters
+    system: System
     numbers: Numbers
     """What this replica counts; requests are counted in it, too."""
 

@@ -22,23 +22,24 @@ from starlette.routing import compile_path
 from serve.access import Access, audit, caller_of
 from serve.appending import append
 from serve.backend import Backend
-from serve.document import DocumentedApp
+from serve.document import DocumentedApp, HotRoutes
 from serve.failures import failed
 from serve.http import Headers, Message, Receive, Refusal, Scope, Send, last_of_three, no_model, path_of, read_body, wrong_method
-from serve.limits import Gate
+from serve.limits import Gate, again_after
 from serve.operations import OPERATIONS, Operation
 from streamrec.clock import Clock, SystemClock
-from streamrec.errors import OperatorError, RequestError
+from streamrec.errors import BrokerError, ConfigError, OperatorError, RequestError
 from streamrec.events.schema import Kind
 from streamrec.pipeline.switches import Action
 from streamrec.serving.bodies import (
+    HistoryQuery,
     ItemBody,
+    LettersQuery,
+    PlacesBody,
     PopularQuery,
     RankBody,
     ReasonBody,
-    RecommendBody,
     SimilarBody,
-    UserQuery,
     WhereQuery,
     check_bounds,
     refuse_invalid,
@@ -153,7 +154,7 @@ class ColdRoutes:
                 raise HTTPException(404)
             self._access.check(request.scope, operation.action)
 
-        self.app.add(operation, getattr(_Documented if operation.is_hot else self, operation.name), [Depends(may)])
+        self.app.add(operation, getattr(HotRoutes if operation.is_hot else self, operation.name), [Depends(may)])
 
     async def similar(self, body: SimilarBody, request: Request) -> Response:
         """Items whose vectors point in the same direction; those that are given are left out, those that are unknown are named."""
@@ -215,6 +216,10 @@ class ColdRoutes:
         reason = _reason(body, request)
         return await self._move(lambda: self._backend.moves.roll_back(reason), "rollback", request)
 
+    async def history(self, query: Annotated[HistoryQuery, Query()], request: Request) -> Response:
+        """Newest first; `streamrec models list` and `show` know more of each."""
+        return await self._move(lambda: self._backend.moves.history(query.last), "", request)
+
     async def pin(self, version: str, request: Request, body: ReasonBody | None = None) -> Response:
         """As `streamrec pin VERSION --live`: held first, then promoted."""
         reason, by = _why(body), _who(request)
@@ -245,6 +250,19 @@ class ColdRoutes:
         """The next version that the gate lets through goes live."""
         return await self._switch("unfreeze", request, body)
 
+    async def dead_letters(self, query: Annotated[LettersQuery, Query()], request: Request) -> Response:
+        """As `streamrec dlq list` and `show`, of the topic's newest records; what is unprintable is escaped, and long ones are cut."""
+        return await self._turn(lambda: self._backend.letters.newest(query.last), "", request)
+
+    async def replay_letters(self, body: PlacesBody, request: Request) -> Response:
+        """As `streamrec dlq replay PLACE…`: each goes to the events topic as it is, once, if it is valid now."""
+        what = f"replay of {len(body.places)} dead letters, {body.places[0]!r} first"
+        return await self._turn(lambda: self._backend.letters.replay(body.places), what, request)
+
+    async def system(self, request: Request) -> Response:
+        """The machine of the replica that answers, seen at most every five seconds, and the Ray cluster."""
+        return await self._turn(self._backend.system.facts, "", request)
+
     async def _switch(self, action: Action, request: Request, body: ReasonBody | None) -> Response:
         reason, by = _why(body), _who(request)
         return await self._turn(lambda: self._backend.moves.turn(action, reason, by), f"switch: {action}", request)
@@ -264,7 +282,9 @@ class ColdRoutes:
             with self._gate.entered():
                 # In a thread, because requests are answered meanwhile.
                 done = await asyncio.to_thread(do)
-        except OperatorError as error:
+        except BrokerError as error:
+            raise Refusal(503, "broker", "no answer", "an answer", str(error), again_after(1)) from error
+        except (OperatorError, ConfigError) as error:
             raise Refusal(409, field, "what is not possible", allowed, str(error)) from error
         return self._json({**done, "request_id": request_id})
 
@@ -347,31 +367,3 @@ def _who(request: Request) -> str:
 def _reason(body: ReasonBody | None, request: Request) -> str:
     caller = caller_of(request.scope)
     return _why(body) if caller.name is None else f"{_why(body)} (key {caller.name})"
-
-
-class _Documented:
-    """The hot routes, as the document shows them; they are answered before FastAPI is asked."""
-
-    @staticmethod
-    async def recommend(body: RecommendBody) -> None:
-        """A `user_id`, a `history`, or both. With `lists` the answer has `lists` in place of `items`; what is short says why in `short`."""
-
-    @staticmethod
-    async def recommend_to_user(user_id: str, query: Annotated[UserQuery, Query()]) -> None:
-        """The plain request without a body."""
-
-    @staticmethod
-    async def events() -> None:
-        """Each event is accepted or rejected by itself; answered when the broker has those that are accepted."""
-
-    @staticmethod
-    async def models() -> None:
-        """Versions, offsets, counters of the replica that answers."""
-
-    @staticmethod
-    async def healthz() -> None:
-        """200 as long as the process answers."""
-
-    @staticmethod
-    async def readyz() -> None:
-        """503 until a version is live."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
 
 from serve.access import SCOPE_OF, Action
 from serve.operations import Operation
 from streamrec import __version__
 from streamrec.config import MAX_NAMESPACE_CHARS
 from streamrec.events.json_schema import event_schema
+from streamrec.serving.bodies import RecommendBody, UserQuery
 from streamrec.serving.checks import MAX_DEADLINE_MS, RequestLimits
+from streamrec.serving.operator_replies import DeadLetters, Replayed, SystemFacts, VersionHistory
 from streamrec.serving.replies import (
     ErrorReply,
     EventResults,
@@ -47,6 +49,10 @@ REPLIES: Mapping[str, type[Reply]] = {
     "promote": Moved,
     "rollback": Moved,
     **dict.fromkeys(("pin", "unpin", "switches", "pause", "resume", "freeze_publishing", "unfreeze_publishing"), SwitchFacts),
+    "history": VersionHistory,
+    "dead_letters": DeadLetters,
+    "replay_letters": Replayed,
+    "system": SystemFacts,
     "healthz": Health,
     "readyz": Ready,
 }
@@ -68,7 +74,8 @@ _WHY = {
     500: "Something broke; the log has a line by `error.request_id`",
     503: "No version is live, or the broker did not acknowledge; send again after `retry-after` seconds",
 }
-_NEEDS_NEITHER_MODEL_NOR_BROKER = frozenset({"get_item", "get_user", "models", "healthz"})
+_NEEDS_NEITHER_MODEL_NOR_BROKER = frozenset({"get_item", "get_user", "models", "history", "system", "healthz"})
+_OF_LETTERS = frozenset({"dead_letters", "replay_letters"})
 _RETRY_AFTER = {"retry-after": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
 _EVENTS_REFUSED = "All events are rejected, or the request: see there"
 _LISTS_OF_IDS = frozenset({"items", "exclude", "history", "candidates", "like", "categories"})
@@ -141,11 +148,12 @@ def _refusals(operation: Operation) -> Iterator[int]:
         yield from (400, 401, 403, 429)
     if operation.path.endswith("_id}"):
         yield 404
-    if operation.action is Action.MOVE_MODELS:
+    if operation.action is Action.MOVE_MODELS or operation.name == "history":
         yield 409
     if operation.method in {"POST", "PUT"}:
         yield from (413, 415)
-    if operation.action is not Action.MOVE_MODELS and operation.name not in _NEEDS_NEITHER_MODEL_NOR_BROKER:
+    needs_no_other = operation.action is Action.MOVE_MODELS or operation.name in _NEEDS_NEITHER_MODEL_NOR_BROKER
+    if not needs_no_other or operation.name in _OF_LETTERS:
         yield 503
     yield 500
 
@@ -212,3 +220,31 @@ def _event_schemas() -> dict[str, Any]:
     kinds = {f"{_EVENT}{kind}": schema for kind, schema in wire["$defs"].items()}
     event = {name: wire[name] for name in ("title", "description")}
     return {"event": {**event, "oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in kinds]}, **kinds}
+
+
+class HotRoutes:
+    """The hot routes, as the document shows them; they are answered before FastAPI is asked."""
+
+    @staticmethod
+    async def recommend(body: RecommendBody) -> None:
+        """A `user_id`, a `history`, or both. With `lists` the answer has `lists` in place of `items`; what is short says why in `short`."""
+
+    @staticmethod
+    async def recommend_to_user(user_id: str, query: Annotated[UserQuery, Query()]) -> None:
+        """The plain request without a body."""
+
+    @staticmethod
+    async def events() -> None:
+        """Each event is accepted or rejected by itself; answered when the broker has those that are accepted."""
+
+    @staticmethod
+    async def models() -> None:
+        """Versions, offsets, counters of the replica that answers."""
+
+    @staticmethod
+    async def healthz() -> None:
+        """200 as long as the process answers."""
+
+    @staticmethod
+    async def readyz() -> None:
+        """503 until a version is live."""

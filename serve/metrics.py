@@ -10,7 +10,7 @@ from streamrec.clock import Clock
 from streamrec.telemetry.numbers import Numbers, Series, show
 from streamrec.telemetry.table import BY_NAME
 
-_KNOWN = frozenset({"recommend", "similar", "rank", "popular", "items", "users", "events", "models", "stream", "live"})
+_KNOWN = frozenset({"recommend", "similar", "rank", "popular", "items", "users", "events", "models", "stream", "system", "live"})
 _OTHERS = {"/healthz": "probe", "/readyz": "probe", "/metrics": "metrics", "/openapi.json": "document", "/": "dashboard"}
 # Answers that go on until the client leaves say nothing of how quickly there is one.
 _LASTING = frozenset({"live"})

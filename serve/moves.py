@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from serve.history import NewestVersions
 from streamrec.clock import Clock, SystemClock
 from streamrec.errors import OperatorError
 from streamrec.pipeline.moving import promote
@@ -31,6 +32,7 @@ class Moves:
     def __init__(self, registry_url: str | None, state_url: str | None, student: str, moved: Callable[[], None], clock: Clock | None = None) -> None:
         self._registry_url, self._state_url, self._student, self._moved = registry_url, state_url, student, moved
         self._clock = clock or SystemClock()
+        self._history = NewestVersions()
 
     def promote(self, version: str, reason: str) -> dict[str, Any]:
         """Make a version live and return the move.
@@ -73,6 +75,14 @@ class Moves:
     def switches(self) -> dict[str, Any]:
         """Return the switches as they are; see `turn`."""
         return _facts(SwitchBoard(self._state()).now())
+
+    def history(self, last: int) -> dict[str, Any]:
+        """Return the newest versions, with what the gate said of each, and the newest moves; see `serve.history`.
+
+        Raises:
+            OperatorError: There is no registry, or it can't be read.
+        """
+        return self._history.newest(self._registry(), last)
 
     def _turn(self, reason: str, by: str, version: str = "") -> Flip:
         return Flip(by=by, reason=reason, at_ms=self._clock.now_ms(), version=version)

@@ -52,6 +52,36 @@ class Operation:
         return self.asked or self.path
 
 
+_NUMBERS = {
+    "num_queries": 812.0, "candidate": 0.2631, "live": 0.2619, "difference": 0.0012, "standard_error": 0.0019, "allowed": -0.0131,
+    "evidence": 0.11, "needed": 20.0,
+}  # fmt: skip
+_DECISION = {
+    "verdict": "promote", "code": "not_worse", "reason": "not worse than live: recall@20 0.2631 against 0.2619 on 812 queries",
+    "candidate": "v00000013", "live": "v00000012", "batch": 14, "numbers": _NUMBERS,
+}  # fmt: skip
+_VERSION = {
+    "version": "v00000013", "created_ms": 1764000000000, "parent": "v00000012", "offsets": {"streamrec.events": {"0": 4100}},
+    "teachers": {"linear": "v00000009"}, "metrics": {"student.recall@20": 0.2631}, "digest": "b1946ac92492d234", "bytes": 291540,
+    "decision": _DECISION, "is_live": True, "is_pinned": False,
+}  # fmt: skip
+_MOVED = {"number": 4, "action": "promote", "version": "v00000013", "reason": "not worse than live", "at_ms": 1764000000000, "by_gate": True}
+_LETTER = {
+    "place": "streamrec.events/0/4711", "partition": 0, "offset": 4711, "reason": "future_time",
+    "means": "The event time is later than now plus events.future_tolerance_s.", "detail": "event_time: got 1795622400000",
+    "time_ms": 1764000000000, "key": "u7", "bytes": 112, "form": "text", "text": '{"event_id": "e7", "user_id": "u7"}', "is_cut": False,
+    "replays": 0, "missing_parts": 0,
+}  # fmt: skip
+_HOST = {"name": "shop-1", "cpus": 8, "load": 2.1, "memory_bytes": 33554432000, "available_bytes": 21474836480}
+_NODE = {
+    "name": "shop-1", "is_alive": True, "is_head": True, "cpus": 8.0, "gpus": 0.0, "memory_bytes": 17179869184.0, "store_bytes": 536870912.0,
+}  # fmt: skip
+_SYSTEM = {
+    "at_ms": 1764000000000, "replica": "default#Recommender#x7k2", "host": _HOST, "nodes": [_NODE],
+    "resources": [{"name": "CPU", "total": 8.0, "free": 3.0}],
+    "processes": [{"name": "StudentActor", "pid": 4711, "bytes": 412000000, "kind": "pss"}],
+    "packages": [{"name": "ray", "version": "2.60.0"}], "request_id": "6f1c2a9b3d4e5f60-27",
+}  # fmt: skip
 _RANKED = {"item_id": "i2", "score": 3.251402}
 _EXPLAINED = {**_RANKED, "because": [{"item_id": "i1", "part": 3.0}], "bias": 0.251402, "own_history": 0.0}
 _POPULAR = {"source": "popular", "why": "asked for", "popularity": {"half_life_s": 604800.0, "as_of_ms": 1764000000000}}
@@ -110,6 +140,10 @@ OPERATIONS = (
         {"replica": "default#Recommender#x7k2", "live": {"model_version": "v00000012"}}, is_hot=True,
     ),
     Operation(
+        "history", "GET", "/v1/models/history", "Show the newest versions, what the gate said of each, and who moved what",
+        {"versions": [_VERSION], "moves": [_MOVED], "request_id": "6f1c2a9b3d4e5f60-24"}, asked="/v1/models/history?last=5",
+    ),
+    Operation(
         "promote", "POST", "/v1/models/{version}:promote", "Make a version live",
         {**_MOVE, "request_id": "6f1c2a9b3d4e5f60-21"}, Action.MOVE_MODELS, "/v1/models/v00000012:promote", {"reason": "better on holdout"},
     ),
@@ -136,6 +170,23 @@ OPERATIONS = (
         "unfreeze_publishing", "POST", "/v1/stream:unfreeze-publishing", "Let it publish and promote again", _SWITCHES,
         Action.MOVE_MODELS, body=_WHY,
     ),
+    Operation(
+        "dead_letters", "GET", "/v1/stream/dead-letters", "Show the newest records that the stream rejected",
+        {
+            "topic": "streamrec.dead-letters", "records": 3, "not_looked_at": 0, "letters": [_LETTER], "left_out": 0, "foreign": 0,
+            "request_id": "6f1c2a9b3d4e5f60-25",
+        },
+        Action.MOVE_MODELS, "/v1/stream/dead-letters?last=20",
+    ),
+    Operation(
+        "replay_letters", "POST", "/v1/stream/dead-letters:replay", "Send rejected records to the stream again, each once",
+        {
+            "sent": [{"place": "streamrec.events/0/4711", "to": "streamrec.events/0/5012", "event_id": "e7"}], "refused": [],
+            "request_id": "6f1c2a9b3d4e5f60-26",
+        },
+        Action.MOVE_MODELS, body={"places": ["streamrec.events/0/4711"]},
+    ),
+    Operation("system", "GET", "/v1/system", "Show the replica's machine, its processes with their memory, and the Ray cluster", _SYSTEM),
     Operation(
         "healthz", "GET", "/healthz", "Say that the replica lives",
         {"status": "ok", "replica": "default#Recommender#x7k2"}, Action.PROBE, is_hot=True,

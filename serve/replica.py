@@ -16,11 +16,13 @@ from serve.access import Access
 from serve.appending import APPEND_TIMEOUT_S
 from serve.cors import Cors
 from serve.keys import LOOK_EVERY_S, KeyFile
+from serve.letters import Letters
 from serve.limits import Deadlines, Gate
 from serve.metrics import put_facts
 from serve.moves import Moves
 from serve.routes import Guards, Routes
 from serve.subscription import BoardSubscription
+from serve.system import System
 from serve.tracing import SwapTraces
 from streamrec.clock import SystemClock
 from streamrec.config import Config
@@ -133,7 +135,7 @@ class Replica:
             self._impressions = ImpressionLog(config.serving.log_impressions, self._impression_sink.submit, clock, student=settings.student)
             self.shown = self._impressions.shown
         self._worth = Worth()
-        self.access = Access(settings.keys, settings.is_local, config.serving.remote_promotion)
+        self.access = Access(settings.keys, settings.is_local, config.serving.remote_promotion, origins=config.serving.cors_origins)
         self._key_file = KeyFile(settings.keys_file, self.access.replace, clock) if settings.keys_file else None
         explored = config.serving.explore_share, config.serving.explore_among, config.serving.explore_temperature
         self.answerer = FullAnswerer(self._view, clock, exploration=Exploration(*explored) if explored[0] else None)
@@ -142,6 +144,9 @@ class Replica:
         followed = settings.registry_url, settings.student
         self._subscription = BoardSubscription(replica_id, *followed, self._slot, self._loader, self._traces, telemetry.log_format)
         self.moves = Moves(settings.registry_url, settings.state_url, settings.student, self._subscription.look, clock)
+        letters_config = config.model_copy(update={"log": self._log_config})
+        self.letters = Letters(letters_config, settings.log_address, settings.state_url, clock)
+        self.system = System(replica_id)
         self.numbers = Numbers(replica=replica_id)
         self.gate, self.deadlines = Gate(config.serving.max_waiting), Deadlines()
         self._stopping = threading.Event()

@@ -24,7 +24,7 @@ function open(title, body, buttons, check) {
     dialog.append(form);
     document.body.append(dialog);
     dialog.showModal();
-    form.querySelector("input").focus();
+    (form.querySelector("input") ?? form.querySelector("button")).focus();
   });
 }
 
@@ -43,4 +43,9 @@ export function confirm(title, text, action) {
   const reason = h("input", { id: "the-reason", required: true, maxlength: "200", autocomplete: "off" });
   const body = [h("p", { class: "soft" }, text), h("div", {}, h("label", { for: "the-reason" }, "Why? It is kept in the history"), reason)];
   return open(title, body, () => [h("button", {}, action)], () => reason.value.trim());
+}
+
+/** Return whether a person wants what they are told of. */
+export async function sure(title, text, action) {
+  return (await open(title, [h("p", { class: "soft" }, text)], () => [h("button", {}, action)], () => true)) === true;
 }

@@ -3,6 +3,8 @@
 import { learning } from "./pages/learning.js";
 import { models } from "./pages/models.js";
 import { now } from "./pages/now.js";
+import { stream } from "./pages/stream.js";
+import { system } from "./pages/system.js";
 import { tryIt } from "./pages/try_it.js";
 
-export const PAGES = [now, learning, models, tryIt];
+export const PAGES = [now, learning, models, tryIt, stream, system];

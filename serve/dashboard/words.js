@@ -35,6 +35,13 @@ export function time(ms) {
   return new Date(ms).toLocaleTimeString("en-GB");
 }
 
+/** Return the time of day, with the day where that is not today. */
+export function when(ms) {
+  const then = new Date(ms);
+  if (then.toDateString() === new Date().toDateString()) return time(ms);
+  return `${then.toLocaleDateString("en-GB", { day: "numeric", month: "short", year: "numeric" })}, ${time(ms)}`;
+}
+
 const MODELS = {
   student: "Student",
   student_events_only: "Student without teachers",
@@ -48,4 +55,13 @@ const MODELS = {
 export function model(name) {
   const bare = name.replace(/^teachers\./, "");
   return MODELS[bare] ?? (bare === name ? name.replace(/^students\./, "Student ") : `Teacher ${bare}`);
+}
+
+/** Return a size in bytes, in its largest unit. */
+export function bytes(value) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let place = 0;
+  for (; value >= 1000 && place < units.length - 1; place += 1) value /= 1000;
+  return `${place && value < 10 ? value.toFixed(1) : Math.round(value)} ${units[place]}`;
 }

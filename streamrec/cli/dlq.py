@@ -24,10 +24,8 @@ from streamrec.log.base import LogAddress
 from streamrec.log.connect import open_table_reader, open_writer
 from streamrec.pipeline.dead_letter_box import DeadLetterBox, Letter, Place
 from streamrec.pipeline.forgotten_letters import WHY, ForgottenLetters, load_forgotten
-from streamrec.pipeline.resend import Refused, Repair, Resender
-
-# Letters that are repaired, checked and acknowledged together.
-_BATCH_LETTERS, _BATCH_BYTES = 500, 8 * 2**20
+from streamrec.pipeline.letter_text import printable, shown
+from streamrec.pipeline.resend import Refused, Repair, Resender, in_batches
 
 
 def run(options: DlqList | DlqShow | DlqReplay) -> int:
@@ -77,8 +75,8 @@ def _line(letter: Letter, num_replays: int, *, as_json: bool) -> str:
     remarks = [f"replayed {num_replays}x" if num_replays > 1 else "replayed"] if num_replays else []
     remarks += [f"{len(letter.missing_parts)} parts missing"] if letter.missing_parts else []
     state = ", ".join(remarks) or "-"
-    place, reason = _printable(str(letter.place)), _printable(letter.reason)
-    return f"{place:<32} {reason:<18} {letter.num_bytes:>9} {_time(letter.time_ms)} {state:<9} {_printable(letter.detail)}"
+    place, reason = printable(str(letter.place)), printable(letter.reason)
+    return f"{place:<32} {reason:<18} {letter.num_bytes:>9} {_time(letter.time_ms)} {state:<9} {printable(letter.detail)}"
 
 
 def _show(options: DlqShow, box: DeadLetterBox, forgotten: ForgottenLetters) -> int:
@@ -97,15 +95,15 @@ def _show(options: DlqShow, box: DeadLetterBox, forgotten: ForgottenLetters) -> 
         "reason": f"{letter.reason}: {REASONS[Reason(letter.reason)] if letter.reason in set(Reason) else 'not a reason of this version'}",
         "detail": letter.detail,
         "time": _time(letter.time_ms),
-        "key": "none" if letter.key is None else _text(letter.key)[1],
+        "key": "none" if letter.key is None else shown(letter.key)[1],
         "bytes": "none (null)" if letter.value is None else str(letter.num_bytes),
     }
     if letter.missing_parts:
         facts["missing"] = f"parts {', '.join(map(str, letter.missing_parts))}; what follows lacks them"
-    sys.stdout.writelines(f"{name:<9} {_printable(text)}\n" for name, text in facts.items())
+    sys.stdout.writelines(f"{name:<9} {printable(text)}\n" for name, text in facts.items())
     for replayed in box.replays(place):
-        sys.stdout.write(f"{'replayed':<9} {_time(replayed.time_ms)} to {replayed.to} as {_printable(replayed.event_id)}\n")
-    form, text = _text(letter.value or b"")
+        sys.stdout.write(f"{'replayed':<9} {_time(replayed.time_ms)} to {replayed.to} as {printable(replayed.event_id)}\n")
+    form, text = shown(letter.value or b"")
     sys.stdout.write(f"{form}:\n{text}\n")
     return 0
 
@@ -124,7 +122,7 @@ def _replay(options: DlqReplay, config: Config, address: LogAddress, console: Co
     with _opened_box(address, config) as box, closing(open_writer(address, config.log)) as writer, stop_on_interrupt() as stop:
         num_replays = box.num_replays()
         resender = Resender(config, writer, SystemClock(), repair, forgotten.covers)
-        for batch in _batches(_chosen(box.letters(), places, reason)):
+        for batch in in_batches(_chosen(box.letters(), places, reason)):
             if stop.is_set():  # between batches, so that no event goes without its marker
                 break
             fresh = [(letter, num_replays.get(letter.place, 0)) for letter in batch if options.again or letter.place not in num_replays]
@@ -133,10 +131,10 @@ def _replay(options: DlqReplay, config: Config, address: LogAddress, console: Co
             for outcome in resender.send(fresh):
                 if isinstance(outcome, Refused):
                     num_refused += 1
-                    console.print(f"{outcome.place}: not sent, {_printable(outcome.why)}")
+                    console.print(f"{outcome.place}: not sent, {printable(outcome.why)}")
                 else:
                     num_sent += 1
-                    sys.stdout.write(f"{outcome.place} → {outcome.to} {_printable(outcome.event_id)}\n")
+                    sys.stdout.write(f"{outcome.place} → {outcome.to} {printable(outcome.event_id)}\n")
     before = f", {num_before} were sent before (--again sends them once more)" if num_before else ""
     console.print(f"{num_sent} sent to {config.log.events_topic}, {num_refused} not sent{before}")
     _tell_foreign(box, console)
@@ -150,19 +148,6 @@ def _replay(options: DlqReplay, config: Config, address: LogAddress, console: Co
 def _chosen(letters: Iterable[Letter], places: set[Place], reason: str | None) -> Iterator[Letter]:
     wanted = frozenset(places)
     return (letter for letter in letters if (not wanted or letter.place in wanted) and (reason is None or letter.reason == reason))
-
-
-def _batches(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
-    batch: list[Letter] = []
-    num_bytes = 0
-    for letter in letters:
-        batch.append(letter)
-        num_bytes += letter.num_bytes
-        if len(batch) >= _BATCH_LETTERS or num_bytes >= _BATCH_BYTES:
-            yield batch
-            batch, num_bytes = [], 0
-    if batch:
-        yield batch
 
 
 def _repair(options: DlqReplay) -> Repair:
@@ -203,16 +188,3 @@ def _time(time_ms: int) -> str:
         return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):  # Whoever writes to the topic chooses the number.
         return f"{time_ms} ms"
-
-
-def _text(data: bytes) -> tuple[str, str]:
-    """Return the form, and the bytes in it."""
-    try:
-        return "text", _printable(data.decode(), keep="\n\t")
-    except UnicodeDecodeError:
-        return "hex", data.hex(" ")
-
-
-def _printable(text: str, keep: str = "") -> str:
-    """Escape what would move the cursor or colour the terminal: the bytes are a stranger's."""
-    return "".join(char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in text)

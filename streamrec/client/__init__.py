@@ -9,6 +9,7 @@ from streamrec.client.retries import Retries, TimeOuts
 from streamrec.client.synchronous import Client
 from streamrec.errors import ClientError, NoAnswer, Refused, RequestError, ServerFailed, TimedOut, TryLater
 from streamrec.serving.bodies import ItemBody, ListBody, SeenScope
+from streamrec.serving.operator_replies import DeadLetters, Replayed, SystemFacts, VersionHistory
 from streamrec.serving.replies import (
     EventResult,
     ItemFacts,
@@ -28,6 +29,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "ClientError",
+    "DeadLetters",
     "EventResult",
     "ItemBody",
     "ItemFacts",
@@ -40,15 +42,18 @@ __all__ = [
     "RankedItem",
     "Recommendation",
     "Refused",
+    "Replayed",
     "RequestError",
     "Retries",
     "SeenScope",
     "ServerFailed",
     "SimilarItems",
     "SwitchFacts",
+    "SystemFacts",
     "TimeOuts",
     "TimedOut",
     "TryLater",
     "UserFacts",
+    "VersionHistory",
     "Written",
 ]

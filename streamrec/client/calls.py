@@ -16,7 +16,21 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from streamrec.errors import RequestError
-from streamrec.serving.bodies import ItemBody, PopularQuery, RankBody, ReasonBody, RecommendBody, SimilarBody, UserQuery, WhereQuery, refuse_invalid
+from streamrec.serving.bodies import (
+    HistoryQuery,
+    ItemBody,
+    LettersQuery,
+    PlacesBody,
+    PopularQuery,
+    RankBody,
+    ReasonBody,
+    RecommendBody,
+    SimilarBody,
+    UserQuery,
+    WhereQuery,
+    refuse_invalid,
+)
+from streamrec.serving.operator_replies import DeadLetters, Replayed, SystemFacts, VersionHistory
 from streamrec.serving.replies import (
     EventResults,
     Health,
@@ -120,6 +134,11 @@ recommend = _posting("/v1/recommend", RecommendBody, Recommendation.model_valida
 similar = _posting("/v1/similar", SimilarBody, SimilarItems.model_validate_json, "Find items like given ones.")
 rank = _posting("/v1/rank", RankBody, RankedCandidates.model_validate_json, "Put candidates in order of score.")
 popular = _asking("/v1/popular", PopularQuery, PopularItems.model_validate_json, "List the most popular items.")
+history = _asking("/v1/models/history", HistoryQuery, VersionHistory.model_validate_json, "Show the newest versions and moves.")
+dead_letters = _asking("/v1/stream/dead-letters", LettersQuery, DeadLetters.model_validate_json, "Show the newest records that were rejected.")
+replay_letters = _posting(
+    "/v1/stream/dead-letters:replay", PlacesBody, Replayed.model_validate_json, "Send rejected records to the stream again, each once."
+)
 recommend_to_user = _about("GET", "/v1/recommend/{}", UserQuery, Recommendation.model_validate_json, "Recommend items for a user.")
 get_item = _about("GET", "/v1/items/{}", WhereQuery, ItemFacts.model_validate_json, "Show what is known of an item.")
 delete_item = _about("DELETE", "/v1/items/{}", WhereQuery, Written.model_validate_json, "Take an item out of all answers.")
@@ -189,6 +208,11 @@ def _switch(path: str, reason: str | None) -> Call[SwitchFacts]:
 
 def _reason(reason: str | None) -> bytes | None:
     return None if reason is None else orjson.dumps(_checked(ReasonBody, reason=reason))
+
+
+def system() -> Call[SystemFacts]:
+    """Show the machine of the replica that answers, and the Ray cluster."""
+    return Call("GET", "/v1/system", SystemFacts.model_validate_json)
 
 
 def healthz() -> Call[Health]:

@@ -116,8 +116,11 @@ class DeadLetterBox:
     Args:
         reader: Reads the log; closed by whoever opened it.
         topic: The dead-letter topic.
+        last: Look at the newest so many of its records alone, about as many of each partition; None looks at all.
 
     Attributes:
+        num_records: How many records the topic holds.
+        num_before: How many of them are not looked at.
         num_foreign: How many records of the last reading are no dead letters that this streamrec can read.
         first_foreign: Where the first of them lies in the topic.
 
@@ -125,11 +128,15 @@ class DeadLetterBox:
         TopicMissing: There is no such topic.
     """
 
-    def __init__(self, reader: TableReader, topic: str) -> None:
+    def __init__(self, reader: TableReader, topic: str, last: int | None = None) -> None:
         self._reader = reader
         self._topic = topic
         self._ends = reader.latest(topic)
-        self._starts = reader.earliest(topic)
+        earliest = reader.earliest(topic)
+        each = None if last is None else max(1, last // max(1, len(self._ends)))
+        self._starts = {part: max(start, 0 if each is None else self._ends[part] - each) for part, start in earliest.items()}
+        self.num_before = sum(self._starts[part] - start for part, start in earliest.items())
+        self.num_records = sum(end - earliest[part] for part, end in self._ends.items())
         self._see_no_foreign()
 
     def replays(self, place: Place | None = None) -> Iterator[Replayed]:

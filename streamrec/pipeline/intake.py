@@ -69,6 +69,10 @@ class Intake:
         ends = self.ends()
         return lag_of(self._state.offsets, ends)
 
+    def known(self) -> dict[int, tuple[int, int]]:
+        """Return of each partition the next offset to read and the end (both exclusive ends), as of the last look; nothing before one."""
+        return {partition: (self._state.offsets.get(partition, end), end) for partition, end in sorted(self._ends.items())}
+
     def read(self, plan: Plan) -> pa.Table:
         """Return the rows of a plan; a plan that only commits does not need the broker."""
         self._arrived = None

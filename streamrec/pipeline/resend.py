@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,9 @@ from streamrec.events.schema import LOG_ROW, WIRE, Kind
 from streamrec.log.base import LogWriter, Record
 from streamrec.pipeline.dead_letter_box import Letter, Place, Replayed
 from streamrec.pipeline.forgotten_letters import WHY
+
+# Letters that are repaired, checked and acknowledged together.
+_BATCH_LETTERS, _BATCH_BYTES = 500, 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,20 @@ def repaired(letter: Letter, repair: Repair, num_replays: int = 0) -> bytes:
         else:
             record.pop(name, None)
     return orjson.dumps(record)
+
+
+def in_batches(letters: Iterable[Letter]) -> Iterator[list[Letter]]:
+    """Give letters in lists that `Resender.send` takes at once: bounded by number and bytes."""
+    batch: list[Letter] = []
+    num_bytes = 0
+    for letter in letters:
+        batch.append(letter)
+        num_bytes += letter.num_bytes
+        if len(batch) >= _BATCH_LETTERS or num_bytes >= _BATCH_BYTES:
+            yield batch
+            batch, num_bytes = [], 0
+    if batch:
+        yield batch
 
 
 class Resender:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from streamrec.pipeline.plan import STUDENT
+from streamrec.registry import gate
+from streamrec.teachers.policy import Reason
 from streamrec.telemetry.numbers import Numbers, Taken
 
 if TYPE_CHECKING:
@@ -14,6 +17,12 @@ if TYPE_CHECKING:
     from streamrec.pipeline.report import StepReport
 
 TELL_EVERY_S = 1.0
+MOST_PARTITIONS = 256
+"""Offsets of more are not told: a board keeps what it was told last, and a scrape has two series for each."""
+
+ALARMS = {Reason.DRIFT: "choices_moved", Reason.DROP: "teacher_fell", Reason.HARM: "labels_harm"}
+"""What begins a refresh because something is wrong; a teacher that is merely old is no alarm."""
+UNLIKE = "unlike_events"
 
 _BESIDE = ("received", "pending", "applied")
 """Columns of the books that are no outcome: the whole, what is none yet, and what loses events to those that are quarantined."""
@@ -31,6 +40,8 @@ class StreamNumbers:
         self._tells = tells
         self._due_s = -math.inf
         self._most: dict[tuple[str, ...], int] = {}
+        for what in (*ALARMS.values(), UNLIKE):
+            self.numbers.add("streamrec_alarms_total", 0, what=what)
 
     def __call__(self, controller: Controller, report: StepReport | None, lag: Callable[[], int | None]) -> None:
         """Count a step, None where there was nothing to do; tell the boards once a second.
@@ -79,6 +90,8 @@ class StreamNumbers:
         for outcome, teachers in (("started", report.refreshes_started), ("failed", report.refreshes_failed), ("used", report.activated)):
             for teacher in teachers:
                 add("streamrec_refreshes_total", teacher=teacher, outcome=outcome)
+        for what in alarms_of(report):
+            add("streamrec_alarms_total", what=what)
         for teacher, took in report.refreshes_took.items():
             put("streamrec_refresh_seconds", took.total_s, teacher=teacher)
         if report.weights:
@@ -107,6 +120,10 @@ class StreamNumbers:
         for model, values in controller.progressive.recent().items():
             for measure, value in values.items():
                 put("streamrec_score", value, model=model, measure=measure)
+        topic = controller.config.log.events_topic
+        for partition, ends in itertools.islice(controller.intake.known().items(), MOST_PARTITIONS):
+            for name, offset in zip(("streamrec_read_offset", "streamrec_end_offset"), ends, strict=True):
+                put(name, offset, topic=topic, partition=str(partition))
         put("streamrec_items", ingest.vocabulary.num_items)
         put("streamrec_users", len(ingest.histories))
         switches = controller.switches()
@@ -119,3 +136,11 @@ class StreamNumbers:
         most = self._most.setdefault(key, num)
         self.numbers.add(name, max(0, num - most), **labels)
         self._most[key] = max(num, most)
+
+
+def alarms_of(report: StepReport) -> list[str]:
+    """Return what a step found to have changed, or to do harm, in the words of `ALARMS`, each once."""
+    found = [ALARMS[each.code] for each in report.plan.decisions if each.refresh and each.code in ALARMS]
+    if report.decision is not None and report.decision.code is gate.Reason.UNLIKE:
+        found.append(UNLIKE)
+    return list(dict.fromkeys(found))

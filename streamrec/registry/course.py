@@ -13,12 +13,16 @@ EVERY_S = 2.0
 MOST_POINTS = 1800
 """An hour."""
 MOST_MARKS = 200
+ALARM_AGAIN_MS = 60_000
+"""What is found again at each step is one alarm for so long."""
 MEASURE = "recall@20"
 
 _DIGITS = 5
 # Counters whose steps are marks: metric, the mark's kind, the label that says of what, and the outcome that counts.
 _MARKED = (
     ("streamrec_refreshes_total", "refresh", 0, "used"),
+    ("streamrec_refreshes_total", "refresh_failed", 0, "failed"),
+    ("streamrec_alarms_total", "alarm", 0, None),
     ("streamrec_returns_total", "return", None, None),
     ("streamrec_rollbacks_total", "rollback", None, None),
 )
@@ -51,6 +55,8 @@ class Course:
     def mark(self, kind: str, what: str) -> None:
         """Note what happened just now; what comes again without a name is the same."""
         now_ms = self._clock.now_ms()
+        if kind == "alarm" and any(mark["what"] == what and now_ms - mark["at_ms"] < ALARM_AGAIN_MS for mark in self._marks if mark["kind"] == kind):
+            return
         newest = next((mark for mark in reversed(self._marks) if mark["kind"] == kind), None)
         if newest is None or (what and newest["what"]) or now_ms - newest["at_ms"] > _SAME_MS:
             self._marks.append({"at_ms": now_ms, "kind": kind, "what": what})

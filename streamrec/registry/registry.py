@@ -271,6 +271,11 @@ class Registry:
         """Return the versions on which decisions are kept, oldest first; not all are there still."""
         return sorted({key.split("/")[-2] for key in self._storage.list(f"{self._student}/decisions")})
 
+    def last_decision(self, version: str) -> Decision | None:
+        """Return the newest decision on a version."""
+        keys = self._storage.list(f"{self._student}/decisions/{version}")
+        return self._decision(keys[-1]) if keys else None
+
     def _decision(self, key: str) -> Decision:
         return Decision.from_json(self._storage.read(key), f"{self._storage.address}/{key}")
 

@@ -15,10 +15,13 @@ from streamrec.config import FLOAT32_MAX, MAX_TIME_MS
 from streamrec.serving.checks import MAX_DEADLINE_MS, RequestLimits, check_ids, check_n, check_namespace, refuse, refuse_unknown
 
 MAX_LISTS = 20
+MOST_LETTERS, MOST_VERSIONS = 200, 50
+"""Of one answer: each letter and each version is read from the log or from storage."""
 SEEN_IS = 'true or false, or {"last": NUMBER}'
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
+Place = Annotated[str, Field(min_length=1, max_length=300)]
 Money = Annotated[float, Field(allow_inf_nan=False)]
 Float32 = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX, allow_inf_nan=False)]
 EventTime = Annotated[int, Field(ge=0, le=MAX_TIME_MS, description="Milliseconds since the epoch.")]
@@ -142,6 +145,28 @@ class UserQuery(WhereQuery):
 
     n: Count = Field(default=20, description="How many items, at most serving.max_n.")
     exclude_seen: bool = Field(default=True, description="Whether the user's known items are left out.")
+
+
+class LettersQuery(BaseModel):
+    """Ask for dead letters."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    last: int = Field(default=50, ge=1, le=MOST_LETTERS, description="How many of the newest.")
+
+
+class HistoryQuery(BaseModel):
+    """Ask for versions and moves."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    last: int = Field(default=12, ge=1, le=MOST_VERSIONS, description="How many of the newest of each.")
+
+
+class PlacesBody(Body):
+    """Name dead letters."""
+
+    places: list[Place] = Field(min_length=1, max_length=MOST_LETTERS, description="TOPIC/PARTITION/OFFSET of rejected records, as the letters say.")
 
 
 B = TypeVar("B", bound=Body)

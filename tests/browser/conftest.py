@@ -18,10 +18,13 @@ import pytest
 import uvicorn
 
 from serve.replica import Replica, ReplicaSettings, make_routes
+from serve.system import System
 from streamrec.clock import SystemClock
-from streamrec.config import parse_config
+from streamrec.config import RegistryConfig, parse_config
 from streamrec.config.keys import ApiKey
-from streamrec.log.connect import local_address, open_admin
+from streamrec.log.connect import local_address, open_admin, open_writer
+from streamrec.pipeline.dead_letters import dead_letters
+from streamrec.registry.gate import Decision, Gate, Health, Window
 from streamrec.registry.registry import Registry
 from streamrec.registry.swaps import BoardState
 from streamrec.registry.telling import STREAM, Telling
@@ -38,7 +41,24 @@ KINDS = ("lamp", "chair", "table", "shelf", "rug", "vase", "clock", "mirror")
 NAMES = ("River", "Oak", "Harbour", "Linen", "Copper", "Meadow")
 ITEMS = [(f"{kind}-{name.lower()}", f"{name} {kind}") for kind in KINDS for name in NAMES]
 HISTORY_S = 1200
+LATE = b'{"event_id": "late-1", "user_id": "u-late", "item_id": "clock-oak", "event_type": "click", "event_time": 1764000000000}'
+REJECTED = [
+    (
+        "not_json",
+        f"unexpected character at byte 0: {HOSTILE[:40]}",
+        HOSTILE.encode() + b"\x1b[2J \xe2\x80\xae" + b'<a href="javascript:hurt()">free lamps</a> ' * 120,
+    ),
+    ("unknown_event_type", "event_type: got wishlist, allowed click, view, buy", LATE.replace(b"click", b"wishlist")),
+    ("missing_field", "item_id: absent", b'{"event_id": "e-9", "user_id": "u-7", "event_type": "click"}'),
+    ("not_json", "not UTF-8 at byte 2", bytes(range(128, 200))),
+    ("missing_field", "user_id: absent", b'{"event_id": "e-10", "item_id": "rug-linen", "event_type": "click"}'),
+    ("future_time", "event_time: got 1795622400000, later than now by 31 days", LATE),
+]
+"""Reason, detail and bytes of records that were rejected; the last one is valid by now."""
 REPLICA = "replica-1"
+PARTITIONS = (0.31, 0.22, 0.28, 0.19)
+"""The share of the events that each has."""
+GB = 10**9
 
 
 class PastClock(SystemClock):
@@ -67,7 +87,7 @@ class BoardHere:
         self.state.saw(REPLICA)
         move = self.registry.alias()
         if move is not None and move.number > self.state.seq:
-            if move.reason != "a test":
+            if move.decision is None:
                 self.telling.course.mark(move.action, move.version)
             version = self.registry.load_named(move.version)
             self.state.publish(move.version, move.number)
@@ -101,7 +121,7 @@ class Stream:
 
     def __init__(self, board: BoardHere) -> None:
         self.board, self.numbers = board, Numbers()
-        self._rng = np.random.default_rng(7)
+        self._rng, self._lag = np.random.default_rng(7), 90.0
         self._wobble = dict.fromkeys(("student", "student_events_only", "ensemble", "transformer", "linear", "popular", "recent_popular"), 0.0)
 
     def tell_history(self) -> None:
@@ -128,17 +148,56 @@ class Stream:
         learned = round(300 * passed_s + float(self._rng.normal(scale=8)))
         numbers.add("streamrec_events_total", learned, outcome="applied")
         numbers.series("streamrec_books_records", column="applied").value += learned
-        numbers.put("streamrec_lag_records", max(0, round(90 + 60 * math.sin(at_s / 9))))
+        # Batches take what waits, now and then a burst comes.
+        self._lag = max(4.0, 0.9 * self._lag + float(self._rng.gamma(1.2, 7.0)) + 260 * (self._rng.random() < 0.004))
+        lag = round(self._lag)
+        numbers.put("streamrec_lag_records", lag)
+        self._tell_log(learned, lag)
         for _ in range(max(1, round(passed_s))):
             numbers.add("streamrec_steps_total")
             numbers.observe("streamrec_step_seconds", 0.31 + float(self._rng.uniform(0, 0.15)))
         numbers.add("streamrec_versions_total", int(at_s) % 40 < passed_s, student="default", outcome="promoted")
         numbers.put("streamrec_versions_total", 2, student="default", outcome="rejected")
+        for what, at, every in (("choices_moved", 300, 1200), ("teacher_fell", 830, 1200)):
+            numbers.add("streamrec_alarms_total", int(at_s - at) % every < passed_s, what=what)
         for teacher, at, every in (("transformer", 200, 420), ("linear", 90, 300)):
             numbers.add("streamrec_refreshes_total", int(at_s - at) % every < passed_s, teacher=teacher, outcome="used")
         for switch in ("pause", "freeze-publishing", "pin"):
             numbers.put("streamrec_held", 0, switch=switch)
         self.board.telling.tell(STREAM, numbers.taken())
+
+    def _tell_log(self, learned: int, lag: int) -> None:
+        """The books, and how far each partition is read."""
+        numbers = self.numbers
+        for column, share in (("duplicate", 0.021), ("late", 0.004), ("quarantined", 0.011), ("rejected", 0.0006)):
+            numbers.series("streamrec_books_records", column=column).value += round(learned * share + float(self._rng.uniform(-0.5, 0.5)))
+        numbers.put("streamrec_books_records", 300, column="pending")
+        read = 1_200_000 + sum(one.value for one in numbers.taken()["streamrec_books_records"].values())
+        for partition, share in enumerate(PARTITIONS):
+            where = {"topic": "streamrec.events", "partition": str(partition)}
+            numbers.put("streamrec_read_offset", round(read * share), **where)
+            numbers.put("streamrec_end_offset", round(read * share) + round(lag * share), **where)
+
+
+class Machine(System):
+    """A machine that is the same for everybody who makes pictures, with this process among others."""
+
+    def _look(self) -> dict[str, Any]:
+        found = super()._look()
+        others = {
+            "jobs.stream": 0.61, "StudentActor": 0.44, "ReaderActor": 0.19, "Kafka": 0.52, "TrainWorker": 0.83, "ServeController": 0.13,
+            "ProxyActor": 0.12, "Board": 0.15, "IDLE": 0.06, "Ray: raylet": 0.04, "Ray: control (GCS)": 0.05,
+        }  # fmt: skip
+        own = [one for one in found["processes"] if one["name"] == "Server"]
+        made = [{"name": name, "pid": 4100 + place, "bytes": round(size * GB), "kind": "pss"} for place, (name, size) in enumerate(others.items())]
+        host = {**found["host"], "name": "laptop", "cpus": 2, "load": 1.3, "memory_bytes": 16 * GB, "available_bytes": 9.4 * GB}
+        return {**found, "host": host, "processes": sorted([*own, *made], key=lambda one: -one["bytes"])}
+
+
+def a_cluster() -> dict[str, Any]:
+    sizes = {"CPU": (2.0, 0.6), "memory": (9 * GB, 9 * GB), "object_store_memory": (0.5 * GB, 0.38 * GB)}
+    node = {"name": "laptop", "is_alive": True, "is_head": True, "cpus": 2.0, "gpus": 0.0, "memory_bytes": 9 * GB, "store_bytes": 0.5 * GB}
+    return {"resources": [{"name": name, "total": total, "free": free} for name, (total, free) in sizes.items()], "nodes": [node]}
 
 
 class Server:
@@ -149,8 +208,10 @@ class Server:
         address = local_address(folder / "log")
         open_admin(address, config.log).ensure_topic(config.log.events_topic, 1)
         self.registry = Registry(open_storage(str(folder / "registry")))
-        settings = ReplicaSettings(config, address, None, str(folder / "registry"), is_local=is_local, keys=keys or {})
+        self.log = (address, config.log)
+        settings = ReplicaSettings(config, address, str(folder / "state"), str(folder / "registry"), is_local=is_local, keys=keys or {})
         replica = Replica(settings, REPLICA)
+        replica.system = Machine(REPLICA, a_cluster)
         self.board = BoardHere(self.registry, replica._slot)
         replica._subscription = self.board  # type: ignore[assignment]
         replica.moves._moved = self.board.look
@@ -201,6 +262,31 @@ class Server:
 
     def promote(self) -> str:
         """Publish and promote a version, as the stream does."""
+        version = self.publish()
+        decision = self.decide(version, lead=0.004)
+        self.registry.promote(version, decision.reason, decision)
+        return version
+
+    def decide(self, version: str, lead: float, num_queries: int = 900) -> Decision:
+        """Let the gate decide on a version that finds more, or less, than the live one."""
+        rng, live = np.random.default_rng(self.num_versions), self.registry.live()
+        theirs = (rng.random(num_queries) < 0.26).astype(float)
+        ours = np.where(rng.random(num_queries) < 0.4, rng.random(num_queries) < 0.26 + lead / 0.4, theirs).astype(float)
+        window = Window.from_scores(self.num_versions, ours, None if live is None else theirs)
+        return self.registry.record_decision(Gate(RegistryConfig()).decide(Health(version), None if live is None else Health(live), window))
+
+    def reject(self, *records: tuple[str, str, bytes]) -> None:
+        """Let records stand among the dead letters: reason, detail and bytes of each."""
+        address, cfg = self.log
+        open_admin(address, cfg).ensure_topic(cfg.dead_letter_topic, 1)
+        writer = open_writer(address, cfg)
+        for offset, (reason, detail, value) in enumerate(records, 4711):
+            where = {"topic": cfg.events_topic, "partition": 0, "offset": offset, "key": b"u-late"}
+            writer.append(cfg.dead_letter_topic, dead_letters({**where, "reason": reason, "detail": detail, "value": value}))
+        writer.close()
+
+    def publish(self) -> str:
+        """Publish a version."""
         self.num_versions += 1
         version, parent = f"v{self.num_versions:08d}", f"v{self.num_versions - 1:08d}" if self.num_versions > 1 else None
         facts = VersionFacts(
@@ -210,7 +296,6 @@ class Server:
             teachers={"transformer": "v00000001", "linear": "v00000001"},
         )
         self.registry.publish(version, *make_version(self.num_versions), facts)
-        self.registry.promote(version, "a test")
         return version
 
     def describe(self) -> None:
@@ -292,6 +377,10 @@ def server(make_server: Callable[..., Server]) -> Server:
     made = make_server()
     made.describe()
     made.promote()
+    made.decide(made.publish(), lead=-0.09)
+    made.promote()
+    made.decide(made.publish(), lead=0.002, num_queries=40)
+    made.reject(*REJECTED)
     made.begin_work()
     return made
 

@@ -13,8 +13,10 @@ from axe_playwright_python.sync_playwright import Axe
 
 from streamrec.config.keys import ApiKey, digest_of
 
-PAGES = {"now": "Now", "learning": "Learning", "models": "Models", "try": "Try it"}
+PAGES = {"now": "Now", "learning": "Learning", "models": "Models", "try": "Try it", "stream": "Stream", "system": "System"}
 PICTURES_WIDTH = 1120
+
+HOSTILE = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>'
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -36,7 +38,13 @@ def filled(opened: Any, name: str) -> Any:
     elif name == "learning":
         page.wait_for_selector(".plot canvas")
     elif name == "models":
+        page.wait_for_selector("summary.verdict")
         page.wait_for_selector("tbody tr")
+    elif name == "stream":
+        page.wait_for_selector(".letters li")
+        page.wait_for_selector(".plot canvas")
+    elif name == "system":
+        page.wait_for_selector(".processes tbody tr")
     else:
         page.get_by_label("or items").fill("lamp-river, chair-oak")
         page.get_by_role("button", name="Recommend").click()
@@ -47,6 +55,8 @@ def filled(opened: Any, name: str) -> Any:
 def picture(page: Any, name: str, folder: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     page.mouse.move(0, 0)
+    page.evaluate("scrollTo(0, 0)")
+    page.evaluate("document.activeElement.blur()")
     page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
 
 
@@ -54,6 +64,10 @@ def look_nice(page: Any, name: str, server: Any) -> None:
     """Wait for what a picture should show and a test does not ask for."""
     if name == "now":
         page.wait_for_timeout(15_000)
+    elif name == "models":
+        page.locator("summary.verdict").nth(1).click()
+    elif name == "stream":
+        page.locator(".letters summary").filter(has_text="not json").last.click()
     elif name == "try":
         page.get_by_label("or items").fill("rug-linen, clock-oak")
         page.get_by_role("button", name="Recommend").click()
@@ -77,7 +91,7 @@ def test_each_page_shows_live_data_without_an_error_and_for_everybody(open_page:
     assert page.title() == f"{PAGES[name]} · streamrec"
     found = Axe().run(page).response["violations"]
     assert [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in {"serious", "critical"}] == []
-    if pictures and (scheme == "light" or name == "learning"):
+    if pictures and (scheme == "light" or name in {"learning", "stream"}):
         look_nice(page, name, server)
         picture(page, f"dashboard-{name}{'' if scheme == 'light' else '-dark'}", pictures)
     assert opened.errors == []
@@ -151,11 +165,10 @@ def test_titles_and_ids_that_mean_harm_are_text(open_page: Open) -> None:
     opened = open_page("try")
     page = opened.page
     page.wait_for_selector(".status.live")
-    hostile = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>'
-    page.get_by_label("User").fill(hostile)
+    page.get_by_label("User").fill(HOSTILE)
     page.get_by_label("or items").fill("lamp-hostile, <b>nobody</b>")
     page.get_by_role("button", name="Recommend").click()
-    page.get_by_text(f"for {hostile}", exact=True).first.wait_for()
+    page.get_by_text(f"for {HOSTILE}", exact=True).first.wait_for()
     assert page.locator("main img, main script, main b").count() == 0
     assert page.evaluate("window.hurt") is None
     refused = "(() => { try { document.createElement('p').innerHTML = '<b>'; return ''; } catch (error) { return error.name; } })()"
@@ -225,6 +238,10 @@ def test_a_key_is_asked_for_once_and_one_that_only_reads_moves_nothing(open_page
     page.wait_for_selector(".big")
     page.get_by_text("Read only:").wait_for()
     assert page.get_by_role("button", name=re.compile("Promote|Roll back")).count() == 0
+    page.goto(f"{locked.url}#stream")
+    page.get_by_text("Read only: Access").wait_for()
+    assert page.get_by_role("button", name=re.compile("Replay|Look again")).count() == 0
+    page.goto(f"{locked.url}#models")
     assert page.evaluate("[document.cookie, Object.keys(localStorage).length]") == ["", 0]
     page.reload()
     page.wait_for_selector(".big")  # Kept for this tab.
@@ -232,6 +249,46 @@ def test_a_key_is_asked_for_once_and_one_that_only_reads_moves_nothing(open_page
     page.locator("#the-key").fill("moves")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Roll back…").wait_for()
+
+
+def test_rejected_records_are_text_and_go_to_the_stream_again_once(open_page: Open, server: Any) -> None:
+    opened = open_page("stream")
+    page = filled(opened, "stream")
+    page.locator(".letters summary").filter(has_text="<img src=x").click()
+    shown = page.locator(".letters pre:visible").inner_text()
+    assert shown.startswith(HOSTILE)
+    assert "\\x1b[2J \\u202e" in shown
+    assert len(shown) < 5000
+    assert page.locator("main img, main script").count() == 0
+    assert page.evaluate("window.hurt") is None
+    page.get_by_role("button", name="future time").click()
+    assert page.locator(".letters li").count() == 1
+    page.locator(".letters summary").click()
+    page.get_by_role("button", name="Replay streamrec.events/0/").click()
+    dialog = page.get_by_role("dialog")
+    page.keyboard.press("Escape")  # Nothing is sent.
+    assert server.ask("GET", "/v1/stream/dead-letters?last=6")[1]["letters"][0]["replays"] == 0
+    page.get_by_role("button", name="Replay streamrec.events/0/").click()
+    dialog.get_by_role("button", name="Replay").click()
+    page.get_by_text("1 record is in the stream again").wait_for()
+    server.wait_for("/v1/users/u-late")
+    page.locator(".letters .tag", has_text="replayed").wait_for()
+    assert page.get_by_role("button", name="Replay streamrec.events/0/").count() == 0
+    assert opened.errors == []
+
+
+def test_the_gates_numbers_and_what_happened_are_told_in_words(open_page: Open) -> None:
+    page = filled(open_page("models"), "models")
+    entry = page.locator("summary.verdict").filter(has_text="rejected").last
+    assert "worse than live by more than" in entry.inner_text()
+    entry.click()
+    told = page.locator("details[open]").last.inner_text()
+    for part in ("Evidence that it is worse", "20 rejects", "streamrec.events to 0:", "linear v00000001"):
+        assert part in told
+    page = filled(open_page("learning"), "learning")
+    happened = page.get_by_role("region", name="What happened").inner_text()
+    for part in ("linear refreshed", "transformer refreshed", "choices moved", "a teacher's score fell", "promotions by the gate"):
+        assert part in happened
 
 
 def test_a_connection_that_is_lost_is_told_and_comes_back(open_page: Open, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,11 +305,11 @@ def test_the_keyboard_reaches_all_and_sees_where_it_is(open_page: Open) -> None:
     page = filled(open_page("now"), "now")
     focused = "document.activeElement.textContent"
     seen = []
-    for _ in range(8):
+    for _ in range(10):
         page.keyboard.press("Tab")
         seen.append(page.evaluate(focused))
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    assert seen[:7] == ["Skip to the page", "streamrec", "Now", "Learning", "Models", "Try it", "Key"]
+    assert seen[:9] == ["Skip to the page", "streamrec", *PAGES.values(), "Key"]
     page.get_by_role("link", name="Models").focus()
     page.keyboard.press("Enter")
     page.get_by_role("heading", level=1, name="Models").wait_for()

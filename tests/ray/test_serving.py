@@ -334,6 +334,14 @@ def test_the_dashboard_and_what_it_shows_come_through_the_proxy_and_end_with_the
     assert (answer.status, answer.getheader("content-type")) == (200, "text/html; charset=utf-8")
     assert b"dashboard/app.js" in answer.read()
     connection.close()
+    _, _, system = live.ask("GET", "/v1/system")
+    free = {one["name"]: (one["free"], one["total"]) for one in system["resources"]}
+    assert 0 <= free["CPU"][0] < free["CPU"][1]
+    assert 0 < free["object_store_memory"][0] <= free["object_store_memory"][1]
+    assert [node["is_head"] for node in system["nodes"] if node["is_alive"]] == [True]
+    names = {one["name"] for one in system["processes"]}
+    assert names >= {"Ray: raylet", "Ray: control (GCS)", "Board"}
+    assert any(name.startswith("ServeReplica:") for name in names)
     numbers = Numbers()
     for num in (0, 1):
         numbers.put("streamrec_returns_total", num)

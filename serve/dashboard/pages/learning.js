@@ -2,7 +2,7 @@
 
 import { chart } from "../charts.js";
 import { h, say } from "../dom.js";
-import { model } from "../words.js";
+import { model, several, time } from "../words.js";
 
 const COLORS = ["--series-3", "--series-4", "--series-5", "--series-6", "--series-8"];
 const FIXED = {
@@ -13,7 +13,9 @@ const FIXED = {
 };
 const LEFT = new Set(["own_history"]);
 const FIRST = ["student", "student_events_only"];
-const MARKS = { refresh: "refresh", return: "went back", rollback: "rolled back", promote: "promoted by hand" };
+const MARKS = { return: "went back", rollback: "rolled back", promote: "promoted by hand", refresh_failed: "refresh failed:" };
+const ALARMS = { choices_moved: "choices moved", teacher_fell: "a teacher's score fell", labels_harm: "labels do harm", unlike_events: "unlike events" };
+const HAPPENED = 12;
 const three = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
 const signed = (value) => (value === null || value === undefined ? "–" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(4)}`);
 const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(0)} %`);
@@ -25,7 +27,8 @@ function mount(root, { live }) {
   const recall = chart({ title: "Recall@20 of events not yet learned", lead: "Ticks at the bottom are promotions", format: three, height: 300 });
   const gain = chart({ title: "What teachers add to the student", lead: "Recall@20, beside the same student on events alone; the band is one standard error", format: signed, height: 190, zero: true });
   const says = chart({ title: "Each teacher's say", lead: "Its weight in the mixture that best foretells the newest events", format: percent, height: 190, zero: true });
-  const charts = h("div", { class: "stack" }, recall.node, h("div", { class: "two" }, gain.node, says.node));
+  const happened = happenings();
+  const charts = h("div", { class: "stack" }, recall.node, h("div", { class: "two" }, gain.node, says.node), happened.node);
   root.append(h("div", {}, headline, lead), empty, charts);
 
   function update() {
@@ -47,6 +50,7 @@ function mount(root, { live }) {
       const lines = weights.map(([name, values], place) => ({ name: model(`teachers.${name}`), color: COLORS[place % COLORS.length], values, width: 2 }));
       says.set(lines, xs, marks.filter((mark) => mark.kind === "refresh"));
     }
+    happened.set(marks);
     say(headline, verdict(series));
   }
 
@@ -54,6 +58,26 @@ function mount(root, { live }) {
     update,
     leave() {
       for (const one of [recall, gain, says]) one.leave();
+    },
+  };
+}
+
+// The marks of the charts once more as text: for whoever does not see them, and for those that stood too close to be named.
+function happenings() {
+  const list = h("ol", { class: "happened" });
+  const lead = h("p", { class: "soft small" });
+  const node = h("section", { class: "card", "aria-labelledby": "happened" }, h("h2", { id: "happened" }, "What happened"), lead, list);
+  let drawn = "";
+  return {
+    node,
+    set(marks) {
+      const named = marks.filter((mark) => mark.kind !== "promoted");
+      say(lead, `Besides ${several(marks.length - named.length, "promotion", "promotions")} by the gate, the newest first`);
+      const shown = named.slice(-HAPPENED).reverse();
+      const now = JSON.stringify(shown);
+      if (now === drawn) return;
+      drawn = now;
+      list.replaceChildren(...shown.map((mark) => h("li", {}, h("span", { class: "soft num" }, time(mark.at_ms)), h("span", { class: `dot ${mark.kind}`, "aria-hidden": "true" }), h("span", {}, mark.label))));
     },
   };
 }
@@ -69,12 +93,18 @@ function scores(series) {
   return found.map(([name, values]) => ({ name: model(name), values, ...(FIXED[name] ?? { color: COLORS[next++ % COLORS.length] }) }));
 }
 
+function labelOf({ kind, what }) {
+  if (kind === "refresh") return `${what} refreshed`;
+  if (kind === "alarm") return ALARMS[what] ?? what;
+  return `${MARKS[kind] ?? kind}${what ? ` ${what}` : ""}`;
+}
+
 // A promotion is a step of its counter; ticks say where.
 function allMarks({ at_ms: xs, series, marks }, student) {
   const promoted = series[`promoted/${student}`] ?? [];
   const ticks = xs.filter((_, at) => at && promoted[at] !== null && promoted[at - 1] !== null && promoted[at] > promoted[at - 1]);
   return [
-    ...marks.map((mark) => ({ ...mark, label: mark.kind === "refresh" ? `${mark.what} refreshed` : `${MARKS[mark.kind] ?? mark.kind}${mark.what ? ` ${mark.what}` : ""}` })),
+    ...marks.map((mark) => ({ ...mark, label: labelOf(mark) })),
     ...ticks.map((at_ms) => ({ at_ms, kind: "promoted", label: "" })),
   ];
 }

@@ -1,7 +1,8 @@
-// Models: what is live and what was before, the last swaps, and the two moves a person makes: promote and roll back.
+// Models: what is live and what was before, what the gate said of versions and what they were made of, and the two moves a person makes.
 
 import { confirm } from "../dialogs.js";
 import { h, say } from "../dom.js";
+import { ownMetrics, verdicts } from "../verdicts.js";
 import { number, seconds, time } from "../words.js";
 
 function mount(root, { live, ask }) {
@@ -13,6 +14,7 @@ function mount(root, { live, ask }) {
   const columns = ["Promotion", "Version", "Reached all in", "Replicas", ""];
   const head = h("tr", {}, ...columns.map((name, place) => h("th", { scope: "col", class: place === 2 || place === 3 ? "num" : null }, name || h("span", { class: "hidden" }, "Move"))));
   const table = h("table", {}, h("caption", { class: "hidden" }, "The last swaps, newest first"), h("thead", {}, head), body);
+  const judged = verdicts(ask);
   const swaps = h("section", { class: "card", "aria-labelledby": "swaps" }, h("h2", { id: "swaps" }, "The last swaps"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "swaps" }, table));
   root.append(
     h("div", {}, h("h1", {}, "Models"), h("p", { class: "lead" }, "Versions of the student. The gate promotes them by numbers; a person may move them, too.")),
@@ -20,6 +22,7 @@ function mount(root, { live, ask }) {
     failed,
     cards,
     moves,
+    ...judged.nodes,
     swaps,
   );
   let drawn = "";
@@ -61,6 +64,7 @@ function mount(root, { live, ask }) {
   function update() {
     const { frame } = live;
     if (!frame) return;
+    judged.update(frame);
     const recent = [...live.course.swaps].reverse();
     const now = JSON.stringify([frame.live?.digest, frame.live?.model_version, frame.previous?.digest, recent, live.may]);
     for (const age of cards.querySelectorAll("[data-made]")) say(age, `${seconds((frame.at_ms - Number(age.dataset.made)) / 1000)} ago`);
@@ -88,24 +92,20 @@ function mount(root, { live, ask }) {
     swaps.hidden = !recent.length;
   }
 
-  return { update };
+  return { update, leave: judged.leave };
 }
 
 function card(title, version, frame) {
   const tag = h("span", { class: title === "Live" ? "tag" : "tag off" }, title);
   if (!version) return h("section", { class: "card" }, h("h2", { class: "row" }, tag), h("p", { class: "soft" }, title === "Live" ? "No version is live yet." : "No version was live before."));
   const teachers = Object.entries(version.teachers ?? {});
-  const all = Object.entries(version.metrics ?? {}).filter(([, value]) => typeof value === "number");
-  // Those of the student itself; of a version that has none such, whatever it has.
-  const own = all.filter(([name]) => name.startsWith("student."));
-  const metrics = own.length ? own : all;
   const facts = [
     ["Made", h("span", { "data-made": String(version.created_ms) }, `${seconds((frame.at_ms - version.created_ms) / 1000)} ago`)],
     ["At", time(version.created_ms)],
     ["Items", number(version.items)],
     version.parent ? ["Follows", version.parent] : null,
     teachers.length ? ["Learned from", teachers.map(([name, of]) => `${name} ${of}`).join(", ")] : null,
-    ...metrics.slice(0, 6).map(([name, value]) => [name, Math.abs(value) < 1 ? value.toFixed(4) : number(value)]),
+    ...ownMetrics(version.metrics, 6),
     ["Digest", String(version.digest ?? "").slice(0, 12)],
   ].filter(Boolean);
   return h(

@@ -161,3 +161,17 @@ def test_a_marker_lies_under_its_letters_key_so_that_it_comes_behind_it() -> Non
     marker = Replayed(Place("events", 1, 1), Place("events", 0, 9), "e1", 77).record()
     assert marker.key == letters_of(1)[0].key
     assert orjson.loads(marker.value)["replayed"]["offset"] == 9
+
+
+def test_of_a_long_topic_the_newest_records_alone_are_read_as_many_of_each_partition() -> None:
+    log = WatchedLog()
+    log.ensure_topic(TOPIC, 2)
+    for partition in (0, 1):
+        for offset in range(50 if partition else 3):
+            records = letters_of(100 * partition + offset)
+            log.append(TOPIC, [Record(record.key, record.value, partition=partition) for record in records])
+    box = DeadLetterBox(log, TOPIC, last=20)
+    assert (box.num_records, box.num_before) == (53, 40)
+    assert [letter.place.offset for letter in box.letters()] == [0, 1, 2, *range(140, 150)]
+    assert sum(log.reads) == 13
+    assert DeadLetterBox(log, TOPIC).num_before == 0

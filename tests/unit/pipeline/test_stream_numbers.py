@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.stream_numbers import TELL_EVERY_S, StreamNumbers
+from streamrec.registry import gate
+from streamrec.registry.gate import Window, held_back
+from streamrec.teachers.policy import Reason, RefreshDecision
 from streamrec.telemetry.numbers import Series, Taken
 from streamrec.telemetry.table import TABLE
 
@@ -63,6 +67,11 @@ def test_what_is_told_is_what_the_books_and_the_steps_say(played: tuple[World, A
     used = sum(one.value for (_, outcome), one in ear.heard[-1]["streamrec_refreshes_total"].items() if outcome == "used")
     assert used == sum(len(report.activated) for report in reports) > 0
     assert ear.value("streamrec_lag_records") == 0
+    topic, known = controller.config.log.events_topic, controller.intake.known()
+    assert known
+    for partition, (next_, end) in known.items():
+        told_of = [ear.value(name, topic, str(partition)) for name in ("streamrec_read_offset", "streamrec_end_offset")]
+        assert told_of == [next_, end] == [controller.state.offsets[partition]] * 2
 
 
 def test_counters_begin_with_the_process_and_never_fall(world: World) -> None:
@@ -151,3 +160,18 @@ def test_the_driver_tells_of_each_step_and_of_each_look_that_found_nothing(make_
     assert told[1][0] is True
     assert told[-1] == (False, 0)
     assert len(told) > 3
+
+
+def test_what_begins_a_refresh_because_something_is_wrong_is_an_alarm_and_what_puts_one_off_is_none(world: World) -> None:
+    controller, ear = world.controller(), Ear()
+    report = controller.step()
+    wishes = [(Reason.DRIFT, True), (Reason.DRIFT, True), (Reason.AGE, True), (Reason.BUDGET, False), (Reason.HARM, True)]
+    decisions = tuple(RefreshDecision(teacher="linear", refresh=refresh, code=code, reason="", numbers={}) for code, refresh in wishes)
+    unlike = held_back("v2", "v1", Window(1), "").model_copy(update={"code": gate.Reason.UNLIKE})
+    alarming = replace(report, plan=report.plan.model_copy(update={"decisions": decisions}), decision=unlike)
+    numbers = StreamNumbers([ear])
+    numbers(controller, report, lambda: 0)
+    assert {one.value for one in ear.heard[-1]["streamrec_alarms_total"].values()} == {0}
+    numbers.ended(controller, alarming)
+    told = {what: one.value for (what,), one in ear.heard[-1]["streamrec_alarms_total"].items()}
+    assert told == {"choices_moved": 1, "teacher_fell": 0, "labels_harm": 1, "unlike_events": 1}

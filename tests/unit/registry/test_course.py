@@ -128,3 +128,21 @@ def test_only_the_stream_makes_the_course_and_swaps_come_with_it() -> None:
     assert found["at_ms"] == [5]
     assert [swap["version"] for swap in found["swaps"]] == [f"v{number}" for number in range(11, 31)]
     assert (found["swaps"][-1]["replicas"], round(found["swaps"][-1]["all_replicas_ms"])) == (1, 10)
+
+
+def test_what_is_found_again_at_each_step_is_one_alarm_a_minute_and_others_beside_it_are_their_own() -> None:
+    clock = ManualClock()
+    course, numbers = Course(clock), Numbers()
+    course.take(numbers.taken())
+    for num in range(100):
+        clock.advance(1.0)
+        numbers.add("streamrec_alarms_total", what="unlike_events")
+        numbers.add("streamrec_alarms_total", num == 30, what="choices_moved")
+        numbers.add("streamrec_refreshes_total", num == 40, teacher="linear", outcome="failed")
+        course.take(numbers.taken())
+    assert [(mark["at_ms"], mark["kind"], mark["what"]) for mark in course.after(0)["marks"]] == [
+        (1_000, "alarm", "unlike_events"),
+        (31_000, "alarm", "choices_moved"),
+        (41_000, "refresh_failed", "linear"),
+        (61_000, "alarm", "unlike_events"),
+    ]

@@ -16,11 +16,17 @@ import orjson
 import pytest
 
 from serve.replica import Replica, ReplicaSettings, make_routes
+from serve.system import System
 from streamrec.config import parse_config
 from streamrec.config.keys import ApiKey
 from streamrec.log.connect import local_address, open_admin
 from streamrec.serving.event_sink import Permit
 from streamrec.state import pack_strings
+
+CLUSTER = {
+    "resources": [{"name": "CPU", "total": 2.0, "free": 1.0}],
+    "nodes": [{"name": "n1", "is_alive": True, "is_head": True, "cpus": 2.0, "gpus": 0.0, "memory_bytes": 1e9, "store_bytes": 1e8}],
+}
 
 Version = tuple[dict[str, np.ndarray], dict[str, Any]]
 
@@ -92,6 +98,7 @@ class InProcess(Replica):
 
     def __init__(self, settings: ReplicaSettings) -> None:
         super().__init__(settings, "replica-1")
+        self.system = System("replica-1", lambda: CLUSTER)
         self.routes = make_routes(self, settings)
         self.follow()
 

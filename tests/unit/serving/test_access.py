@@ -248,3 +248,19 @@ def test_a_key_is_refused_in_another_tenants_namespace_by_query_and_body(tenants
     assert replica.facts()["history_view"]["offsets"] == before
     two_words = f'{{"namespace": {orjson.dumps(ours).decode()}, "namespace": {orjson.dumps(theirs).decode()}, "user_id": ".."}}'.encode()
     assert replica.ask("POST", "/v1/recommend", two_words, own).status == 403
+
+
+@pytest.mark.parametrize("site", [b"cross-site", b"same-site"])
+def test_without_keys_no_page_of_another_site_has_the_browser_move_models(serving, version, tmp_path, site):
+    Registry(open_storage(str(tmp_path / "registry"))).publish("v00000012", *version(40, prefix="i"))
+    local = serving(is_local=True, has_state=True, cors_origins=["https://Ops.example"])
+    elsewhere = ((b"sec-fetch-site", site), (b"origin", b"https://evil.example"), (b"content-type", b"text/plain"))
+    for path, body in (("/v1/models/v00000012:promote", None), ("/v1/stream:pause", None), ("/v1/stream/dead-letters:replay", {"places": ["a/0/0"]})):
+        refused = local.ask("POST", path, body, elsewhere)
+        assert (refused.status, refused.body["error"]["field"]) == (403, "sec-fetch-site")
+        for own in ((), ((b"sec-fetch-site", b"same-origin"),), ((b"sec-fetch-site", site), (b"origin", b"https://ops.example"))):
+            assert local.ask("POST", path, body, own).status == 200
+    assert local.ask("DELETE", "/v1/users/u1", None, elsewhere).status == 403
+    assert local.ask("GET", "/v1/recommend/u1", None, elsewhere).status == 200
+    guarded = serving(has_state=True, keys=KEYS)  # A key is nothing that a browser sends by itself.
+    assert guarded.ask("POST", "/v1/stream:resume", None, (*elsewhere, *bearer("k-admin"))).status == 200

@@ -13,16 +13,29 @@ import serve
 from serve.access import Access
 from serve.http import Refusal
 from serve.operations import OPERATIONS
+from streamrec.config import RegistryConfig
 from streamrec.config.keys import ApiKey, digest_of
 from streamrec.evaluation.worth import Giver, Worth
+from streamrec.log.connect import open_admin, open_writer
 from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.dead_letters import dead_letters
 from streamrec.pipeline.layout import checkpoint_url
 from streamrec.pipeline.saving import Saver
 from streamrec.pipeline.switches import Flip, SwitchBoard
+from streamrec.registry.gate import Gate, Health, Window
 from streamrec.registry.registry import Registry
+from streamrec.registry.version import VersionFacts
 from streamrec.storage import open_storage
 
 PAGE = Path(serve.__file__).parents[1] / "docs" / "api.md"
+
+
+def reject(replica, value, offset):
+    """Let a record stand among the dead letters."""
+    address, cfg = replica._settings.log_address, replica._settings.config.log
+    open_admin(address, cfg).ensure_topic(cfg.dead_letter_topic, 1)
+    row = {"topic": cfg.events_topic, "partition": 0, "offset": offset, "reason": "future_time", "detail": "", "key": b"u1", "value": value}
+    open_writer(address, cfg).append(cfg.dead_letter_topic, dead_letters(row))
 
 
 @pytest.fixture
@@ -30,14 +43,18 @@ def shop(serving, version, tmp_path):
     """A replica that takes all kinds, with a user, a described catalogue and two versions in the registry."""
     replica = serving(is_local=True, has_state=True, accepts=["interaction", "impression", "item_update", "deletion"])
     registry = Registry(open_storage(str(tmp_path / "registry")))
+    facts = VersionFacts(offsets={"streamrec.events": {0: 1}}, parent="v00000012", metrics={"student.recall@20": 0.2}, teachers={"linear": "v1"})
     for number in (11, 12, 13):
-        registry.publish(f"v000000{number}", *version(40, prefix="i", seed=number))
+        registry.publish(f"v000000{number}", *version(40, prefix="i", seed=number), facts)
+    window = Window.from_scores(14, [0.0, 1.0], [0.0, 1.0])
+    registry.record_decision(Gate(RegistryConfig()).decide(Health("v00000013"), Health("v00000011"), window))
     registry.promote("v00000011", "a test")
     registry.promote("v00000013", "a test")
     registry.pin("v00000012")
     happened = {"event_id": "e1", "user_id": "u1", "item_id": "i1", "event_type": "click", "event_time": 1_764_000_000_000}
     said = {"title": "River lamp", "categories": ["lamp", "home"], "price": 49.5, "locale": "en-GB", "available": True}
     updates = [{"kind": "item_update", "event_id": f"s{n}", "item_id": f"i{n}", "event_time": 1_764_000_000_000, **said} for n in range(2, 40, 2)]
+    reject(replica, orjson.dumps({**happened, "event_id": "e7"}), 4711)
     assert replica.ask("POST", "/v1/events", [happened, *updates]).body["rejected"] == 0
     return replica
 

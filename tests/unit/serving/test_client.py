@@ -42,6 +42,10 @@ ASK = {
     "resume": lambda one: one.resume(),
     "freeze_publishing": lambda one: one.freeze_publishing(),
     "unfreeze_publishing": lambda one: one.unfreeze_publishing(reason="over"),
+    "history": lambda one: one.history(last=5),
+    "dead_letters": lambda one: one.dead_letters(last=20),
+    "replay_letters": lambda one: one.replay_letters(places=["streamrec.events/0/4711"]),
+    "system": lambda one: one.system(),
     "healthz": lambda one: one.healthz(),
     "readyz": lambda one: one.readyz(),
 }
