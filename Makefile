@@ -4,6 +4,8 @@
 #   make dev          the demo without an end
 #   make test [TEST_PROCESSES=2]   the quick tier      make test-all   the quick and the slow tier
 #   make lint         ruff, mypy, import order  make bench      every benchmark, --quick
+#   make docs         the documentation as a site, dist/docs
+#   make wheel        dist/*.whl   make sbom   dist/sbom.json   make licences   docs/licences.md   make audit   known holes in what is pinned
 #   make chaos [KILLS=200] [SEED=N] [SECONDS=N]   kill the loop again and again and compare with an undisturbed run
 #   make fuzz         bytes that nobody thought of, for FUZZ_S=60 seconds
 #   make clean        removes .venv and caches; runs/ stays
@@ -27,7 +29,7 @@ export RAY_USAGE_STATS_ENABLED = 0
 # Threads of torch that spin while they wait cost ten times their work when other processes want the cores.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo dev test test-all lint bench chaos fuzz clean install
+.PHONY: demo dev test test-all lint bench chaos fuzz docs wheel sbom licences audit clean install
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m jobs.demo $(if $(DATA),--data "$(DATA)") $(if $(MAP),--map "$(MAP)") $(if $(BROKER),--broker "$(BROKER)") \
@@ -56,6 +58,24 @@ chaos: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	@$(BIN)/python tests/fuzz/fuzz_decoders.py -max_total_time=$(FUZZ_S)
+
+docs: $(INSTALLED)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean -f docs/site/mkdocs.yml
+
+wheel: $(INSTALLED)
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+# What is installed, with licences and addresses, in CycloneDX.
+sbom: $(INSTALLED)
+	@mkdir -p dist
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-format JSON --output-file dist/sbom.json $(BIN)/python
+
+licences: $(INSTALLED)
+	@$(BIN)/python docs/site/licences.py
+
+# Asks the advisory database of PyPI, so it needs a network; run it before a release.
+audit: $(INSTALLED)
+	@uvx pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 install: $(INSTALLED)
 

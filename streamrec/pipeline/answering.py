@@ -41,6 +41,7 @@ class StorageAnswerer:
         user_id: The user whose history is needed; None needs none.
         namespace: The user's; None is ``events.namespace``.
         clock: Processing time.
+        of_everybody: Hold the histories of all users, for many questions.
 
     Raises:
         RegistryError: There is no such version, or none is live.
@@ -49,19 +50,34 @@ class StorageAnswerer:
     """
 
     def __init__(
-        self, config: Config, student: str, version: str | None, user_id: str | None, namespace: str | None = None, clock: Clock | None = None
+        self,
+        config: Config,
+        student: str,
+        version: str | None,
+        user_id: str | None,
+        namespace: str | None = None,
+        clock: Clock | None = None,
+        *,
+        of_everybody: bool = False,
     ) -> None:
         serving, clock = config.serving, clock or SystemClock()
         self._limits = RequestLimits(config.events.namespace, serving.max_n, serving.max_history, config.events.max_id_bytes)
         self._namespace = self._limits.namespace if namespace is None else check_namespace(namespace)
         self._model = _load(config, student, version)
         features, codec = config.features, EventCodec(config.events)
+        num_users = features.max_users if of_everybody else 1
         self._view = HistoryView(
-            features.history_length, 1, config.events.meanings, codec, clock, tombstones=Tombstones(tombstone_key()), max_items=features.max_items
+            features.history_length,
+            num_users,
+            config.events.meanings,
+            codec,
+            clock,
+            tombstones=Tombstones(tombstone_key()),
+            max_items=features.max_items,
         )
         columns = load_history_columns(state_address(config))
         if columns is not None:
-            self._view.load(_only(columns, (self._namespace, user_id or "")))
+            self._view.load(columns if of_everybody else _only(columns, (self._namespace, user_id or "")))
         self._answerer = FullAnswerer(self._view, clock)
 
     def recommend(self, body: Mapping[str, Any]) -> dict[str, Any]:

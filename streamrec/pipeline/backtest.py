@@ -134,7 +134,7 @@ def run_backtest(
         prepare(made.controller, place)
         return made
 
-    with temporary_folder("backtest-") if folder is None else nullcontext(folder) as place, _threads_restored():
+    with temporary_folder("backtest-") if folder is None else nullcontext(folder) as place, threads_restored():
         playing, kept, done, result = _begun(player, Path(place), about if folder is not None else None, protocol)
         torch.set_num_threads(num_threads or os.cpu_count() or 1)  # The scorer has asked for one, as suits an actor beside others.
         for step, (number, part) in enumerate(steps, 1):
@@ -180,7 +180,8 @@ def _begun(
 
 
 @contextmanager
-def _threads_restored() -> Iterator[None]:
+def threads_restored() -> Iterator[None]:
+    """Give torch back as many threads as it had: what runs in between chooses its own."""
     before = torch.get_num_threads()
     try:
         yield
