@@ -257,7 +257,8 @@ class ColdRoutes:
     async def replay_letters(self, body: PlacesBody, request: Request) -> Response:
         """As `streamrec dlq replay PLACE…`: each goes to the events topic as it is, once, if it is valid now."""
         what = f"replay of {len(body.places)} dead letters, {body.places[0]!r} first"
-        return await self._turn(lambda: self._backend.letters.replay(body.places), what, request)
+        deletes = caller_of(request.scope).deletes
+        return await self._turn(lambda: self._backend.letters.replay(body.places, deletes=deletes), what, request)
 
     async def system(self, request: Request) -> Response:
         """The machine of the replica that answers, seen at most every five seconds, and the Ray cluster."""

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import heapq
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
+
+import orjson
 
 from streamrec.clock import Clock, SystemClock
 from streamrec.config import Config
 from streamrec.errors import BrokerUnavailable, DataError, OperatorError, TopicMissing
-from streamrec.events.schema import REASONS
+from streamrec.events.schema import REASONS, Kind
 from streamrec.log.base import LogAddress
 from streamrec.log.connect import open_table_reader, open_writer
-from streamrec.pipeline.dead_letter_box import DeadLetterBox, Letter, Place
+from streamrec.pipeline.dead_letter_box import DeadLetterBox, Letter, Place, Replayed
 from streamrec.pipeline.forgotten_letters import ForgottenLetters, load_forgotten
 from streamrec.pipeline.letter_text import excerpt, printable
 from streamrec.pipeline.resend import Refused, Repair, Resender, in_batches
@@ -66,11 +68,12 @@ class Letters:
             counts = {"records": box.num_records, "not_looked_at": box.num_before}
             return {"topic": topic, **counts, "letters": letters, "left_out": forgotten.num_left_out, "foreign": box.num_foreign}
 
-    def replay(self, places: Sequence[str]) -> dict[str, Any]:
+    def replay(self, places: Sequence[str], *, deletes: bool) -> dict[str, Any]:
         """Send letters to the events topic as they are, each that was never sent again, and return what became of each.
 
         Args:
             places: As the letters name them.
+            deletes: Whether deletions of users may be among them.
 
         Raises:
             OperatorError: This server has no state.
@@ -85,7 +88,7 @@ class Letters:
                 refused[text] = str(error)
         sent = []
         with self._busy, self._opened() as (box, forgotten):
-            for outcome in () if box is None else self._send(box, forgotten, wanted):
+            for outcome in () if box is None else self._send(box, forgotten, wanted, deletes=deletes):
                 text = wanted.pop(outcome.place)
                 if isinstance(outcome, Refused):
                     refused[text] = outcome.why
@@ -94,15 +97,20 @@ class Letters:
         refused |= dict.fromkeys(wanted.values(), f"none of the newest {LOOKED_AT} records of the dead letters has it; {_REST}")
         return {"sent": sent, "refused": [{"place": place[:MOST_CHARS], "why": printable(why)[:MOST_CHARS]} for place, why in refused.items()]}
 
-    def _send(self, box: DeadLetterBox, forgotten: ForgottenLetters, wanted: Mapping[Place, str]) -> Iterator[Any]:
-        num_replays = box.num_replays()
-        chosen = frozenset(wanted)
+    def _send(self, box: DeadLetterBox, forgotten: ForgottenLetters, wanted: Collection[Place], *, deletes: bool) -> Iterator[Replayed | Refused]:
+        num_replays, chosen = box.num_replays(), frozenset(wanted)
         with closing(open_writer(self._opened_address(), self._config.log)) as writer:
             resender = Resender(self._config, writer, self._clock, Repair(), forgotten.covers)
             for batch in in_batches(letter for letter in box.letters() if letter.place in chosen):
-                again = [letter.place for letter in batch if letter.place in num_replays]
-                yield from (Refused(place, "it was sent before; `streamrec dlq replay --again` sends it once more") for place in again)
-                yield from resender.send([(letter, 0) for letter in batch if letter.place not in num_replays])
+                fresh = []
+                for letter in batch:
+                    if letter.place in num_replays:
+                        yield Refused(letter.place, "it was sent before; `streamrec dlq replay --again` sends it once more")
+                    elif not deletes and _is_deletion(letter):
+                        yield Refused(letter.place, "it deletes a user, which this server does for nobody without a key: use the command line")
+                    else:
+                        fresh.append((letter, 0))
+                yield from resender.send(fresh)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[DeadLetterBox | None, ForgottenLetters]]:
@@ -129,6 +137,14 @@ class Letters:
 def _whole(box: DeadLetterBox) -> Iterator[Letter]:
     """Give the letters whose beginning is among what is looked at."""
     return (letter for letter in box.letters() if 0 not in letter.missing_parts)
+
+
+def _is_deletion(letter: Letter) -> bool:
+    try:
+        record = orjson.loads(letter.value or b"")
+    except orjson.JSONDecodeError:
+        return False  # Nor is it sent.
+    return isinstance(record, dict) and record.get("kind") == Kind.DELETION
 
 
 def _shown(letter: Letter, num_replays: int) -> dict[str, Any]:

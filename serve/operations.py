@@ -79,7 +79,7 @@ _NODE = {
 _SYSTEM = {
     "at_ms": 1764000000000, "replica": "default#Recommender#x7k2", "host": _HOST, "nodes": [_NODE],
     "resources": [{"name": "CPU", "total": 8.0, "free": 3.0}],
-    "processes": [{"name": "StudentActor", "pid": 4711, "bytes": 412000000, "kind": "pss"}],
+    "processes": [{"name": "RayReads", "pid": 4711, "bytes": 412000000, "kind": "pss"}],
     "packages": [{"name": "ray", "version": "2.60.0"}], "request_id": "6f1c2a9b3d4e5f60-27",
 }  # fmt: skip
 _RANKED = {"item_id": "i2", "score": 3.251402}

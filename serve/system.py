@@ -115,8 +115,8 @@ def name_of(command: list[str]) -> str | None:
     """Return a short name of what a process runs; None where it is nothing of streamrec's.
 
     Example:
-        >>> name_of(["ray::StudentActor.step"]), name_of(["python", "-m", "jobs.stream", "--state", "s3://..."]), name_of(["vim", "notes"])
-        ('StudentActor', 'jobs.stream', None)
+        >>> name_of(["ray::RayReads.read"]), name_of(["python", "-m", "jobs.stream", "--state", "s3://..."]), name_of(["vim", "notes"])
+        ('RayReads', 'jobs.stream', None)
     """
     words = " ".join(command).split()
     if not words:

@@ -5,7 +5,8 @@ import { h, s, say } from "./dom.js";
 import { bytes, number, when } from "./words.js";
 
 const VERDICTS = { promote: "promoted", reject: "rejected", wait: "waits" };
-const NEWS_S = 2;
+// A stream may promote every two seconds, and each look reads from storage.
+const NEWS_S = 5;
 const RARELY_S = 20;
 const WIDE = 132;
 const HIGH = 22;

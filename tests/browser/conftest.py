@@ -184,12 +184,12 @@ class Machine(System):
 
     def _look(self) -> dict[str, Any]:
         found = super()._look()
-        others = {
-            "jobs.stream": 0.61, "StudentActor": 0.44, "ReaderActor": 0.19, "Kafka": 0.52, "TrainWorker": 0.83, "ServeController": 0.13,
-            "ProxyActor": 0.12, "Board": 0.15, "IDLE": 0.06, "Ray: raylet": 0.04, "Ray: control (GCS)": 0.05,
-        }  # fmt: skip
+        others = [
+            ("jobs.stream", 0.61), ("Host", 0.44), ("Host", 0.36), ("RayReads", 0.19), ("Kafka", 0.52), ("ServeController", 0.13),
+            ("ProxyActor", 0.12), ("Board", 0.15), ("IDLE", 0.06), ("Ray: raylet", 0.04), ("Ray: control (GCS)", 0.05),
+        ]  # fmt: skip
         own = [one for one in found["processes"] if one["name"] == "Server"]
-        made = [{"name": name, "pid": 4100 + place, "bytes": round(size * GB), "kind": "pss"} for place, (name, size) in enumerate(others.items())]
+        made = [{"name": name, "pid": 4100 + place, "bytes": round(size * GB), "kind": "pss"} for place, (name, size) in enumerate(others)]
         host = {**found["host"], "name": "laptop", "cpus": 2, "load": 1.3, "memory_bytes": 16 * GB, "available_bytes": 9.4 * GB}
         return {**found, "host": host, "processes": sorted([*own, *made], key=lambda one: -one["bytes"])}
 

@@ -8,7 +8,17 @@ const EVERY_S = 5;
 const SHOWN = 30;
 const SIZES = new Set(["memory", "object_store_memory"]);
 const NAMES = { CPU: "CPUs that Ray has given", GPU: "GPUs that Ray has given", memory: "Memory that Ray has promised", object_store_memory: "Ray's object store" };
-const NAMES_OF_PROCESSES = { IDLE: "Ray: idle worker", ServeController: "Serve: controller", ProxyActor: "Serve: proxy", Server: "This server" };
+const NAMES_OF_PROCESSES = {
+  Server: "This server",
+  Host: "Stream: student, teachers or statistics",
+  RayReads: "Stream: reader",
+  ServeController: "Serve: controller",
+  ProxyActor: "Serve: proxy",
+  HAProxyManager: "Serve: proxy's manager",
+  IDLE: "Ray: idle worker",
+  DashboardAgent: "Ray: agent",
+  RuntimeEnvAgent: "Ray: environments",
+};
 
 function mount(root, { ask }) {
   const headline = h("h1", {}, "System");

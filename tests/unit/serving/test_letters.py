@@ -115,6 +115,13 @@ def test_what_a_user_did_who_asked_to_be_forgotten_is_neither_shown_nor_sent(rep
     assert "asked to be forgotten" in replayed(replica, place(0))["refused"][0]["why"]
 
 
+def test_a_deletion_is_sent_for_those_alone_who_may_delete_users(serving: Any, reject: Reject) -> None:
+    reject(orjson.dumps({"kind": "deletion", "event_id": "d1", "user_id": "u1", "event_time": EVENT["event_time"]}))
+    refused = replayed(serving(has_state=True, remote_promotion=True), place(0))
+    assert (refused["sent"], "deletes a user" in refused["refused"][0]["why"]) == ([], True)
+    assert replayed(serving(has_state=True, is_local=True), place(0))["sent"][0]["event_id"] == "d1"
+
+
 def test_without_a_topic_nothing_was_rejected_and_without_a_state_nothing_is_shown(replica: Any, serving: Any, reject: Reject) -> None:
     assert (listed(replica)["letters"], replayed(replica, place(0))["sent"]) == ([], [])
     reject(b"{")
