@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Span, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import streamrec
 from streamrec.telemetry.traces import CLOSES_WITHIN_S, TRACEPARENT, Attribute
+
+logger = logging.getLogger(__name__)
 
 _QUEUE_SPANS = 1024
 """A traced version has a dozen; when the receiver is away the oldest ones go."""
@@ -42,6 +45,31 @@ class OtlpSpan:
         self._span.end(_ns(at_ms))
 
 
+class TellsOnce(SpanExporter):
+    """Export by another exporter, and say once that the receiver does not take spans, and once that it does again.
+
+    Args:
+        exporter: Its own lines, one for each try, are of no use to anybody.
+        endpoint: The receiver.
+    """
+
+    def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
+        self._exporter, self._endpoint, self._is_away = exporter, endpoint, False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export a batch."""
+        result = self._exporter.export(spans)
+        is_away = result is not SpanExportResult.SUCCESS
+        if is_away != self._is_away:
+            logger.warning("Traces: %s %s", self._endpoint, "takes no spans, they are dropped until it does" if is_away else "takes spans again")
+        self._is_away = is_away
+        return result
+
+    def shutdown(self) -> None:
+        """Stop exporting."""
+        self._exporter.shutdown()
+
+
 class OtlpTracer:
     """Hand spans to a processor of OpenTelemetry; see `streamrec.telemetry.traces.Tracer`.
 
@@ -62,10 +90,12 @@ class OtlpTracer:
     @classmethod
     def to(cls, endpoint: str, service: str, instance: str = "") -> OtlpTracer:
         """Return one that sends to the receiver at an endpoint; headers and certificates come from OpenTelemetry's own variables."""
-        # A receiver that is away is retried, each time with a warning.
-        logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter").setLevel(logging.ERROR)
+        for name in ("opentelemetry.exporter.otlp", "opentelemetry.sdk._shared_internal"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # They tell of each try and each span.
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=_TIMEOUT_S)
-        batches = BatchSpanProcessor(exporter, max_queue_size=_QUEUE_SPANS, max_export_batch_size=_BATCH_SPANS, schedule_delay_millis=_EVERY_MS)
+        batches = BatchSpanProcessor(
+            TellsOnce(exporter, endpoint), max_queue_size=_QUEUE_SPANS, max_export_batch_size=_BATCH_SPANS, schedule_delay_millis=_EVERY_MS
+        )
         return cls(batches, service, instance)
 
     def begin(self, name: str, at_ms: float, parent: str = "") -> OtlpSpan:

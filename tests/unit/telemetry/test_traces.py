@@ -5,16 +5,17 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
 import streamrec
 from streamrec.errors import ConfigError
 from streamrec.telemetry import otlp, traces
-from streamrec.telemetry.otlp import OtlpTracer
+from streamrec.telemetry.otlp import OtlpTracer, TellsOnce
 from streamrec.telemetry.traces import check_tracer, open_tracer
 
 CHECKOUT = Path(streamrec.__file__).parents[1]
@@ -58,6 +59,21 @@ def test_spans_of_one_trace_follow_each_other_across_processes() -> None:
     assert (child.status.status_code, child.status.description, dict(child.attributes)) == (StatusCode.ERROR, "refused", {"streamrec.version": "v7"})
     assert (root.resource.attributes["service.name"], root.resource.attributes["service.instance.id"]) == ("streamrec-stream", "one")
     assert child.resource.attributes["service.name"] == "streamrec-serve"
+
+
+def test_it_is_told_once_that_a_receiver_is_away_and_once_that_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    class Receiver(InMemorySpanExporter):
+        results: ClassVar = [SpanExportResult[name] for name in ("SUCCESS", "FAILURE", "FAILURE", "SUCCESS", "SUCCESS")]
+
+        def export(self, spans: Any) -> SpanExportResult:
+            super().export(spans)
+            return self.results.pop(0)
+
+    exporter = TellsOnce(Receiver(), "http://away")
+    assert [exporter.export([]).name for _ in range(5)] == ["SUCCESS", "FAILURE", "FAILURE", "SUCCESS", "SUCCESS"]
+    away, back = (record.getMessage() for record in caplog.records)
+    assert away == "Traces: http://away takes no spans, they are dropped until it does"
+    assert back == "Traces: http://away takes spans again"
 
 
 def test_a_receiver_that_does_not_answer_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
