@@ -1,7 +1,7 @@
 # streamrec: `make demo` shows everything at work, `make test` proves it. Needs Python 3.11 to 3.13 and make; the rest comes by itself.
 #
-#   make demo [DATA=PATH] [MAP=user=COLUMN,…] [BROKER=auto|embedded|local|HOST:PORT] [MAX_EVENTS=N] [NAME=RUN]
-#   make dev          the demo without an end
+#   make demo [DATA=PATH] [MAP=user=COLUMN,…] [BROKER=auto|embedded|local|HOST:PORT] [MAX_EVENTS=N] [NAME=RUN] [FOREVER=1]
+#   make dev [CONFIG=FILE] [STATE=ADDRESS]   everything on this machine, waiting for your events
 #   make test [TEST_PROCESSES=2]   the quick tier      make test-all   the quick and the slow tier
 #   make lint         ruff, mypy, import order  make bench      every benchmark, --quick
 #   make docs         the documentation as a site, dist/docs
@@ -33,10 +33,10 @@ export OMP_WAIT_POLICY = PASSIVE
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m jobs.demo $(if $(DATA),--data "$(DATA)") $(if $(MAP),--map "$(MAP)") $(if $(BROKER),--broker "$(BROKER)") \
-		$(if $(MAX_EVENTS),--max-events "$(MAX_EVENTS)") $(if $(NAME),--name "$(NAME)")
+		$(if $(MAX_EVENTS),--max-events "$(MAX_EVENTS)") $(if $(NAME),--name "$(NAME)") $(if $(FOREVER),--forever)
 
 dev: $(INSTALLED)
-	@$(BIN)/python -m jobs.demo --forever $(if $(DATA),--data "$(DATA)") $(if $(MAP),--map "$(MAP)") $(if $(BROKER),--broker "$(BROKER)") $(if $(NAME),--name "$(NAME)")
+	@$(BIN)/python -m jobs.dev $(if $(CONFIG),--config "$(CONFIG)") $(if $(STATE),--state "$(STATE)")
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "$(TEST_MARKS)" $(PYTEST_ARGS)

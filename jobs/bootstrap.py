@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from jobs import cli
+from jobs import cli, dry_run
 from jobs.stream import teller
 from streamrec.clock import SystemClock
 from streamrec.events.datasets import Dataset, load_dataset, parse_mapping
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bootstrap(options: argparse.Namespace) -> int:
     config = cli.resolve(options.config, options.set)
     dataset = load_dataset(options.data, parse_mapping(options.map) if options.map else None) if options.data is not None else None
+    if options.dry_run:
+        return dry_run.show(dry_run.of_bootstrap(config, dataset, options.max_events))
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
         if dataset is not None:

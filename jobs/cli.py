@@ -32,12 +32,19 @@ _APART_S = 1.0
 """Whoever ends a job with its group, as a terminal or `timeout` does, may send it one signal twice, at once."""
 
 
-def parser(doc: str | None, prog: str) -> argparse.ArgumentParser:
-    """Return a parser with ``--config`` and ``--set``, whose help is the module's docstring."""
+def parser(doc: str | None, prog: str, *, has_dry_run: bool = True) -> argparse.ArgumentParser:
+    """Return a parser with ``--config``, ``--set`` and ``--dry-run``, whose help is the module's docstring."""
     result = argparse.ArgumentParser(prog=f"python -m {prog}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--config", help="configuration file; without it STREAMREC_CONFIG, then ./streamrec.toml, then defaults")
     result.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, such as student.dim=32")
+    if has_dry_run:
+        add_dry_run(result)
     return result
+
+
+def add_dry_run(to: argparse.ArgumentParser) -> None:
+    """Add ``--dry-run``; see `jobs.dry_run`."""
+    to.add_argument("--dry-run", action="store_true", help="print what would be done and what it needs, and change nothing")
 
 
 def resolve(path: str | None, overrides: list[str], broker: str | None = None) -> Config:

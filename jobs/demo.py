@@ -35,7 +35,7 @@ import pyarrow.compute as pc
 
 from jobs import cli, demo_report
 from jobs.demo_view import View
-from serve.launch import launch, shutdown
+from jobs.together import serving
 from streamrec.clock import SystemClock
 from streamrec.config import Config, parse_config, parse_overrides
 from streamrec.config.keys import check_own_key
@@ -150,13 +150,13 @@ def _demo(options: argparse.Namespace) -> int:
         driver = Driver(session.controller, cli.waiter(stop), cli.say, numbers)
         bootstrap(driver.controller, session.reader.latest(config.log.events_topic))
         run.books_before = driver.controller.books()
-        with _serving(session, config) as url:
+        with serving(session, config) as url:
             cli.say(f"serving: {url}, {config.serving.num_replicas} replicas, {driver.controller.state.live} is live after {run.elapsed_s:.0f} s")
             _calibrate(run, session, driver, total)
             _plan_stream(run, total, options.seconds)
             cli.stop_on_signals(stop)
             with (
-                View(run.dataset.name, run.rate) as view,
+                View(run.dataset.name, run.rate, url, run.broker, api_key()) as view,
                 _measuring(run, url) as measuring,
                 _producing(run, default_progress_path(session.config, run.dataset)) as producer,
             ):
@@ -233,14 +233,6 @@ def _sent(session: Session, run: Run) -> int:
     """Return how many of the file's events are in the log: fewer than planned when the demo was stopped."""
     progress = load_progress(default_progress_path(session.config, run.dataset))
     return run.produced if progress is None else progress.position
-
-
-@contextlib.contextmanager
-def _serving(session: Session, config: Config) -> Iterator[str]:
-    try:
-        yield launch(config, session.address, session.state_url, registry_url(session.state_url))
-    finally:
-        shutdown()
 
 
 def _calibrate(run: Run, session: Session, driver: Driver, total: int) -> None:

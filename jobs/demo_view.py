@@ -6,17 +6,12 @@ import time
 from collections import deque
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
-
+from jobs.live_reader import LiveReader
+from jobs.live_view import LiveView, Situation
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.report import StepReport
 
-LINE_EVERY_S = 5.0
-KEPT_LINES = 6
+RATE_OVER_S = 5.0
 
 
 class View:
@@ -25,49 +20,47 @@ class View:
     Args:
         name: The input's name.
         rate: Events produced a second.
+        url: The server's.
+        broker: The event log's address.
+        key: A key that may read, where the server asks for one.
     """
 
-    def __init__(self, name: str, rate: float) -> None:
-        self._console = Console(stderr=True)
-        self._name = name
-        self._rate = rate
-        self._began = time.monotonic()
-        self._next_line = self._began
+    def __init__(self, name: str, rate: float, url: str, broker: str, key: str | None = None) -> None:
         self._recent: deque[tuple[float, int]] = deque()
-        self._happened: deque[str] = deque(maxlen=KEPT_LINES)
-        self._live = Live(console=self._console, refresh_per_second=4, transient=True) if self._console.is_terminal else None
+        situation = Situation(f"demo · {name}", {"API, dashboard": f"{url}/", "events": f"{rate:.0f} a second to {broker}"})
+        self._reader = LiveReader(url, key)
+        self._view = LiveView(self._reader.facts, situation)
 
     def __enter__(self) -> View:
-        if self._live is not None:
-            self._live.start()
+        if self._view.is_live:  # Plain lines need nothing of the server.
+            self._reader.__enter__()
+        self._view.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._view.__exit__(None, None, None)
+        if self._view.is_live:
+            self._reader.__exit__(None, None, None)
 
     def update(self, driver: Driver, report: StepReport | None, outside: dict[str, Any]) -> None:
         """Take in a step (None: there was nothing to do) and refresh what is shown."""
         now = time.monotonic()
         if report is not None:
             self._recent.append((now, report.plan.num_records))
-            for line in _happened(report):
-                self._happened.append(f"{now - self._began:5.0f} s  {line}")
-                if self._live is None:
-                    self._say(f"{now - self._began:5.0f} s  {line}")
-        while self._recent and self._recent[0][0] < now - 5.0:
+            for line in happenings(report):
+                self._view.happened(line)
+        while self._recent and self._recent[0][0] < now - RATE_OVER_S:
             self._recent.popleft()
-        if self._live is not None and report is not None:
-            self._live.update(self._picture(driver, outside))
-        elif self._live is None and now >= self._next_line:
-            self._next_line = now + LINE_EVERY_S
-            self._say(f"{now - self._began:5.0f} s  {self._line(driver, outside)}")
-
-    def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._view.situation.extra = {
+            "state freshness": f"{_number(outside.get('state_ms_p50'))} ms",
+            "model freshness": f"{_number(outside.get('model_s_p50'), 2)} s",
+            "asked from outside": f"{outside.get('sent', 0)} requests, {outside.get('failed', 0)} failed",
+            "99 % within": f"{_number(outside.get('p99_ms'))} ms",
+        }
+        self._view.tick(lambda: self._line(driver, outside))
 
     def _events_per_s(self) -> float:
-        return sum(num for _, num in self._recent) / 5.0
+        return sum(num for _, num in self._recent) / RATE_OVER_S
 
     def _line(self, driver: Driver, outside: dict[str, Any]) -> str:
         controller = driver.controller
@@ -77,28 +70,8 @@ class View:
         requests = f"{outside.get('sent', 0)} requests, {outside.get('failed', 0)} failed"
         return f"{self._events_per_s():.0f} events/s, lag {_lag(driver)}, live {controller.state.live}, recall@20 {scores}, {freshness}, {requests}"
 
-    def _picture(self, driver: Driver, outside: dict[str, Any]) -> Panel:
-        controller = driver.controller
-        state, recent = controller.state, controller.progressive.recent()
-        flow = Table.grid(padding=(0, 3))
-        flow.add_row("events/s", f"{self._events_per_s():.0f} of {self._rate:.0f} produced", "lag", f"{_lag(driver)}")
-        flow.add_row("live version", str(state.live), "versions", ", ".join(f"{num} {what}" for what, num in state.versions.items()))
-        flow.add_row("requests", f"{outside.get('sent', 0)} sent, {outside.get('failed', 0)} failed", "p99", f"{_number(outside.get('p99_ms'))} ms")
-        state_ms, model_s = _number(outside.get("state_ms_p50")), _number(outside.get("model_s_p50"), 2)
-        flow.add_row("state freshness", f"{state_ms} ms", "model freshness", f"{model_s} s")
-        scores = Table(box=None, padding=(0, 2))
-        for column in ("newest events", "recall@20", "ndcg@20", "mrr@20"):
-            scores.add_column(column, justify="left" if column == "newest events" else "right")
-        for name, values in sorted(recent.items(), key=lambda item: -item[1]["recall@20"]):
-            style = "bold green" if name == "student" else ""
-            scores.add_row(name, *(f"{values[metric]:.4f}" for metric in ("recall@20", "ndcg@20", "mrr@20")), style=style)
-        happened = Text("\n".join(self._happened), style="dim")
-        return Panel(
-            Group(flow, Text(), scores, Text(), happened), title=f"streamrec · {self._name} · {time.monotonic() - self._began:.0f} s", padding=(1, 2)
-        )
 
-
-def _happened(report: StepReport) -> list[str]:
+def happenings(report: StepReport) -> list[str]:
     """Return the step's rarer events; versions come all the time and are counted instead."""
     lines = report.about_teachers()
     if report.decision is not None and report.decision.verdict.value == "reject":

@@ -31,7 +31,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from jobs import cli
+from jobs import cli, dry_run
 from jobs.stream import describe
 from streamrec.log.base import TableReader
 from streamrec.pipeline.controller import Controller
@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _rebuild(options: argparse.Namespace) -> int:
     config = cli.resolve(options.config, options.set)
+    if options.dry_run:
+        return dry_run.show(dry_run.of_rebuild(config, _told(options)))
     cli.end_on_signals()
     if options.remove_old or options.drop:
         if options.drop:
@@ -88,6 +90,16 @@ def _rebuild(options: argparse.Namespace) -> int:
     # Where both outputs are one, a local Ray has had its say by now.
     _print(summary)
     return 0
+
+
+def _told(options: argparse.Namespace) -> str:
+    """Return what the options ask for, in a sentence."""
+    if options.remove_old or options.drop:
+        removed = [*(["what an unfinished rebuild has made"] * options.drop), *(["the lineages before the current one"] * options.remove_old)]
+        return f"it would remove {' and '.join(removed)}, and make nothing"
+    begins = "begin anew" if options.anew else "go on with what an earlier run made with these settings, or begin anew"
+    source = "the log alone" if options.from_log else "the lake from its beginning, then the log"
+    return f"it would {begins}: learn {source}, train the first teachers, catch up and take over from the stream"
 
 
 def _controller(session: Session, lineage_url: str, reader: TableReader, *, publishes: bool) -> Controller:

@@ -16,7 +16,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from jobs import cli
+from jobs import cli, dry_run
 from jobs.stream import teller
 from streamrec.errors import ConfigError
 from streamrec.pipeline.bootstrap import refresh
@@ -28,10 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__, "jobs.refresh_teachers")
     parser.add_argument("--teacher", action="append", help="refresh only this one; may be repeated")
     options = parser.parse_args(argv)
-    return cli.run(lambda: _refresh(options.config, options.set, options.teacher))
+    return cli.run(lambda: _refresh(options.config, options.set, options.teacher, is_dry=options.dry_run))
 
 
-def _refresh(path: str | None, overrides: list[str], chosen: list[str] | None) -> int:
+def _refresh(path: str | None, overrides: list[str], chosen: list[str] | None, *, is_dry: bool) -> int:
     config = cli.resolve(path, overrides)
     teachers = tuple(chosen or config.teachers.refreshed)
     unknown = set(teachers) - set(config.teachers.refreshed)
@@ -40,6 +40,8 @@ def _refresh(path: str | None, overrides: list[str], chosen: list[str] | None) -
         do = f"did you mean {near[0]!r}?" if near else "enable it in teachers.enabled"
         what = "Refresh: unknown teacher"
         raise ConfigError(what, got=", ".join(sorted(unknown)), allowed=", ".join(config.teachers.refreshed), do=do)
+    if is_dry:
+        return dry_run.show(dry_run.of_refresh(config, teachers))
     if not has_commits(config):  # Before Ray and a broker are started, which takes a while.
         cli.say(f"Refresh: {cli.not_live(config)}")
         return 2

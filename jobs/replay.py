@@ -30,13 +30,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs import cli
+from jobs import cli, dry_run
 from streamrec.cli.replay import INTERRUPTED, send
 from streamrec.cli.sending import err_console
+from streamrec.config import Config
 from streamrec.environment import cache_folder
 from streamrec.events.datasets import load_dataset, parse_mapping
 from streamrec.events.demo import demo_dataset
+from streamrec.events.progress import load_progress
 from streamrec.events.replay import Pace
+from streamrec.pipeline.replay import default_progress_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--restart", action="store_true", help="forget the progress")
     parser.add_argument("--until-input-ends", action="store_true", help="stop when the standard input ends, as with whoever started this job")
     parser.add_argument("--with-items", action="store_true", help="send the items first, unless events were sent before")
+    cli.add_dry_run(parser)
     return parser
 
 
@@ -69,6 +73,17 @@ def _positive(text: str) -> int:
         msg = f"got {text}, allowed 1 or more"
         raise argparse.ArgumentTypeError(msg)
     return number
+
+
+def _told(config: Config, options: argparse.Namespace) -> str:
+    """Return which events the options ask for; without a file nothing is brought to look into it."""
+    if options.data is None:
+        return "MovieLens 100K, which is brought where it is not there yet"
+    dataset = load_dataset(options.data, parse_mapping(options.map) if options.map else None)
+    progress = None if options.restart else load_progress(options.progress or default_progress_path(config, dataset))
+    sent = f", of which {progress.position} were sent" if progress is not None else ""
+    total = min(options.max_events or dataset.events.num_rows, dataset.events.num_rows)
+    return f"{total} events of {dataset.name}{sent}{', after its items' if options.with_items else ''}"
 
 
 def _stop_with_input() -> None:
@@ -81,6 +96,8 @@ def _stop_with_input() -> None:
 def _replay(options: argparse.Namespace) -> int:
     config = cli.resolve(options.config, options.set, options.broker)
     pace = Pace.parse(options.speed, options.rate)
+    if options.dry_run:
+        return dry_run.show(dry_run.of_replay(config, options.broker, _told(config, options)))
     path = Path(options.data) if options.data else demo_dataset(cache_folder())
     dataset = load_dataset(path, parse_mapping(options.map) if options.map else None)
     if options.until_input_ends:

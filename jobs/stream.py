@@ -8,6 +8,9 @@ The state is in the configured folder or bucket; a job that was killed goes on f
 a step that fails, as of a broker that is away, begins that time anew. ``--max-events N`` ends after N records.
 ``--set KEY=VALUE`` overrides a setting, such as ``--set log.broker=127.0.0.1:9092``.
 
+One job moves a state: a second one refuses and names the first, as long as that runs on this machine or tells its board of itself. ``--take-over``
+goes on in its place, and the first one stops at its next step and says why. One whose process has ended is followed without a word.
+
 Where records that come next have left the log, or the topic was made anew, the job ends with an error. ``--skip-lost`` then goes on where the log
 begins now: what is lost is said, logged and booked as ``lost``. It does nothing where nothing is lost.
 
@@ -21,15 +24,18 @@ second one.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-from jobs import cli
+from jobs import cli, dry_run
 from streamrec.config import parse_duration_s
 from streamrec.errors import ConfigError
 from streamrec.evaluation.worth import say
+from streamrec.pipeline.alone import Seen, check_alone, check_silent
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.ray_workers import HURRY_S, leave
@@ -37,6 +43,7 @@ from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.session import Session, has_commits, open_session
 from streamrec.pipeline.skipping import skip_lost
 from streamrec.pipeline.stream_numbers import StreamNumbers
+from streamrec.registry.telling import STREAM
 from streamrec.telemetry.logs import about
 
 
@@ -46,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--until-idle", help="end when all was read and nothing came for that long")
     parser.add_argument("--max-events", type=int, help="end after so many records")
     parser.add_argument("--skip-lost", action="store_true", help="go on where the log begins now, booking what it no longer has as lost")
+    parser.add_argument("--take-over", action="store_true", help="also where another job seems to move this state; that one stops at its next step")
     options = parser.parse_args(argv)
-    return cli.run(lambda: _stream(options.config, options.set, options.until_idle, options.max_events, options.skip_lost))
+    return cli.run(lambda: _stream(options))
 
 
 def _seconds(option: str, text: str) -> float:
@@ -58,22 +66,28 @@ def _seconds(option: str, text: str) -> float:
         raise ConfigError(what, got=repr(text), allowed="a number with a unit, such as 5s") from error
 
 
-def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_events: int | None, skips_lost: bool) -> int:
-    config = cli.resolve(path, overrides)
-    idle_s = _seconds("--until-idle", until_idle) if until_idle else float("inf")
+def _stream(options: argparse.Namespace) -> int:
+    config = cli.resolve(options.config, options.set)
+    max_events: int | None = options.max_events
+    idle_s = _seconds("--until-idle", options.until_idle) if options.until_idle else float("inf")
+    if options.dry_run:
+        return dry_run.show(dry_run.of_stream(config, takes_over=options.take_over))
     if not has_commits(config):  # Before Ray and a broker are started, which takes a while.
         cli.say(f"Stream: {cli.not_live(config)}")
         return 2
+    seen = Seen.NOBODY if options.take_over else check_alone(config)
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
         stop = threading.Event()
+        if seen is Seen.ELSEWHERE:
+            check_silent(config, partial(session.board.told_age_s, STREAM), cli.waiter(stop))
         numbers = session.numbers()
-        driver = _started(session, cli.waiter(stop), numbers)
+        driver = started(session, cli.waiter(stop), numbers)
         cli.stop_on_signals(stop)  # Only now that there are steps: until here a signal ends the job at once.
         if driver.controller.state.live is None:
             cli.say(f"Stream: {cli.not_live(config)}")
             return 2
-        if skips_lost and skip_lost(driver.controller, cli.say) is None:
+        if options.skip_lost and skip_lost(driver.controller, cli.say) is None:
             cli.say("nothing is lost: the log still has what comes next")
         lag = driver.lag()
         cli.say(f"going on after batch {driver.controller.state.batch}, {'an unknown number of' if lag is None else lag} records behind")
@@ -88,13 +102,13 @@ def _stream(path: str | None, overrides: list[str], until_idle: str | None, max_
                 tell(report)
         numbers.ended(driver.controller, driver.controller.finish())
         summary = cli.summary(driver.controller)
-        leave(_actors(driver.controller))
+        leave(actors_of(driver.controller))
     # Where both outputs are one, a local Ray has had its say by now.
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0
 
 
-def _started(session: Session, wait: Callable[[float], None], numbers: StreamNumbers) -> Driver:
+def started(session: Session, wait: Callable[[float], None], numbers: StreamNumbers) -> Driver:
     """Return the driver, recovered; where a signal ends that, the actors that this job has adopted end, too, if they answer."""
     built: list[Controller] = []
 
@@ -105,11 +119,12 @@ def _started(session: Session, wait: Callable[[float], None], numbers: StreamNum
     try:
         return Driver(build, wait, cli.say, numbers)
     except KeyboardInterrupt:
-        leave([actor for controller in built for actor in _actors(controller)], HURRY_S)
+        leave([actor for controller in built for actor in actors_of(controller)], HURRY_S)
         raise
 
 
-def _actors(controller: Controller) -> list[object]:
+def actors_of(controller: Controller) -> list[object]:
+    """Return what lives in actors of its own, which are to end with the stream."""
     parts = controller.parts
     return [*parts.learners().values(), parts.scorer, parts.linear]
 

@@ -110,6 +110,7 @@ FORMATS: Mapping[str, Format] = {
     "lake_note": Format("Lake: the note of an address"),
     "letter": Format("Dead letter: one"),
     "progress": Format("Replay: the progress"),
+    "batch": Format("Recommendations: the plan"),
 }
 """Every stored format by name; docs/formats.md describes today's."""
 

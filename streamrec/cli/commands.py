@@ -32,6 +32,7 @@ from streamrec.cli.options import (
     Turn,
 )
 from streamrec.cli.order import InOrder
+from streamrec.cli.run_commands import app as run_app
 from streamrec.cli.running import run_verb as _run
 from streamrec.cli.running import settings_of as _settings
 
@@ -52,6 +53,7 @@ app.add_typer(items_app, name="items")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(lake_app, name="lake")
 app.add_typer(ask_app)
+app.add_typer(run_app)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 ORDER = (
-    *("init", "plan", "doctor", "replay", "items", "backtest"),  # Before it runs.
+    *("init", "dev", "demo", "plan", "doctor", "replay", "items", "backtest"),  # Before it runs, and to see it run.
     *("recommend", "explain", "status", "report", "models", "worth"),  # See it.
     *("rollback", "pin", "unpin", "pause", "resume", "freeze-publishing", "unfreeze-publishing", "switches"),  # Hold it.
     *("dlq", "quarantine", "delete-user", "receipt", "lake"),  # Mend it.

@@ -6,12 +6,13 @@ import importlib
 import os
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import typer
 
 from streamrec.cli.options import Settings
-from streamrec.errors import StreamrecError
+from streamrec.errors import OperatorError, StreamrecError
 
 
 def settings_of(config: Path | None, overrides: list[str] | None) -> Settings:
@@ -31,5 +32,29 @@ def run_verb(verb: str, options: object) -> None:
     except StreamrecError as error:
         sys.stderr.write(f"{error}\n")
         raise typer.Exit(1) from error
+    if status:
+        raise typer.Exit(status)
+
+
+def run_job(job: str, given: Mapping[str, object], overrides: Sequence[str] | None) -> None:
+    """Run a job in this process, as ``python -m jobs.NAME`` does.
+
+    Args:
+        job: Its module in ``jobs``, which the library does not hold.
+        given: Options to values; None and False leave one out, True gives its name alone.
+        overrides: ``KEY=VALUE`` texts.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        module = importlib.import_module(f"jobs.{job}")
+    except ModuleNotFoundError as error:
+        if error.name not in {"jobs", "serve"}:
+            raise
+        what = f"{job.capitalize()}: {error.name} is not installed here"
+        missing = OperatorError(what, do="run it in a checkout of streamrec, where jobs and serve lie beside the library")
+        sys.stderr.write(f"{missing}\n")
+        raise typer.Exit(1) from error
+    words = [text for name, value in given.items() if value for text in ([name] if value is True else [name, str(value)])]
+    status = module.main([*words, *(text for one in overrides or () for text in ("--set", one))])
     if status:
         raise typer.Exit(status)

@@ -20,7 +20,7 @@ class Model:
     """
 
     def __init__(self, config: Config, version: str | None = None, student: str = "default") -> None:
-        self.answerer = StorageAnswerer(config, student, version, None, of_everybody=True)
+        self.answerer = StorageAnswerer(config, student, version, None, all_users=True)
 
     def ask(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to a request as the HTTP interface takes it, with the titles that are known."""

@@ -41,7 +41,10 @@ class StorageAnswerer:
         user_id: The user whose history is needed; None needs none.
         namespace: The user's; None is ``events.namespace``.
         clock: Processing time.
-        of_everybody: Hold the histories of all users, for many questions.
+        all_users: Hold the histories of all users, and answer for any.
+
+    Attributes:
+        namespace: The users'.
 
     Raises:
         RegistryError: There is no such version, or none is live.
@@ -58,27 +61,46 @@ class StorageAnswerer:
         namespace: str | None = None,
         clock: Clock | None = None,
         *,
-        of_everybody: bool = False,
+        all_users: bool = False,
     ) -> None:
         serving, clock = config.serving, clock or SystemClock()
         self._limits = RequestLimits(config.events.namespace, serving.max_n, serving.max_history, config.events.max_id_bytes)
-        self._namespace = self._limits.namespace if namespace is None else check_namespace(namespace)
+        self.namespace = self._limits.namespace if namespace is None else check_namespace(namespace)
         self._model = _load(config, student, version)
         features, codec = config.features, EventCodec(config.events)
-        num_users = features.max_users if of_everybody else 1
+        columns = load_history_columns(state_address(config))
+        max_users = len(columns.users) if columns is not None and all_users else 1
         self._view = HistoryView(
             features.history_length,
-            num_users,
+            max(1, max_users),
             config.events.meanings,
             codec,
             clock,
             tombstones=Tombstones(tombstone_key()),
             max_items=features.max_items,
         )
-        columns = load_history_columns(state_address(config))
         if columns is not None:
-            self._view.load(columns if of_everybody else _only(columns, (self._namespace, user_id or "")))
+            self._view.load(columns if all_users else _only(columns, (self.namespace, user_id or "")))
         self._answerer = FullAnswerer(self._view, clock)
+
+    @property
+    def version(self) -> str:
+        """Return which version answers."""
+        return self._model.version
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of its weights."""
+        return self._model.digest
+
+    @property
+    def offsets(self) -> Mapping[int, int]:
+        """Return what the histories go up to, by partition, exclusive."""
+        return self._view.offsets
+
+    def users(self) -> tuple[str, ...]:
+        """Return the users of the namespace that have a history here, sorted."""
+        return tuple(sorted(user for namespace, user in self._view.table.entries if namespace == self.namespace))
 
     def recommend(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return what ``POST /v1/recommend`` answers.
@@ -86,16 +108,16 @@ class StorageAnswerer:
         Raises:
             RequestError: The body is out of bounds.
         """
-        return self._answerer.answer(parse_recommend(orjson.dumps({**body, "namespace": self._namespace}), self._limits), self._model, REQUEST_ID)
+        return self._answerer.answer(parse_recommend(orjson.dumps({**body, "namespace": self.namespace}), self._limits), self._model, REQUEST_ID)
 
     def rank(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return what ``POST /v1/rank`` answers; raises as `recommend`."""
-        return self._answerer.rank(parse_body(RankBody, dict(body), self._limits), self._namespace, self._model, REQUEST_ID)
+        return self._answerer.rank(parse_body(RankBody, dict(body), self._limits), self.namespace, self._model, REQUEST_ID)
 
     def titles(self, item_ids: Iterable[str]) -> dict[str, str]:
         """Return the titles of those items that a catalogue has told of."""
         table = self._view.table
-        codes = {item: code for item in item_ids if (code := table.codes.get((self._namespace, item))) is not None}
+        codes = {item: code for item in item_ids if (code := table.codes.get((self.namespace, item))) is not None}
         titles = {item: table.attributes.of(code).get("title") for item, code in codes.items()}
         return {item: str(title) for item, title in titles.items() if title}
 

@@ -60,6 +60,7 @@ STUCK = 130
 """Exit status of a process that a signal ended while Ray did not come back, as a shell gives it for Ctrl-C."""
 _PATIENCE_S = 5.0
 _SLOW_S = 20.0
+_LATE = "timed out during startup"
 _FAREWELL_S = 3.0
 """Ray's processes end within a second of their node's end, if at all."""
 
@@ -76,7 +77,7 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
         num_cpus: Logical CPUs of a local cluster; None takes the machine's, but at least `LOCAL_CPUS`.
 
     Raises:
-        OperatorError: No cluster answers at `RAY_ADDRESS`.
+        OperatorError: No cluster answers at `RAY_ADDRESS`, or a local one did not start in time.
     """
     _quieten()
     bound_heaps()
@@ -93,7 +94,7 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     with temporary_folder(longest=_MAX_FOLDER_CHARS) as folder:
         try:
-            with _signals_wait():
+            with _signals_wait(), _in_a_paragraph():
                 ray.init(
                     address="local",
                     namespace=NAMESPACE,
@@ -108,6 +109,18 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
             yield
         finally:
             _end_local()
+
+
+@contextmanager
+def _in_a_paragraph() -> Iterator[None]:
+    """Say in our words that Ray did not start in its time, as where other programs take the machine: it raises a bare `Exception` then."""
+    try:
+        yield
+    except Exception as error:
+        if _LATE not in str(error):
+            raise
+        what, do = "Ray: its processes did not start within 30 s", "see what else takes this machine's cores, then start again"
+        raise OperatorError(what, do=do) from error
 
 
 def _end_local() -> None:

@@ -104,6 +104,15 @@ class RemoteBoard:
         if hasattr(self.actor, "tell"):  # An older streamrec's takes none.
             self.actor.tell.remote(source, numbers)
 
+    def told_age_s(self, source: str) -> float | None:
+        """Return how long ago a source has told its numbers; None where it never has, or the board does not say."""
+        try:
+            told = self._get(self.actor.told.remote())
+        except (AttributeError, RayError):
+            return None
+        ages = [taken.get("streamrec_told_age_seconds", {}).get((source,)) for taken in told]
+        return next((float(age.value) for age in ages if age is not None), None)
+
     def claim(self, server: str, *, made: bool) -> None:
         """Note which server answers with this board's versions; see `Board.claim`."""
         if hasattr(self.actor, "claim"):  # An older streamrec's has none.

@@ -22,6 +22,7 @@ from streamrec.log.lake import EventLake
 from streamrec.log.lake_table import lake_rows
 from streamrec.log.memory import MemoryLog
 from streamrec.migrations import FORMATS, NEEDS_REBUILD, migrated
+from streamrec.pipeline.batch import read_plan as read_batch_plan
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.commit import Commit, Head
 from streamrec.pipeline.dead_letter_box import DeadLetterBox
@@ -141,6 +142,10 @@ SAID = {"words_ms": [0, 0], "unavailable": [0, 0], "available_ms": [0, 0]}
 VOCABULARY = {"namespaces": ["n"], "clock": 0, "counters": {"admitted": 0}}
 COMPONENTS = dict.fromkeys(("stream", "lake", "tombstones"), ENTRY)
 
+BATCH = {
+    "student": "default", "version": "v1", "digest": "d", "namespace": "default", "n": 10, "with_seen": False, "listed": False,
+    "users_sha256": "u", "num_users": 3, "part_users": 2,
+}  # fmt: skip
 SAMPLES: Mapping[str, Sample] = {
     "head": Sample(parsed_by(Head.from_json), {1: HEAD, 2: HEAD, 3: {**HEAD, "owner": {**OWNER, "why": ""}}}),
     "commit": Sample(
@@ -175,6 +180,7 @@ SAMPLES: Mapping[str, Sample] = {
     "lake_note": Sample(read_at("lakes/a.json", noted_lakes), {1: {"address": "s3://b/c", "lineage": "abc"}}),
     "letter": Sample(read_letter, {1: LETTER}),
     "progress": Sample(lambda values, _: Progress.from_json(json.dumps(values)), {1: PROGRESS}),
+    "batch": Sample(read_at("_plan.json", read_batch_plan), {1: BATCH}),
 }
 
 OLDER = [(name, number) for name, known in FORMATS.items() for number in range(1, known.number)]

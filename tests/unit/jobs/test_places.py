@@ -14,7 +14,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import jobs
-from jobs import bootstrap, demo, rebuild, refresh_teachers, replay, stream
+from jobs import backtest, bootstrap, compact, demo, dev, rebuild, recommend_batch, refresh_teachers, replay, stream
 from serve import __main__ as server
 from serve.app import app as application
 from streamrec.cli import app
@@ -28,10 +28,14 @@ JOBS = {
     "rebuild": rebuild.main,
     "refresh": refresh_teachers.main,
     "replay": replay.main,
+    "compact": compact.main,
+    "dev": dev.main,
+    "recommend_batch": recommend_batch.main,
     "serve": server.main,
 }
 
 VERBS = {
+    "dev": [],
     "replay": ["events.csv"],
     "items import": ["items.csv"],
     "rollback": [],
@@ -65,6 +69,7 @@ VERBS = {
 """What each verb that takes a state needs besides."""
 WITHOUT_STATE = {"version", "init", "plan", "config show", "backtest", "schema", "key"}
 JUDGES = {"doctor"}
+HAS_ITS_OWN = {"demo"}
 
 
 @pytest.fixture
@@ -136,12 +141,12 @@ def commands(command: Any, name: str = "") -> list[str]:
 
 
 def test_each_verb_is_known_to_take_a_state_or_not() -> None:
-    assert set(commands(get_command(app))) == {*VERBS, *WITHOUT_STATE, *JUDGES}
+    assert set(commands(get_command(app))) == {*VERBS, *WITHOUT_STATE, *JUDGES, *HAS_ITS_OWN}
 
 
 def test_each_job_is_known_here() -> None:
     modules = {name: importlib.import_module(f"jobs.{name}") for _, name, _ in pkgutil.iter_modules(jobs.__path__)}
-    assert {module.main for module in modules.values() if hasattr(module, "main")} == {*JOBS.values(), demo.main} - {server.main}
+    assert {module.main for module in modules.values() if hasattr(module, "main")} == {*JOBS.values(), demo.main, backtest.main} - {server.main}
 
 
 @pytest.mark.parametrize("verb", VERBS)

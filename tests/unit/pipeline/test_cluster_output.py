@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from ray._private import worker  # noqa: PLC2701 - Ray prints by its function
 
+from streamrec.errors import OperatorError
 from streamrec.pipeline import cluster
 
 
@@ -14,3 +15,11 @@ def test_what_a_raylet_warns_of_is_no_line_of_a_jobs_output(monkeypatch: pytest.
         worker.print_to_stdstream({"lines": ["20 PYTHON worker processes have been started"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
     out, err = capsys.readouterr()
     assert (out, "20 PYTHON worker processes" in err) == ("", True)
+
+
+def test_a_ray_that_does_not_start_in_time_is_told_in_a_paragraph_and_all_else_is_not_touched() -> None:
+    late, other = Exception("The current node timed out during startup. This could happen because"), RuntimeError("another")
+    with pytest.raises(OperatorError, match="Ray: its processes did not start within 30 s, see what else takes"), cluster._in_a_paragraph():
+        raise late
+    with pytest.raises(RuntimeError, match="another"), cluster._in_a_paragraph():
+        raise other

@@ -1,0 +1,108 @@
+"""`streamrec dev`: everything in one process, fed and asked from outside, stopped by a signal, and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from jobs import dev
+from serve import haproxy
+
+PATIENCE_S = 60.0
+NUM_EVENTS = 60
+
+
+class Outside(threading.Thread):
+    """Somebody who does things with the server, and ends it by a signal, whatever happens."""
+
+    def __init__(self, url: str, number: int, do: Any) -> None:
+        super().__init__(daemon=True)
+        self.url, self.error, self.found = url, None, None
+        self._number, self._do = number, do
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.found = self._do(self)
+        except BaseException as error:  # noqa: BLE001 - told by the test
+            self.error = error
+        finally:
+            os.kill(os.getpid(), self._number)
+
+    def ask(self, path: str, value: Any = None) -> Any:
+        """Ask until there is a good answer."""
+        data = None if value is None else json.dumps(value).encode()
+        for _ in range(int(PATIENCE_S / 0.1)):
+            try:
+                with urllib.request.urlopen(urllib.request.Request(f"{self.url}{path}", data), timeout=10) as answer:
+                    return json.loads(answer.read())
+            except OSError:  # Refused, or a status that is no good yet.
+                time.sleep(0.1)
+        pytest.fail(f"{path} had no good answer within {PATIENCE_S:.0f} s")
+
+
+def event(number: int, user: str, item: str) -> dict[str, Any]:
+    return {"event_id": f"e{number}", "user_id": user, "item_id": item, "event_type": "click", "event_time": 1_000 * int(time.time()) + number}
+
+
+def first_events(outside: Outside) -> tuple[str, list[str]]:
+    """Post events to a server that has none, and ask for somebody who was not there before."""
+    outside.ask("/healthz")
+    sent = outside.ask("/v1/events", [event(number, f"u{number % 6}", f"i{number * 7 % 20}") for number in range(NUM_EVENTS)])
+    assert sent["accepted"] == NUM_EVENTS
+    version = outside.ask("/readyz")["model_version"]
+    outside.ask("/v1/events", [event(1000, "new", "i7")])
+    while (found := outside.ask("/v1/recommend", {"user_id": "new", "n": 3}))["source"] != "student":
+        time.sleep(0.05)
+    return version, [item["item_id"] for item in found["items"]]
+
+
+def again(outside: Outside) -> tuple[str, int]:
+    return outside.ask("/readyz")["model_version"], outside.ask("/v1/recommend", {"user_id": "new", "n": 3})["user_events"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_it_answers_from_the_first_events_on_stops_by_a_signal_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(haproxy, "wanted", lambda _: False)  # It takes half a minute to end.
+    monkeypatch.setattr(dev, "QUIET_S", 0.5)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = ray.util.list_named_actors(all_namespaces=True)
+    port = haproxy.free_port()
+    words = ["--state", str(tmp_path / "state"), "--set", "log.broker=local", "--set", f"serving.port={port}", "--set", "serving.num_replicas=1"]
+    words += ["--set", "teachers.enabled=[]", "--set", "student.control=false", "--set", "student.dim=8", "--set", "features.history_length=8"]
+    try:
+        outside = Outside(f"http://127.0.0.1:{port}", signal.SIGINT, first_events)
+        assert dev.main(words) == 0, outside.error
+        assert outside.error is None
+        out, err = capsys.readouterr()
+        url, *_, last = out.splitlines()
+        assert url == outside.url
+        stopped = json.loads(last)
+        assert stopped["books"]["applied"] == NUM_EVENTS + 1
+        assert stopped["books"]["pending"] == 0
+        assert stopped["live"] >= outside.found[0]
+        assert len(outside.found[1]) == 3
+        assert "waiting for events: post them to /v1/events" in err
+        assert "learning the first" in err
+        assert ray.util.list_named_actors(all_namespaces=True) == before
+
+        outside = Outside(f"http://127.0.0.1:{port}", signal.SIGTERM, again)
+        assert dev.main(words) == 0, outside.error
+        assert outside.error is None
+        assert outside.found == (stopped["live"], 1)
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["books"]["applied"] == NUM_EVENTS + 1
+        assert ray.util.list_named_actors(all_namespaces=True) == before
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,112 @@
+"""When the first events are enough to begin with, and what happens until then."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs import dev
+from jobs.live_facts import Facts
+from jobs.live_view import LiveView, Situation
+from streamrec.cli import app
+from streamrec.clock import ManualClock
+from streamrec.config import parse_config
+from streamrec.errors import DataError, EmbeddedBrokerError
+
+
+@pytest.fixture
+def _handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def begins_after(nums: list[int]) -> float:
+    """Return after how many seconds the first events are enough, a look every half second; the last number stays."""
+    clock = ManualClock(0)
+    gathering = dev.Gathering(clock)
+    for _ in range(200):
+        if gathering.is_done(nums.pop(0) if len(nums) > 1 else nums[0]):
+            return clock.monotonic_s()
+        clock.advance(0.5)
+    return float("inf")
+
+
+def test_the_first_events_are_learned_when_no_more_come_or_after_a_while() -> None:
+    assert begins_after([0]) == float("inf")
+    assert begins_after([0, 0, 3]) == 1.0 + dev.QUIET_S
+    assert begins_after([1, 1, 1, 9]) == 1.5 + dev.QUIET_S
+    assert begins_after([*range(1, 100)]) == dev.LONGEST_S
+
+
+class Stub:
+    """A driver whose log gets events as it is asked, and whose first events teach nothing."""
+
+    def __init__(self, nums: list[int]) -> None:
+        self.nums, self.clock = nums, ManualClock(0)
+        self.state = SimpleNamespace(live=None)
+        self.controller = SimpleNamespace(parts=SimpleNamespace(clock=self.clock), state=self.state, config=parse_config({}))
+
+    def lag(self) -> int | None:
+        self.clock.advance(1.0)
+        return self.nums.pop(0) if len(self.nums) > 1 else self.nums[0]
+
+
+def first(driver: Stub, monkeypatch: pytest.MonkeyPatch, learns: list[Any], ended: Any = None) -> tuple[list[str], LiveView]:
+    stop, said = threading.Event(), []
+    view = LiveView(Facts, Situation("dev"), clock=driver.clock)
+    monkeypatch.setattr(stop, "wait", lambda _: False)
+    monkeypatch.setattr(dev.cli, "say", said.append)
+
+    def bootstrap(controller: Any, *_: Any) -> None:
+        learned = learns.pop(0)
+        if isinstance(learned, Exception):
+            raise learned
+        controller.state.live = learned
+
+    monkeypatch.setattr(dev, "bootstrap", bootstrap)
+    session = SimpleNamespace(broker_ended=lambda: ended, reader=SimpleNamespace(latest=lambda _: {0: 1}))
+    dev._first(session, driver, view, stop)  # type: ignore[arg-type]
+    return said, view
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_events_that_teach_nothing_are_told_and_more_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Stub([0, 2])
+    said, view = first(driver, monkeypatch, [DataError("Bootstrap: the log has nothing to learn from"), "v00000002"])
+    assert said == ["Bootstrap: the log has nothing to learn from; waiting for more"]
+    assert (driver.state.live, view.situation.phase) == ("v00000002", "")
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_a_broker_of_its_own_that_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EmbeddedBrokerError):
+        first(Stub([0]), monkeypatch, [], EmbeddedBrokerError("Embedded Kafka: it ended by itself"))
+
+
+def test_the_verbs_give_their_options_to_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[str]] = []
+    for job in ("dev", "demo"):
+        monkeypatch.setattr(f"jobs.{job}.main", lambda words: given.append(words) or len(given) - 1)
+    asked = CliRunner().invoke(app, ["dev", "--state", "runs/x", "--take-over", "--set", "a=1", "--set", "b=2"])
+    assert (asked.exit_code, given[0]) == (0, ["--state", "runs/x", "--take-over", "--set", "a=1", "--set", "b=2"])
+    asked = CliRunner().invoke(app, ["demo", "--max-events", "2000", "--forever"])
+    assert (asked.exit_code, given[1]) == (1, ["--max-events", "2000", "--forever"])
+
+
+def test_where_the_jobs_are_not_installed_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        msg = f"No module named {name!r}"
+        raise ModuleNotFoundError(msg, name="jobs")
+
+    monkeypatch.setattr("streamrec.cli.running.importlib.import_module", missing)
+    asked = CliRunner().invoke(app, ["dev"])
+    assert (asked.exit_code, asked.stdout) == (1, "")
+    assert asked.stderr == "Dev: jobs is not installed here, run it in a checkout of streamrec, where jobs and serve lie beside the library\n"
