@@ -98,8 +98,13 @@ class Quarantine:
         """Keep no mark, and no copy of weights, that nothing goes back to: one of before a deletion knows a deleted user."""
         state, not_before = self._state, self._state.not_before
         if state.good is not None and (state.good != state.live or (not_before is not None and state.good < not_before)):
-            state.good, state.tainted = None, ""  # An operator has moved what is live: nobody knows how good another state is.
-        kept = {state.good, state.candidate, state.guard.get("vouched"), state.guard.get("first")}
+            # An operator has moved what is live: nobody knows how good another state is than the one that this version was made of.
+            is_known = state.live in state.marks and (not_before is None or str(state.live) >= not_before)
+            state.good, state.tainted = state.live if is_known else None, ""
+            if state.good is not None:
+                self._tell_all(Learner.settle, state.good)
+        before = max((version for version in state.marks if version < (state.good or "")), default=None)
+        kept = {state.good, before, state.candidate, state.guard.get("vouched"), state.guard.get("first")}
         state.marks = {version: mark for version, mark in state.marks.items() if version in kept}
         if not_before is not None and knows_more:
             self._tell_all(Learner.forget_before, not_before)

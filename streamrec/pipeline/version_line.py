@@ -239,7 +239,8 @@ class VersionLine:
         decision = publisher.decide(candidate, state.live, evidence.window, is_idle, doubts)
         if decision.verdict is not Verdict.WAIT:
             refused = None if decision.promote else (evidence.ahead, evidence.own)
-            state.usual = asdict(usual.after(found, cfg.usual_share, is_unlike=decision.code is Reason.UNLIKE, refused=refused))
+            is_unlike, is_odd = decision.code is Reason.UNLIKE, decision.code in {Reason.STRANGE, Reason.TAINTED}
+            state.usual = asdict(usual.after(found, cfg.usual_share, is_unlike=is_unlike, is_odd=is_odd, refused=refused))
         return decision
 
     def decide_first(self, plan: Plan) -> Decision | None:

@@ -126,34 +126,41 @@ class Usual:
         leads = f"{found.lead:.4f} more than the popular items do instead of {self.lead:.4f}"
         return f"events are unlike those before: the live version finds {leads}, on {found.queries:.0f} queries"
 
-    def after(self, found: Found, share: float, *, is_unlike: bool, refused: tuple[Found, Found] | None = None) -> Usual:
+    def after(self, found: Found, share: float, *, is_unlike: bool, is_odd: bool = False, refused: tuple[Found, Found] | None = None) -> Usual:
         """Return what is usual after a decision.
 
         Args:
             found: What the version found that is held against what is usual.
             share: See `doubt`.
             is_unlike: Whether the events were unlike those before.
+            is_odd: Whether the candidate was, which may be of such events.
             refused: Of a candidate that was refused its leads over the live version and over the popular items; they add up while the former
                 speaks for those that are refused.
         """
         ahead, own = (Found(), Found()) if refused is None else (self.ahead + refused[0], self.own + refused[1])
         speaks = math.isfinite(ahead.total) and log_evidence(ahead.total, ahead.squares) > 0.0
-        return replace(self._found(found, share, is_unlike=is_unlike), ahead=ahead if speaks else Found(), own=own if speaks else Found())
+        return replace(
+            self._found(found, share, is_unlike=is_unlike, is_slow=is_unlike or is_odd),
+            ahead=ahead if speaks else Found(),
+            own=own if speaks else Found(),
+        )
 
     def in_new_world(self) -> Usual:
         """Return the same without evidence against the events."""
         return replace(self, carried=Found(), is_unlike=False)
 
-    def _found(self, found: Found, share: float, *, is_unlike: bool) -> Usual:
+    def _found(self, found: Found, share: float, *, is_unlike: bool, is_slow: bool) -> Usual:
         if not found.queries or not math.isfinite(found.total):
             return replace(self, is_unlike=is_unlike)
-        step = min(SLOWLY, found.queries / SLOWLY_QUERIES) if is_unlike else 1 - math.exp(-found.queries / min(LOOKS_BACK, max(1.0, self.queries)))
+        # Of spoiled events popular items may find far more than ever: however far below them the version is, nothing becomes usual any faster.
+        lead = max(found.lead, 0.0) if is_slow else found.lead
+        step = min(SLOWLY, found.queries / SLOWLY_QUERIES) if is_slow else 1 - math.exp(-found.queries / min(LOOKS_BACK, max(1.0, self.queries)))
         both = found + self.carried
         goes_on = not is_unlike and self.queries >= LEAST_QUERIES and both.log_evidence(share * self.lead) > 0.0
         carried = both if goes_on else Found()
         if not self.queries:
-            return Usual(found.lead, found.queries, is_unlike, carried)
-        return Usual(self.lead + step * (found.lead - self.lead), self.queries + found.queries, is_unlike, carried)
+            return Usual(lead, found.queries, is_unlike, carried)
+        return Usual(self.lead + step * (lead - self.lead), self.queries + found.queries, is_unlike, carried)
 
 
 @dataclass(frozen=True)

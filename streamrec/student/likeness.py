@@ -34,11 +34,14 @@ class Likeness(NamedTuple):
 
 
 def likeness(examples: Examples, one: FrozenStudent, other: FrozenStudent) -> Likeness | None:
-    """Compare a version with another one, on some of the histories; None where both know too few of them, or there are too many items."""
+    """Compare a version with another one, on some of the histories; None where it knows too few of them, or there are too many items.
+
+    The other one's answer to a history of which it knows nothing shares nothing: one that items have turned over since must be beaten measurably.
+    """
     if one.num_rows > MOST_ROWS:
         return None
     newest = examples.history[:, :1]
-    usable = np.flatnonzero(one.knows(newest)[:, 0] & other.knows(newest)[:, 0])
+    usable = np.flatnonzero(one.knows(newest)[:, 0])
     if len(usable) < LEAST_HISTORIES:
         return None
     chosen = examples.take(usable[np.linspace(0, len(usable) - 1, min(NUM_HISTORIES, len(usable))).astype(int)])
@@ -52,4 +55,6 @@ def _answers(version: FrozenStudent, examples: Examples) -> list[NDArray[np.int6
     scores = version.scores(examples.history)
     mask_namespaces(scores, examples.namespace, version.namespaces)
     best, rows = scores.topk(min(TOP, version.num_rows), dim=1)
-    return [row[value > float("-inf")].numpy() for row, value in zip(rows, torch.nan_to_num(best, nan=float("-inf")), strict=True)]
+    return [
+        row[value > float("-inf")].numpy() for row, value in zip(rows, torch.nan_to_num(best, nan=float("-inf"), neginf=float("-inf")), strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""Keep a learner's state as of the version that was promoted last, of the one that waits for the gate, and of those that the guard names."""
+"""Keep a learner's state as of the last two versions that were promoted, of the one that waits for the gate, and of those that the guard names."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from streamrec.state import ROWS, ChangedRows, ComponentState, Impersonal, digest_of, merge
 from streamrec.student.tables import EMPTY
 
-_GOOD, _CANDIDATE, _KEPT = "good", "candidate", "kept "
+_GOOD, _BEFORE, _CANDIDATE, _KEPT = "good", "before", "candidate", "kept "
 _TABLE = "table/"
 
 
 class Returns(Impersonal):
-    """Hold up to four copies of a learner's state, weights and moments, by the name of the version that was made of it; a component itself.
+    """Hold up to five copies of a learner's state, weights and moments, by the name of the version that was made of it; a component itself.
 
     Weights keep no users, but learned from them: who has a deletion to carry out lets go of what is older (`forget_before`).
 
@@ -36,9 +36,16 @@ class Returns(Impersonal):
         self._put(_CANDIDATE, version, state)
 
     def settle(self, version: str) -> None:
-        """Let a version that was promoted be the one to go back to; one that is not remembered changes nothing."""
-        if self._versions.get(_CANDIDATE) == version:
-            self._put(_GOOD, version, self._states[_CANDIDATE])
+        """Let a version that was promoted, or made live again, be the one to go back to; one that is not remembered changes nothing.
+
+        The one that was so far is kept, for an operator who makes it live again.
+        """
+        found = next((state for slot, state in self._states.items() if self._versions[slot] == version), None)
+        if found is None or self._versions.get(_GOOD) == version:
+            return
+        if _GOOD in self._versions:
+            self._put(_BEFORE, self._versions[_GOOD], self._states[_GOOD])
+        self._put(_GOOD, version, found)
 
     def keep_these(self, versions: Sequence[str]) -> None:
         """Keep the copies of these versions, as far as there are any, until others are named."""

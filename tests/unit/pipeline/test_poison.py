@@ -14,7 +14,7 @@ from streamrec.features.examples import Examples
 from streamrec.log.base import Record
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.report import StepReport
-from streamrec.registry.gate import Reason
+from streamrec.registry.gate import Reason, Verdict
 from streamrec.state import unpack_strings
 from streamrec.student.learner import CURRENT, Learner
 
@@ -92,9 +92,14 @@ def probes(controller: Controller) -> Examples:
 
 @pytest.fixture(scope="module")
 def play(make_world: Callable[..., World], make_record: Callable[..., Record], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Play]:
-    def played(spoil: Callable[[list[Event]], list[Event]], on_step: Callable[[Controller, StepReport], None] = lambda *_: None) -> Play:
-        events = honest(BATCH * (NUM_BEFORE + NUM_SPOILED + NUM_AFTER))
-        first, end = BATCH * NUM_BEFORE, BATCH * (NUM_BEFORE + NUM_SPOILED)
+    def played(
+        spoil: Callable[[list[Event]], list[Event]],
+        on_step: Callable[[Controller, StepReport], None] = lambda *_: None,
+        num_spoiled: int = NUM_SPOILED,
+        num_after: int = NUM_AFTER,
+    ) -> Play:
+        events = honest(BATCH * (NUM_BEFORE + num_spoiled + num_after))
+        first, end = BATCH * NUM_BEFORE, BATCH * (NUM_BEFORE + num_spoiled)
         events = events[:first] + spoil(events[first:end]) + events[end:]
         records = [make_record(user, item, number) for number, (user, item) in enumerate(events)]
         world = make_world(records, {**SETTINGS, "events": {"future_tolerance_s": 36_000.0}}, folder=tmp_path_factory.mktemp(spoil.__name__))
@@ -153,6 +158,13 @@ def test_while_labels_are_shuffled_nothing_is_promoted_and_what_was_learned_of_t
     promoted = {report.decision.candidate for report in spoiled.reports if report.decision is not None and report.decision.promote}
     assert not promoted & {report.published for report in during}
     assert_recovers(spoiled, undisturbed)
+
+
+def test_labels_that_stay_shuffled_are_not_taken_for_usual(play: Callable[..., Play]) -> None:
+    spoiled = play(permuted, num_spoiled=11, num_after=0)
+    decided = [report.decision for report in spoiled.by_batch(NUM_BEFORE + 2, 10) if report.decision is not None]
+    assert {decision.verdict for decision in decided} == {Verdict.REJECT}
+    assert any(report.returned is not None for report in spoiled.reports)  # Nor is what was learned of them.
 
 
 def test_a_bot_that_floods_one_item_teaches_it_to_nobody(play: Callable[..., Play], undisturbed: Play) -> None:

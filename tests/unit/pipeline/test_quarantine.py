@@ -199,12 +199,32 @@ def test_who_is_not_published_comes_back_from_weights_that_are_not_finite_too(
     assert not any(each.returned is not None for each in after)
 
 
-def test_nobody_goes_back_after_an_operator_has_moved_what_is_live(world: World, strict: None) -> None:
+def test_after_an_operator_has_moved_what_is_live_the_students_go_back_to_what_that_was_made_of(world: World, strict: None) -> None:
+    controller = world.controller()
+    published: dict[str | None, dict[str, Any]] = {}
+    for _ in range(4):
+        report = controller.step()
+        assert report is not None
+        published[report.published] = weights(controller)
+        world.clock.advance(0.4)
+    before = world.registry().history(1)[0].previous
+    assert before is not None
+    assert before != controller.state.good
+    world.registry().rollback("fewer orders")
+    assert until_the_return(world, controller)[0].returned.return_to == before
+    returned = controller.parts.student.target.returns.of(before)  # type: ignore[attr-defined]
+    assert returned is not None
+    for name, array in published[before].items():
+        np.testing.assert_array_equal(returned.arrays[name], array)
+
+
+def test_nobody_goes_back_to_what_is_not_remembered(world: World, strict: None) -> None:
     controller = world.controller()
     for _ in range(4):
         controller.step()
         world.clock.advance(0.4)
     assert controller.state.good is not None
+    controller.state.marks.pop(str(world.registry().history(1)[0].previous))
     world.registry().rollback("fewer orders")
     for _ in range(4):
         report = controller.step()

@@ -12,8 +12,9 @@ import pytest
 from streamrec.log.base import Record
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.switches import LOOK_EVERY_S, Action, Flip, SwitchBoard
-from streamrec.registry.gate import Reason
+from streamrec.registry.gate import Reason, Verdict
 from streamrec.storage import LocalStorage
+from streamrec.student.learner import Learner
 
 World = Any
 BATCH, NUM_STEPS, FROZEN, THAWED = 300, 30, 6, 18
@@ -43,10 +44,10 @@ def arriving(new_items: Sequence[float]) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def made(make_world: Callable[..., World], make_record: Callable[..., Record], tmp_path: Path) -> Callable[[Sequence[float]], World]:
-    def make(new_items: Sequence[float]) -> World:
+def made(make_world: Callable[..., World], make_record: Callable[..., Record], tmp_path: Path) -> Callable[..., World]:
+    def make(new_items: Sequence[float], registry: dict[str, Any] | None = None) -> World:
         records = [make_record(user, item, number) for number, (user, item) in enumerate(arriving(new_items))]
-        return make_world(records, SETTINGS, folder=tmp_path / "state")
+        return make_world(records, {**SETTINGS, "registry": {**SETTINGS["registry"], **(registry or {})}}, folder=tmp_path / "state")
 
     return make
 
@@ -91,3 +92,27 @@ def test_where_items_begin_to_turn_over_faster_the_live_version_follows_and_no_e
     assert controller.state.counts["applied"] == BATCH * len(FASTER)
     assert sum(decided[16:]) >= 0.7 * len(decided[16:])
     assert all(decided[-5:])
+
+
+def test_a_version_that_finds_nothing_does_not_go_live_because_the_one_of_before_a_freeze_finds_nothing_either(made: Callable[..., World]) -> None:
+    world = made(STEADY, {"max_rejections": 3})
+    controller = world.controller()
+    learner: Learner = controller.parts.student.target
+    reports: list[StepReport] = []
+    while (report := controller.step()) is not None and report.plan.num_records:
+        world.clock.advance(1.0)
+        reports.append(report)
+        if report.plan.batch == FROZEN:
+            turn(world, "freeze")
+        if report.plan.batch == THAWED - 1:
+            for name in ("vectors", "bias"):
+                learner.tables.rows(name)[:] = 1e30
+        if report.plan.batch == THAWED:
+            turn(world, "unfreeze")
+    (returned,) = [each.plan.batch for each in reports if each.returned is not None]
+    decided = {each.plan.batch: each.decision for each in reports if each.decision is not None}
+    broken = [each for batch, each in decided.items() if THAWED < batch <= returned]
+    assert {each.verdict for each in broken} == {Verdict.REJECT}
+    assert broken[0].numbers["live"] == broken[0].numbers["candidate"] == 0.0
+    assert broken[0].numbers["overlap"] == 0.0
+    assert decided[max(decided)].promote

@@ -83,6 +83,15 @@ def test_what_is_usual_follows_the_stream_and_unlike_events_only_slowly() -> Non
     assert 50 < num < 250  # A world that has changed for good is accepted.
 
 
+def test_what_lies_far_below_the_popular_items_becomes_usual_no_faster_and_neither_does_what_an_odd_candidate_is_judged_by() -> None:
+    nothing, far_below = (Found.of(np.zeros(500), np.full(500, popular), np.arange(500)) for popular in (0.0, 0.5))
+    assert (
+        USUAL.after(far_below, SHARE, is_unlike=True).lead == USUAL.after(nothing, SHARE, is_unlike=True).lead == pytest.approx(USUAL.lead * 63 / 64)
+    )
+    odd = USUAL.after(far_below, SHARE, is_unlike=False, is_odd=True)
+    assert (odd.lead, odd.is_unlike) == (pytest.approx(USUAL.lead * 63 / 64), False)
+
+
 def test_it_is_read_as_it_was_kept_and_what_an_earlier_streamrec_kept_counts_no_more() -> None:
     usual = Usual(0.2, 5000.0, True, Found(1.0, 2.0, 3.0))
     assert Usual.of(asdict(usual)) == usual

@@ -72,3 +72,10 @@ def test_too_few_histories_say_nothing_and_weights_that_are_not_finite_answer_no
     broken = likeness(examples, student(1, bias=float("nan"), noise=float("nan")), student(1))
     assert broken is not None
     assert broken[:2] == (0.0, 0.0)
+
+
+def test_one_shares_nothing_with_another_one_that_has_none_of_the_histories_items(examples: Examples) -> None:
+    old = student(1)
+    old.forget_rows(np.arange(NUM_ITEMS))
+    assert likeness(examples, student(1), old) == (pytest.approx(160, abs=160), 0.0, NUM_HISTORIES)
+    assert likeness(examples, old, student(1)) is None

@@ -33,12 +33,12 @@ def test_what_was_promoted_last_can_be_gone_back_to_and_what_waits_cannot(return
 
 def test_versions_that_are_named_stay_when_later_ones_are_promoted_until_others_are_named(returns: Returns) -> None:
     returns.keep_these(["v1", "v2", "v9"])
-    for number in (2, 3, 4):
+    for number in (2, 3, 4, 5):
         returns.settle(f"v{number}")
         returns.keep(f"v{number + 1}", state(number + 1))
-    assert [bias(returns, f"v{number}") for number in range(1, 6)] == [1.0, 2.0, None, 4.0, None]
+    assert [bias(returns, f"v{number}") for number in range(1, 7)] == [1.0, 2.0, None, 4.0, 5.0, None]
     returns.keep_these(["v2"])
-    assert [bias(returns, f"v{number}") for number in range(1, 6)] == [None, 2.0, None, 4.0, None]
+    assert [bias(returns, f"v{number}") for number in range(1, 7)] == [None, 2.0, None, 4.0, 5.0, None]
     returns.forget_before("v3")
     assert bias(returns, "v2") is None
 
