@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streamrec.config import LogConfig
+from streamrec.errors import StreamrecError
 from streamrec.log.kafka_client import checked_servers, client_settings
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class GroupOffsets:
             if self._consumer is None:
                 self._consumer = self._connect()
             self._consumer.commit(offsets=wanted, asynchronous=True)
-        except (KafkaException, ValueError) as error:
+        except (KafkaException, StreamrecError, ValueError) as error:
             self._warn(str(error))
         else:
             self._is_under_way = True
@@ -62,7 +63,7 @@ class GroupOffsets:
         # The client gives up by itself what finds no coordinator within the session's time.
         patience_ms = max(1, round(self._cfg.connect_timeout_s * 1000))
         more = {"group_id": self._group, "enable_auto_commit": False, "session_timeout_ms": patience_ms}
-        return Consumer(client_settings(self._servers, **more) | {"on_commit": self._answered})
+        return Consumer(client_settings(self._servers, self._cfg, **more) | {"on_commit": self._answered})
 
     def _look_back(self, timeout_s: float) -> None:
         if self._is_under_way and self._consumer is not None:
