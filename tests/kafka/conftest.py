@@ -50,6 +50,10 @@ class Doors:
             "advertised.listeners": ",".join(f"{door}://{where}" for door, where in self.where.items()),
             "listener.security.protocol.map": ",".join(f"{door}:{protocols[door]}" for door in DOORS),
             "listener.name.mutual.ssl.client.auth": "required",
+            # Who comes in plainly may do anything, and everybody what no rule is about.
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+            "allow.everyone.if.no.acl.found": "true",
         }
         modules = {
             "scram-sha-256": "scram.ScramLoginModule required;",

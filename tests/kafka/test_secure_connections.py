@@ -16,15 +16,27 @@ from typing import Any
 
 import pytest
 import ray
+import yaml
 from confluent_kafka import ConsumerGroupTopicPartitions
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+from confluent_kafka.cimpl import NewTopic
 from typer.testing import CliRunner
 
+import streamrec
 from streamrec.cli import app
 from streamrec.config import Config, LogConfig, parse_config
 from streamrec.errors import BrokerRefused, BrokerUnavailable
 from streamrec.log.connect import kafka_address
 from streamrec.log.embedded import EmbeddedKafka
+from streamrec.log.kafka_facts import kafka_facts
 from streamrec.log.kafka_group import GroupOffsets
 from streamrec.log.kafka_reach import num_brokers
 from streamrec.pipeline.session import log_address, stream_reader
@@ -77,10 +89,11 @@ def token_url(doors: Any) -> Iterator[str]:
         thread.join()
 
 
-def use_every_client(settings: LogConfig, plain: AdminClient) -> None:
-    """Create a topic, append, read, follow and tell a group, all by these settings."""
-    address, topic = kafka_address(settings.broker), f"secure-{uuid.uuid4().hex}"
+def use_every_client(settings: LogConfig, plain: AdminClient, topic: str = "") -> None:
+    """Create a topic where none is named, append, read, follow and tell a group, all by these settings."""
+    address, topic = kafka_address(settings.broker), topic or f"streamrec-{uuid.uuid4().hex}"
     log = LogUnderTest.at(address, settings)
+    assert kafka_facts(address.where, settings, [topic], 10.0)[0] == 1
     log.admin.ensure_topic(topic, 1)
     assert log.writer.append(topic, numbered(3)) == [(0, 0), (0, 1), (0, 2)]
     assert log.reader.topic_id(topic)
@@ -119,6 +132,43 @@ def test_every_client_comes_in_by_its_certificate(
     files = {"tls_ca_file": doors.authority.ca_file, "tls_certificate_file": certificate, "tls_key_file": key}
     settings = {**cfg.model_dump(), "broker": doors.where["MUTUAL"], "security_protocol": "SSL"} | {name: str(path) for name, path in files.items()}
     use_every_client(LogConfig(**settings), AdminClient({"bootstrap.servers": broker.address.where, "log_level": 2}))
+
+
+def test_the_rights_that_the_cluster_s_files_give_are_enough_and_without_them_the_right_is_named(
+    secure: Callable[..., LogConfig], broker: EmbeddedKafka
+) -> None:
+    settings, topic = secure(), f"streamrec-{uuid.uuid4().hex}"
+    plain = AdminClient({"bootstrap.servers": broker.address.where, "log_level": 2})
+    plain.create_topics([NewTopic(topic, 1, 1)])[topic].result(10)
+    users = yaml.safe_load_all((Path(streamrec.__file__).parents[1] / "cluster" / "kafka" / "users.yaml").read_text())
+    (user,) = [each for each in users if each["metadata"]["name"] == "streamrec-ray"]
+    rules = []
+    for rule in user["spec"]["authorization"]["acls"]:
+        kind, names = rule["resource"]["type"].upper(), {"streamrec.events": topic}
+        pattern = ResourcePatternType.PREFIXED if rule["resource"]["patternType"] == "prefix" else ResourcePatternType.LITERAL
+        for operation in rule["operations"]:
+            name, called = names.get(rule["resource"]["name"], rule["resource"]["name"]), re.sub("(?<=[a-z])(?=[A-Z])", "_", operation).upper()
+            allowed = (f"User:{USER}", "*", AclOperation[called], AclPermissionType.ALLOW)
+            rules.append(AclBinding(ResourceType[kind], name, pattern, *allowed))
+    writes = [rule for rule in rules if (rule.name, rule.operation) == (topic, AclOperation.WRITE)]
+    made = plain.create_acls(rules)
+    try:
+        for each in made.values():
+            each.result(10)
+        use_every_client(settings, plain, topic)
+        for each in plain.delete_acls([AclBindingFilter(*vars_of(rule)) for rule in writes]).values():
+            each.result(10)
+        log = LogUnderTest.at(kafka_address(settings.broker), settings)
+        with pytest.raises(BrokerRefused, match=r"lets this user in, and not do this, got TOPIC_AUTHORIZATION_FAILED.*give the user the rights"):
+            log.writer.append(topic, numbered(1))
+        log.close()
+    finally:
+        for each in plain.delete_acls([AclBindingFilter(*vars_of(rule)) for rule in rules]).values():
+            each.result(10)
+
+
+def vars_of(rule: AclBinding) -> tuple[Any, ...]:
+    return (rule.restype, rule.name, rule.resource_pattern_type, rule.principal, rule.host, rule.operation, rule.permission_type)
 
 
 # Who is not let in
