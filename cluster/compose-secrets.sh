@@ -6,11 +6,12 @@ cd "$(dirname "$0")"
 umask 022
 mkdir .secrets
 chmod 700 .secrets
-printf 'RAY_AUTH_TOKEN=%s\nSTREAMREC_TOMBSTONE_KEY=%s\n' "$(openssl rand -hex 32)" "$(openssl rand -hex 32)" > .env
+# A state that has deletions can't be opened with another tombstone key.
+[ -e .env ] || printf 'RAY_AUTH_TOKEN=%s\nSTREAMREC_TOMBSTONE_KEY=%s\n' "$(openssl rand -hex 32)" "$(openssl rand -hex 32)" > .env
 chmod 600 .env
 cd .secrets
 openssl rand -hex 32 > password
-printf 'SCRAM-SHA-512=[iterations=8192,password=%s]\n' "$(cat password)" > user.properties
+printf 'SCRAM-SHA-512=iterations=8192,password=%s\n' "$(cat password)" > user.properties
 
 ec="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
 openssl req -x509 $ec -keyout ca.key -out ca.crt -days 3650 -subj "/CN=streamrec compose" 2> /dev/null
