@@ -29,9 +29,14 @@ def is_refusal(error: KafkaError) -> bool:
     return error.code() in _FINAL or (error.code() == KafkaError._TRANSPORT and "SSL alert" in error.str())
 
 
+def reason_of(error: KafkaError) -> str:
+    """Return the client's words without how long it took, so that the same reason has the same words."""
+    return _SINCE.sub("", error.str())
+
+
 def refusal(error: KafkaError, servers: str, cfg: LogConfig) -> BrokerRefused:
     """Return our error for one that `is_refusal`, looking at the certificate once more where TLS is what failed."""
-    reason = _SINCE.sub("", error.str())
+    reason = reason_of(error)
     if error.code() in _OF_TLS:
         return _of_tls(servers, cfg, reason)
     who = f"{cfg.sasl_username!r} by {cfg.sasl_mechanism} ({reason})"

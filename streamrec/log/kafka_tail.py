@@ -100,7 +100,8 @@ class KafkaTail:
         if is_refusal(error):
             self._refused_by = error
         if error.code() == KafkaError._ALL_BROKERS_DOWN and not self._is_away:
-            logger.warning("%s does not answer: %s is followed again when it does", self._servers, self._topic)
+            if self._refused_by is None:  # The next poll says that.
+                logger.warning("%s does not answer: %s is followed again when it does", self._servers, self._topic)
             self._is_away = True
             self._renew_at_s = time.monotonic() + _RENEW_AFTER_S
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import ray
 import yaml
-from confluent_kafka import ConsumerGroupTopicPartitions
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -228,21 +228,46 @@ def test_a_server_does_not_start_where_it_will_not_be_let_in(refused: tuple[LogC
 
 
 @pytest.mark.parametrize("refused", ["wrong password"], indirect=True)
-def test_each_client_is_told_by_itself(refused: tuple[LogConfig, str]) -> None:
-    settings, says = refused
+def test_each_client_is_told_by_itself_and_goes_on_when_the_password_s_file_is_corrected(
+    refused: tuple[LogConfig, str], broker: EmbeddedKafka, doors: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    (settings, says), topic = refused, f"streamrec-{uuid.uuid4().hex}"
     log = LogUnderTest.at(kafka_address(settings.broker), settings)
+    group = GroupOffsets(settings.broker, topic, settings.model_copy(update={"connect_timeout_s": 1.0}))
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: log.admin.ensure_topic(topic, 1),
+        lambda: log.writer.append(topic, numbered(1)),
+        lambda: log.reader.topic_id(topic),
+    )
     began = time.monotonic()
-    for call in (
-        lambda: log.reader.topic_id("t"),
-        lambda: log.writer.append("t", numbered(1)),
-        lambda: log.admin.ensure_topic("t", 1),
-    ):
+    for call in calls:
         with pytest.raises(BrokerRefused, match=says):
             call()
-    tail = log.follow("t", {0: 0})
+    tail = log.follow(topic, {0: 0})
     with pytest.raises(BrokerRefused, match=says):
         followed(tail, 1)
+    while not caplog.messages and time.monotonic() - began < AT_ONCE_S:
+        group.commit(topic, {0: 1})
+        threading.Event().wait(0.05)
+    (message,) = caplog.messages
+    assert message.startswith(f"Consumer group {topic}: the offsets did not arrive")
+    assert "invalid credentials" in message
     assert time.monotonic() - began < AT_ONCE_S
+
+    Path(settings.sasl_password_file).write_text(doors.password)
+    for call in calls:
+        call()
+    tail.close()
+    tail = log.follow(topic, {0: 0})
+    assert values(followed(tail, 1)) == [b"0"]
+    plain = AdminClient({"bootstrap.servers": broker.address.where, "log_level": 2})
+    told: list[TopicPartition] = []
+    while not told and time.monotonic() - began < 2 * AT_ONCE_S:
+        group.commit(topic, {0: 1})
+        told = plain.list_consumer_group_offsets([ConsumerGroupTopicPartitions(topic)])[topic].result(10).topic_partitions
+    assert [(part.partition, part.offset) for part in told] == [(0, 1)]
+    assert caplog.messages == [message]
+    group.close()
     tail.close()
     log.close()
 
