@@ -178,7 +178,7 @@ def measure_read(broker: EmbeddedKafka, num: int, rounds: int) -> tuple[float, d
         ends: dict[int, int | str] = {part.partition: part.end for part in ranges}
         dataset = ray.data.read_kafka(
             TOPIC, bootstrap_servers=[broker.address.where], start_offset={TOPIC: starts}, end_offset={TOPIC: ends},
-            consumer_config=consumer_settings(broker.address.where, fetch_wait_max_ms=10), num_cpus=READ_TASK_CPUS,
+            consumer_config=consumer_settings(broker.address.where, cfg, fetch_wait_max_ms=10), num_cpus=READ_TASK_CPUS,
             override_num_blocks=NUM_PARTITIONS, timeout_ms=round(cfg.read_timeout_s * 1000),
         )  # fmt: skip
         return int(dataset.materialize().count())

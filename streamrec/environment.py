@@ -40,6 +40,15 @@ def api_key() -> str | None:
     return os.environ.get("STREAMREC_API_KEY") or None
 
 
+SECRET_VARIABLES = {"sasl_password_file": "STREAMREC_KAFKA_PASSWORD", "tls_key_password_file": "STREAMREC_KAFKA_KEY_PASSWORD"}
+"""Where a Kafka's secrets are looked for, by the setting of `log` that may name a file instead."""
+
+
+def kafka_secret(setting: str) -> str | None:
+    """Return the secret that a setting's variable of `SECRET_VARIABLES` holds, or None."""
+    return os.environ.get(SECRET_VARIABLES[setting]) or None
+
+
 def cache_folder() -> Path:
     """Return the per-user cache folder (`STREAMREC_CACHE`, else `XDG_CACHE_HOME`/streamrec, else ~/.cache/streamrec)."""
     own = os.environ.get("STREAMREC_CACHE")

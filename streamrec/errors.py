@@ -7,6 +7,7 @@
     │   └── RequestError             an HTTP request: its field is named
     ├── BrokerError              the event log
     │   ├── BrokerUnavailable        nobody answers at the address
+    │   ├── BrokerRefused            the broker does not let this client in, or the client does not trust the broker
     │   ├── TopicMissing             the topic is not there, or not yet, or not any more
     │   ├── EmbeddedBrokerError      the embedded Kafka can't be had or did not start
     │   ├── RetentionGap             planned offsets are no longer there
@@ -98,6 +99,10 @@ class BrokerError(StreamrecError):
 
 class BrokerUnavailable(BrokerError):
     """No broker answers at the configured address."""
+
+
+class BrokerRefused(BrokerError):
+    """The broker does not let this client in, or the client does not trust the broker; asking again does not help (facts: address, key)."""
 
 
 class TopicMissing(BrokerError):

@@ -109,7 +109,7 @@ def _retention_ms(config: Config, broker: str) -> dict[str, Any]:
     topics = (config.log.events_topic, config.log.dead_letter_topic)
     servers = broker.removeprefix("kafka://")
     try:
-        facts = kafka_facts(servers, topics, PATIENCE_S)[1] if ":" in servers and "://" not in servers else {}
+        facts = kafka_facts(servers, config.log, topics, PATIENCE_S)[1] if ":" in servers and "://" not in servers else {}
     except BrokerError as error:
         sys.stderr.write(f"{error}\n")
         facts = {}

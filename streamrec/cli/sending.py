@@ -30,7 +30,7 @@ def opened_broker(broker: str | None, config: Config, console: Console) -> Itera
     log = config.log
     folder = run_folder(config)
     address, handle = resolve_broker(
-        broker or log.broker, folder, console.print, connect_timeout_s=log.connect_timeout_s, connect_limit_s=log.connect_limit_s
+        broker or log.broker, folder, console.print, cfg=log, connect_timeout_s=log.connect_timeout_s, connect_limit_s=log.connect_limit_s
     )
     try:
         yield address

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from streamrec.config.connection import ConnectionConfig
 from streamrec.config.section import Address, Duration, Section
 from streamrec.config.teachers import TeachersConfig
 from streamrec.config.telemetry import TelemetryConfig
@@ -66,8 +67,8 @@ class EventsConfig(Section):
         return value
 
 
-class LogConfig(Section):
-    """Name the broker and the topics.
+class LogConfig(ConnectionConfig):
+    """Name the broker and the topics; how a Kafka is spoken to is in `streamrec.config.connection`.
 
     ``broker``: ``auto`` (embedded Kafka, else local files, saying so), ``embedded``, ``local`` or ``HOST:PORT[,HOST:PORT]``.
     ``consumer_group`` gets the offsets of each commit, for tools that show lag; empty derives a name from the state. A Kafka only, and never read.

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from streamrec.config import LogConfig
 from streamrec.errors import EmbeddedBrokerError
 from streamrec.log.base import LogAddress
 from streamrec.log.connect import kafka_address, local_address
 from streamrec.log.embedded import start_embedded
 from streamrec.log.kafka_install import KAFKA_VERSION
 from streamrec.log.kafka_reach import reach
+from streamrec.log.kafka_security import check_embedded
 
 
 class BrokerHandle(Protocol):
@@ -51,6 +53,7 @@ def resolve_broker(
     run_folder: Path,
     say: Callable[[str], None],
     *,
+    cfg: LogConfig | None = None,
     connect_timeout_s: float = 30.0,
     connect_limit_s: float = 0.0,
     start: Callable[[Path, Callable[[str], None]], StartedBroker] = start_embedded,
@@ -64,13 +67,15 @@ def resolve_broker(
         broker: ``auto``, ``embedded``, ``local``, ``[kafka://]HOST:PORT[,HOST:PORT]`` or ``local:///FOLDER``.
         run_folder: The embedded Kafka's data goes to ``kafka`` in it, files to ``log``.
         say: Gets one line that says which log it is, and one for each attempt to reach a Kafka that does not answer.
+        cfg: Says how a Kafka is spoken to; None takes defaults.
         connect_timeout_s: Bound of one attempt to reach the Kafka at ``HOST:PORT``.
         connect_limit_s: How long to try again; 0 tries once.
         start: Starts the embedded Kafka.
 
     Raises:
-        ConfigError: ``broker`` is none of these.
+        ConfigError: ``broker`` is none of these, or settings are of another Kafka than the embedded one.
         BrokerUnavailable: No Kafka answers at ``HOST:PORT`` until the limit.
+        BrokerRefused: It does not let this client in.
         EmbeddedBrokerError: The embedded Kafka can't be had, and nothing else was allowed.
     """
     kafka_folder, local_folder = run_folder / "kafka", run_folder / "log"
@@ -85,9 +90,10 @@ def resolve_broker(
     if broker not in {"auto", "embedded"}:
         address = kafka_address(broker.removeprefix("kafka://"))
         began_s = time.monotonic()
-        num_brokers = reach(address.where, say, attempt_s=connect_timeout_s, limit_s=connect_limit_s)
+        num_brokers = reach(address.where, cfg or LogConfig(), say, attempt_s=connect_timeout_s, limit_s=connect_limit_s)
         say(f"broker: Kafka at {address.where} ({num_brokers} brokers, answered in {time.monotonic() - began_s:.1f} s)")
         return address, NothingToStop()
+    check_embedded(cfg or LogConfig())
     try:
         embedded = start(kafka_folder, say)
     except EmbeddedBrokerError as error:

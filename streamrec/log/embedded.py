@@ -72,6 +72,7 @@ _SETTINGS: Mapping[str, str | int] = {
     "background.threads": 2,
     "num.recovery.threads.per.data.dir": 1,
 }
+_LISTS = ("listeners", "advertised.listeners", "listener.security.protocol.map")
 _STOP_GRACE_S = 10.0
 # A broker whose starter was killed leaves within the grace; one that stays longer is in use.
 _LEAVE_S = _STOP_GRACE_S + 5.0
@@ -122,13 +123,16 @@ class EmbeddedKafka:
         _stop(self._supervisor)
 
 
-def start_embedded(folder: Path, say: Callable[[str], None], start_timeout_s: float = 60.0) -> EmbeddedKafka:
+def start_embedded(
+    folder: Path, say: Callable[[str], None], start_timeout_s: float = 60.0, settings: Mapping[str, str | int] | None = None
+) -> EmbeddedKafka:
     """Start a broker on a folder and return when it answers.
 
     Args:
         folder: Data, settings and the broker's log file (``broker.log``); made when missing.
         say: Gets one line when jars must be fetched and there is no terminal for a progress bar.
         start_timeout_s: Bound of the wait for the broker's answer.
+        settings: Further ones of the broker. What they say of `_LISTS` is added to ours, such as a listener with TLS beside the plain one.
 
     Raises:
         EmbeddedBrokerError: No jars, no Java, the folder is in use, or it did not start in time; says which and names the alternatives.
@@ -144,7 +148,7 @@ def start_embedded(folder: Path, say: Callable[[str], None], start_timeout_s: fl
             _take(lock, folder, deadline)
             for attempt in range(1, _MAX_PORT_ATTEMPTS + 1):
                 node = _node(folder)
-                _configure(folder, node)
+                _configure(folder, node, settings or {})
                 _format(folder, node, command, output, deadline)
                 started = _launch(folder, node, command, lock, output, deadline)
                 if started is not None:
@@ -243,7 +247,7 @@ def _new_cluster_id() -> str:
     return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
-def _configure(folder: Path, node: _Node) -> None:
+def _configure(folder: Path, node: _Node, more: Mapping[str, str | int]) -> None:
     controller = f"{LOOPBACK}:{node.controller_port}"
     broker = f"{LOOPBACK}:{node.broker_port}"
     settings = {
@@ -252,6 +256,7 @@ def _configure(folder: Path, node: _Node) -> None:
         "advertised.listeners": f"BROKER://{broker}",
         "controller.quorum.voters": f"1@{controller}",
     }
+    settings |= {key: f"{settings[key]},{value}" if key in _LISTS else value for key, value in more.items()}
     for name in ("data", "formatting"):
         lines = [f"{key}={value}\n" for key, value in {**settings, "log.dirs": folder / name}.items()]
         (folder / f"{name}.properties").write_text("".join(lines))

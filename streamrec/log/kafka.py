@@ -23,6 +23,7 @@ from streamrec.log.kafka_client import (
     partitions_of,
     topic_id_of,
 )
+from streamrec.log.kafka_reach import check_let_in
 from streamrec.log.offsets import Bounds, OffsetRange, check_ranges
 from streamrec.log.rows import NO_ROWS, concatenated, exactly
 
@@ -61,7 +62,8 @@ class DirectKafkaReader:
     def topic_id(self, topic: str) -> str:
         """Return the id that Kafka gave the topic when it was made."""
         with self._renewed_after_failure():
-            return topic_id_of(self._servers, topic, self._cfg.connect_timeout_s)
+            self._check_let_in()
+            return topic_id_of(self._servers, self._cfg, topic)
 
     def read_table(self, ranges: Sequence[OffsetRange]) -> pa.Table:
         """Return the rows of exactly these offsets."""
@@ -79,8 +81,13 @@ class DirectKafkaReader:
     @property
     def _consumer(self) -> Consumer:
         if self._opened is None:
-            self._opened = Consumer(consumer_settings(self._servers, **_READER))
+            self._check_let_in()
+            self._opened = Consumer(consumer_settings(self._servers, self._cfg, **_READER))
         return self._opened
+
+    def _check_let_in(self) -> None:
+        if self._opened is None:  # Who has been let in stays in.
+            check_let_in(self._servers, self._cfg, self._cfg.connect_timeout_s)
 
     @contextmanager
     def _renewed_after_failure(self) -> Iterator[None]:
@@ -184,7 +191,7 @@ class KafkaLog(DirectKafkaReader):
                 bootstrap_servers=self._servers.split(","),
                 start_offset=starts,
                 end_offset=ends,
-                consumer_config=consumer_settings(self._servers, fetch_wait_max_ms=10),
+                consumer_config=consumer_settings(self._servers, self._cfg, fetch_wait_max_ms=10),
                 num_cpus=READ_TASK_CPUS,
                 override_num_blocks=sum(len(partitions) for partitions in starts.values()),
                 timeout_ms=max(1, round(self._cfg.read_timeout_s * 1000)),

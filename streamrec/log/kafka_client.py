@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +13,11 @@ import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from streamrec.errors import BrokerError, BrokerUnavailable, ConfigError
+from streamrec.config import LogConfig
+from streamrec.errors import BrokerError, BrokerRefused, BrokerUnavailable, ConfigError
 from streamrec.events.schema import LOG_ROW
+from streamrec.log.kafka_refusal import is_refusal
+from streamrec.log.kafka_security import security_settings
 from streamrec.log.offsets import no_topic
 from streamrec.log.rows import NO_ROWS
 from streamrec.log.topics import checked_topic
@@ -37,10 +41,16 @@ _AWAY = {
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.NETWORK_EXCEPTION,
 }
+_NO_RIGHT = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+}
 _MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 # librdkafka writes refused connections to standard error many times a second; our errors say it once.
 _CRITICAL_ONLY = 2
 _PROBE_S = 2.0
+_QUESTION = 7_021_997
 
 
 def checked_servers(servers: str) -> str:
@@ -57,8 +67,13 @@ def checked_servers(servers: str) -> str:
     return servers
 
 
-def client_settings(servers: str, **more: Any) -> dict[str, Any]:
-    """Return the settings that all clients share, and some more in librdkafka's names with ``_`` for ``.``."""
+def client_settings(servers: str, cfg: LogConfig, **more: Any) -> dict[str, Any]:
+    """Return the settings that all clients share, and some more in librdkafka's names with ``_`` for ``.``.
+
+    Raises:
+        ConfigError: See `streamrec.log.kafka_security.security_settings`.
+        BrokerRefused: See there.
+    """
     settings: dict[str, Any] = {
         "bootstrap.servers": servers,
         "log_level": _CRITICAL_ONLY,
@@ -69,12 +84,12 @@ def client_settings(servers: str, **more: Any) -> dict[str, Any]:
         # Reported as https://github.com/confluentinc/librdkafka/issues/5301.
         "metadata.recovery.rebootstrap.trigger.ms": 1000,
     }
-    return settings | {name.replace("_", "."): value for name, value in more.items()}
+    return settings | security_settings(cfg) | {name.replace("_", "."): value for name, value in more.items()}
 
 
-def consumer_settings(servers: str, **more: Any) -> dict[str, Any]:
+def consumer_settings(servers: str, cfg: LogConfig, **more: Any) -> dict[str, Any]:
     """Return the settings of a consumer of given offsets, without a group; an offset that is not there is an error and no jump."""
-    settings = client_settings(servers, enable_auto_commit=False, enable_auto_offset_store=False, auto_offset_reset="error", fetch_min_bytes=1)
+    settings = client_settings(servers, cfg, enable_auto_commit=False, enable_auto_offset_store=False, auto_offset_reset="error", fetch_min_bytes=1)
     # librdkafka asks for a group even where partitions are assigned by hand; nothing is ever committed to it.
     return settings | {"group.id": "streamrec-unused"} | {name.replace("_", "."): value for name, value in more.items()}
 
@@ -94,6 +109,15 @@ def in_our_words(error: KafkaError, servers: str, topic: str = "") -> BrokerErro
         return unavailable(servers, error.str())
     if error.code() in _MISSING:
         return no_topic(topic, servers)
+    if error.code() in _NO_RIGHT:
+        what, do = (
+            f"Kafka: {servers} lets this user in, and not do this",
+            "give the user the rights of 'A Kafka with TLS and users' in docs/operations.md",
+        )
+        return BrokerRefused(what, got=f"{error.name()} ({error.str()})", do=do, address=servers)
+    if is_refusal(error):
+        what, do = f"Broker: {servers} does not let this client in", "see 'A Kafka with TLS and users' in docs/operations.md"
+        return BrokerRefused(what, got=f"{error.name()} ({error.str()})", do=do, address=servers)
     return BrokerError(
         f"Kafka: {servers} refused", got=f"{error.name()} ({error.str()})", do="see the broker's log", address=servers, code=error.name()
     )
@@ -102,10 +126,23 @@ def in_our_words(error: KafkaError, servers: str, topic: str = "") -> BrokerErro
 def unavailable(servers: str, reason: str) -> BrokerUnavailable:
     """Return the error for a broker that does not answer; names what a plain connection says."""
     no_answer = "something listens there, but does not answer as a Kafka broker does in time"
-    said = "; ".join(f"{server.strip()}: {probe(server) or no_answer}" for server in servers.split(","))
-    return BrokerUnavailable(
-        f"Broker: no Kafka answers at {servers}", got=f"{said} ({reason})", do="start it, or correct --broker (log.broker)", address=servers
-    )
+    answers = {server.strip(): probe(server) for server in servers.split(",")}
+    said = "; ".join(f"{server}: {answer or no_answer}" for server, answer in answers.items())
+    do = "start it, or correct --broker (log.broker)"
+    do += "" if all(answers.values()) else ", or log.security_protocol, if the listener has another one"
+    return BrokerUnavailable(f"Broker: no Kafka answers at {servers}", got=f"{said} ({reason})", do=do, address=servers)
+
+
+def speaks_plainly(server: str) -> bool:
+    """Return whether ``HOST:PORT`` answers Kafka's first question (ApiVersions) without TLS."""
+    host, _, port = server.strip().rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_S) as connection:
+            connection.sendall(struct.pack(">ihhih", 10, 18, 0, _QUESTION, -1))
+            _, answered = struct.unpack(">ii", connection.recv(8, socket.MSG_WAITALL))
+            return bool(answered == _QUESTION)
+    except (OSError, struct.error):
+        return False
 
 
 def probe(server: str) -> str:
@@ -133,16 +170,16 @@ def partitions_of(consumer: Consumer, servers: str, topic: str, timeout_s: float
     return sorted(found.partitions)
 
 
-def topic_id_of(servers: str, topic: str, timeout_s: float) -> str:
+def topic_id_of(servers: str, cfg: LogConfig, topic: str) -> str:
     """Return a topic's id; see `streamrec.log.base.TableReader.topic_id`.
 
     Raises:
         TopicMissing: It does not exist, or the broker is starting or stopping.
-        BrokerUnavailable: Nobody answers within ``timeout_s``.
+        BrokerUnavailable: Nobody answers within ``log.connect_timeout_s``.
     """
-    admin = AdminClient(client_settings(servers))
+    admin = AdminClient(client_settings(servers, cfg))
     with explained(servers, topic):
-        described = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)[topic].result()
+        described = admin.describe_topics(TopicCollection([topic]), request_timeout=cfg.connect_timeout_s)[topic].result()
     return str(described.topic_id)
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
+from streamrec.config import LogConfig
 from streamrec.log.kafka_client import checked_servers, client_settings, explained
+from streamrec.log.kafka_reach import check_let_in
 
 SETTINGS = ("cleanup.policy", "retention.ms", "retention.bytes", "min.insync.replicas", "max.message.bytes", "message.timestamp.type")
 
@@ -27,18 +29,21 @@ class TopicFacts:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def kafka_facts(servers: str, topics: Iterable[str], timeout_s: float) -> tuple[int, dict[str, TopicFacts]]:
+def kafka_facts(servers: str, cfg: LogConfig, topics: Iterable[str], timeout_s: float) -> tuple[int, dict[str, TopicFacts]]:
     """Return how many brokers answer, and the topics among ``topics`` that exist.
 
     Args:
         servers: ``HOST:PORT[,HOST:PORT]``.
+        cfg: Says how it is spoken to.
         topics: Whom to ask about.
         timeout_s: Bound of each of two requests.
 
     Raises:
         BrokerUnavailable: Nobody answers.
+        BrokerRefused: It does not let this client in.
     """
-    admin = AdminClient(client_settings(checked_servers(servers)))
+    check_let_in(checked_servers(servers), cfg, timeout_s)
+    admin = AdminClient(client_settings(servers, cfg))
     with explained(servers):
         cluster = admin.list_topics(timeout=timeout_s)
     found = {topic: cluster.topics[topic] for topic in topics if topic in cluster.topics}

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streamrec.config import LogConfig
+from streamrec.errors import StreamrecError
 from streamrec.log.kafka_client import checked_servers, client_settings
+from streamrec.log.kafka_refusal import is_refusal, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class GroupOffsets:
         self._cfg = cfg
         self._consumer: Consumer | None = None
         self._is_under_way = False
+        self._is_refused = False
         self._warned = ""
 
     def commit(self, topic: str, offsets: Mapping[int, int]) -> None:
@@ -40,11 +43,13 @@ class GroupOffsets:
         self._look_back(0.0)
         if self._is_under_way or not wanted:  # The next commit says more than this one.
             return
+        if self._is_refused:  # The next consumer reads the secrets anew, which may have been replaced. To end one with a commit under way would wait.
+            self._drop()
         try:
             if self._consumer is None:
                 self._consumer = self._connect()
             self._consumer.commit(offsets=wanted, asynchronous=True)
-        except (KafkaException, ValueError) as error:
+        except (KafkaException, StreamrecError, ValueError) as error:
             self._warn(str(error))
         else:
             self._is_under_way = True
@@ -54,7 +59,11 @@ class GroupOffsets:
         until = time.monotonic() + _CLOSE_S
         while self._is_under_way and time.monotonic() < until:
             self._look_back(0.05)
+        self._drop()
+
+    def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
+        self._is_refused = False
         if consumer is not None:
             consumer.close()
 
@@ -62,7 +71,7 @@ class GroupOffsets:
         # The client gives up by itself what finds no coordinator within the session's time.
         patience_ms = max(1, round(self._cfg.connect_timeout_s * 1000))
         more = {"group_id": self._group, "enable_auto_commit": False, "session_timeout_ms": patience_ms}
-        return Consumer(client_settings(self._servers, **more) | {"on_commit": self._answered})
+        return Consumer(client_settings(self._servers, self._cfg, **more) | {"on_commit": self._answered, "error_cb": self._on_client_error})
 
     def _look_back(self, timeout_s: float) -> None:
         if self._is_under_way and self._consumer is not None:
@@ -73,8 +82,13 @@ class GroupOffsets:
         refused = error or next((part.error for part in partitions if part.error is not None), None)
         if refused is None:
             self._warned = ""
-        else:
-            self._warn(refused.str())
+        elif not self._is_refused:  # That is said.
+            self._warn(reason_of(refused))
+
+    def _on_client_error(self, error: KafkaError) -> None:
+        if is_refusal(error):
+            self._is_refused = True
+            self._warn(reason_of(error))
 
     def _warn(self, reason: str) -> None:
         if reason != self._warned:

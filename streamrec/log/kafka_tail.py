@@ -12,6 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, 
 from streamrec.config import LogConfig
 from streamrec.errors import BrokerError
 from streamrec.log.kafka_client import checked_servers, consumer_settings, in_our_words, messages_table, offsets_at, partitions_of
+from streamrec.log.kafka_refusal import is_refusal, refusal
 from streamrec.log.offsets import beyond_the_end, retention_gap
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class KafkaTail:
         self._cfg = cfg
         self._next = dict(start_offsets)
         self._is_away = False
+        self._refused_by: KafkaError | None = None
         self._look_at_s = time.monotonic() + _LOOK_EVERY_S
         self._consumer = self._connected()
 
@@ -47,6 +49,8 @@ class KafkaTail:
             self._consumer = self._connected()
         first = self._consumer.poll(timeout_s)
         came = [] if first is None else [first, *self._consumer.consume(_MAX_ROWS_PER_POLL, 0)]
+        if self._refused_by is not None and not came:
+            raise refusal(self._refused_by, self._servers, self._cfg)
         messages = [message for message in came if self._is_record(message)]
         for message in messages:
             partition, offset = message.partition(), message.offset()
@@ -65,7 +69,8 @@ class KafkaTail:
 
     def _connected(self) -> Consumer:
         self._renew_at_s = time.monotonic() + _RENEW_AFTER_S
-        settings = consumer_settings(self._servers, fetch_wait_max_ms=50, queued_max_messages_kbytes=16_384)
+        self._refused_by = None
+        settings = consumer_settings(self._servers, self._cfg, fetch_wait_max_ms=50, queued_max_messages_kbytes=16_384)
         consumer = Consumer(settings | {"error_cb": self._on_client_error})
         consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in sorted(self._next.items())])
         return consumer
@@ -91,9 +96,12 @@ class KafkaTail:
         raise in_our_words(error, self._servers, self._topic)
 
     def _on_client_error(self, error: KafkaError) -> None:
-        """Note that the broker went away, once; the client looks for it by itself."""
+        """Note that the broker does not let it in, or went away, once; the client looks for it by itself."""
+        if is_refusal(error):
+            self._refused_by = error
         if error.code() == KafkaError._ALL_BROKERS_DOWN and not self._is_away:
-            logger.warning("%s does not answer: %s is followed again when it does", self._servers, self._topic)
+            if self._refused_by is None:  # The next poll says that.
+                logger.warning("%s does not answer: %s is followed again when it does", self._servers, self._topic)
             self._is_away = True
             self._renew_at_s = time.monotonic() + _RENEW_AFTER_S
 

@@ -15,6 +15,7 @@ from streamrec.config import LogConfig
 from streamrec.errors import BrokerUnavailable, StreamrecError
 from streamrec.log.base import MAX_RECORD_BYTES, Record, check_records, too_large
 from streamrec.log.kafka_client import checked_servers, client_settings, explained, in_our_words, unavailable
+from streamrec.log.kafka_reach import check_let_in
 from streamrec.log.offsets import no_partition, no_topic, other_num_partitions
 from streamrec.log.topics import KAFKA_PARTITIONER, checked_topic
 
@@ -84,8 +85,10 @@ class KafkaWriter:
     def _producer(self) -> Producer:
         with self._lock:
             if self._opened is None:
+                check_let_in(self._servers, self._cfg, self._cfg.connect_timeout_s)
                 settings = client_settings(
                     self._servers,
+                    self._cfg,
                     acks="all",
                     enable_idempotence=True,
                     linger_ms=0,
@@ -190,7 +193,8 @@ class KafkaAdmin:
     @property
     def _admin(self) -> AdminClient:
         if self._opened is None:
-            self._opened = AdminClient(client_settings(self._servers))
+            check_let_in(self._servers, self._cfg, self._cfg.connect_timeout_s)
+            self._opened = AdminClient(client_settings(self._servers, self._cfg))
         return self._opened
 
     def _leaders(self, topic: str) -> list[int]:

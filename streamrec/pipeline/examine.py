@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from streamrec.config import Config
+from streamrec.config import Config, LogConfig
 from streamrec.errors import Damaged, StreamrecError
 from streamrec.log.kafka_facts import TopicFacts
 from streamrec.pipeline.dead_letters import PART_BYTES
@@ -27,6 +27,9 @@ LETTER_BYTES = 2 * PART_BYTES * 4 // 3 + 4096
 MIN_FREE_BYTES = 2**30
 GOOD_FREE_BYTES = 5 * 2**30
 """Room for commits, versions and teachers beside what is pruned; below the first a commit may fail within hours."""
+
+CERTIFICATE_LEFT_S = 14 * 86_400.0
+"""A certificate that ends sooner is renewed in time: afterwards nobody trusts it, and all that reconnects stops."""
 
 CLOCK_AGREES_S = 2.0
 """Skew that nothing notices: event times are judged with a tolerance of hours, and versions are kept for minutes."""
@@ -134,6 +137,24 @@ def check_switches(switches: Switches) -> Finding:
     undo += [(f"unpin {flip.version}", flip) for flip in switches.held.values()]
     remedy = " and ".join(f"`streamrec {verb}`" for verb, flip in undo if flip is not None)
     return Finding("switches", Verdict.WARN, "; ".join(held), f"when it is over: {remedy}")
+
+
+def check_connection(log: LogConfig, left_s: float | None) -> list[Finding]:
+    """Judge how a Kafka that lets us in is spoken to; of a plain one nothing is said.
+
+    Args:
+        log: The settings.
+        left_s: For how long the certificate that it shows is valid; None where it shows none.
+    """
+    findings = []
+    if left_s is not None:
+        found = f"the certificate that it shows is valid for {_span(left_s)}"
+        remedy = "let the broker's operator renew it in time: afterwards no client trusts it"
+        findings.append(Finding("broker", Verdict.OK, found) if left_s >= CERTIFICATE_LEFT_S else Finding("broker", Verdict.WARN, found, remedy))
+    if log.security_protocol == "SASL_PLAINTEXT" and log.sasl_mechanism in {"PLAIN", "OAUTHBEARER"}:
+        found = f"{log.sasl_mechanism} over SASL_PLAINTEXT: whoever is on the way can read the secret"
+        findings.append(Finding("broker", Verdict.WARN, found, "set log.security_protocol = SASL_SSL, at a listener that has TLS"))
+    return findings
 
 
 def check_topic(

@@ -128,6 +128,7 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
 
     Raises:
         BrokerUnavailable: No broker answers within ``log.connect_limit_s``.
+        BrokerRefused: The broker does not let this process in.
         ResourcesShort: The cluster can't hold the plan.
         Damaged: As `has_commits`; nothing was started.
         ConfigError: Traces are switched on, and what sends them is not installed.
@@ -218,11 +219,12 @@ def log_address(config: Config, say: Callable[[str], None], *, must_answer: bool
 
     Raises:
         BrokerUnavailable: No broker answers, and it must.
+        BrokerRefused: It does not let this process in, whether it must answer or not.
     """
     log = config.log
     attempt_s, limit_s = (log.connect_timeout_s, log.connect_limit_s) if must_answer else (min(log.connect_timeout_s, ONE_LOOK_S), 0.0)
     try:
-        address, handle = resolve_broker(log.broker, run_folder(config), say, connect_timeout_s=attempt_s, connect_limit_s=limit_s)
+        address, handle = resolve_broker(log.broker, run_folder(config), say, cfg=log, connect_timeout_s=attempt_s, connect_limit_s=limit_s)
     except BrokerUnavailable as error:
         if must_answer:
             raise

@@ -21,12 +21,14 @@ from streamrec.log.base import LogAddress, TableReader
 from streamrec.log.connect import open_table_reader
 from streamrec.log.kafka_facts import TopicFacts, kafka_facts
 from streamrec.log.kafka_install import find_java, jars_folder
+from streamrec.log.kafka_tls import certificate_end_s
 from streamrec.log.offsets import OffsetRange
 from streamrec.pipeline.cluster import LOCAL_CPUS, cluster_resources, ray_cluster
 from streamrec.pipeline.examine import (
     Finding,
     Verdict,
     check_clock,
+    check_connection,
     check_embedded,
     check_extras,
     check_free_space,
@@ -105,7 +107,7 @@ def _log(config: Config, broker: str, downtime_s: float, state: StreamState | No
     try:
         there = log_there(config, broker)
     except ConfigError as error:
-        yield failed("broker", error, "start it, or correct --broker (log.broker)")
+        yield failed("broker", error, error.remedy or "correct --broker (log.broker)")
         return
     if there is None:
         yield from _embedded(is_required=broker == "embedded")
@@ -176,11 +178,13 @@ def _embedded(*, is_required: bool) -> Iterator[Finding]:
 
 def _kafka(config: Config, servers: str, downtime_s: float, state: StreamState | None) -> Iterator[Finding]:
     try:
-        num_brokers, facts = kafka_facts(servers, _topics(config), PATIENCE_S)
+        num_brokers, facts = kafka_facts(servers, config.log, _topics(config), PATIENCE_S)
     except StreamrecError as error:
-        yield failed("broker", error, "start it, or correct --broker (log.broker)")
+        yield failed("broker", error, error.remedy or "start it, or correct --broker (log.broker)")
         return
     yield Finding("broker", Verdict.OK, f"Kafka at {servers} answers, {num_brokers} broker{'s' if num_brokers > 1 else ''}")
+    end_s = certificate_end_s(servers, config.log)
+    yield from check_connection(config.log, None if end_s is None else end_s - SystemClock().now_ms() / 1000)
     yield from _topic_findings(config, facts, num_brokers, downtime_s)
     events = config.log.events_topic
     patience = config.log.model_copy(update={"connect_timeout_s": PATIENCE_S, "read_timeout_s": PATIENCE_S})

@@ -29,11 +29,13 @@ from streamrec.config import Config, load_config
 from streamrec.log.base import LogAddress
 from streamrec.log.kafka_facts import TopicFacts
 from streamrec.log.kafka_install import KAFKA_VERSION
+from streamrec.log.kafka_security import check_security
 from streamrec.memory import FOR_CHILDREN
 from streamrec.pipeline.cluster import OBJECT_STORE_BYTES, RAY_SETTINGS
 from streamrec.pipeline.examine import Verdict, check_topic
 from streamrec.pipeline.places import misplaced
 from streamrec.pipeline.resources import Resources, needed, shortage
+from streamrec.pipeline.session import consumer_group
 from streamrec.pipeline.wiring import ACTOR_CPUS
 
 CHECKOUT = Path(streamrec.__file__).parents[1]
@@ -91,19 +93,35 @@ def test_everything_of_kafka_belongs_to_the_one_cluster(resources: list[Resource
     assert {each["metadata"]["labels"]["strimzi.io/cluster"] for each in parts} == {name}
 
 
-def test_streamrec_takes_the_listener_that_it_can_speak_and_only_its_pods_reach_it(one: One, config: Config) -> None:
-    """The clients have no settings for TLS and SASL; once they have, this test falls and `internal` can go."""
-    assert {"tls", "security_protocol", "sasl_mechanism"} & set(type(config.log).model_fields) == set()
-    kafka = one("Kafka")
-    (plain,) = [each for each in kafka["spec"]["kafka"]["listeners"] if "authentication" not in each]
-    assert config.log.broker == f"{kafka['metadata']['name']}-kafka-bootstrap:{plain['port']}"
-    assert plain["networkPolicyPeers"] == [{"podSelector": {"matchLabels": {"ray.io/cluster": one("RayCluster")["metadata"]["name"]}}}]
-    (secure,) = [each for each in kafka["spec"]["kafka"]["listeners"] if "authentication" in each]
-    assert (secure["tls"], secure["authentication"]["type"]) == (True, one("KafkaUser")["spec"]["authentication"]["type"])
+def test_all_come_in_by_tls_as_a_user_whose_secrets_are_mounted(one: One, config: Config, pods: dict[str, dict[str, Any]]) -> None:
+    kafka, log, user = one("Kafka"), config.log, one("KafkaUser", config.log.sasl_username)
+    (listener,) = kafka["spec"]["kafka"]["listeners"]
+    assert log.broker == f"{kafka['metadata']['name']}-kafka-bootstrap:{listener['port']}"
+    assert kafka["spec"]["kafka"]["authorization"] == {"type": "simple"}  # Nobody may do anything without a rule.
+    assert (listener["tls"], listener["authentication"]["type"]) == (log.has_tls, user["spec"]["authentication"]["type"])
+    assert (log.has_sasl, log.sasl_mechanism.lower()) == (True, user["spec"]["authentication"]["type"])
+    check_security(log)
+    secrets = {f"{kafka['metadata']['name']}-cluster-ca-cert": Path(log.tls_ca_file), user["metadata"]["name"]: Path(log.sasl_password_file)}
+    for name in ("head", "serving", "training"):
+        pod = pods[f"RayCluster {name}"]
+        (folder,) = [Path(mount["mountPath"]) for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "kafka"]
+        (sources,) = [volume["projected"]["sources"] for volume in pod["volumes"] if volume["name"] == "kafka"]
+        assert {each["secret"]["name"]: folder / each["secret"]["items"][0]["path"] for each in sources} == secrets
+        assert [each["secret"]["items"][0]["key"] for each in sources] == ["ca.crt", "password"]  # As the operator calls them.
+
+
+def test_streamrec_may_read_and_write_its_topics_and_tell_its_group(one: One, config: Config) -> None:
+    rules = one("KafkaUser", config.log.sasl_username)["spec"]["authorization"]["acls"]
+    topics = {rule["resource"]["name"]: set(rule["operations"]) for rule in rules if rule["resource"]["type"] == "topic"}
+    assert set(topics) == {config.log.events_topic, config.log.dead_letter_topic}
+    assert all(operations == {"Read", "Write", "Describe", "DescribeConfigs"} for operations in topics.values())
+    (group,) = [rule["resource"] for rule in rules if rule["resource"]["type"] == "group"]
+    assert consumer_group(config).startswith(group["name"])
+    assert group["patternType"] == "prefix"
 
 
 def test_a_producer_may_write_events_and_nothing_else(one: One, config: Config) -> None:
-    (rule,) = one("KafkaUser")["spec"]["authorization"]["acls"]
+    (rule,) = one("KafkaUser", "streamrec-producer")["spec"]["authorization"]["acls"]
     assert rule["resource"] == {"type": "topic", "name": config.log.events_topic, "patternType": "literal"}
     assert rule["operations"] == ["Write", "Describe"]
 
@@ -273,7 +291,7 @@ def test_services_are_asked_by_their_names_and_ports(one: One, pods: dict[str, d
 def test_policies_open_the_ports_that_are_used(resources: list[Resource], one: One, pods: dict[str, dict[str, Any]]) -> None:
     policies = [each["spec"] for each in resources if each["kind"] == "NetworkPolicy"]
     opened = {port["port"] for policy in policies for rule in [*policy["ingress"], *policy["egress"]] for port in rule.get("ports", ())}
-    kafka = {listener["port"] for listener in one("Kafka")["spec"]["kafka"]["listeners"] if listener["name"] == "internal"}
+    kafka = {listener["port"] for listener in one("Kafka")["spec"]["kafka"]["listeners"]}
     dashboard = {port["containerPort"] for port in pods["RayCluster head"]["containers"][0]["ports"] if port["name"] == "dashboard"}
     redis = {port["port"] for port in one("Service", "streamrec-redis")["spec"]["ports"]}
     assert opened == kafka | dashboard | redis | {SERVE_CONFIG["http_options"]["port"], 53, 443}
@@ -336,12 +354,35 @@ def test_compose_has_the_kafka_and_the_settings_of_the_rest() -> None:
     (alias,) = kafka["networks"]["default"]["aliases"]
     assert config.log.broker in {each.rpartition("//")[2] for each in kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")}
     assert config.log.broker.startswith(f"{alias}:")
-    for volume in ray["volumes"]:
+    made = re.findall(r"(?:-out|>) ([\w.]+)$|-out ([\w.]+) ", (CLUSTER / "compose-secrets.sh").read_text(), re.MULTILINE)
+    secrets = {f"./.secrets/{first or second}" for first, second in made}
+    for volume in (volume for service in COMPOSE["services"].values() for volume in service.get("volumes", ())):
         source = volume.split(":")[0]
-        assert source in COMPOSE["volumes"] or (CLUSTER / source).is_file()
+        assert source in COMPOSE["volumes"] or source in secrets or (CLUSTER / source).is_file()
     assert f"state:{config.state}" in ray["volumes"]
     assert f"--object-store-memory={OBJECT_STORE_BYTES}" in ray["command"]
     assert (CLUSTER / ray["env_file"]).is_file()
+
+
+def test_compose_s_kafka_lets_in_by_tls_whom_the_settings_name_and_nobody_else() -> None:
+    kafka, environment = COMPOSE["services"]["kafka"], COMPOSE["services"]["kafka"]["environment"]
+    protocols = dict(each.split(":") for each in environment["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(","))
+    bound = {each.partition("://")[0]: each.partition("://")[2] for each in environment["KAFKA_LISTENERS"].split(",")}
+    for name, protocol in protocols.items():
+        assert protocol == "SASL_SSL" or bound[name].startswith("localhost:"), name
+        if protocol == "SASL_SSL":
+            assert "ScramLoginModule" in environment[f"KAFKA_LISTENER_NAME_{name}_SCRAM___SHA___512_SASL_JAAS_CONFIG"]
+    user = COMPOSE["services"]["kafka-user"]
+    assert user["image"] == kafka["image"]
+    mounted = COMPOSE["services"]["ray"]["volumes"]
+    for path in (CLUSTER / "kuberay" / "overlays" / "dev" / "streamrec.toml", CLUSTER / "compose.toml"):
+        log = load_config(path).log
+        check_security(log)
+        assert (log.security_protocol, log.sasl_mechanism) == ("SASL_SSL", environment["KAFKA_SASL_ENABLED_MECHANISMS"])
+        assert f"--entity-name={log.sasl_username}" in user["command"]
+        for secret in (log.tls_ca_file, log.sasl_password_file):
+            assert f"./.secrets/{Path(secret).name}:{secret}:ro" in mounted or secret == f"cluster/.secrets/{Path(secret).name}"
+    assert load_config(CLUSTER / "compose.toml").log.broker in environment["KAFKA_ADVERTISED_LISTENERS"]
 
 
 def test_compose_s_node_holds_stream_and_servers() -> None:

@@ -105,7 +105,8 @@ def entries(node: Any) -> Iterator[tuple[str, Any]]:
 
 def test_what_pods_name_is_there(resources: list[Resource], one: Callable[..., Resource], pods: dict[str, dict[str, Any]]) -> None:
     by_hand = set(re.findall(r"create secret generic (\S+)", (CLUSTER / "README.md").read_text()))
-    by_operator = {one("RayCluster")["metadata"]["name"]}
+    by_operator = {one("RayCluster")["metadata"]["name"], f"{one('Kafka')['metadata']['name']}-cluster-ca-cert"}
+    by_operator |= {each["metadata"]["name"] for each in resources if each["kind"] == "KafkaUser"}
     there = {(each["kind"], each["metadata"]["name"]) for each in resources} | {("Secret", name) for name in by_hand | by_operator}
     named = set()
     for pod in pods.values():
@@ -117,6 +118,8 @@ def test_what_pods_name_is_there(resources: list[Resource], one: Callable[..., R
                 named.add(("ConfigMap", child["name"]))
             elif key in {"secretName", "claimName"}:
                 named.add(("Secret" if key == "secretName" else "PersistentVolumeClaim", child))
+            elif key == "secret" and "name" in child:  # Of a projected volume.
+                named.add(("Secret", child["name"]))
         mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
         volumes = {volume["name"] for volume in pod.get("volumes", ())}
         claimed = {each["metadata"]["name"] for each in one("StatefulSet")["spec"]["volumeClaimTemplates"]}

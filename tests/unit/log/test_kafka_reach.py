@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from streamrec.clock import ManualClock
+from streamrec.config import LogConfig
 from streamrec.errors import BrokerUnavailable
 from streamrec.log.kafka_reach import reach
 
@@ -35,7 +36,7 @@ class Away:
         self.clock.advance(seconds)
 
     def reach(self, limit_s: float) -> int:
-        return reach(WHERE, self.said.append, attempt_s=5.0, limit_s=limit_s, wait=self.wait, ask=self.ask, now_s=self.clock.monotonic_s)
+        return reach(WHERE, LogConfig(), self.said.append, attempt_s=5.0, limit_s=limit_s, wait=self.wait, ask=self.ask, now_s=self.clock.monotonic_s)
 
 
 def test_a_broker_that_comes_later_is_reached_after_growing_waits_that_each_name_it() -> None:
@@ -67,7 +68,7 @@ def test_a_host_without_an_address_is_named_in_the_first_line() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        reach("no-such-host.invalid:9092", said.append, attempt_s=30.0, limit_s=60.0, wait=stop)
+        reach("no-such-host.invalid:9092", LogConfig(), said.append, attempt_s=30.0, limit_s=60.0, wait=stop)
     assert len(said) == len(waited) == 1
     assert "no Kafka answers at no-such-host.invalid:9092, got no-such-host.invalid:9092:" in said[0]
     assert "name" in said[0].split("got", 1)[1]  # as the resolver says it
@@ -95,6 +96,6 @@ def test_a_signal_ends_the_wait_for_one_attempt_long_before_its_end(deaf: str, h
     timer.start()
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        reach(deaf, said.append, attempt_s=20.0, limit_s=0.0)
+        reach(deaf, LogConfig(), said.append, attempt_s=20.0, limit_s=0.0)
     timer.join()
     assert said == []

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from streamrec.config import Config, parse_config
+from streamrec.config import Config, LogConfig, parse_config
 from streamrec.errors import StorageError
 from streamrec.log.kafka_facts import TopicFacts
 from streamrec.pipeline.examine import (
@@ -12,6 +12,7 @@ from streamrec.pipeline.examine import (
     Finding,
     Verdict,
     check_clock,
+    check_connection,
     check_embedded,
     check_extras,
     check_free_space,
@@ -188,3 +189,17 @@ def test_what_is_needed_counts_actors_training_reading_and_replicas() -> None:
 def test_a_failed_check_says_its_remedy_once() -> None:
     finding = failed("storage", StorageError("Storage: no", do="do this"), "do this", "there")
     assert finding == Finding("storage", Verdict.FAIL, "there: Storage: no", "do this")
+
+
+def test_a_certificate_that_ends_soon_and_a_secret_that_can_be_read_on_the_way_are_warned_of() -> None:
+    tls = LogConfig(security_protocol="SASL_SSL", sasl_mechanism="PLAIN")
+    assert check_connection(LogConfig(), None) == []
+    assert [(each.verdict, each.found) for each in check_connection(tls, 30 * DAY_S)] == [
+        (Verdict.OK, "the certificate that it shows is valid for 30d")
+    ]
+    (soon,) = check_connection(tls, 5 * DAY_S)
+    assert (soon.verdict, soon.found) == (Verdict.WARN, "the certificate that it shows is valid for 5d")
+    assert "renew it" in soon.remedy
+    for mechanism, is_read in (("PLAIN", True), ("OAUTHBEARER", True), ("SCRAM-SHA-256", False)):
+        findings = check_connection(LogConfig(security_protocol="SASL_PLAINTEXT", sasl_mechanism=mechanism), None)
+        assert [each.verdict for each in findings] == [Verdict.WARN] * is_read
