@@ -137,7 +137,7 @@ def _score(score: Score, most: float, css: str) -> list[str]:
 
 def gain(report: Report) -> str:
     """Return what teachers add to the student."""
-    title, lead = "What teachers add", "Recall@20 of the student, less that of the same student on events alone."
+    title, lead = "What teachers add", "Recall@20 of the student, less that of the same student on events alone, query by query."
     found = report.gain
     if found is None:
         return card(title, lead, note("nothing is known: too few queries so far, or no teacher or no control is enabled"))
@@ -156,12 +156,10 @@ def gain(report: Report) -> str:
 
 
 def _difference(course: Course | None) -> str:
-    """Draw the student less its control over the course; nothing where one of them is not in it."""
-    by_model = {line.model: line.mean for line in course.lines} if course is not None else {}
-    if course is None or not by_model.keys() >= {STUDENT, CONTROL} or len(course.at) < 2:
+    """Draw the student less its control over the course; nothing where that is not known."""
+    if course is None or course.gain is None or len(course.at) < 2:
         return ""
-    pairs = list(zip(by_model[STUDENT], by_model[CONTROL], strict=True))
-    stroke = Stroke("Gain", "c1", [None if one is None or other is None else one - other for one, other in pairs], is_main=True)
+    stroke = Stroke("Gain", "c1", course.gain.mean, course.gain.low, course.gain.high, is_main=True)
     title = f"Recall@20 with teachers less without, over {'events read so far' if course.scale == 'events' else 'test blocks'}"
     axes = Axes(title, title.partition("over ")[2], lambda x: f"{x:,.0f}", tick_text, 190, has_zero=True)
     return f"<figure>{lines(axes, course.at, [stroke], size='half')}</figure>"

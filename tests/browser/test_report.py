@@ -24,7 +24,7 @@ from streamrec.report.of_run import report_of_run
 from streamrec.report.page import to_html
 
 PICTURES = os.environ.get("STREAMREC_PICTURES", "")
-NUM_EVENTS = 14_000 if PICTURES else 1_200
+NUM_EVENTS = 14_000 if PICTURES else 800
 STEP_EVENTS = 160 if PICTURES else 100
 STEPS = {"first_steps": 150, "refresh_steps": 60} if PICTURES else {"first_steps": 5, "refresh_steps": 3}
 HOSTILE = '</script><script>window.hurt=1</script><img src=x onerror="window.hurt=1">'
