@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from streamrec.report.facts import CONTROL, METRIC, STUDENT, Course, Line, Mark, Report, Score, Z
 from streamrec.report.parts import NUMBER, Column, card, facts, folded, legend, note, table
 from streamrec.report.plots import Axes, Flag, Stroke, bar, lines
-from streamrec.report.words import model_name, moment, percent_text, signed, signed_text, text, three, tick_text, whole
+from streamrec.report.words import data, model_name, moment, percent_text, signed, signed_text, text, three, tick_text, whole
 
 _COLORS = ("c3", "c4", "c5", "c6", "c8")
 _FIXED = {
@@ -146,7 +146,7 @@ def gain(report: Report) -> str:
         pairs.append(("Its error", "not recorded: a backtest does not print the paired differences"))
     else:
         low, high = found.mean - Z * found.error, found.mean + Z * found.error
-        pairs += [("95 % range", f"{signed_text(low)} to {signed_text(high)}"), ("Standard error", three(found.error))]
+        pairs += [("95 % range", f"{signed_text(low)} to {signed_text(high)}"), ("Standard error", data(found.error, f"{found.error:.4f}"))]
     pairs.append(("Queries", f"{whole(round(found.num_queries))}{', older ones count less' if report.kind == 'run' else ''}"))
     control = next((score.metrics[METRIC] for score in report.scores if score.model == CONTROL), None)
     if control:
