@@ -105,7 +105,7 @@ def report_of_run(config: Config, now_ms: int) -> Report:
         "run",
         address.rstrip("/").rpartition("/")[2],
         now_ms,
-        _about(address, lineage, held.checkpoint, held.state, registries),
+        public(_about(address, lineage, held.checkpoint, held.state, registries)),
         _scores(progressive),
         _course(progressive, held.state, decisions),
         _gain(gain),
