@@ -15,6 +15,8 @@ from streamrec.state import Arrays
 MOST_POINTS = 256
 """As many as a picture can show; a commit holds all of them, 6 kB a model."""
 METRIC = "recall@20"
+GAIN = "gain"
+"""Stands among the models for what teachers add: the student less its control, query by query."""
 
 _AT = 1  # Column of the time, which says nothing of what was learned.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from streamrec.evaluation.curve import METRIC, Curve, without_times
+from streamrec.evaluation.curve import GAIN, METRIC, Curve, without_times
 from streamrec.evaluation.ranking import METRICS, PerQuery
 from streamrec.state import ComponentState, Impersonal, digest_of
 
@@ -57,6 +57,11 @@ class Progressive(Impersonal):
         self._errors[model] = self.curve.add(model, values[METRIC])
         return dict(zip(METRICS, means, strict=True))
 
+    def compare(self, student: PerQuery, control: PerQuery) -> None:
+        """Add what both found on the same queries, so that the curve also tells their difference with its error."""
+        if len(student[METRIC]):
+            self._errors[GAIN] = self.curve.add(GAIN, student[METRIC] - control[METRIC])
+
     def means(self) -> dict[str, dict[str, float]]:
         """Return each model's metric means over all its queries."""
         return {model: {name: total / self._queries[model] for name, total in zip(METRICS, sums, strict=True)} for model, sums in self._sums.items()}
@@ -66,7 +71,7 @@ class Progressive(Impersonal):
         return {model: dict(zip(METRICS, values, strict=True)) for model, values in self._recent.items()}
 
     def errors(self) -> dict[str, float]:
-        """Return the standard error of each model's mean recall@20 in the step that began last."""
+        """Return the standard error of each model's mean recall@20 in the step that began last, and of `GAIN`."""
         return dict(self._errors)
 
     def num_queries(self) -> Mapping[str, int]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from streamrec.clock import ManualClock
 from streamrec.config import Config
 from streamrec.errors import ConfigError, DatasetError
+from streamrec.evaluation.curve import GAIN
 from streamrec.evaluation.protocols import Blocks, cut
 from streamrec.evaluation.ranking import METRICS
 from streamrec.events.codec import encode_table
@@ -85,9 +86,9 @@ class BacktestResult:
         }
 
     def _per_block(self) -> dict[str, Any]:
-        """Return the course: queries of each block, and of each model Recall@20 with its standard error, None where a block has none."""
+        """Return the course: queries of each block, each model's Recall@20 and standard error, None where there is none; of `GAIN` the error."""
         means = {name: [block.get(name, {}).get("recall@20") for block in self.blocks] for name in self.metrics}
-        errors = {name: [block.get(name) for block in self.errors] for name in self.metrics}
+        errors = {name: [block.get(name) for block in self.errors] for name in [*self.metrics, GAIN]}
         return {"queries": self.queries, "recall@20": means, "errors": errors}
 
 

@@ -305,6 +305,7 @@ class Controller:
             with timer.stage("evaluate"):
                 values = per_query_metrics(control.result()[CURRENT], examples)
                 report.metrics["student_events_only"] = self.progressive.add("student_events_only", values)
+                self.progressive.compare(by_version[CURRENT], values)
                 report.gain = self.gain.add(by_version[CURRENT]["recall@20"], values["recall@20"])
         for name, (own, pending) in further.items():
             with timer.stage("evaluate"):

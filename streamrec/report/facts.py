@@ -57,6 +57,7 @@ class Course:
         num_queries: Queries of the student in each.
         num_events: Records that each read; empty where that is not known.
         lines: The models.
+        gain: The student less its control, by query; None where there is no control.
         marks: What happened.
     """
 
@@ -66,6 +67,7 @@ class Course:
     num_queries: tuple[int, ...]
     num_events: tuple[int, ...]
     lines: tuple[Line, ...]
+    gain: Line | None = None
     marks: tuple[Mark, ...] = ()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from streamrec.report.facts import CONTROL, METRIC, STUDENT, Course, Line, Mark, Report, Score, Z
 from streamrec.report.parts import NUMBER, Column, card, facts, folded, legend, note, table
 from streamrec.report.plots import Axes, Flag, Stroke, bar, lines
-from streamrec.report.words import model_name, moment, percent_text, signed, signed_text, text, three, tick_text, whole
+from streamrec.report.words import data, model_name, moment, percent_text, signed, signed_text, text, three, tick_text, whole
 
 _COLORS = ("c3", "c4", "c5", "c6", "c8")
 _FIXED = {
@@ -137,7 +137,7 @@ def _score(score: Score, most: float, css: str) -> list[str]:
 
 def gain(report: Report) -> str:
     """Return what teachers add to the student."""
-    title, lead = "What teachers add", "Recall@20 of the student, less that of the same student on events alone."
+    title, lead = "What teachers add", "Recall@20 of the student, less that of the same student on events alone, query by query."
     found = report.gain
     if found is None:
         return card(title, lead, note("nothing is known: too few queries so far, or no teacher or no control is enabled"))
@@ -146,7 +146,7 @@ def gain(report: Report) -> str:
         pairs.append(("Its error", "not recorded: a backtest does not print the paired differences"))
     else:
         low, high = found.mean - Z * found.error, found.mean + Z * found.error
-        pairs += [("95 % range", f"{signed_text(low)} to {signed_text(high)}"), ("Standard error", three(found.error))]
+        pairs += [("95 % range", f"{signed_text(low)} to {signed_text(high)}"), ("Standard error", data(found.error, f"{found.error:.4f}"))]
     pairs.append(("Queries", f"{whole(round(found.num_queries))}{', older ones count less' if report.kind == 'run' else ''}"))
     control = next((score.metrics[METRIC] for score in report.scores if score.model == CONTROL), None)
     if control:
@@ -156,12 +156,10 @@ def gain(report: Report) -> str:
 
 
 def _difference(course: Course | None) -> str:
-    """Draw the student less its control over the course; nothing where one of them is not in it."""
-    by_model = {line.model: line.mean for line in course.lines} if course is not None else {}
-    if course is None or not by_model.keys() >= {STUDENT, CONTROL} or len(course.at) < 2:
+    """Draw the student less its control over the course; nothing where that is not known."""
+    if course is None or course.gain is None or len(course.at) < 2:
         return ""
-    pairs = list(zip(by_model[STUDENT], by_model[CONTROL], strict=True))
-    stroke = Stroke("Gain", "c1", [None if one is None or other is None else one - other for one, other in pairs], is_main=True)
+    stroke = Stroke("Gain", "c1", course.gain.mean, course.gain.low, course.gain.high, is_main=True)
     title = f"Recall@20 with teachers less without, over {'events read so far' if course.scale == 'events' else 'test blocks'}"
     axes = Axes(title, title.partition("over ")[2], lambda x: f"{x:,.0f}", tick_text, 190, has_zero=True)
     return f"<figure>{lines(axes, course.at, [stroke], size='half')}</figure>"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from streamrec.errors import DatasetError
-from streamrec.report.facts import METRIC, STUDENT, CameIn, Costs, Course, Freshness, Gain, Line, Report, Score, Z, in_order, kind_of
+from streamrec.evaluation.curve import GAIN
+from streamrec.report.facts import CONTROL, METRIC, STUDENT, CameIn, Costs, Course, Freshness, Gain, Line, Report, Score, Z, in_order, kind_of
 from streamrec.report.numbers import public
 from streamrec.report.software import versions_here
 
@@ -106,8 +107,7 @@ def _gain(held: Mapping[str, Any]) -> Gain | None:
     found = [held["metrics"].get(name, {}).get(METRIC) for name in (STUDENT, f"{STUDENT}_events_only")]
     if None in found or not any(not _is_ours(name) for name in held["metrics"]):
         return None
-    # Of paired differences the error would be smaller; what was printed has none.
-    return Gain(found[0] - found[1], None, held["queries"])
+    return Gain(found[0] - found[1], _mean_error(held, GAIN), held["queries"])
 
 
 def _course(held: Mapping[str, Any], teachers: tuple[str, ...]) -> Course | None:
@@ -123,4 +123,16 @@ def _course(held: Mapping[str, Any], teachers: tuple[str, ...]) -> Course | None
         bands = [(mean, Z * (error or 0.0)) for mean, error in zip(means, errors, strict=False)]
         low, high = (tuple(None if mean is None else min(1.0, max(0.0, mean + sign * width)) for mean, width in bands) for sign in (-1, 1))
         lines.append(Line(full, tuple(means), low, high))
-    return Course("blocks", tuple(range(1, len(queries) + 1)), (), tuple(queries), (), tuple(lines))
+    gain = _gain_by_block(lines, per_block["errors"].get(GAIN, []))
+    return Course("blocks", tuple(range(1, len(queries) + 1)), (), tuple(queries), (), tuple(lines), gain)
+
+
+def _gain_by_block(lines: list[Line], errors: list[float | None]) -> Line | None:
+    """Return the student less its control with the band of paired differences; None where a block lacks one of them."""
+    means = {line.model: line.mean for line in lines}
+    found = list(zip(means.get(STUDENT, ()), means.get(CONTROL, ()), errors, strict=False))
+    known = [(one - other, Z * error) for one, other, error in found if one is not None and other is not None and error is not None]
+    if not known or len(known) < len(means[STUDENT]):
+        return None
+    mean, low, high = (tuple(gain + sign * width for gain, width in known) for sign in (0, -1, 1))
+    return Line(GAIN, mean, low, high)

@@ -12,7 +12,7 @@ import numpy as np
 
 from streamrec.config import Config, student_names
 from streamrec.errors import OperatorError, StorageError, StreamrecError
-from streamrec.evaluation.curve import joined
+from streamrec.evaluation.curve import GAIN, Point, joined
 from streamrec.evaluation.gain import Gain as GainState
 from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.worth import Worth
@@ -105,7 +105,7 @@ def report_of_run(config: Config, now_ms: int) -> Report:
         "run",
         address.rstrip("/").rpartition("/")[2],
         now_ms,
-        _about(address, lineage, held.checkpoint, held.state, registries),
+        public(_about(address, lineage, held.checkpoint, held.state, registries)),
         _scores(progressive),
         _course(progressive, held.state, decisions),
         _gain(gain),
@@ -167,7 +167,7 @@ def _about(address: str, lineage: str, checkpoint: Checkpoint, state: StreamStat
     about: dict[str, Any] = {"state": address}
     if lineage != address:
         about["lineage"] = lineage.removeprefix(f"{address}/")
-    about |= {"commit": checkpoint.id, "batch": state.batch, "planned_ms": state.planned_ms, "steps": state.num_steps}
+    about |= {"commit": checkpoint.id, "batch": state.batch, "as_of_ms": state.planned_ms, "steps": state.num_steps}
     about |= {"live version" if name == "default" else f"live version of {name}": version for name, version in lives.items()}
     about |= {f"versions {outcome}": num for outcome, num in state.versions.items()}
     return about
@@ -196,11 +196,8 @@ def _course(progressive: Progressive, state: StreamState, decisions: tuple[Decid
     for point in points:
         total += point.num_events
         at.append(total)
-    lines = []
-    for model in in_order(progressive.curve.models()):
-        found = [point.mean(model) for point in points]
-        band = [None if one is None else (one[0], max(0.0, one[0] - Z * one[1]), min(1.0, one[0] + Z * one[1])) for one in found]
-        lines.append(Line(model, *(tuple(None if one is None else one[part] for one in band) for part in range(3))))
+    models = progressive.curve.models()
+    gain = _line(points, GAIN, -1.0) if GAIN in models else None
     times, batches = tuple(point.at_ms for point in points), [point.batch for point in points]
     return Course(
         "events",
@@ -208,9 +205,16 @@ def _course(progressive: Progressive, state: StreamState, decisions: tuple[Decid
         times,
         tuple(int(point.sums.get("student", [0.0])[0]) for point in points),
         tuple(point.num_events for point in points),
-        tuple(lines),
+        tuple(_line(points, model, 0.0) for model in in_order(models) if model != GAIN),
+        gain,
         tuple(_marks(at, batches, times, state, decisions)),
     )
+
+
+def _line(points: list[Point], model: str, least: float) -> Line:
+    found = [point.mean(model) for point in points]
+    band = [None if one is None else (one[0], max(least, one[0] - Z * one[1]), min(1.0, one[0] + Z * one[1])) for one in found]
+    return Line(model, *(tuple(None if one is None else one[part] for one in band) for part in range(3)))
 
 
 def _marks(at: list[int], batches: list[int], times: tuple[int, ...], state: StreamState, decisions: tuple[Decided, ...]) -> list[Mark]:

@@ -224,7 +224,8 @@ def _lorenz(sides: Mapping[str, Shares]) -> str:
     values = [percent(side.lorenz[2]) for side in sides.values()] + [percent_text(0.1)]
     rows = [[f"{x:.0f} %", *(percent(side.lorenz[place]) for side in sides.values())] for place, x in enumerate(xs)]
     shown = table(title, [Column("Items"), *(Column(name, NUMBER) for name in sides)], rows)
-    return f"{legend('Share of the first tenth', strokes, values)}<figure>{picture}</figure>{folded('Show the curve as a table', shown)}"
+    first = '<p class="small soft">Figures of the legend: what the first tenth of items got.</p>'
+    return f"{legend('Share of the first tenth', strokes, values)}<figure>{picture}</figure>{first}{folded('Show the curve as a table', shown)}"
 
 
 def _top(found: Exposure) -> str:
@@ -258,7 +259,7 @@ def _worth(rows: Sequence[Mapping[str, Any]], missing: Mapping[str, str]) -> str
 
 def settings(report: Report) -> str:
     """Return the configuration and the versions of the code."""
-    about = facts((name.replace("_", " ").capitalize(), _said(name, value)) for name, value in report.about.items())
+    about = facts((name.removesuffix("_ms").replace("_", " ").capitalize(), _said(name, value)) for name, value in report.about.items())
     names = {"streamrec": "streamrec, of this report", "run": f"streamrec, of the {report.kind}"}
     versions = facts((names.get(name, name), text(value)) for name, value in report.versions.items())
     inside = f'<div class="inner"><div><h3>What this is of</h3>{about}</div><div><h3>Versions</h3>{versions}</div></div>'

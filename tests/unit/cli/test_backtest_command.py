@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from streamrec.cli import app
+from streamrec.report.of_backtest import report_of_backtest
 
 SMALL = [
     *("--set", "student.dim=8", "--set", "student.bootstrap_passes=1", "--set", "features.word_buckets=16"),
@@ -43,9 +44,9 @@ def call(*arguments: str) -> Result:
     return result
 
 
-def test_json_is_all_that_the_output_holds_and_ends_in_the_whole_result(ratings: Path) -> None:
-    lines = call("--data", str(ratings), "--json", "--max-blocks", "2", *SMALL).stdout.splitlines()
-    *blocks, result = [json.loads(line) for line in lines]
+def test_json_is_all_that_the_output_holds_and_ends_in_the_whole_result_of_which_a_report_is_made(ratings: Path, tmp_path: Path) -> None:
+    printed = call("--data", str(ratings), "--json", "--max-blocks", "2", *SMALL).stdout
+    *blocks, result = [json.loads(line) for line in printed.splitlines()]
     assert [block["block"] for block in blocks] == [1, 2]
     assert (result["protocol"], result["blocks"]) == ("progressive", 2)
     assert set(result["metrics"]) == {"student", "student_events_only", "transformer", "linear", "repeats", "ensemble"} | BASELINES
@@ -56,6 +57,15 @@ def test_json_is_all_that_the_output_holds_and_ends_in_the_whole_result(ratings:
     }
     mean = np.mean([block["metrics"]["student"]["recall@20"] for block in blocks])
     assert result["metrics"]["student"]["recall@20"] == pytest.approx(mean)
+    (tmp_path / "backtest.json").write_text(printed)
+    report = report_of_backtest(tmp_path / "backtest.json", 0)
+    assert {score.model.removeprefix("teachers."): score.metrics for score in report.scores} == result["metrics"]
+    assert (report.course.at, report.course.num_queries) == ((1, 2), tuple(result["per_block"]["queries"]))
+    assert report.came_in.books["received"] == len(ratings.read_text().splitlines()) - 1
+    assert all(score.error > 0 for score in report.scores if score.metrics["recall@20"] > 0)
+    assert report.gain.mean == pytest.approx(result["metrics"]["student"]["recall@20"] - result["metrics"]["student_events_only"]["recall@20"])
+    assert report.gain.error is not None
+    assert set(report.missing) == {"decisions", "learned", "exposure", "worth"} | ({"forgetting"} if not result["forgetting"] else set())
 
 
 def test_without_teachers_only_the_events_teach(ratings: Path) -> None:

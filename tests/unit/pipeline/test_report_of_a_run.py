@@ -93,6 +93,10 @@ def test_a_run_is_told_as_its_state_has_it(recorded: World, report: Any) -> None
     assert known
     assert all(0 <= low <= mean <= high <= 1 for mean, low, high in known)
     assert sum(report.course.num_queries) == controller.progressive.num_queries()["student"]
+    num, total, _ = controller.progressive.curve.total("gain")
+    found = {name: means[name]["recall@20"] for name in ("student", "student_events_only")}
+    assert total / num == pytest.approx(found["student"] - found["student_events_only"], abs=1e-6)
+    assert report.course.gain.low[-1] <= report.course.gain.mean[-1] <= report.course.gain.high[-1]
     moves = recorded.registry().history()
     assert [one.version for one in report.decisions if one.at_ms is not None] == [move.version for move in moves]
     assert all(one.reason for one in report.decisions)
@@ -205,7 +209,13 @@ RESULT = {
     "per_block": {
         "queries": [100, 200],
         "recall@20": {"student": [0.2, 0.3], "student_events_only": [0.2, 0.2], "linear": [None, 0.22], "popular": [0.1, 0.1]},
-        "errors": {"student": [0.03, 0.04], "student_events_only": [0.03, 0.04], "linear": [None, 0.04], "popular": [0.03, 0.04]},
+        "errors": {
+            "student": [0.03, 0.04],
+            "student_events_only": [0.03, 0.04],
+            "linear": [None, 0.04],
+            "popular": [0.03, 0.04],
+            "gain": [0.03, 0.04],
+        },
     },
     "dataset": {"name": HOSTILE, "events": 5000},
     "config": {"student": {"dim": 8}},
@@ -224,7 +234,9 @@ def test_a_backtest_is_told_as_it_was_printed(tmp_path: Path) -> None:
         ("popular", "baseline"),
     ]
     assert found.scores[0].error == pytest.approx(0.025)
-    assert found.gain.mean == pytest.approx(0.05)
+    assert (found.gain.mean, found.gain.error) == (pytest.approx(0.05), pytest.approx(0.025))
+    assert found.course.gain.mean == pytest.approx((0.0, 0.1))
+    assert found.course.gain.high == pytest.approx((1.96 * 0.03, 0.1 + 1.96 * 0.04))
     assert found.course.lines[0].low == pytest.approx((0.2 - 1.96 * 0.03, 0.3 - 1.96 * 0.04))
     read = Read(to_html(found))
     assert {0.5, 0.25, 1 / 3, 0.2, 0.3, 2.0, 5000} <= set(read.numbers)
