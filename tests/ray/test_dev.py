@@ -11,14 +11,19 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pyarrow.dataset as ds
 import pytest
 import ray
 
-from jobs import dev
+from jobs import dev, recommend_batch
 from serve import haproxy
+from streamrec.config import parse_config
+from streamrec.pipeline.batch import PartMaker, Wish, begun, is_done
+from streamrec.storage import LocalStorage
 
 PATIENCE_S = 60.0
 NUM_EVENTS = 60
+USERS = ("new", *(f"u{number}" for number in range(6)))
 
 
 class Outside(threading.Thread):
@@ -66,8 +71,9 @@ def first_events(outside: Outside) -> tuple[str, list[str]]:
     return version, [item["item_id"] for item in found["items"]]
 
 
-def again(outside: Outside) -> tuple[str, int]:
-    return outside.ask("/readyz")["model_version"], outside.ask("/v1/recommend", {"user_id": "new", "n": 3})["user_events"]
+def again(outside: Outside) -> tuple[str, dict[str, Any]]:
+    version = outside.ask("/readyz")["model_version"]
+    return version, {user: outside.ask("/v1/recommend", {"user_id": user, "n": 5}) for user in USERS}
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -100,9 +106,28 @@ def test_it_answers_from_the_first_events_on_stops_by_a_signal_and_goes_on_where
         outside = Outside(f"http://127.0.0.1:{port}", signal.SIGTERM, again)
         assert dev.main(words) == 0, outside.error
         assert outside.error is None
-        assert outside.found == (stopped["live"], 1)
+        version, answers = outside.found
+        assert version == stopped["live"]
+        assert answers["new"]["user_events"] == 1
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["books"]["applied"] == NUM_EVENTS + 1
         assert ray.util.list_named_actors(all_namespaces=True) == before
+
+        # Answers for all, from what it has left, are those that it gave; one part is there from a run that was killed.
+        config, out = parse_config({"state": str(tmp_path / "state"), "features": {"history_length": 8}}), LocalStorage(tmp_path / "out")
+        plan = begun(config, Wish(n=5), out, 3)
+        PartMaker(config, out.address, plan).make(1)
+        words = ["--set", f"state={config.state}", "--set", "features.history_length=8", "-n", "5", "--part-users", "3", "--out", out.address]
+        assert recommend_batch.main(words) == 0
+        told = capsys.readouterr()
+        assert json.loads(told.out)["parts_made"] == 2
+        assert told.err.count(" is there, ") == 2
+        assert is_done(out)
+        assert ray.is_initialized()
+        rows = {row["user_id"]: row for row in ds.dataset(tmp_path / "out", format="parquet").to_table().to_pylist()}
+        assert rows.keys() == answers.keys() == set(USERS)
+        for user, answer in answers.items():
+            assert rows[user]["items"] == answer["items"]
+            assert {name: rows[user][name] for name in ("model_version", "source", "user_events")}.items() <= answer.items()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
