@@ -214,6 +214,11 @@ class LiveView:
         if self._live is None:
             self._say(line)
 
+    def enter(self, phase: str) -> None:
+        """Say what is done from now on; a plain line says so at once."""
+        self.situation.phase, self._next_line_s = phase, self._clock.monotonic_s()
+        self.tick()
+
     def tick(self, line: Callable[[], str] | None = None) -> None:
         """Say a plain line if one is due; a picture needs no word.
 
