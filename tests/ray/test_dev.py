@@ -45,13 +45,18 @@ class Outside(threading.Thread):
 
     def ask(self, path: str, value: Any = None) -> Any:
         """Ask until there is a good answer."""
-        data = None if value is None else json.dumps(value).encode()
+        return json.loads(self.text(path, None if value is None else json.dumps(value).encode()))
+
+    def text(self, path: str, data: bytes | None = None, holds: str = "") -> str:
         for _ in range(int(PATIENCE_S / 0.1)):
             try:
                 with urllib.request.urlopen(urllib.request.Request(f"{self.url}{path}", data), timeout=10) as answer:
-                    return json.loads(answer.read())
+                    told: str = answer.read().decode()
+                if holds in told:
+                    return told
             except OSError:  # Refused, or a status that is no good yet.
-                time.sleep(0.1)
+                pass
+            time.sleep(0.1)
         pytest.fail(f"{path} had no good answer within {PATIENCE_S:.0f} s")
 
 
@@ -68,6 +73,7 @@ def first_events(outside: Outside) -> tuple[str, list[str]]:
     outside.ask("/v1/events", [event(1000, "new", "i7")])
     while (found := outside.ask("/v1/recommend", {"user_id": "new", "n": 3}))["source"] != "student":
         time.sleep(0.05)
+    outside.text("/metrics", holds=f'streamrec_books_records{{column="applied"}} {NUM_EVENTS + 1}')  # The stream, too, has it.
     return version, [item["item_id"] for item in found["items"]]
 
 
