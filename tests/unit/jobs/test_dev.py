@@ -83,7 +83,7 @@ def test_events_that_teach_nothing_are_told_and_more_are_waited_for(monkeypatch:
     said, view = first(driver, monkeypatch, [DataError("Bootstrap: the log has nothing to learn from"), "v00000002"])
     lines = [line.partition(" s  ")[2] or line for line in said]
     learning = "learning the first 2 events, training the first teachers"
-    assert lines == [dev.WAITING, learning, "Bootstrap: the log has nothing to learn from; waiting for more", learning]
+    assert lines == [dev.WAITING, learning, "Bootstrap: the log has nothing to learn from; waiting for more"]
     assert (driver.state.live, view.situation.phase) == ("v00000002", "")
 
 
