@@ -130,8 +130,7 @@ def _first(session: Session, driver: Driver, view: LiveView, stop: threading.Eve
             _check_broker(session)
             stop.wait(LOOK_EVERY_S)
             continue
-        view.situation.phase = f"learning the first {num} events, training the first teachers"
-        view.tick()
+        view.enter(f"learning the first {num} events, training the first teachers")
         cli.end_on_signals()  # What is learned before the first version is learned again at the next start.
         try:
             bootstrap(driver.controller, session.reader.latest(driver.controller.config.log.events_topic), partial(_tell, view))

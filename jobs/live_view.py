@@ -15,9 +15,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from jobs import cli
 from jobs.live_facts import Facts
 from streamrec.cli.telling import span
 from streamrec.clock import Clock, SystemClock
+from streamrec.telemetry import logs
 
 WIDE = 80
 """Columns from which on two pairs share a line."""
@@ -166,6 +168,7 @@ class LiveView:
         clock: Clock | None = None,
     ) -> None:
         self.console = console or Console(stderr=True)
+        self._is_own = console is None
         self.situation = situation
         self._facts, self._clock = facts, clock or SystemClock()
         self._began_s = self._clock.monotonic_s()
@@ -177,7 +180,7 @@ class LiveView:
     @property
     def is_live(self) -> bool:
         """Return whether there is a terminal that can be drawn on."""
-        return self.console.is_terminal and not self.console.is_dumb_terminal
+        return self.console.is_terminal and not self.console.is_dumb_terminal and not logs.is_json()
 
     def __enter__(self) -> LiveView:
         if self._live is not None:
@@ -214,6 +217,11 @@ class LiveView:
         if self._live is None:
             self._say(line)
 
+    def enter(self, phase: str) -> None:
+        """Say what is done from now on; a plain line says so at once."""
+        self.situation.phase, self._next_line_s = phase, self._clock.monotonic_s()
+        self.tick()
+
     def tick(self, line: Callable[[], str] | None = None) -> None:
         """Say a plain line if one is due; a picture needs no word.
 
@@ -238,7 +246,10 @@ class LiveView:
         return self._clock.monotonic_s() - self._began_s
 
     def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if self._is_own:
+            cli.say(line)
+        else:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def line_of(facts: Facts) -> str:

@@ -104,10 +104,12 @@ def _make(config: Config, plan: BatchPlan, out: Storage, num_workers: int) -> in
     parts, clock = missing_parts(plan, out), SystemClock()
     began_s, num_users = clock.monotonic_s(), 0
     cli.say(f"{plan.num_users} users by {plan.version}: {len(parts)} of {plan.num_parts} parts are missing in {out.address}")
+    if not parts:
+        return 0
     with ray_cluster():
-        num_workers = min(num_workers, max(1, len(parts)))
+        num_workers = min(num_workers, len(parts))
         _check_fits(num_workers)
-        asked = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=max(1, len(parts)))
+        asked = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
         made = asked.map_batches(
             PartMaker,
             fn_constructor_args=(config, out.address, plan),

@@ -11,14 +11,21 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pyarrow.dataset as ds
 import pytest
 import ray
 
-from jobs import dev
+from jobs import dev, recommend_batch
 from serve import haproxy
+from streamrec.config import parse_config
+from streamrec.pipeline.batch import PartMaker, Wish, begun, is_done
+from streamrec.pipeline.layout import registry_url
+from streamrec.registry.remote_board import RemoteBoard
+from streamrec.storage import LocalStorage
 
 PATIENCE_S = 60.0
 NUM_EVENTS = 60
+USERS = ("new", *(f"u{number}" for number in range(6)))
 
 
 class Outside(threading.Thread):
@@ -40,13 +47,18 @@ class Outside(threading.Thread):
 
     def ask(self, path: str, value: Any = None) -> Any:
         """Ask until there is a good answer."""
-        data = None if value is None else json.dumps(value).encode()
+        return json.loads(self.text(path, None if value is None else json.dumps(value).encode()))
+
+    def text(self, path: str, data: bytes | None = None, holds: str = "") -> str:
         for _ in range(int(PATIENCE_S / 0.1)):
             try:
                 with urllib.request.urlopen(urllib.request.Request(f"{self.url}{path}", data), timeout=10) as answer:
-                    return json.loads(answer.read())
+                    told: str = answer.read().decode()
+                if holds in told:
+                    return told
             except OSError:  # Refused, or a status that is no good yet.
-                time.sleep(0.1)
+                pass
+            time.sleep(0.1)
         pytest.fail(f"{path} had no good answer within {PATIENCE_S:.0f} s")
 
 
@@ -63,11 +75,18 @@ def first_events(outside: Outside) -> tuple[str, list[str]]:
     outside.ask("/v1/events", [event(1000, "new", "i7")])
     while (found := outside.ask("/v1/recommend", {"user_id": "new", "n": 3}))["source"] != "student":
         time.sleep(0.05)
+    outside.text("/metrics", holds=f'streamrec_books_records{{column="applied"}} {NUM_EVENTS + 1}')  # The stream, too, has it.
     return version, [item["item_id"] for item in found["items"]]
 
 
-def again(outside: Outside) -> tuple[str, int]:
-    return outside.ask("/readyz")["model_version"], outside.ask("/v1/recommend", {"user_id": "new", "n": 3})["user_events"]
+def again(outside: Outside) -> tuple[str, dict[str, Any]]:
+    version = outside.ask("/readyz")["model_version"]
+    return version, {user: outside.ask("/v1/recommend", {"user_id": user, "n": 5}) for user in USERS}
+
+
+def actors() -> list[dict[str, str]]:
+    """Actors that outlive whoever made them, but boards: on a cluster that is there these may be others', too."""
+    return [actor for actor in ray.util.list_named_actors(all_namespaces=True) if "board" not in actor["name"]]
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -77,7 +96,7 @@ def test_it_answers_from_the_first_events_on_stops_by_a_signal_and_goes_on_where
     monkeypatch.setattr(haproxy, "wanted", lambda _: False)  # It takes half a minute to end.
     monkeypatch.setattr(dev, "QUIET_S", 0.5)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = ray.util.list_named_actors(all_namespaces=True)
+    before = actors()
     port = haproxy.free_port()
     words = ["--state", str(tmp_path / "state"), "--set", "log.broker=local", "--set", f"serving.port={port}", "--set", "serving.num_replicas=1"]
     words += ["--set", "teachers.enabled=[]", "--set", "student.control=false", "--set", "student.dim=8", "--set", "features.history_length=8"]
@@ -93,16 +112,35 @@ def test_it_answers_from_the_first_events_on_stops_by_a_signal_and_goes_on_where
         assert stopped["books"]["pending"] == 0
         assert stopped["live"] >= outside.found[0]
         assert len(outside.found[1]) == 3
-        assert "waiting for events: post them to /v1/events" in err
-        assert "learning the first" in err
-        assert ray.util.list_named_actors(all_namespaces=True) == before
+        assert f"learning the first {NUM_EVENTS} events, training the first teachers\n" in err
+        assert actors() == before
 
         outside = Outside(f"http://127.0.0.1:{port}", signal.SIGTERM, again)
         assert dev.main(words) == 0, outside.error
         assert outside.error is None
-        assert outside.found == (stopped["live"], 1)
+        version, answers = outside.found
+        assert version == stopped["live"]
+        assert answers["new"]["user_events"] == 1
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["books"]["applied"] == NUM_EVENTS + 1
-        assert ray.util.list_named_actors(all_namespaces=True) == before
+        assert actors() == before
+
+        # Answers for all, from what it has left, are those that it gave; one part is there from a run that was killed.
+        config, out = parse_config({"state": str(tmp_path / "state"), "features": {"history_length": 8}}), LocalStorage(tmp_path / "out")
+        plan = begun(config, Wish(n=5), out, 3)
+        PartMaker(config, out.address, plan).make(1)
+        words = ["--set", f"state={config.state}", "--set", "features.history_length=8", "-n", "5", "--part-users", "3", "--out", out.address]
+        assert recommend_batch.main(words) == 0
+        told = capsys.readouterr()
+        assert json.loads(told.out)["parts_made"] == 2
+        assert told.err.count(" is there, ") == 2
+        assert is_done(out)
+        assert ray.is_initialized()
+        rows = {row["user_id"]: row for row in ds.dataset(tmp_path / "out", format="parquet").to_table().to_pylist()}
+        assert rows.keys() == answers.keys() == set(USERS)
+        for user, answer in answers.items():
+            assert rows[user]["items"] == answer["items"]
+            assert {name: rows[user][name] for name in ("model_version", "source", "user_events")}.items() <= answer.items()
     finally:
+        RemoteBoard.get_or_create(registry_url(str(tmp_path / "state"))).kill()
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -346,6 +346,8 @@ def test_the_dashboard_and_what_it_shows_come_through_the_proxy_and_end_with_the
     for num in (0, 1):
         numbers.put("streamrec_returns_total", num)
         ray.get(live.board.actor.tell.remote(STREAM, numbers.taken()))  # Two calls that nobody waits for may change places.
+    assert 0.0 <= live.board.told_age_s(STREAM) < PATIENCE_S
+    assert live.board.told_age_s("nobody") is None
     _, version = live.board.live()
     for _ in range(NUM_REPLICAS * MOST_READERS + 4):  # Those that were not noticed to go would take all places.
         reader = http.client.HTTPConnection(live.host, live.port, timeout=20)

@@ -19,6 +19,7 @@ from streamrec.cli.replay import INTERRUPTED
 from streamrec.clock import ManualClock
 from streamrec.config import parse_config
 from streamrec.errors import BrokerUnavailable, EmbeddedBrokerError, OperatorError
+from streamrec.pipeline.alone import Seen
 from streamrec.pipeline.driver import MAX_FAILURES
 from streamrec.pipeline.plan import Plan, PlannedRange
 from streamrec.pipeline.report import StepReport
@@ -185,6 +186,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Told]]
 
         monkeypatch.setattr(stream, "open_session", opened)
         monkeypatch.setattr(stream, "has_commits", lambda _: True)
+        monkeypatch.setattr(stream, "check_alone", lambda _: Seen.ENDED)  # Whoever works here may run one.
         monkeypatch.setattr(cli, "waiter", lambda _: clock.advance)
         monkeypatch.setattr(cli, "summary", lambda _: {"unread": controller.num_unread})
         monkeypatch.setattr(stream, "leave", lambda actors, *_: controller.left.extend(actors))

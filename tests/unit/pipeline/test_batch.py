@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from jobs import recommend_batch
 from streamrec.errors import ConfigError, RequestError
@@ -113,30 +112,30 @@ def run(config: Any, tmp_path: Path) -> Callable[..., int]:
     return lambda *words: recommend_batch.main(["--config", str(tmp_path / "settings.yaml"), "--out", str(tmp_path / "out"), *words])
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_the_job_makes_the_parts_that_are_missing_on_ray_data_and_nothing_of_what_is_whole(
-    run: Callable[..., int], config: Any, out: LocalStorage, capsys: pytest.CaptureFixture[str]
+def test_the_job_marks_what_is_whole_and_leaves_it_alone(
+    run: Callable[..., int], config: Any, out: LocalStorage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(recommend_batch, "ray_cluster", lambda: pytest.fail("Ray was started"))
     words = ("-n", "3", "--part-users", "8")
     assert run(*words, "--dry-run") == 0
+    assert json.loads(capsys.readouterr().out)["needs"]["cpus"] == 1.5
     assert not Path(out.address).exists()
     plan = begun(config, Wish(n=3), out, 8)
-    PartMaker(config, out.address, plan).make(1)
-    capsys.readouterr()
-    assert run(*words) == 0
-    assert ray.is_initialized()
-    told = capsys.readouterr()
-    assert json.loads(told.out) == {
-        "out": out.address, "version": plan.version, "users": plan.num_users, "parts": plan.num_parts, "parts_made": plan.num_parts - 1
-    }  # fmt: skip
-    assert told.err.count("is there, ") == plan.num_parts - 1 > 1
-    found = rows(out.address)
-    PartMaker(config, f"{out.address}-here", plan_here := begun(config, Wish(n=3), LocalStorage(f"{out.address}-here"), 1000)).make(0)
-    assert found == sorted(pq.read_table(Path(f"{out.address}-here") / plan_here.key(0)).to_pylist(), key=lambda row: row["user_id"])
-    assert run(*words) == 0
-    told = capsys.readouterr()
-    assert json.loads(told.out)["parts_made"] == 0
-    assert "is whole already" in told.err
+    maker = PartMaker(config, out.address, plan)
+    for part in range(1, plan.num_parts):
+        maker.make(part)
+    assert run(*words, "--dry-run") == 0
+    assert f"1 of {plan.num_parts} parts are missing" in capsys.readouterr().err
+    maker.make(0)
+    for told in ("0 of", "is whole already"):
+        assert run(*words) == 0
+        said = capsys.readouterr()
+        facts = {"out": out.address, "version": plan.version, "users": plan.num_users, "parts": plan.num_parts, "parts_made": 0}
+        assert json.loads(said.out) == facts
+        assert told in said.err
+    assert is_done(out)
+    assert run(*words, "--dry-run") == 0
+    assert json.loads(capsys.readouterr().out)["needs"] is None
 
 
 def test_a_state_without_a_version_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
