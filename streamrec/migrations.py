@@ -72,6 +72,12 @@ def _rebuild_2(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "lake_to": None}
 
 
+def _quarantine_2(record: dict[str, Any]) -> dict[str, Any]:
+    """All batches between the first and the last one, also those that an earlier record has."""
+    batches = [[record["first_batch"], record["last_batch"]]]
+    return {**{name: value for name, value in record.items() if name not in {"first_batch", "last_batch"}}, "batches": batches}
+
+
 def _vocabulary_2(state: ComponentState) -> ComponentState:
     """All rows hold their first item, and nothing is known of its use."""
     num = len(state.arrays.get("namespace", ()))
@@ -98,7 +104,7 @@ FORMATS: Mapping[str, Format] = {
     "plan": Format("Plan: one"),
     "receipt": Format("Receipt: one"),
     "switches": Format("Switches: they"),
-    "quarantine": Format("Quarantine: a record"),
+    "quarantine": Format("Quarantine: a record", 2, {1: _quarantine_2}),
     "vocabulary": Format("Vocabulary: the state", 3, {1: _vocabulary_2, 2: _vocabulary_3}),
     # A version of 1 has no generations: all rows held their first item. Linear ones of 2 are square matrices. Transformers of 3 favour no own items.
     "teacher": Format("Teacher: the version", 4, {1: _same, 2: _same, 3: _same}),

@@ -230,7 +230,7 @@ def switches(as_json: AsJson = False, config: ConfigFile = None, overrides: Over
 
 @app.command()
 def quarantine(
-    again: Annotated[int | None, typer.Option("--replay", metavar="BATCH", help="Send the interactions of that range to the log once more.")] = None,
+    again: Annotated[int | None, typer.Option("--replay", min=1, metavar="BATCH", help="Send that range's interactions to the log again.")] = None,
     as_json: AsJson = False,
     broker: At = None,
     config: ConfigFile = None,

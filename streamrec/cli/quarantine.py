@@ -33,9 +33,9 @@ def run(options: ShowQuarantine) -> int:
 
 
 def _line(record: Quarantined) -> str:
-    ranges = " ".join(f"{part.partition}:{part.start}-{part.end}" for part in record.ranges)
-    batches = f"batches {record.first_batch}-{record.last_batch}"
-    return f"{record.batch}  {batches}, {record.num_events} events, back to {record.return_to}, offsets {ranges}: {record.reason}"
+    ranges = " ".join(f"{part.partition}:{part.start}-{part.end}" for part in record.ranges) or "of a topic that is no more"
+    batches = " ".join(f"{first}-{last}" for first, last in record.batches)
+    return f"{record.batch}  batches {batches}, {record.num_events} events, back to {record.return_to}, offsets {ranges}: {record.reason}"
 
 
 def _replay(options: ShowQuarantine, config: Config, records: list[Quarantined]) -> int:
@@ -49,6 +49,6 @@ def _replay(options: ShowQuarantine, config: Config, records: list[Quarantined])
     lineage = current_url(state_address(config))
     lake = open_lake(config, lineage, lambda: known_lineage(lineage))
     with opened_broker(options.broker, config, err_console()) as address, closing(open_writer(address, config.log)) as writer:
-        num = sum(requeue(record, config.log.events_topic, lake, writer))
+        num = sum(requeue(record, config.log.events_topic, lake, writer, config.events.max_id_bytes))
     sys.stdout.write(f"{num} interactions sent to {config.log.events_topic}\n")
     return 0

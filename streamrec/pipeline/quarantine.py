@@ -11,9 +11,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from streamrec.features.vocabulary import Vocabulary
+from streamrec.pipeline.learned_since import after_a_return, learned_since
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Plan, PlannedRange
-from streamrec.pipeline.quarantined import FOLDER, Quarantined
+from streamrec.pipeline.quarantined import Quarantined, record_key
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.stream_state import StreamState
 from streamrec.pipeline.version_line import VersionLine
@@ -120,28 +121,31 @@ class Quarantine:
         self._store.forget_newest(state.queries - mark["queries"])
         state.counts["applied"] -= num_events
         state.counts["quarantined"] += num_events
-        ranges = (
-            PlannedRange(topic=self._parts.config.log.events_topic, partition=partition, start=mark["offsets"].get(str(partition), 0), end=end)
-            for partition, end in sorted(state.offsets.items())
-        )
+        state.queries = mark["queries"]
+        learned, topic = learned_since(mark, state.batch, state.offsets), self._parts.config.log.events_topic
         record = Quarantined(
             batch=plan.batch,
             return_to=plan.return_to,
-            first_batch=mark["batch"] + 1,
-            last_batch=state.batch,
-            ranges=tuple(ranges),
+            batches=tuple((each.first, each.last) for each in learned),
+            ranges=tuple(
+                PlannedRange(topic=topic, partition=int(partition), start=start, end=end)
+                for each in learned
+                for partition, (start, end) in each.ranges.items()
+                if end > start
+            ),
             num_events=num_events,
             num_rejections=state.rejections,
             reason=state.rejected_for,
             at_ms=plan.now_ms,
         )
         if self._parts.receipts is not None:
-            self._parts.receipts.write_new(f"{FOLDER}/{plan.batch:08d}.json", record.to_json())
+            self._parts.receipts.write_new(record_key(plan.batch), record.to_json())
         logger.warning("the students go back to the state of %s: %d events are quarantined, %s", plan.return_to, num_events, state.rejected_for)
         for line in self._lines:
             line.withdraw()
         state.rejections, state.tainted, state.good, report.returned = 0, "", plan.return_to, record
-        self._mark(plan.return_to)  # Its state is that of here now: what is quarantined once is not quarantined again.
+        # Its state is that of here now: what is quarantined once is not quarantined again.
+        state.marks = after_a_return(state.marks, plan.return_to, state.batch, state.offsets)
 
     def _tell_all(self, method: Any, version: str) -> None:
         for worker in self._parts.learners().values():

@@ -10,6 +10,7 @@ from streamrec.errors import RetentionGap, RowCountMismatch, TopicReplaced
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.given_up import held_of
 from streamrec.pipeline.plan import Plan, PlannedRange, version_name
+from streamrec.pipeline.quarantined import withdraw_quarantined
 from streamrec.pipeline.receipts import withdraw_receipts
 from streamrec.pipeline.report import StepReport
 
@@ -26,7 +27,7 @@ def skip_lost(controller: Controller, say: Callable[[str], None]) -> StepReport 
 
     Args:
         controller: Recovered.
-        say: Gets a line for each partition that is moved, and each deletion that is given up, which is also logged.
+        say: Gets a line for each partition that is moved, and each deletion or return that is given up, which is also logged.
 
     Returns:
         The step that moved the offsets, by a plan of this run or of one that died in here; None when nothing is lost.
@@ -85,11 +86,13 @@ def skip_lost(controller: Controller, say: Callable[[str], None]) -> StepReport 
 
 
 def _withdraw(controller: Controller, say: Callable[[str], None]) -> None:
-    """Withdraw the receipts of steps that are given up, and tell of live versions that such a step has made."""
+    """Withdraw the receipts and records of quarantine of steps that are given up, and tell of live versions that such a step has made."""
     batch = controller.state.batch
     if controller.parts.receipts is not None:
         for event_id in withdraw_receipts(controller.parts.receipts, batch):
             _tell(f"the receipt of deletion {event_id} is withdrawn, its step is given up: ask for it again, unless the log still has it", say)
+        for quarantined in withdraw_quarantined(controller.parts.receipts, batch):
+            _tell(f"the record of what batch {quarantined} quarantined is withdrawn, its step is given up: what is not lost is learned again", say)
     for version in controller.live():
         if version >= version_name(batch + 1):
             _tell(f"{version} learned in a step that is given up, also from what is lost, and is live until a better one takes its place", say)

@@ -9,6 +9,7 @@ from typing import Any
 
 from streamrec.code_version import code_version
 from streamrec.pipeline.ingest import Ingested
+from streamrec.pipeline.learned_since import of_a_new_topic
 from streamrec.pipeline.lineage import Current
 from streamrec.pipeline.plan import Plan, StreamFacts, take_ranges, version_name
 from streamrec.pipeline.refresh_state import RefreshState
@@ -78,7 +79,7 @@ class StreamState(Impersonal):
         marks: ``good``, the candidate and what the guard goes back to, to where the stream was when it was published; see
             `streamrec.pipeline.quarantine`.
         guard: What came of answers; see `streamrec.registry.guard.Watch`.
-        queries: How many queries all steps had.
+        queries: How many queries all steps had, less those that returns took back.
         told_batch: The last micro-batch that read words of items; 0 while there is none.
         evidence: What is known of the candidate; see `streamrec.registry.evidence.Evidence`.
         num_steps: Steps that were measured; like what they took, of what a report tells and nothing was learned from, so not in the digest.
@@ -176,6 +177,7 @@ class StreamState(Impersonal):
         if plan.topic_id is not None:
             self.topic_id, self.topic_batch = plan.topic_id, plan.batch
             self.offsets, self.watermarks_ms = {}, {}
+            self.marks = of_a_new_topic(self.marks, plan.batch, {part.partition: part.start for part in plan.ranges})
         self.offsets |= {part.partition: part.end for part in plan.ranges}
         if lost := max(0, plan.lost - ingested.counts["received"]):  # The others came from the lake: see `streamrec.pipeline.given_up`.
             for name in ("received", "lost"):

@@ -132,7 +132,8 @@ ENTRY = {"base": BLOB, "deltas": []}
 COMMIT = {"number": 1, "epoch": 1, "previous": None, "facts": {"batch": 3}}
 RECORD = {"source": "", "lake_address": "", "begins": {"0": 1}, "ends": {"0": 5}, "until": {"0": 9}, "chunk": 3, "made_with": {}}
 MOVE = {"number": 1, "action": "promote", "version": "v1", "trail": [], "reason": "r", "decision": None, "at_ms": 5}
-SINCE = {"first_batch": 6, "last_batch": 8, "ranges": [], "num_events": 5, "num_rejections": 2}
+SINCE = {"ranges": [], "num_events": 5, "num_rejections": 2}
+LEARNED = {1: {"first_batch": 6, "last_batch": 8}, 2: {"batches": [[6, 8]]}}
 QUARANTINED = {"batch": 9, "return_to": "v5", **SINCE, "reason": "r", "at_ms": 5}
 FLIP = {"by": "ann", "reason": "r", "at_ms": 5}
 LETTER = {"topic": "t", "partition": 0, "offset": 7, "reason": "bad_json", "detail": "d", "key_base64": None, "value_base64": "e30="}
@@ -165,7 +166,7 @@ SAMPLES: Mapping[str, Sample] = {
     "plan": Sample(read_plan, {1: {"plan": {"batch": 4}}}),
     "receipt": Sample(read_at(receipt_key("n", "e"), lambda storage: read_receipt(storage, "n", "e")), {1: {"event_id": "e"}}),
     "switches": Sample(parsed_by(Switches.from_json), {1: {"number": 3, "action": "pause", "paused": FLIP}}),
-    "quarantine": Sample(parsed_by(Quarantined.from_json), {1: QUARANTINED}),
+    "quarantine": Sample(parsed_by(Quarantined.from_json), {number: {**QUARANTINED, **learned} for number, learned in LEARNED.items()}),
     "vocabulary": Sample(
         read_vocabulary, {1: {"namespaces": ["n"]}, 2: {**VOCABULARY, "arrays": KNOWN}, 3: {**VOCABULARY, "arrays": {**KNOWN, **SAID}}}
     ),

@@ -94,7 +94,7 @@ def test_books_lag_versions_and_teachers_as_of_the_newest_commit(ask: Ask, state
     commit(tmp_path / "state", state)
     publish(tmp_path / "state").pin("v00000002")
     CliRunner().invoke(app, ["pause", "--set", f"state={tmp_path / 'state'}", "--by", "ann", "--reason", "incident 12"])
-    record = Quarantined(batch=3, return_to="v1", first_batch=1, last_batch=2, ranges=(), num_events=4, num_rejections=8, reason="worse", at_ms=5)
+    record = Quarantined(batch=3, return_to="v1", batches=((1, 2),), ranges=(), num_events=4, num_rejections=8, reason="worse", at_ms=5)
     open_storage(str(tmp_path / "state")).write_new(f"{FOLDER}/00000003.json", record.to_json())
     shown = ask()
     assert (shown.exit_code, shown.stderr) == (0, "")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,16 @@ import numpy as np
 import pytest
 
 from streamrec.log.base import Record
+from streamrec.log.memory import MemoryLog
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lake_check import check_lake
 from streamrec.pipeline.layout import checkpoint_url
 from streamrec.pipeline.quarantined import quarantined
+from streamrec.pipeline.report import StepReport
+from streamrec.pipeline.skipping import skip_lost
 from streamrec.registry.gate import Decision, Gate, Reason, Verdict
+from streamrec.registry.guard import Watch
 from streamrec.storage import LocalStorage, open_storage
 from streamrec.student.learner import CURRENT
 
@@ -251,3 +256,81 @@ def test_nobody_goes_back_behind_a_deletion_and_the_copies_of_before_it_are_let_
     assert report.deletions
     assert learner.returns.of(good) is None
     assert controller.state.good is None or controller.state.good >= controller.state.not_before
+
+
+def test_a_return_behind_an_earlier_one_takes_back_what_is_learned_still_alone(world: World, strict: None) -> None:
+    controller = world.controller()
+    state, reports = controller.state, [controller.step()]
+    while state.live is None:
+        world.clock.advance(0.4)
+        reports.append(controller.step())
+    older, vouched = state.live, Watch(live=state.live, vouched=state.live, first=None, num_before=1000, taken_before=500)
+    state.guard, mark = dataclasses.asdict(vouched), dict(state.marks[state.live])
+    report, _, others = until_the_return(world, controller)
+    reports, earlier = [*reports, *others, report], report.returned
+    later = StepReport(report.plan.model_copy(update={"batch": state.batch + 1, "return_to": older}))
+    controller.quarantine.carry_out(later.plan, later)
+    assert later.returned is not None
+    assert (earlier.batches, later.returned.batches) == (((4, 6),), ((mark["batch"] + 1, 3), (7, 7)))
+    assert list(quarantined(LocalStorage(world.folder))) == [earlier, later.returned]
+    places = [(part.partition, place) for record in (earlier, later.returned) for part in record.ranges for place in range(part.start, part.end)]
+    since = {(partition, place) for partition, end in state.offsets.items() for place in range(mark["offsets"][str(partition)], end)}
+    assert (len(places), set(places)) == (len(since), since)
+    assert state.counts["quarantined"] == earlier.num_events + later.returned.num_events
+    assert state.counts["applied"] == mark["applied"]
+    assert len(controller.labelling.store) == state.queries == sum(each.num_queries for each in reports if each.plan.batch <= mark["batch"])
+
+
+def test_a_record_of_a_step_that_is_given_up_is_withdrawn(world: World, strict: None) -> None:
+    world.change(pipeline={"checkpoint_interval_s": 1000.0})
+    controller = world.controller()
+    controller.step()
+    controller.finish()
+    until_the_return(world, controller)
+    storage = LocalStorage(world.folder)
+    (record,) = quarantined(storage)
+    world.log.drop_before(world.config.log.events_topic, controller.state.offsets)
+    again, said = world.controller(), []
+    assert again.state.batch < record.batch
+    assert skip_lost(again, said.append) is not None
+    assert again.state.counts["quarantined"] == 0
+    assert list(quarantined(storage)) == []
+    assert [line for line in said if f"the record of what batch {record.batch} quarantined is withdrawn" in line]
+
+
+def test_a_record_that_a_commit_knows_stays_when_something_is_lost(world: World, strict: None) -> None:
+    controller = world.controller()
+    until_the_return(world, controller)
+    controller.finish()
+    before, topic = list(quarantined(LocalStorage(world.folder))), world.config.log.events_topic
+    world.log.drop_before(topic, world.log.latest(topic))
+    assert skip_lost(world.controller(), lambda _: None) is not None
+    assert list(quarantined(LocalStorage(world.folder))) == before != []
+
+
+@pytest.mark.parametrize("num_after", [0, 40])
+def test_of_a_topic_that_was_made_anew_a_record_says_what_was_read_there(world: World, strict: None, undeleted: list[Record], num_after: int) -> None:
+    controller = world.controller()
+    for _ in range(4):
+        controller.step()
+        world.clock.advance(0.4)
+    controller.finish()
+    topic, held, good = world.config.log.events_topic, controller.state.offsets, controller.state.good
+    world.log = MemoryLog()
+    world.log.ensure_topic(topic, 2)
+    world.log.ensure_topic(world.config.log.dead_letter_topic, 1)
+    world.append(undeleted[:num_after])
+    skipping = world.controller()
+    report = skip_lost(skipping, lambda _: None)
+    assert report is not None
+    assert sum(held.values()) > 0
+    while num_after and skipping.lag():
+        skipping.step()
+        world.clock.advance(0.4)
+    later = StepReport(report.plan.model_copy(update={"batch": skipping.state.batch + 1, "return_to": good}))
+    skipping.quarantine.carry_out(later.plan, later)
+    assert later.returned is not None
+    assert [(part.partition, part.start, part.end) for part in later.returned.ranges] == [
+        (partition, 0, end) for partition, end in world.log.latest(topic).items() if end
+    ]
+    assert later.returned.batches[0][-1] == report.plan.batch
