@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 PAGE = Path(__file__).parents[1] / "licences.md"
-EXTRAS = ("java", "cloud", "text")
+EXTRAS = ("java", "cloud", "text", "otel")
 """What a deployment may install beside the core; tools of developers are not in the list."""
 
 ALLOWED = (
