@@ -24,6 +24,7 @@ TEST_MARKS ?= not slow
 TEST_PROCESSES ?= 2
 FUZZ_S ?= 60
 BENCH_ARGS ?= --quick
+DIST ?= dist
 
 export RAY_USAGE_STATS_ENABLED = 0
 # Threads of torch that spin while they wait cost ten times their work when other processes want the cores.
@@ -60,22 +61,22 @@ fuzz: $(INSTALLED)
 	@$(BIN)/python tests/fuzz/fuzz_decoders.py -max_total_time=$(FUZZ_S)
 
 docs: $(INSTALLED)
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean -f docs/site/mkdocs.yml
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean -f docs/site/mkdocs.yml -d "$(abspath $(DIST))/docs"
 
 wheel: $(INSTALLED)
-	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+	@$(BIN)/python -m build --wheel --no-isolation --outdir "$(DIST)" .
 
 # What is installed, with licences and addresses, in CycloneDX.
 sbom: $(INSTALLED)
-	@mkdir -p dist
-	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-format JSON --output-file dist/sbom.json $(BIN)/python
+	@mkdir -p "$(DIST)"
+	@$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --no-validate --output-format JSON --output-file "$(DIST)/sbom.json" $(BIN)/python
 
 licences: $(INSTALLED)
 	@$(BIN)/python docs/site/licences.py
 
 # Asks the advisory database of PyPI, so it needs a network; run it before a release.
 audit: $(INSTALLED)
-	@uvx pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
+	@$$(command -v uvx || echo $(BIN)/uvx) pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 install: $(INSTALLED)
 

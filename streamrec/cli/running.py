@@ -51,7 +51,7 @@ def run_job(job: str, given: Mapping[str, object], overrides: Sequence[str] | No
         if error.name not in {"jobs", "serve"}:
             raise
         what = f"{job.capitalize()}: {error.name} is not installed here"
-        missing = OperatorError(what, do="run it in a checkout of streamrec, where jobs and serve lie beside the library")
+        missing = OperatorError(what, do="install streamrec's wheel, which has jobs and serve, or run it in a checkout")
         sys.stderr.write(f"{missing}\n")
         raise typer.Exit(1) from error
     words = [text for name, value in given.items() if value for text in ([name] if value is True else [name, str(value)])]

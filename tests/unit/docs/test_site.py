@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+NOT_INSTALLED_ANEW = ("-o", ".venv/.installed")
 pytestmark = [pytest.mark.slow, pytest.mark.beside]
 
 
@@ -32,10 +33,9 @@ class Loaded(HTMLParser):
 @pytest.fixture(scope="module")
 def site(docs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    words = [sys.executable, "-W", "ignore", "-m", "mkdocs", "build", "--strict", "--quiet", "-f", str(docs / "site/mkdocs.yml"), "-d", str(folder)]
-    done = subprocess.run(words, cwd=docs.parent, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder
+    done = subprocess.run(["make", "-s", *NOT_INSTALLED_ANEW, "docs", f"DIST={folder}"], cwd=docs.parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return folder / "docs"
 
 
 def test_every_page_is_built_and_loads_nothing_of_another_host(site: Path) -> None:
@@ -55,3 +55,15 @@ def test_what_is_made_from_the_code_is_found_by_the_search(site: Path) -> None:
     index = json.loads((site / "search/search_index.json").read_text())
     assert any("features.max_repeats" in entry["text"] or "max_repeats" in entry["text"] for entry in index["docs"])
     assert "LICENSE" not in {path.name for path in site.rglob("*")}
+
+
+def test_the_list_of_parts_has_what_is_installed_with_versions_and_licences(docs: Path, tmp_path: Path) -> None:
+    subprocess.run(["make", "-s", *NOT_INSTALLED_ANEW, "sbom", f"DIST={tmp_path}"], cwd=docs.parent, check=True, capture_output=True)
+    found = json.loads((tmp_path / "sbom.json").read_text())
+    assert found["bomFormat"] == "CycloneDX"
+    assert found["metadata"]["component"]["name"] == "streamrec"
+    parts = {part["name"].lower(): part for part in found["components"]}
+    assert sum("licenses" in part for part in parts.values()) > 0.8 * len(parts)
+    for name in ("ray", "torch", "pydantic", "confluent-kafka"):
+        assert parts[name]["version"] == version(name)
+        assert parts[name]["purl"].startswith(f"pkg:pypi/{name}@")

@@ -111,4 +111,4 @@ def test_where_the_jobs_are_not_installed_that_is_said(monkeypatch: pytest.Monke
     monkeypatch.setattr("streamrec.cli.running.importlib.import_module", missing)
     asked = CliRunner().invoke(app, ["dev"])
     assert (asked.exit_code, asked.stdout) == (1, "")
-    assert asked.stderr == "Dev: jobs is not installed here, run it in a checkout of streamrec, where jobs and serve lie beside the library\n"
+    assert asked.stderr == "Dev: jobs is not installed here, install streamrec's wheel, which has jobs and serve, or run it in a checkout\n"
