@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -82,22 +83,56 @@ class Server:
             arrays["item_bias"][7] = np.nan
         return self.promote_made(arrays, meta, seed)
 
-    def promote_made(self, arrays, meta, seed=0):
+    def promote_made(self, arrays, meta, seed=0, carried=None):
         self.num_versions += 1
         version = f"v{self.num_versions:08d}"
         manifest = self.registry.publish(version, arrays, meta, VersionFacts(offsets={"events": {0: seed}}))
         move = self.registry.promote(version, "a test")
-        self.board.publish(manifest.model_dump(mode="json"), arrays, meta, move.number)
+        self.board.publish({**manifest.model_dump(mode="json"), **(carried or {})}, arrays, meta, move.number)
         return version
 
     def wait_for_version(self, version):
         self.from_every_replica("GET", "/readyz", None, lambda status, _, answer: status == 200 and answer["model_version"] == version)
 
 
+class Receiver(ThreadingHTTPServer):
+    """Takes what replicas post of traces, as it is: names and ids stand in it."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Posted)
+        self.bodies, self.came = [], threading.Condition()
+
+
+class Posted(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.end_headers()
+        with self.server.came:
+            self.server.bodies.append(body)
+            self.server.came.notify_all()
+
+    def log_message(self, *_):
+        pass
+
+
 @pytest.fixture(scope="module")
-def server(ray_cluster, tmp_path_factory, make_version):
+def receiver():
+    server = Receiver()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def server(ray_cluster, tmp_path_factory, make_version, receiver):
     folder = tmp_path_factory.mktemp("serving")
-    config = parse_config({"serving": {"port": 0, "num_replicas": NUM_REPLICAS, "max_body_bytes": 5000}, "log": {"num_partitions": 2}})
+    serving = {"port": 0, "num_replicas": NUM_REPLICAS, "max_body_bytes": 5000}
+    telemetry = {"traces_endpoint": f"http://127.0.0.1:{receiver.server_port}"}
+    config = parse_config({"serving": serving, "log": {"num_partitions": 2}, "telemetry": telemetry})
     address = local_address(folder / "log")
     open_admin(address, config.log).ensure_topic(config.log.events_topic, 2)
     state = str(folder / "state")
@@ -128,6 +163,22 @@ def test_a_promoted_version_answers_on_every_replica(live):
         assert answer["source"] == "student"
         assert answer["model_version"] == headers["x-streamrec-model"]
         assert len(answer["items"]) == 5
+
+
+def test_the_trace_that_a_version_carries_goes_on_in_every_replica(live, receiver):
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    seed = live.num_versions
+    version = live.promote_made(*live.make_version(seed, NUM_ITEMS), seed, {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"})
+    live.wait_for_version(version)
+    answers = live.from_every_replica("POST", "/v1/recommend", {"history": ["item-3"]}, lambda status, *_: status == 200)
+
+    def told():
+        whole = b"".join(receiver.bodies)
+        return all(whole.count(word) == NUM_REPLICAS for word in (b"swap", b"first_answer")) and all(name.encode() in whole for name in answers)
+
+    with receiver.came:
+        assert receiver.came.wait_for(told, PATIENCE_S), receiver.bodies
+    assert b"".join(receiver.bodies).count(bytes.fromhex(trace_id)) == 2 * NUM_REPLICAS, "other versions carry no trace"
 
 
 def test_swaps_under_requests_lose_none_and_mix_no_versions(live):
