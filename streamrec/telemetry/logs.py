@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -87,7 +88,8 @@ class _Lines:
             handler.setFormatter(formatter)
         self._added: logging.Handler | None = None
         if not any(map(_is_shown, root.handlers)):
-            self._added = logging.StreamHandler()
+            # Where Serve takes its replicas' error output for lines of its own file, a line would be wrapped in another one.
+            self._added = logging.StreamHandler(sys.stderr if isinstance(sys.stderr, io.TextIOBase) else sys.__stderr__)
             self._added.setFormatter(formatter)
             root.addHandler(self._added)
         self._hooks = sys.excepthook, threading.excepthook

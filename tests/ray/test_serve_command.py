@@ -1,5 +1,6 @@
 """The command `python -m serve`, as a process of its own."""
 
+import json
 import os
 import signal
 import subprocess
@@ -51,9 +52,22 @@ def status_of(url):
             return error.code
 
 
+def assert_a_replicas_lines_are_json(folder, url):
+    """A replica audits what it is ordered, by the request's id."""
+    asked = urllib.request.Request(f"{url}/v1/models:rollback", b"{}", {"x-request-id": "r-7"})
+    with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(asked, timeout=20):
+        pass
+    with refused.value as answer:
+        assert (answer.code, answer.headers["x-request-id"]) == (409, "r-7")
+    lines = [line for path in folder.rglob("worker-*.err") for line in path.read_text().splitlines() if "r-7" in line]
+    (line,) = map(json.loads, lines)
+    assert (line["process"], line["level"], line["request_id"]) == ("replica", "warning", "r-7")
+
+
 def test_the_command_takes_what_another_cluster_promotes_and_ends_with_sigterm(folder, make_version):
     words = [sys.executable, "-m", "serve", "--log", f"local://{folder / 'log'}"]
-    words += ["--set", f"state={folder / 'state'}", "--set", "serving.port=0", "--set", "serving.num_replicas=1"]
+    settings = f"state={folder / 'state'}", "serving.port=0", "serving.num_replicas=1", "telemetry.log_format=json"
+    words += [word for setting in settings for word in ("--set", setting)]
     environment = {name: value for name, value in os.environ.items() if name not in {"RAY_ADDRESS", "STREAMREC_CONFIG"}}
     with (folder / "err").open("w+") as err:
         server = subprocess.Popen(words, cwd=ROOT, env={**environment, "TMPDIR": str(folder)}, stdout=subprocess.PIPE, stderr=err, text=True)
@@ -68,6 +82,7 @@ def test_the_command_takes_what_another_cluster_promotes_and_ends_with_sigterm(f
             registry.promote("v00000001", "a test")
             where = urllib.parse.urlsplit(url)
             wait_until_answers(where.hostname, where.port, "/readyz", PATIENCE_S)
+            assert_a_replicas_lines_are_json(folder, url)
             server.send_signal(signal.SIGTERM)
             assert server.wait(60) == 0, (folder / "err").read_text()
             assert server.stdout.read() == ""
