@@ -1,4 +1,4 @@
-"""`streamrec dev`: everything in one process, fed and asked from outside, and stopped by a signal."""
+"""`streamrec dev`: everything in one process, fed and asked from outside, stopped by a signal, and started again."""
 
 from __future__ import annotations
 
@@ -79,13 +79,21 @@ def first_events(outside: Outside) -> tuple[str, list[str]]:
     return version, [item["item_id"] for item in found["items"]]
 
 
+def again(outside: Outside) -> tuple[str, dict[str, Any]]:
+    version = outside.ask("/readyz")["model_version"]
+    answers = {user: outside.ask("/v1/recommend", {"user_id": user, "n": 5}) for user in USERS}
+    outside.ask("/v1/events", [event(1001, "late", "i3")])
+    outside.text("/metrics", holds=f'streamrec_books_records{{column="applied"}} {NUM_EVENTS + 2}')  # The stream is at work, too.
+    return version, answers
+
+
 def actors() -> list[dict[str, str]]:
     """Actors that outlive whoever made them, but boards: on a cluster that is there these may be others', too."""
     return [actor for actor in ray.util.list_named_actors(all_namespaces=True) if "board" not in actor["name"]]
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_it_answers_from_the_first_events_on_and_stops_by_a_signal(
+def test_it_answers_from_the_first_events_on_stops_by_a_signal_and_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(haproxy, "wanted", lambda _: False)  # It takes half a minute to end.
@@ -110,9 +118,18 @@ def test_it_answers_from_the_first_events_on_and_stops_by_a_signal(
         assert f"learning the first {NUM_EVENTS} events, training the first teachers\n" in err
         assert actors() == before
 
-        # Answers for all, from what it has left; one part is there from a run that was killed.
+        outside = Outside(f"http://127.0.0.1:{port}", signal.SIGTERM, again)
+        assert dev.main(words) == 0, outside.error
+        assert outside.error is None
+        version, answers = outside.found
+        assert version >= stopped["live"]
+        assert answers["new"]["user_events"] == 1
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["books"]["applied"] == NUM_EVENTS + 2
+        assert actors() == before
+
+        # Answers for all, from what it has left, are those that it gave; one part is there from a run that was killed.
         config, out = parse_config({"state": str(tmp_path / "state"), "features": {"history_length": 8}}), LocalStorage(tmp_path / "out")
-        plan = begun(config, Wish(n=5), out, 3)
+        plan = begun(config, Wish(version=version, n=5), out, 3)
         PartMaker(config, out.address, plan).make(1)
         words = [
             "--set",
@@ -121,6 +138,8 @@ def test_it_answers_from_the_first_events_on_and_stops_by_a_signal(
             "features.history_length=8",
             "-n",
             "5",
+            "--version",
+            version,
             "--part-users",
             "3",
             "--out",
@@ -133,8 +152,11 @@ def test_it_answers_from_the_first_events_on_and_stops_by_a_signal(
         assert is_done(out)
         assert ray.is_initialized()
         rows = {row["user_id"]: row for row in ds.dataset(tmp_path / "out", format="parquet").to_table().to_pylist()}
-        assert rows.keys() == set(USERS)
-        assert {row["model_version"] for row in rows.values()} == {stopped["live"]}
+        assert rows.keys() == {*USERS, "late"}
+        for user, answer in answers.items():
+            assert [item["item_id"] for item in rows[user]["items"]] == [item["item_id"] for item in answer["items"]]
+            assert [item["score"] for item in rows[user]["items"]] == pytest.approx([item["score"] for item in answer["items"]], abs=1e-5)
+            assert {name: rows[user][name] for name in ("model_version", "source", "user_events")}.items() <= answer.items()
     finally:
         RemoteBoard.get_or_create(registry_url(str(tmp_path / "state"))).kill()
         for number, handler in handlers.items():
