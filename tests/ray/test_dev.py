@@ -81,7 +81,10 @@ def first_events(outside: Outside) -> tuple[str, list[str]]:
 
 def again(outside: Outside) -> tuple[str, dict[str, Any]]:
     version = outside.ask("/readyz")["model_version"]
-    return version, {user: outside.ask("/v1/recommend", {"user_id": user, "n": 5}) for user in USERS}
+    answers = {user: outside.ask("/v1/recommend", {"user_id": user, "n": 5}) for user in USERS}
+    outside.ask("/v1/events", [event(1001, "late", "i3")])
+    outside.text("/metrics", holds=f'streamrec_books_records{{column="applied"}} {NUM_EVENTS + 2}')  # The stream is at work, too.
+    return version, answers
 
 
 def actors() -> list[dict[str, str]]:
@@ -121,14 +124,27 @@ def test_it_answers_from_the_first_events_on_stops_by_a_signal_and_goes_on_where
         version, answers = outside.found
         assert version >= stopped["live"]
         assert answers["new"]["user_events"] == 1
-        assert json.loads(capsys.readouterr().out.splitlines()[-1])["books"]["applied"] == NUM_EVENTS + 1
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["books"]["applied"] == NUM_EVENTS + 2
         assert actors() == before
 
         # Answers for all, from what it has left, are those that it gave; one part is there from a run that was killed.
         config, out = parse_config({"state": str(tmp_path / "state"), "features": {"history_length": 8}}), LocalStorage(tmp_path / "out")
-        plan = begun(config, Wish(n=5), out, 3)
+        plan = begun(config, Wish(version=version, n=5), out, 3)
         PartMaker(config, out.address, plan).make(1)
-        words = ["--set", f"state={config.state}", "--set", "features.history_length=8", "-n", "5", "--part-users", "3", "--out", out.address]
+        words = [
+            "--set",
+            f"state={config.state}",
+            "--set",
+            "features.history_length=8",
+            "-n",
+            "5",
+            "--version",
+            version,
+            "--part-users",
+            "3",
+            "--out",
+            out.address,
+        ]
         assert recommend_batch.main(words) == 0
         told = capsys.readouterr()
         assert json.loads(told.out)["parts_made"] == 2
@@ -136,7 +152,7 @@ def test_it_answers_from_the_first_events_on_stops_by_a_signal_and_goes_on_where
         assert is_done(out)
         assert ray.is_initialized()
         rows = {row["user_id"]: row for row in ds.dataset(tmp_path / "out", format="parquet").to_table().to_pylist()}
-        assert rows.keys() == answers.keys() == set(USERS)
+        assert rows.keys() == {*USERS, "late"}
         for user, answer in answers.items():
             assert [item["item_id"] for item in rows[user]["items"]] == [item["item_id"] for item in answer["items"]]
             assert [item["score"] for item in rows[user]["items"]] == pytest.approx([item["score"] for item in answer["items"]], abs=1e-5)
