@@ -17,7 +17,7 @@ QUICK = ["--set", 'teachers.enabled=["linear"]', "--set", "student.control=false
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def test_jobs_run_as_modules_on_one_node_and_go_on_where_they_were(jobs):
+def test_jobs_run_as_modules_on_one_node_go_on_where_they_were_and_a_state_is_rebuilt_with_a_larger_student(jobs):
     jobs.append(0, 2000)
     first = jobs.run("one", "bootstrap")
     assert first["books"]["applied"] == 2000
@@ -31,20 +31,15 @@ def test_jobs_run_as_modules_on_one_node_and_go_on_where_they_were(jobs):
     assert last["versions"]["promoted"] > 1
     assert any(key == f"transformer {refreshed['teachers']['transformer']}" for key in last["labels"])
     assert last["metrics"]["student"]["recall@20"] > last["metrics"]["popular"]["recall@20"]
-
-
-def test_a_state_is_rebuilt_with_a_larger_student_and_the_stream_goes_on_with_it(jobs):
-    jobs.append(0, 1500)
-    first = jobs.run("one", "bootstrap", *QUICK)
-    jobs.append(1500, 2200)
+    jobs.append(3000, 3200)
     larger = [*QUICK, "--set", "student.dim=24", "--set", "features.history_length=6"]
     rebuilt = jobs.run("one", "rebuild", *larger)
-    assert (rebuilt["lineage"], rebuilt["books"]["applied"]) == ("lineages/0002", 2200)
-    assert rebuilt["live"] > first["live"]
-    jobs.append(2200, 2400)
-    last = jobs.run("one", "stream", "--until-idle", "1s", *larger)
-    assert last["books"]["applied"] == 2400
-    assert last["live"] >= rebuilt["live"]
+    assert (rebuilt["lineage"], rebuilt["books"]["applied"]) == ("lineages/0002", 3200)
+    assert rebuilt["live"] > last["live"]
+    jobs.append(3200, 3400)
+    after = jobs.run("one", "stream", "--until-idle", "1s", *larger)
+    assert after["books"]["applied"] == 3400
+    assert after["live"] >= rebuilt["live"]
 
 
 @pytest.fixture
@@ -94,6 +89,3 @@ def test_jobs_run_when_submitted_to_a_cluster(jobs, cluster):
     ratings.write_text("userId,movieId,rating,timestamp\n" + "".join(f"{number % 9},{number % 7},4,{10**9 + number}\n" for number in range(300)))
     sent = submit(cluster, jobs, "submitted", "replay", "--data", str(ratings), "--broker", f"local://{jobs.folder / 'other'}")
     assert (sent["sent"], sent["done"]) == (300, True)
-    rebuilt = submit(cluster, jobs, "submitted", "rebuild", "--set", "student.dim=24")
-    assert (rebuilt["lineage"], rebuilt["books"]["applied"]) == ("lineages/0002", 3000)
-    assert rebuilt["live"] > last["live"]

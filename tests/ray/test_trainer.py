@@ -134,8 +134,19 @@ def test_one_worker_that_is_killed_ends_in_the_bits_of_the_plain_loop(tmp_path: 
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_workers_train_the_version_that_one_trains_without_ray(tmp_path: Path) -> None:
+def test_two_workers_train_the_version_that_one_trains_without_ray_and_leave_none_of_ray_trains_classes_in_the_gcs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before: list[int] = []
+
+    def noted() -> None:
+        before.append(len(exported_by_train()))
+        take_back()
+
+    monkeypatch.setattr(trainer, "take_back", noted)
     together = fit(tmp_path, TRANSFORMER, 2)
+    assert before[0] >= 5  # Else it looks in the wrong place.
+    assert exported_by_train() == []
     assert is_close(together, alone(TRANSFORMER))
     assert not is_close(together, alone(TRANSFORMER.model_copy(update={"batch_events": 28}))), "what a worker that heard nobody would have"
 
@@ -159,17 +170,3 @@ def test_one_worker_goes_on_from_what_two_with_half_of_the_items_each_have_left(
     assert is_close(fit(tmp_path, config, 1), alone(config))
     (steps,) = steps_of(starts)
     assert steps in {4, 8}
-
-
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_fit_leaves_none_of_ray_trains_classes_in_the_gcs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before: list[int] = []
-
-    def noted() -> None:
-        before.append(len(exported_by_train()))
-        take_back()
-
-    monkeypatch.setattr(trainer, "take_back", noted)
-    fit(tmp_path, TRANSFORMER, 1)
-    assert before[0] >= 5  # Else it looks in the wrong place.
-    assert exported_by_train() == []

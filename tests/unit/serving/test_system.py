@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import pytest
+import ray
 
 from serve import system
 from serve.system import EVERY_S, System, name_of, packages
@@ -54,7 +55,8 @@ def test_versions_are_those_that_are_installed() -> None:
     assert not {"pytest", "obstore"} & found.keys()  # Of extras.
 
 
-def test_without_ray_there_is_no_cluster(serving: Any) -> None:
+def test_without_ray_there_is_no_cluster(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # Other tests of this process may have one.
     told = System("r1").facts()
     assert (told["resources"], told["nodes"]) == ([], [])
     assert serving().ask("GET", "/v1/system").body["replica"] == "replica-1"
