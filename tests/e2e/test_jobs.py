@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 import tempfile
+import time
 
 import pytest
 import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+# Without a rest between two looks they take a core from the job.
+LOOK_S = 0.5
 # What this asks of teachers is that there are some.
 QUICK = ["--set", 'teachers.enabled=["linear"]', "--set", "student.control=false"]
 
@@ -62,16 +64,14 @@ def _when_agent_is_up(call):
                 raise
 
 
-async def _logs_until_its_end(client, submitted):
-    return "".join([lines async for lines in client.tail_job_logs(submitted)])
-
-
 def submit(address, jobs, state, job, *options):
     """Submit a job with the checkout as its working folder, wait for its end, and return the JSON object that it ends with."""
     client = JobSubmissionClient(address)
     words = jobs.command(state, job, *options)
     submitted = _when_agent_is_up(lambda: client.submit_job(entrypoint=" ".join(words), runtime_env={"working_dir": str(jobs.root)}))
-    logs = asyncio.run(_logs_until_its_end(client, submitted))
+    while not client.get_job_status(submitted).is_terminal():
+        time.sleep(LOOK_S)
+    logs = client.get_job_logs(submitted)
     assert client.get_job_status(submitted) == JobStatus.SUCCEEDED, logs[-3000:]
     return json.loads([line for line in logs.splitlines() if line.startswith('{"')][-1])
 
