@@ -42,6 +42,15 @@ def parser(doc: str | None, prog: str, *, has_dry_run: bool = True) -> argparse.
     return result
 
 
+def positive(text: str) -> int:
+    """Return an option's number of 1 or more."""
+    number = int(text)
+    if number < 1:
+        msg = f"got {text}, allowed 1 or more"
+        raise argparse.ArgumentTypeError(msg)
+    return number
+
+
 def add_dry_run(to: argparse.ArgumentParser) -> None:
     """Add ``--dry-run``; see `jobs.dry_run`."""
     to.add_argument("--dry-run", action="store_true", help="print what would be done and what it needs, and change nothing")

@@ -42,24 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit status."""
     parser = cli.parser(__doc__, "jobs.recommend_batch")
     parser.add_argument("--out", default="recommendations", metavar="ADDRESS", help="a folder, s3://… or gs://…; default: recommendations")
-    parser.add_argument("-n", type=_positive, default=10, help="how many items; default: 10")
+    parser.add_argument("-n", type=cli.positive, default=10, help="how many items; default: 10")
     parser.add_argument("--users", type=Path, metavar="FILE", help="only these users, an id a line; default: all with a history")
     parser.add_argument("--with-seen", action="store_true", help="also items that the user had")
     parser.add_argument("--namespace", metavar="NS", help="the users'; default: events.namespace")
     parser.add_argument("--student", default="default", metavar="NAME", help="a further student of the configuration")
     parser.add_argument("--version", metavar="VERSION", help="ask this one; default: the live one")
-    parser.add_argument("--workers", type=_positive, default=1, help="so many actors answer, a CPU each; default: 1")
-    parser.add_argument("--part-users", type=_positive, default=PART_USERS, metavar="N", help=f"users of a part; default: {PART_USERS}")
+    parser.add_argument("--workers", type=cli.positive, default=1, help="so many actors answer, a CPU each; default: 1")
+    parser.add_argument("--part-users", type=cli.positive, default=PART_USERS, metavar="N", help=f"users of a part; default: {PART_USERS}")
     options = parser.parse_args(argv)
     return cli.run(lambda: _recommend(options))
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        msg = f"got {text}, allowed 1 or more"
-        raise argparse.ArgumentTypeError(msg)
-    return number
 
 
 def _recommend(options: argparse.Namespace) -> int:

@@ -58,21 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument("--speed", metavar="600x|max", help="event time per processing time; default: max")
     pace.add_argument("--rate", type=float, metavar="N", help="events per second")
-    parser.add_argument("--max-events", type=_positive, metavar="N", help="stop after the file's first N events")
+    parser.add_argument("--max-events", type=cli.positive, metavar="N", help="stop after the file's first N events")
     parser.add_argument("--progress", type=Path, metavar="FILE", help="where to keep the progress")
     parser.add_argument("--restart", action="store_true", help="forget the progress")
     parser.add_argument("--until-input-ends", action="store_true", help="stop when the standard input ends, as with whoever started this job")
     parser.add_argument("--with-items", action="store_true", help="send the items first, unless events were sent before")
     cli.add_dry_run(parser)
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        msg = f"got {text}, allowed 1 or more"
-        raise argparse.ArgumentTypeError(msg)
-    return number
 
 
 def _told(config: Config, options: argparse.Namespace) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from streamrec.log.base import Record
+from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.switches import LOOK_EVERY_S, Action, Flip, SwitchBoard
 from streamrec.registry.gate import Reason, Verdict
@@ -57,19 +58,26 @@ def turn(world: World, action: Action) -> None:
     world.clock.advance(LOOK_EVERY_S)
 
 
-def test_after_publishing_was_frozen_while_all_items_turned_over_the_newest_version_goes_live_and_no_event_is_given_up(
-    made: Callable[[Sequence[float]], World],
-) -> None:
-    world = made(STEADY)
-    controller = world.controller()
+def played_with_a_freeze(world: World, controller: Controller, before_it_ends: Callable[[], None] = lambda: None) -> list[StepReport]:
     reports: list[StepReport] = []
     while (report := controller.step()) is not None and report.plan.num_records:
         world.clock.advance(1.0)
         reports.append(report)
         if report.plan.batch == FROZEN:
             turn(world, "freeze")
+        if report.plan.batch == THAWED - 1:
+            before_it_ends()
         if report.plan.batch == THAWED:
             turn(world, "unfreeze")
+    return reports
+
+
+def test_after_publishing_was_frozen_while_all_items_turned_over_the_newest_version_goes_live_and_no_event_is_given_up(
+    made: Callable[[Sequence[float]], World],
+) -> None:
+    world = made(STEADY)
+    controller = world.controller()
+    reports = played_with_a_freeze(world, controller)
     decided = {each.plan.batch: each.decision for each in reports if each.decision is not None}
     # Shown to be the case: the items are all others, and the live version finds nothing any more.
     first = decided[THAWED + 2]
@@ -98,17 +106,12 @@ def test_a_version_that_finds_nothing_does_not_go_live_because_the_one_of_before
     world = made(STEADY, {"max_rejections": 3})
     controller = world.controller()
     learner: Learner = controller.parts.student.target
-    reports: list[StepReport] = []
-    while (report := controller.step()) is not None and report.plan.num_records:
-        world.clock.advance(1.0)
-        reports.append(report)
-        if report.plan.batch == FROZEN:
-            turn(world, "freeze")
-        if report.plan.batch == THAWED - 1:
-            for name in ("vectors", "bias"):
-                learner.tables.rows(name)[:] = 1e30
-        if report.plan.batch == THAWED:
-            turn(world, "unfreeze")
+
+    def spoil() -> None:
+        for name in ("vectors", "bias"):
+            learner.tables.rows(name)[:] = 1e30
+
+    reports = played_with_a_freeze(world, controller, spoil)
     (returned,) = [each.plan.batch for each in reports if each.returned is not None]
     decided = {each.plan.batch: each.decision for each in reports if each.decision is not None}
     broken = [each for batch, each in decided.items() if THAWED < batch <= returned]
