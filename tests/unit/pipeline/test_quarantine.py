@@ -20,6 +20,7 @@ from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.skipping import skip_lost
 from streamrec.registry.gate import Decision, Gate, Reason, Verdict
 from streamrec.registry.guard import Watch
+from streamrec.registry.usual import Usual
 from streamrec.storage import LocalStorage, open_storage
 from streamrec.student.learner import CURRENT
 
@@ -221,6 +222,33 @@ def test_after_an_operator_has_moved_what_is_live_the_students_go_back_to_what_t
     assert returned is not None
     for name, array in published[before].items():
         np.testing.assert_array_equal(returned.arrays[name], array)
+    while not ((report := controller.step()).decision is not None and report.decision.promote):
+        world.clock.advance(0.4)
+    assert controller.parts.student.target.returns.of(before) is not None  # type: ignore[attr-defined] # It is the version before the newest now.
+
+
+@pytest.mark.parametrize(("code", "is_odd"), [(Reason.STRANGE, True), (Reason.TAINTED, True), (Reason.WORSE, False)])
+def test_events_that_an_odd_candidate_is_judged_by_are_told_to_what_is_usual_as_such(
+    world: World, monkeypatch: pytest.MonkeyPatch, code: Reason, is_odd: bool
+) -> None:
+    controller = world.controller()
+    for _ in range(3):
+        controller.step()
+        world.clock.advance(0.4)
+    told: list[bool] = []
+    decide, after = Gate.decide, Usual.after
+
+    def odd(gate: Gate, *parts: Any, **options: Any) -> Decision:
+        return decide(gate, *parts, **options).model_copy(update={"verdict": Verdict.REJECT, "code": code, "reason": "a test says so"})
+
+    def heard(usual: Usual, found: Any, share: float, *, is_odd: bool = False, **options: Any) -> Usual:
+        told.append(is_odd)
+        return after(usual, found, share, is_odd=is_odd, **options)
+
+    monkeypatch.setattr(Gate, "decide", odd)
+    monkeypatch.setattr(Usual, "after", heard)
+    controller.step()
+    assert told == [is_odd]
 
 
 def test_nobody_goes_back_to_what_is_not_remembered(world: World, strict: None) -> None:
