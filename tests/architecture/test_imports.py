@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,9 @@ def test_environment_variables_are_read_in_one_place() -> None:
     found = {name_of(path): list(environment_reads(path)) for path in FILES}
     assert {name: reads for name, reads in found.items() if reads and name != "streamrec/environment.py"} == {}
     assert len(found["streamrec/environment.py"]) >= 4
+
+
+@pytest.mark.parametrize("package", ["rfc3987_syntax", "rfc3987"])
+def test_no_process_compiles_a_grammar_when_it_imports_ray(package: str) -> None:
+    # Ray imports jsonschema, which imports what is there of its optional validators: this one made `import ray` five times as slow.
+    assert find_spec(package) is None, "uninstall it, or make .venv anew"
