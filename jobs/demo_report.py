@@ -145,18 +145,28 @@ def show(summary: dict[str, Any], path: Path, wrong: list[str]) -> None:
     weights = (f"{name} {' '.join(f'{value:.2f}' for value in values)}" for name, values in summary["ensemble_weights"].items())
     facts.add_row("weights", "; ".join(weights) + " (histories of 1, 2–3, 4–10, more)")
     facts.add_row("rate", f"{summary['rate_events_per_s']:.0f} events/s produced, {summary['capacity_events_per_s']:.0f} measured capacity")
-    console.print(facts)
+    _print(console, facts)
     scores = Table("progressive recall@20", "", box=None, padding=(0, 2))
     recall = summary["recall20"]
     rows = {**{name: value for name, value in recall.items() if name != "teachers"}, **{f"teacher {k}": v for k, v in recall["teachers"].items()}}
     for name, value in sorted(rows.items(), key=lambda item: -item[1]):
         scores.add_row(name, f"{value:.4f}", style="bold" if name == "student" else "")
-    console.print(scores)
+    _print(console, scores)
     for text in shortfalls(summary):
         console.print(f"note: {text}", markup=False)
     for text in wrong:
         console.print(f"wrong: {text}", style="red", markup=False)
     console.print(f"{'FAILED' if wrong else 'OK'} in {summary['wall_s']:.0f} s, figures in {path}", markup=False, soft_wrap=True)
+
+
+def _print(console: Console, table: Table) -> None:
+    """Print a table; without the spaces that fill its last column where nobody looks at it."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as told:
+        console.print(table)
+    console.print("\n".join(line.rstrip() for line in told.get().splitlines()), markup=False, highlight=False)
 
 
 def _ms(value: float | None) -> str:

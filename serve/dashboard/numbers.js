@@ -26,10 +26,10 @@ function keyOf(one) {
 }
 
 // A counter that is less than before began anew; one that was not there before counts from what it was first seen with.
-function gains(before, after, name, where) {
-  const old = new Map(series(before, name, where).map((one) => [keyOf(one), one]));
-  return series(after, name, where)
-    .filter((one) => old.has(keyOf(one)))
+function gains(within, name, where) {
+  const old = new Map();
+  for (const one of within.flatMap((frame) => series(frame, name, where))) if (!old.has(keyOf(one))) old.set(keyOf(one), one);
+  return series(within.at(-1), name, where)
     .map((one) => {
       const was = old.get(keyOf(one));
       const anew = one.buckets ? one.buckets.some((num, place) => num < was.buckets[place]) : one.value < was.value;
@@ -40,28 +40,26 @@ function gains(before, after, name, where) {
     });
 }
 
-/** Return the frame that is about so many seconds older than the newest one. */
-export function earlier(frames, overS) {
+/** Return the frames of about so many seconds, up to the newest one. */
+function recent(frames, overS) {
   const last = frames.at(-1);
-  return frames.find((frame) => last.at_ms - frame.at_ms <= overS * 1000 + 500);
+  return frames.filter((frame) => last.at_ms - frame.at_ms <= overS * 1000 + 500);
 }
 
 /** Return what a counter gained a second, null where nobody counts. */
 export function rate(frames, name, where = {}, overS = 10) {
-  const after = frames.at(-1);
-  const before = after && earlier(frames, overS);
-  if (!before || before === after || !series(after, name, where).length) return null;
-  const total = gains(before, after, name, where).reduce((found, one) => found + one.value, 0);
-  return total / ((after.at_ms - before.at_ms) / 1000);
+  const within = recent(frames, overS);
+  if (within.length < 2 || !series(within.at(-1), name, where).length) return null;
+  const total = gains(within, name, where).reduce((found, one) => found + one.value, 0);
+  return total / ((within.at(-1).at_ms - within[0].at_ms) / 1000);
 }
 
 /** Return a histogram's quantiles and mean of late, null where nothing was shown to it. */
 export function spread(frames, bounds, name, where, quantiles, overS = 30) {
-  const after = frames.at(-1);
-  const before = after && earlier(frames, overS);
+  const within = recent(frames, overS);
   const limits = bounds?.[name];
-  if (!before || before === after || !limits) return null;
-  const found = gains(before, after, name, where);
+  if (within.length < 2 || !limits) return null;
+  const found = gains(within, name, where);
   const buckets = Array.from({ length: limits.length + 1 }, (_, place) => found.reduce((total, one) => total + one.buckets[place], 0));
   const count = buckets.reduce((total, num) => total + num, 0);
   if (!count) return null;

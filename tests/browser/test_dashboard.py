@@ -118,6 +118,19 @@ def test_numbers_move_while_the_page_is_open(open_page: Open) -> None:
     assert re.search(r"[1-9][\d.,]* learned so far", page.locator(".flow").text_content())
 
 
+BEGINS = """async () => {
+  const { rate, spread } = await import("./dashboard/numbers.js");
+  const frame = (second, value) => ({ at_ms: second * 1000, numbers: value === null ? {} : { seen: [{ value, buckets: [value, 0] }] } });
+  const begun = [frame(0, null), frame(2, 0), frame(4, 40)];
+  const anew = rate([frame(0, 9), frame(1, 5)], "seen");
+  return [rate(begun, "seen"), spread(begun, { seen: [1] }, "seen", {}, []).count, anew, rate(begun.slice(0, 2), "seen")];
+}"""
+
+
+def test_a_series_that_begins_counts_from_where_it_was_first_seen(open_page: Open) -> None:
+    assert open_page("now").page.evaluate(BEGINS) == [10, 40, 5, 0]
+
+
 def test_a_version_shows_what_the_student_itself_finds(open_page: Open) -> None:
     """Its facts have the baselines', too, and there is room for a few."""
     page = filled(open_page("models"), "models")

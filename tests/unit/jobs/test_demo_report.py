@@ -114,6 +114,7 @@ def test_the_figures_are_printed_with_the_verdict(tmp_path: Path, capsys: pytest
         f"OK in 12 s, figures in {tmp_path}",
     ):
         assert text in out
+    assert [line for line in out.splitlines() if line != line.rstrip()] == []
     demo_report.show(GOOD, tmp_path / "summary.json", ["1 request failed"])
     assert "wrong: 1 request failed" in (out := capsys.readouterr().out)
     assert "FAILED in 12 s" in out
