@@ -22,9 +22,9 @@ from streamrec.events.datasets import Dataset
 from streamrec.pipeline.alone import check_alone
 from streamrec.pipeline.bootstrap import chunk_of
 from streamrec.pipeline.cluster import LOCAL_CPUS
-from streamrec.pipeline.resources import READ_CPUS, Resources, needed
+from streamrec.pipeline.resources import Needs, needed, reading, told_places
 from streamrec.pipeline.standing import Standing, standing
-from streamrec.pipeline.wiring import ACTOR_CPUS
+from streamrec.room import Process
 
 NO_VERSION = 2
 """What stream and refresh end with where nothing is live."""
@@ -37,14 +37,16 @@ class DryRun:
     Attributes:
         job: Its name.
         steps: What it would do, in order, a sentence each.
-        needs: CPUs and GPUs of the Ray cluster at the same time; None where it uses no Ray.
+        needs: Of the Ray cluster at the same time; None where it uses no Ray.
         status: With what it would end at once; 0 where it would begin.
+        places: Which processes need nodes of their kind, a sentence each.
     """
 
     job: str
     steps: tuple[str, ...]
-    needs: Resources | None = None
+    needs: Needs | None = None
     status: int = 0
+    places: tuple[str, ...] = ()
 
 
 def show(plan: DryRun) -> int:
@@ -53,6 +55,8 @@ def show(plan: DryRun) -> int:
         cli.say(step)
     if plan.needs is not None:
         cli.say(_needs(plan.needs))
+    for place in plan.places:
+        cli.say(place)
     cli.say("a dry run: nothing was changed")
     facts: dict[str, Any] = asdict(plan)
     sys.stdout.write(json.dumps({"dry_run": True, **facts}) + "\n")
@@ -69,8 +73,8 @@ def of_stream(config: Config, *, takes_over: bool = False) -> DryRun:
         if not takes_over:
             check_alone(config)
     except StreamrecError as error:
-        return DryRun("stream", (*steps, f"it would stop at once: {error}"), _on_ray(config), status=1)
-    return DryRun("stream", tuple(steps), _on_ray(config))
+        return _on_ray(config, "stream", (*steps, f"it would stop at once: {error}"), status=1)
+    return _on_ray(config, "stream", steps)
 
 
 def of_bootstrap(config: Config, dataset: Dataset | None, max_events: int | None) -> DryRun:
@@ -81,14 +85,14 @@ def of_bootstrap(config: Config, dataset: Dataset | None, max_events: int | None
         to_send = min(max_events or dataset.events.num_rows, dataset.events.num_rows)
         steps.append(f"it would send {to_send} events of {dataset.name}, or what an earlier run did not, to {config.log.events_topic}")
     if _live(found):
-        return DryRun("bootstrap", (*_state(found), *steps, f"{_live(found)} is live: there is nothing to learn first"), _on_ray(config))
+        return _on_ray(config, "bootstrap", (*_state(found), *steps, f"{_live(found)} is live: there is nothing to learn first"))
     lag = sum(lag.records for lag in found.lag)
     backlog = f"{lag} records of the log" if found.log is not None else "what is in the log, which does not run yet"
     size = chunk_of({}, {0: lag + to_send})
     teachers = ", ".join(config.teachers.refreshed) or "none"
     steps += [f"it would learn {backlog}{f' and {to_send} of the file' if to_send else ''}, {size} in a step"]
     steps += [f"it would train the first teachers ({teachers}), and publish the first version"]
-    return DryRun("bootstrap", (*_state(found), *steps), _on_ray(config))
+    return _on_ray(config, "bootstrap", (*_state(found), *steps))
 
 
 def of_refresh(config: Config, teachers: Sequence[str]) -> DryRun:
@@ -99,13 +103,13 @@ def of_refresh(config: Config, teachers: Sequence[str]) -> DryRun:
     steps = [*_state(found), f"it would execute {found.commit.steps_since} steps that are planned, train {', '.join(teachers)}, and commit"]
     if found.writer is not None and found.writer.is_alive:
         steps.append(f"it would take the state over from process {found.writer.pid} on {found.writer.host}, which stops at its next step")
-    return DryRun("refresh_teachers", tuple(steps), _on_ray(config))
+    return _on_ray(config, "refresh_teachers", steps)
 
 
 def of_rebuild(config: Config, what: str) -> DryRun:
     """Return what `jobs.rebuild` would do; ``what`` is the sentence of its options."""
     found = _look(config)
-    return DryRun("rebuild", (*_state(found), what), _on_ray(config))
+    return _on_ray(config, "rebuild", (*_state(found), what))
 
 
 def of_replay(config: Config, broker: str | None, what: str) -> DryRun:
@@ -139,16 +143,17 @@ def _refreshes(config: Config) -> tuple[str, ...]:
     return (f"it would refresh {', '.join(teachers)} when they are due",) if teachers else ()
 
 
-def _on_ray(config: Config) -> Resources:
-    return needed(config, ACTOR_CPUS)
+def _on_ray(config: Config, job: str, steps: Sequence[str], status: int = 0) -> DryRun:
+    needs = needed(config)
+    return DryRun(job, tuple(steps), needs, status, tuple(told_places(config, needs)))
 
 
-def batch_needs(num_workers: int) -> Resources:
+def batch_needs(num_workers: int) -> Needs:
     """Return what `jobs.recommend_batch` needs."""
-    return Resources(num_workers + READ_CPUS, 0, 1.0)
+    return Needs.of([Process("worker", {"CPU": 1.0}, num_workers), reading()])
 
 
-def _needs(needs: Resources) -> str:
+def _needs(needs: Needs) -> str:
     gpus = f"{needs.gpus:g} GPUs" if needs.gpus else "no GPU"
     address = ray_address()
     there = f"of the cluster at {address}" if address else f"of a Ray of its own, which has {max(LOCAL_CPUS, os.cpu_count() or 1)} on this machine"

@@ -5,6 +5,7 @@ Out goes a `Config` of one section per stage, or an error that names the key, wh
 """
 
 from streamrec.config.loading import check_student, load_config, parse_config, parse_overrides, student_names
+from streamrec.config.placement import ActorPlacement, PlacementConfig, RefreshPlacement
 from streamrec.config.section import Duration, Section, parse_duration_s
 from streamrec.config.sections import (
     DEFAULT_MEANINGS,
@@ -35,6 +36,7 @@ __all__ = [
     "MAX_NAMESPACE_BYTES",
     "MAX_NAMESPACE_CHARS",
     "MAX_TIME_MS",
+    "ActorPlacement",
     "Config",
     "Duration",
     "EventsConfig",
@@ -47,6 +49,8 @@ __all__ = [
     "Meaning",
     "NeighboursConfig",
     "PipelineConfig",
+    "PlacementConfig",
+    "RefreshPlacement",
     "RegistryConfig",
     "Section",
     "ServingConfig",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from streamrec.config.connection import ConnectionConfig
+from streamrec.config.placement import PlacementConfig
 from streamrec.config.section import Address, Duration, Section
 from streamrec.config.teachers import TeachersConfig
 from streamrec.config.telemetry import TelemetryConfig
@@ -376,6 +377,7 @@ class Config(Section):
     serving: ServingConfig = ServingConfig()
     pipeline: PipelineConfig = PipelineConfig()
     lake: LakeConfig = LakeConfig()
+    placement: PlacementConfig = PlacementConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
 
     @field_validator("students")

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from streamrec.config.placement import LEAST, CustomResources
 from streamrec.config.section import Duration, Section
 from streamrec.config.teacher_names import COUNTED, check_names
 
@@ -123,6 +124,10 @@ class TeachersConfig(Section):
     each further one.
     ``challenge_queries``: so many queries at most are scored by a new version and the one in use before it may label; 0 takes it into use at once.
     ``forget_within_s``: a teacher begins a refresh at the latest so long after a user was deleted, few new events or not, budget or not.
+
+    ``min_train_workers``: a fit begins with as many of ``num_train_workers`` as there is room for, so many at least, and goes on with fewer where a
+    node is lost; 0 always takes all. ``gpus_per_worker``: of a worker with ``use_gpu``; a part of a GPU for one worker alone, because no two of one
+    fit can share a GPU. ``worker_resources``: Ray's custom resources that each worker takes: it runs on nodes that have them.
     """
 
     transformer: TransformerConfig = TransformerConfig()
@@ -147,8 +152,11 @@ class TeachersConfig(Section):
     retry_after_s: Duration = 60.0
     challenge_queries: int = Field(default=512, ge=0)
     num_train_workers: int = Field(default=1, ge=1)
+    min_train_workers: int = Field(default=0, ge=0)
     use_gpu: bool = False
+    gpus_per_worker: float = Field(default=1.0, ge=LEAST)
     cpus_per_worker: float = Field(default=0.5, gt=0)
+    worker_resources: CustomResources = Field(default_factory=dict)
     forget_within_s: Duration = 86_400.0
     window_events: int = Field(default=500_000, ge=100)
 
@@ -175,5 +183,26 @@ class TeachersConfig(Section):
         if transformer is not None and value * transformer.sequence_length > transformer.batch_events:
             most = max(1, transformer.batch_events // transformer.sequence_length)
             msg = f"at most {most}, transformer.batch_events / sequence_length: each worker gets sequences of every batch"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("min_train_workers")
+    @classmethod
+    def _not_above_all(cls, value: int, info: ValidationInfo) -> int:
+        most = info.data.get("num_train_workers")
+        if most is not None and value > most:
+            msg = f"0 to num_train_workers = {most}"
+            raise ValueError(msg)
+        return value
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _is_whole_or_a_part(cls, value: float, info: ValidationInfo) -> float:
+        num_workers = info.data.get("num_train_workers", 1)
+        if value > 1 and not value.is_integer():
+            msg = "a whole number, or a part of one GPU"
+            raise ValueError(msg)
+        if value < 1 < num_workers:
+            msg = f"1 or more with num_train_workers = {num_workers}: workers of one fit can't share a GPU"
             raise ValueError(msg)
         return value

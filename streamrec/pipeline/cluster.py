@@ -240,13 +240,13 @@ def _quieten() -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 
-def check_resources(config: Config, actor_cpus: float, num_replicas: int = 0) -> None:
+def check_resources(config: Config, num_replicas: int = 0) -> None:
     """Compare what the plan needs with what the cluster has, so that nothing waits for ever.
 
     Raises:
-        ResourcesShort: There are fewer CPUs or GPUs than needed.
+        ResourcesShort: There are fewer CPUs or GPUs than needed, or no node has what a process is placed by.
     """
-    short = shortage(config, needed(config, actor_cpus, num_replicas), cluster_resources())
+    short = shortage(config, needed(config, num_replicas), cluster_resources())
     if short is not None:
         raise short
 

@@ -15,7 +15,7 @@ from streamrec.log.kafka_facts import TopicFacts
 from streamrec.pipeline.dead_letters import PART_BYTES
 from streamrec.pipeline.plan_time import LONGEST_AHEAD_S
 from streamrec.pipeline.readable import Versions
-from streamrec.pipeline.resources import Resources, shortage
+from streamrec.pipeline.resources import Needs, Resources, shortage, told_places
 from streamrec.pipeline.switches import Switches
 from streamrec.storage.trial import Trial
 
@@ -365,7 +365,7 @@ def check_lateness(lateness_s: float, tolerance_s: float) -> Finding:
     return Finding("clock", Verdict.WARN, found, remedy)
 
 
-def check_resources_of(config: Config, have: Resources, stream: Resources, with_serving: Resources, where: str) -> list[Finding]:
+def check_resources_of(config: Config, have: Resources, stream: Needs, with_serving: Needs, where: str) -> list[Finding]:
     """Judge whether the plan fits a Ray cluster, so that nothing waits for ever.
 
     Args:
@@ -379,6 +379,7 @@ def check_resources_of(config: Config, have: Resources, stream: Resources, with_
     if short is not None:
         return [failed("ray", short, str(short.facts["remedy"]), where)]
     found = f"{where}: {have.cpus:g} CPUs and {have.gpus:g} GPUs, the stream and its refreshes need {stream.cpus:g} and {stream.gpus:g}"
+    found = "; ".join([found, *told_places(config, stream)])
     findings = [Finding("ray", Verdict.OK, found)]
     if shortage(config, with_serving, have) is not None:
         found = f"{where}: with {config.serving.num_replicas} replicas on the same cluster {with_serving.cpus:g} CPUs are needed"

@@ -28,7 +28,7 @@ from streamrec.pipeline.readable import check_not_lost
 from streamrec.pipeline.reader_actor import RecycledReader
 from streamrec.pipeline.stream_numbers import StreamNumbers
 from streamrec.pipeline.tracing import VersionTraces
-from streamrec.pipeline.wiring import ACTOR_CPUS, build_on_ray
+from streamrec.pipeline.wiring import build_on_ray
 from streamrec.registry.remote_board import RemoteBoard
 from streamrec.registry.telling import STREAM
 from streamrec.storage import open_storage
@@ -142,7 +142,7 @@ def open_session(config: Config, say: Callable[[str], None], *, num_cpus: int | 
         stack.callback(handle.stop)
         stack.enter_context(told_why_it_ended(handle))
         stack.enter_context(ray_cluster(num_cpus))
-        check_resources(config, ACTOR_CPUS, num_replicas)
+        check_resources(config, num_replicas)
         admin = open_admin(address, config.log)
         admin.ensure_topic(config.log.events_topic, config.log.num_partitions)
         admin.ensure_topic(config.log.dead_letter_topic, 1)

@@ -56,11 +56,11 @@ from streamrec.pipeline.resources import Resources, needed
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.stream_state import StreamState
 from streamrec.pipeline.switches import SwitchBoard
-from streamrec.pipeline.wiring import ACTOR_CPUS
 from streamrec.storage import open_storage
 from streamrec.storage.bucket import HAS_OBSTORE
 from streamrec.storage.trial import try_out
 from streamrec.teachers.kinds import check_teachers
+from streamrec.telemetry.traces import check_tracer
 
 PATIENCE_S = 3.0
 """How long an address may take to answer: a check-up of a broker that is away still ends within seconds."""
@@ -79,6 +79,8 @@ def survey(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:
     yield from (failed(name, error, error.remedy) for name, error in wrong.items())
     if "state" not in wrong:
         yield check_extras(config.state, has_obstore=HAS_OBSTORE, shares_disk=ray_address() is None)
+    if config.telemetry.traces_endpoint:
+        yield _traces(config.telemetry.traces_endpoint)
     yield check_lateness(config.features.lateness_s, config.events.future_tolerance_s)
     held = committed(state_address(config))
     yield from _log(config, broker, downtime_s, held.state)
@@ -93,6 +95,14 @@ def _switches(address: str) -> Finding:
         return check_switches(SwitchBoard(open_storage(address)).now())
     except StreamrecError as error:
         return failed("switches", error, error.remedy or "restore it from a copy")
+
+
+def _traces(endpoint: str) -> Finding:
+    try:
+        check_tracer(endpoint)
+    except ConfigError as error:
+        return failed("traces", error, error.remedy or "leave telemetry.traces_endpoint out")
+    return Finding("traces", Verdict.OK, f"go to {endpoint}, and where nobody takes them they are dropped")
 
 
 def _teachers(config: Config) -> Finding:
@@ -329,11 +339,12 @@ def _remove_what_was_made(folders: list[Path]) -> None:
 
 
 def _ray(config: Config) -> Iterator[Finding]:
-    stream, with_serving = needed(config, ACTOR_CPUS), needed(config, ACTOR_CPUS, config.serving.num_replicas)
+    stream, with_serving = needed(config), needed(config, config.serving.num_replicas)
     cluster = ray_address()
     if cluster is None:
         num_cpus = float(max(LOCAL_CPUS, os.cpu_count() or 1))
-        have = Resources(num_cpus, float(torch.cuda.device_count() if config.teachers.use_gpu else 0), num_cpus)
+        num_gpus = float(torch.cuda.device_count() if config.teachers.use_gpu else 0)
+        have = Resources.of_nodes([{"CPU": num_cpus, "GPU": num_gpus}])
         yield from check_resources_of(config, have, stream, with_serving, "the local cluster that a job would start")
         return
     was_connected = ray.is_initialized()

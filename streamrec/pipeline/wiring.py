@@ -39,9 +39,6 @@ from streamrec.workers import LocalWorker, Worker
 
 C = TypeVar("C")
 
-ACTOR_CPUS = 0.1
-"""Logical CPUs of each long-lived actor: they take turns with the stream, so they must fit beside Ray Train's workers."""
-
 
 def actor_prefix(lineage_url: str) -> str:
     """Return what the names of a lineage's actors begin with: two states on one cluster have actors of their own."""
@@ -170,8 +167,8 @@ def build_on_ray(
     workers: list[RayWorker[Any]] = []
 
     def worker(role: str, build: Callable[..., C], *args: Any) -> Worker[C]:
-        actor = f"{prefix}-{role}"
-        handle = host(actor, ACTOR_CPUS, checkpoints.check_owner, BEHIND if role in {"control", "linear"} else 0)
+        actor, place = f"{prefix}-{role}", {"scorer": config.placement.scorer, "linear": config.placement.linear}.get(role, config.placement.learners)
+        handle = host(actor, place.cpus, checkpoints.check_owner, BEHIND if role in {"control", "linear"} else 0, place.resources)
         made: RayWorker[C] = RayWorker(handle, epoch, set_up_first, config.telemetry.log_format, role, build, *args, name=actor)
         workers.append(made)
         return made
@@ -187,7 +184,7 @@ def build_on_ray(
         **_learners(config, learner, lambda student: _publisher(config, state_url, clock, (boards or {}).get(student), traces, student)),
         scorer=worker("scorer", Scorer, state_url, config.soft_labels.top_k),
         linear=worker("linear", LinearStatistics, config.teachers.linear) if "linear" in config.teachers.enabled else None,
-        refresher=RayRefresher(config.teachers, state_url, config.telemetry.log_format),
+        refresher=RayRefresher(config.teachers, state_url, config.telemetry.log_format, config.placement.refreshes),
         dead_letters=dead_letters,
         publisher=_publisher(config, state_url, clock, (boards or {}).get(STUDENT), traces),
         former=FormerStudents(open_storage(registry_url(state_url)), config, clock),

@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import ray
@@ -50,7 +51,7 @@ class Host(Generic[C]):
     arrival from one driver.
 
     Args:
-        environment: What `environment_of_job` gave to whoever made this actor.
+        environment: What `environment_of_job` gave to whoever made this actor, and what it takes of its node.
         niceness: By how much others go before it where cores are short.
     """
 
@@ -111,20 +112,28 @@ def environment_of_job() -> str:
     return hashlib.sha256(str(context.get_runtime_env_string()).encode()).hexdigest()[:12]
 
 
-def host(name: str | None, num_cpus: float, check_owner: Callable[[], None] = lambda: None, niceness: int = 0) -> ray.actor.ActorHandle[Any]:
-    """Get the named detached actor that runs this driver's code in its job's environment, or make it.
+def host(
+    name: str | None,
+    num_cpus: float,
+    check_owner: Callable[[], None] = lambda: None,
+    niceness: int = 0,
+    resources: Mapping[str, float] = MappingProxyType({}),
+) -> ray.actor.ActorHandle[Any]:
+    """Get the named detached actor that runs this driver's code in its job's environment and takes what it is to take, or make it.
 
     Args:
         name: Name in the Ray namespace `NAMESPACE`; None makes an actor that ends with this driver.
         num_cpus: Logical CPUs it occupies.
         check_owner: Raises where another driver owns the state: called before an actor with other code is ended.
         niceness: See `Host`.
+        resources: Ray's custom resources that it occupies: it runs on a node that has them.
 
     Raises:
         OperatorError: An actor that was ended keeps its name.
     """
-    environment = environment_of_job()
-    options: dict[str, Any] = {"num_cpus": num_cpus, "max_restarts": -1, "max_task_retries": 0}
+    takes = {"CPU": num_cpus, **resources}
+    environment = f"{environment_of_job()} {' '.join(f'{key}={amount:g}' for key, amount in sorted(takes.items()))}"
+    options: dict[str, Any] = {"num_cpus": num_cpus, "resources": dict(resources), "max_restarts": -1, "max_task_retries": 0}
     if name is not None:
         options |= {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
         _end_other_code(name, (code_version(), environment), check_owner)

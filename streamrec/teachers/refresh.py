@@ -12,7 +12,7 @@ import torch
 from ray.exceptions import RayError
 
 from streamrec.clock import SystemClock
-from streamrec.config import TeachersConfig
+from streamrec.config import ActorPlacement, RefreshPlacement, TeachersConfig
 from streamrec.errors import OperatorError
 from streamrec.memory import GivesBack
 from streamrec.state import ComponentState, from_bytes, to_bytes
@@ -22,6 +22,8 @@ from streamrec.teachers.requests import RefreshRequest, carry_out
 from streamrec.teachers.store import TeacherStore
 from streamrec.teachers.trainer import fit_transformer_task, give_way
 from streamrec.telemetry.logs import set_up
+
+ANYWHERE = RefreshPlacement()
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +51,11 @@ class BackgroundRefresh:
         self._memory.after_work()
 
 
-def background_refresh(log_format: str = "plain") -> ray.actor.ActorHandle[Any]:
+def background_refresh(log_format: str = "plain", place: ActorPlacement = ANYWHERE) -> ray.actor.ActorHandle[Any]:
     """Make an actor that ends with this driver; one that dies fails the refresh in progress, and is there again for the next."""
     make: Any = ray.remote(BackgroundRefresh)  # Ray's types lose the class through options()
-    handle: ray.actor.ActorHandle[Any] = make.options(num_cpus=0, max_restarts=-1, max_task_retries=0).remote(log_format)
+    options = {"num_cpus": place.cpus, "resources": place.resources, "max_restarts": -1, "max_task_retries": 0}
+    handle: ray.actor.ActorHandle[Any] = make.options(**options).remote(log_format)
     return handle
 
 
@@ -60,10 +63,16 @@ class RayRefresher:
     """Start refreshes in actors and as Ray Train fits, and watch for their versions; see `streamrec.teachers.requests.Refresher`.
 
     What a refresh is made from goes to storage first, where its kind says so: after a crash the same refresh starts again from the same bytes.
+
+    Args:
+        config: Settings of all teachers.
+        storage_url: Where versions are.
+        log_format: Of the processes' lines.
+        place: What each process that carries refreshes out takes of its node.
     """
 
-    def __init__(self, config: TeachersConfig, storage_url: str, log_format: str = "plain") -> None:
-        self._config, self._log_format = config, log_format
+    def __init__(self, config: TeachersConfig, storage_url: str, log_format: str = "plain", place: ActorPlacement = ANYWHERE) -> None:
+        self._config, self._log_format, self._place = config, log_format, place
         self._storage_url = storage_url
         self._storage = open_storage(storage_url)
         self._store = TeacherStore(self._storage)
@@ -88,13 +97,14 @@ class RayRefresher:
         self._storage.write_new(payload_key, to_bytes(request.payload))
         if kind.on_ray_train:
             facts: dict[str, Any] = {name: value for name, value in asdict(request).items() if name != "payload"}
-            self._running[key] = fit_transformer_task.remote(facts, payload_key, self._config, self._storage_url)
+            fit: Any = fit_transformer_task.options(num_cpus=self._place.cpus, resources=self._place.resources)
+            self._running[key] = fit.remote(facts, payload_key, self._config, self._storage_url)
         else:
             self._running[key] = self._carry_out(replace(request, payload=ComponentState()), payload_key)
 
     def _carry_out(self, request: RefreshRequest, payload_key: str | None) -> ray.ObjectRef[None]:
         if request.teacher not in self._workers:
-            self._workers[request.teacher] = background_refresh(self._log_format)
+            self._workers[request.teacher] = background_refresh(self._log_format, self._place)
         made: ray.ObjectRef[None] = self._workers[request.teacher].carry_out.remote(request, self._config, self._storage_url, payload_key)
         return made
 

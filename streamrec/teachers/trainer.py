@@ -2,75 +2,53 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from ray.train import (
-    Checkpoint,
-    CheckpointConfig,
-    FailureConfig,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-    get_checkpoint,
-    get_context,
-    report,
-)
+from ray._private.state import available_resources_per_node  # noqa: PLC2701 - the amounts by node; public is their sum alone
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from ray.train.v2._internal.exceptions import (  # noqa: PLC2701 - a fit fails by these where its workers find no place, and says so by no public name
+    WorkerGroupStartupFailedError,
+    WorkerGroupStartupTimeoutError,
+)
 from torch import nn
 
 from streamrec.config import TeachersConfig
-from streamrec.state import ComponentState, from_bytes, to_bytes
+from streamrec.errors import OperatorError
+from streamrec.room import fewest_workers, of_one_worker, room_for
+from streamrec.state import from_bytes
 from streamrec.storage import open_storage
-from streamrec.storage.local import LocalStorage
 from streamrec.teachers.requests import RefreshRequest, carry_out
+from streamrec.teachers.train_checkpoints import StoredCheckpoints, remove
 from streamrec.teachers.train_exports import take_back
 from streamrec.teachers.training import Place
 
 MAX_FAILURES = 3
 """A worker that dies is replaced so often; what fails more often than that fails by itself."""
 
+_NO_CUDA = "no GPUs found"
+"""What torch says where a GPU's collectives are asked for and it has none; Ray gives out GPUs by number and does not look."""
 
-class RayCheckpoints:
-    """Keep a training's state in the run's folder; Ray Train gives it to the workers that replace the dead ones."""
-
-    def load(self) -> list[ComponentState]:
-        """Return the parts of the newest checkpoint that is whole."""
-        checkpoint = get_checkpoint()
-        if checkpoint is None:
-            return []
-        with checkpoint.as_directory() as folder:
-            return [from_bytes(path.read_bytes()) for path in sorted(Path(folder).glob("part-*.safetensors"))]
-
-    def save(self, part: ComponentState | None) -> None:
-        """Report the state; Ray puts all workers' files into one folder, and waits for all workers."""
-        if part is None:
-            report({})
-            return
-        with tempfile.TemporaryDirectory(prefix="streamrec-part-") as folder:
-            Path(folder, f"part-{get_context().get_world_rank():05d}.safetensors").write_bytes(to_bytes(part))
-            report({}, checkpoint=Checkpoint.from_directory(folder))
+logger = logging.getLogger(__name__)
 
 
 def train_worker(config: dict[str, Any]) -> None:
     """Train as one Ray Train worker; the payload is read from storage, so that a restarted worker finds it.
 
     Args:
-        config: ``request`` (without payload), ``payload_key``, ``teachers`` (settings) and ``storage_url``.
+        config: ``request`` (without payload), ``payload_key``, ``teachers`` (settings), ``storage_url`` and ``checkpoints``, where they are on it.
     """
     torch.set_num_threads(1)
     give_way()
     storage = open_storage(config["storage_url"])
     payload = from_bytes(storage.read(config["payload_key"]))
-    checkpoints = RayCheckpoints() if isinstance(storage, LocalStorage) else None  # Else the run's folder is one machine's.
     context = get_context()
+    checkpoints = StoredCheckpoints(storage, config["checkpoints"])
     place = Place(context.get_world_rank(), context.get_world_size(), get_device(), _distribute, checkpoints)
     carry_out(RefreshRequest(**config["request"], payload=payload), TeachersConfig.model_validate(config["teachers"]), config["storage_url"], place)
 
@@ -88,64 +66,79 @@ def _distribute(module: nn.Module) -> nn.Module:
 def fit_transformer(request: dict[str, Any], payload_key: str, teachers: TeachersConfig, storage_url: str) -> None:
     """Fit one transformer version with Ray Train and wait for it.
 
-    The run's name is the version's, so that it is unique per refresh. A worker that dies is replaced and all go on from their newest checkpoint; so
-    does the fit of the same version after a job was killed, whatever number of workers it has then. The folder goes afterwards, because the version
-    itself goes to ``storage_url``. One fit of a job runs at a time.
+    A worker that dies is replaced and all go on from their newest checkpoint; so does the fit of the same version after a job was killed, whatever
+    number of workers it has then. Where there is no place for as many any more, as after a node was lost, and ``teachers.min_train_workers`` allows
+    fewer, fewer go on. The checkpoints go afterwards. One fit of a job runs at a time.
 
     Raises:
         ray.train.TrainingFailedError: The workers failed.
+        OperatorError: Ray gave a worker a GPU that torch does not find.
     """
-    name = f"{request['teacher']}-{request['version']}"
-    with _run_folder(f"{request['teacher']}/{request['version']}", storage_url) as folder:
+    storage, checkpoints = open_storage(storage_url), f"teachers/{request['teacher']}/{request['version']}/run"
+    told = {"request": request, "payload_key": payload_key, "teachers": teachers.model_dump(mode="json"), "storage_url": storage_url}
+    lost = 0
+    try:
+        while True:
+            num_workers = workers_now(teachers)
+            try:
+                _fit(f"{request['teacher']}-{request['version']}", {**told, "checkpoints": checkpoints}, teachers, num_workers)
+                break
+            except TrainingFailedError as error:
+                cause = error.controller_failure if isinstance(error, ControllerError) else None
+                lost += isinstance(cause, WorkerGroupStartupFailedError)
+                if lost > MAX_FAILURES or not isinstance(cause, WorkerGroupStartupTimeoutError | WorkerGroupStartupFailedError):
+                    _check_cuda(error)
+                    raise
+                logger.warning(
+                    "Trainer: %d train workers found no place, looking for what there is, %d at least", num_workers, fewest_workers(teachers)
+                )
+    finally:
+        remove(storage, checkpoints)
+
+
+def _fit(name: str, told: dict[str, Any], teachers: TeachersConfig, num_workers: int) -> None:
+    """Let so many workers train, and wait for them; Ray Train's own folder has nothing that anybody needs."""
+    with tempfile.TemporaryDirectory(prefix="streamrec-train-") as folder:
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={
-                "request": request,
-                "payload_key": payload_key,
-                "teachers": teachers.model_dump(mode="json"),
-                "storage_url": storage_url,
-            },
-            scaling_config=ScalingConfig(
-                num_workers=teachers.num_train_workers,
-                use_gpu=teachers.use_gpu,
-                resources_per_worker={"CPU": teachers.cpus_per_worker} | ({"GPU": 1} if teachers.use_gpu else {}),
-            ),
-            run_config=RunConfig(
-                name=name,
-                storage_path=str(folder.resolve()),
-                checkpoint_config=CheckpointConfig(num_to_keep=1),
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            ),
+            train_loop_config=told,
+            scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=teachers.use_gpu, resources_per_worker=of_one_worker(teachers)),
+            run_config=RunConfig(name=name, storage_path=folder, failure_config=_failures(teachers)),
         )
-        was_begun = (folder / name).exists()
         try:
-            trainer.fit()
-        except TrainingFailedError:
-            if not was_begun:
-                raise
-            shutil.rmtree(folder / name)  # A killed job may have left a torn record there.
             trainer.fit()
         finally:
             take_back()
 
 
-@contextmanager
-def _run_folder(version: str, storage_url: str) -> Iterator[Path]:
-    """Give Ray Train a folder: where the state is files, beside the version, so that a killed job leaves nothing outside its state.
+def _failures(teachers: TeachersConfig) -> FailureConfig:
+    """Return how often workers may die, and how often all of them may find no place: by itself Ray Train waits for ever for as many as before."""
+    limit = 0 if _is_elastic(teachers) else -1
+    return FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=limit)  # type: ignore[call-arg] # Ray's types are those of its v1
 
-    What a killed job's fit of this version left there is gone on with.
+
+def _is_elastic(teachers: TeachersConfig) -> bool:
+    return fewest_workers(teachers) < teachers.num_train_workers
+
+
+def workers_now(teachers: TeachersConfig) -> int:
+    """Return how many workers a fit is to have: all, or as many as the nodes have room for now where fewer are allowed.
+
+    Ray Train's own elastic scaling counts what nodes were started with, not what the actors there have left.
     """
-    storage = open_storage(storage_url)
-    if not isinstance(storage, LocalStorage):
-        with tempfile.TemporaryDirectory(prefix="streamrec-train-") as temporary:
-            yield Path(temporary)
+    if not _is_elastic(teachers):
+        return teachers.num_train_workers
+    free: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]
+    return max(fewest_workers(teachers), min(teachers.num_train_workers, room_for(of_one_worker(teachers), list(free.values()))))
+
+
+def _check_cuda(error: TrainingFailedError) -> None:
+    """Raise in our words where a fit failed because a worker's GPU is none for torch."""
+    if _NO_CUDA not in str(error):
         return
-    folder = Path(storage.address) / "teachers" / version / "run"
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    what = "Trainer: Ray gave a train worker a GPU, and its torch finds none"
+    do = "install a torch with CUDA on the nodes that offer GPUs, start the others with --num-gpus=0, or set teachers.use_gpu = false"
+    raise OperatorError(what, do=do) from error
 
 
 fit_transformer_task = ray.remote(num_cpus=0, max_retries=0)(fit_transformer)

@@ -14,7 +14,14 @@ def containers(pods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def test_there_are_pods_of_each_kind(pods: dict[str, dict[str, Any]]) -> None:
-    assert set(pods) == {"RayCluster head", "RayCluster serving", "RayCluster training", "StatefulSet streamrec-redis", "Job streamrec-serve-deploy"}
+    assert set(pods) == {
+        "RayCluster head",
+        "RayCluster serving",
+        "RayCluster training",
+        "RayCluster spot",
+        "StatefulSet streamrec-redis",
+        "Job streamrec-serve-deploy",
+    }
 
 
 def test_no_pod_is_root_nor_asks_kubernetes(pods: dict[str, dict[str, Any]]) -> None:
@@ -75,7 +82,7 @@ def test_no_secret_is_written_down(pods: dict[str, dict[str, Any]], one: Callabl
 
 
 def test_servers_and_learners_have_nodes_of_their_own(pods: dict[str, dict[str, Any]]) -> None:
-    for group in ("serving", "training"):
+    for group in ("serving", "training", "spot"):
         pod = pods[f"RayCluster {group}"]
         assert pod["nodeSelector"] == {f"streamrec.io/{group}": "true"}
         assert [(each["key"], each["effect"]) for each in pod["tolerations"]] == [(f"streamrec.io/{group}", "NoSchedule")]

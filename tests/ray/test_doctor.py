@@ -50,9 +50,9 @@ def test_a_cluster_is_judged_as_a_job_judges_it_and_stays_connected(tmp_path: Pa
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     fits, too_large = config_in(tmp_path), config_in(tmp_path, cpus_per_worker=3)
     assert of_ray(fits)[0].verdict is Verdict.OK
-    check_resources(fits, 0.1)
+    check_resources(fits)
     (finding,) = of_ray(too_large)
     with pytest.raises(ResourcesShort) as caught:
-        check_resources(too_large, 0.1)
+        check_resources(too_large)
     assert str(caught.value) == f"{finding.found.partition(': ')[2]}, {finding.remedy}"
     assert ray.is_initialized()

@@ -67,6 +67,9 @@ def process(rank: int, world: int, folder: str) -> None:
         values, training = trained(shard, place, 25)
         parts[name] = values
         parts[f"{name}_bytes"] = training.table.num_bytes
+    _, grown = trained(True, Place(rank, world, wrap=DistributedDataParallel, checkpoints=Kept(Path(folder) / "alone", rank)), 20)
+    parts["grown"] = {**grown.table.own, **dict(grown._network.state_dict())}
+    parts["grown_steps"] = len(grown.losses)
     distributed.barrier()
     distributed.destroy_process_group()
     torch.save(parts, f"{folder}/result-{rank}")
@@ -75,6 +78,8 @@ def process(rank: int, world: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("sharded")
+    (made / "alone").mkdir()
+    trained(False, Place(checkpoints=Kept(made / "alone", 0)), 25)
     spawn(process, (2, str(made)), nprocs=2)
     return made
 
@@ -100,3 +105,14 @@ def test_what_two_kept_one_goes_on_from(folder: Path, name: str, tmp_path: Path)
     for key, value in training.table.own.items():
         for first, part in enumerate(both):
             np.testing.assert_array_equal(value.numpy()[first :: len(both)], part[f"table/{key}"])
+
+
+def test_what_one_kept_two_go_on_from(folder: Path) -> None:
+    (kept,) = Kept(folder / "alone", 0).load()
+    for rank in range(2):
+        found = torch.load(folder / f"result-{rank}", weights_only=True)
+        assert found["grown_steps"] == 20
+        for key, array in kept.arrays.items():
+            kind, _, name = key.partition("/")
+            if kind in {"table", "network"}:
+                np.testing.assert_array_equal(found["grown"][name].numpy(), array[rank::2] if kind == "table" else array)

@@ -34,6 +34,8 @@ def another(path: tuple[str, ...], default: Any) -> Any:
         "namespace": "shop",
         "enabled": ["linear"],
         "plugins": {"ours": {"depth": 3}},
+        "resources": {"spot": 0.5},
+        "worker_resources": {"spot": 0.5},
         "meanings": {"poke": {"role": "context"}},
         "host": "0.0.0.0",
         "accepts": ["interaction"],
@@ -152,6 +154,12 @@ def test_a_number_is_finite(value: str) -> None:
     [
         "teachers.transformer.num_heads = 7",
         "teachers.num_train_workers = 33",
+        "teachers.min_train_workers = 2",
+        "teachers.gpus_per_worker = 1.5",
+        "teachers.worker_resources = { GPU = 1 }",
+        "placement.learners.resources = { CPU = 1 }",
+        "placement.scorer.resources = { spot = 0 }",
+        "placement.refreshes.resources = { memory = 1 }",
         "student.dim = 0",
         "pipeline.checkpoint_interval_s = -1",
         "seed = 'x'",
@@ -172,6 +180,12 @@ def test_a_wrong_duration_is_named_once() -> None:
 def test_a_value_that_does_not_fit_another_one_is_refused_with_both() -> None:
     with pytest.raises(ConfigError, match=r"teachers\.transformer\.num_heads is not valid, got 2, allowed a divisor of dim = 31"):
         load_config_of("teachers.transformer.dim = 31")
+
+
+def test_workers_of_one_fit_share_no_gpu_and_one_alone_may_have_a_part() -> None:
+    assert load_config_of("teachers.gpus_per_worker = 0.5").teachers.gpus_per_worker == 0.5
+    with pytest.raises(ConfigError, match=r"gpus_per_worker is not valid, got 0\.5, allowed 1 or more with num_train_workers = 2"):
+        load_config_of("teachers.gpus_per_worker = 0.5\nteachers.num_train_workers = 2")
 
 
 @pytest.mark.parametrize("text", ["log.dead_letter_topic = 'streamrec.events'", "log.events_topic = 'streamrec.dead-letters'"])

@@ -2,6 +2,13 @@
 
 from collections.abc import Mapping
 
+_PLACED = {
+    "learners": "each student's actor, the control's too",
+    "scorer": "the actor that holds the teachers and scores with them",
+    "linear": "the actor that holds the linear teacher's sums",
+    "refreshes": "each process that refreshes a teacher, or controls a fit",
+}
+
 MEANINGS: Mapping[str, str] = {
     "state": "Where checkpoints, versions and the event lake go: a folder, `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`.",
     "seed": "Of everything that is drawn by chance.",
@@ -132,7 +139,14 @@ MEANINGS: Mapping[str, str] = {
     **{f"teachers.{name}_refresh_events": "A refresh begins after so many interactions at the latest." for name in ("transformer", "linear", "text")},
     "teachers.plugin_refresh_events": "The same, of each teacher that a package brings.",
     "teachers.num_train_workers": "Of Ray Train.",
+    "teachers.min_train_workers": "A fit has so many at least, up to `num_train_workers` where there is room, also after a node is lost; 0: all.",
     "teachers.use_gpu": "Give each of them a GPU.",
+    "teachers.gpus_per_worker": "So many of them, with `use_gpu`; a part of one for one worker alone, because no two of one fit can share a GPU.",
+    "teachers.worker_resources": "Ray's custom resources that each takes, such as `{ spot = 0.01 }`: it runs on nodes that were given them.",
+    **{f"placement.{name}.cpus": f"Logical CPUs of {whose}." for name, whose in _PLACED.items()},
+    **{
+        f"placement.{name}.resources": f"Ray's custom resources of {whose}: it runs on nodes that were given them." for name, whose in _PLACED.items()
+    },
     "teachers.cpus_per_worker": "Logical CPUs of each.",
     "teachers.window_events": "So many newest interactions are what refreshes are made from.",
 }

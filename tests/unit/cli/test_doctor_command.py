@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +60,17 @@ def test_files_with_other_partitions_than_configured_fail_with_their_remedy(log:
     assert result.exit_code == 1
     assert "FAIL  topic streamrec.events: 2 partitions, log.num_partitions = 5: jobs refuse to start" in result.stdout
     assert "      → set log.num_partitions = 2, or choose another log.events_topic" in result.stdout
+
+
+def test_traces_without_their_extra_fail_before_a_job_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--broker", "local", "--set", "telemetry.traces_endpoint=http://127.0.0.1:4318")
+    assert "OK    traces: go to http://127.0.0.1:4318" in doctor(*words).stdout
+    monkeypatch.delitem(sys.modules, "streamrec.telemetry.otlp", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    result = doctor(*words)
+    assert result.exit_code == 1
+    assert "FAIL  traces: " in result.stdout
+    assert "→ run `pip install 'streamrec[otel]'` on every node, or leave the setting out" in result.stdout
 
 
 @pytest.mark.parametrize(("verdict", "status"), [(Verdict.OK, 0), (Verdict.WARN, 0), (Verdict.FAIL, 1)])

@@ -13,7 +13,6 @@ from jobs import backtest, bootstrap, compact, rebuild, refresh_teachers, replay
 from streamrec.pipeline.lake_writer import open_lake
 from streamrec.pipeline.lineage import known_lineage
 from streamrec.pipeline.resources import needed
-from streamrec.pipeline.wiring import ACTOR_CPUS
 
 World = Any
 Job = Callable[[list[str]], int]
@@ -48,7 +47,7 @@ def test_a_stream_says_where_it_would_go_on_and_what_it_needs(dry: Callable[...,
     status, found, told = dry(stream.main)
     assert (status, found["job"], found["status"]) == (0, "stream", 0)
     assert f"it would go on after batch {plain.controller().state.batch}" in told
-    assert found["needs"]["cpus"] == needed(plain.config, ACTOR_CPUS).cpus
+    assert found["needs"]["cpus"] == needed(plain.config).cpus
     assert f"it needs {found['needs']['cpus']:g} logical CPUs and no GPU" in told
 
 

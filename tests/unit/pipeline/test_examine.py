@@ -24,7 +24,7 @@ from streamrec.pipeline.examine import (
     check_topic,
     failed,
 )
-from streamrec.pipeline.resources import Resources, needed, shortage
+from streamrec.pipeline.resources import Resources, needed, shortage, told_places
 from streamrec.storage.trial import Trial
 
 DAY_S = 86_400.0
@@ -150,20 +150,36 @@ def test_a_clock_may_be_no_further_ahead_than_events_may_be_late(lateness_s: flo
 
 def resources(have: Resources, **teachers: object) -> list[Finding]:
     config: Config = parse_config({"teachers": teachers, "serving": {"num_replicas": 2}})
-    return check_resources_of(config, have, needed(config, 0.1), needed(config, 0.1, 2), "here")
+    return check_resources_of(config, have, needed(config), needed(config, 2), "here")
+
+
+def nodes(*cpus: float, **others: float) -> Resources:
+    return Resources.of_nodes([{"CPU": each, **others} for each in cpus])
 
 
 def test_a_plan_that_fits_only_without_serving_is_a_warning() -> None:
-    assert [finding.verdict for finding in resources(Resources(4, 0, 4))] == ["OK"]
-    assert [finding.verdict for finding in resources(Resources(1.5, 0, 1.5))] == ["OK", "WARN"]
+    assert [finding.verdict for finding in resources(nodes(4))] == ["OK"]
+    assert [finding.verdict for finding in resources(nodes(1.5))] == ["OK", "WARN"]
 
 
 @pytest.mark.parametrize(
     ("have", "teachers", "found", "remedy"),
     [
-        (Resources(1, 0, 1), {}, "does not fit this Ray cluster, got 1 CPUs, allowed 1.4 or more", "lower teachers.num_train_workers (1)"),
-        (Resources(16, 0, 2), {"cpus_per_worker": 4}, "no node of this Ray cluster holds one train worker, got 2 CPUs", "cpus_per_worker (4)"),
-        (Resources(16, 1, 8), {"use_gpu": True, "num_train_workers": 2}, "more GPUs than the cluster has, got 1, allowed 2", "set use_gpu = false"),
+        (nodes(1), {}, "does not fit this Ray cluster, got 1 CPUs, allowed 1.4 or more", "lower teachers.num_train_workers (1)"),
+        (nodes(*[2] * 8), {"cpus_per_worker": 4}, "no node of this Ray cluster holds one train worker, got 2 CPUs", "cpus_per_worker (4)"),
+        (nodes(16, GPU=1), {"use_gpu": True, "num_train_workers": 2}, "more GPUs than the cluster has, got 1, allowed 2", "set use_gpu = false"),
+        (
+            nodes(16, 1),
+            {"worker_resources": {"spot": 0.5}},
+            "no node of this Ray cluster holds one train worker, got 2 nodes with CPU 1; CPU 16, allowed CPU 0.5, spot 0.5 on one node",
+            "start a node that has them (`ray start --resources`",
+        ),
+        (
+            nodes(16, spot=1),
+            {"worker_resources": {"spot": 0.5}, "num_train_workers": 3},
+            "has room for each train worker, with what else is to run there, got 1 nodes with CPU 16, spot 1, allowed 3 times CPU 0.5, spot 0.5",
+            "lower what teachers.cpus_per_worker, use_gpu and worker_resources asks for, or add a node that has CPU 0.5, spot 0.5",
+        ),
     ],
 )
 def test_a_plan_that_would_wait_for_ever_fails_and_says_what_to_lower(have: Resources, teachers: dict[str, object], found: str, remedy: str) -> None:
@@ -176,14 +192,33 @@ def test_a_plan_that_would_wait_for_ever_fails_and_says_what_to_lower(have: Reso
 
 def test_what_is_needed_counts_actors_training_reading_and_replicas() -> None:
     plain = parse_config({})
-    assert needed(plain, 0.1).cpus == pytest.approx(4 * 0.1 + 0.5 + 0.5)
-    assert needed(plain, 0.1, 3).cpus == pytest.approx(needed(plain, 0.1).cpus + 3 * 0.2)
-    bare = parse_config({"teachers": {"enabled": [], "use_gpu": True}, "student": {"control": False}})
-    assert needed(bare, 0.1) == Resources(2 * 0.1 + 0.5, 0, 0.5)
+    assert needed(plain).cpus == pytest.approx(4 * 0.1 + 0.5 + 0.5)
+    assert needed(plain, 3).cpus == pytest.approx(needed(plain).cpus + 3 * 0.2)
+    bare = needed(parse_config({"teachers": {"enabled": [], "use_gpu": True}, "student": {"control": False}}))
+    assert (bare.cpus, bare.gpus, bare.node_cpus) == (pytest.approx(2 * 0.1 + 0.5), 0, 0.5)
     have = Resources.of_nodes([{"CPU": 2.0, "GPU": 1.0}, {"CPU": 6.0}, {}])
-    assert have == Resources(8.0, 1.0, 6.0)
-    assert shortage(plain, needed(plain, 0.1), have) is None
-    assert shortage(plain, needed(plain, 0.1), Resources.of_nodes([])) is not None
+    assert (have.cpus, have.gpus, have.node_cpus) == (8.0, 1.0, 6.0)
+    assert shortage(plain, needed(plain), have) is None
+    assert shortage(plain, needed(plain), Resources.of_nodes([])) is not None
+
+
+def test_what_is_placed_is_counted_told_and_looked_for_on_single_nodes() -> None:
+    spot = {"num_train_workers": 4, "min_train_workers": 2, "use_gpu": True, "worker_resources": {"spot": 0.25}}
+    config = parse_config({"teachers": spot, "placement": {"learners": {"cpus": 0.75, "resources": {"stays": 0.5}}}})
+    needs = needed(config)
+    assert (needs.cpus, needs.gpus) == (pytest.approx(2 * 0.75 + 0.1 + 0.1 + 2 * 0.5 + 0.5), 2)
+    assert needs.custom == {"stays": 1.0, "spot": 0.5}
+    assert told_places(config, needs) == [
+        "2 × student on nodes that have it: CPU 0.75, stays 0.5 each",
+        "2 × train worker on nodes that have it: CPU 0.5, GPU 1, spot 0.25 each",
+        "a fit begins with 2 train workers at least, and with up to 4 where there is room",
+    ]
+    steady, gpu = {"CPU": 4.0, "stays": 1.0}, {"CPU": 1.0, "GPU": 1.0, "spot": 1.0}
+    assert shortage(config, needs, Resources.of_nodes([steady, gpu, gpu])) is None
+    assert "for each train worker" in str(shortage(config, needs, Resources.of_nodes([steady, {**gpu, "GPU": 2.0, "CPU": 0.5}])))
+    (finding,) = check_resources_of(config, Resources.of_nodes([steady, gpu, gpu]), needs, needs, "here")
+    assert "2 × train worker on nodes that have it" in finding.found
+    assert told_places(parse_config({}), needed(parse_config({}))) == []
 
 
 def test_a_failed_check_says_its_remedy_once() -> None:

@@ -8,7 +8,7 @@ import pytest
 import ray
 from ray.exceptions import RayError
 
-from streamrec.config import Config
+from streamrec.config import Config, RefreshPlacement
 from streamrec.state import ComponentState, digest_of, from_bytes
 from streamrec.storage import open_storage
 from streamrec.teachers import refresh
@@ -31,9 +31,9 @@ class Actors:
         monkeypatch.setattr(ray, "wait", lambda refs, **_: ([ref for ref in refs if ref in self.done], []))
         monkeypatch.setattr(ray, "get", lambda ref: None)
 
-    def make(self, log_format: str) -> Actors:
+    def make(self, log_format: str, place: RefreshPlacement) -> Actors:
         self.num_made += 1
-        assert log_format == "plain"
+        assert (log_format, place) == ("plain", RefreshPlacement())
         return self
 
     def remote(self, request: RefreshRequest, *others: Any) -> str:
