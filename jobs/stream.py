@@ -91,14 +91,15 @@ def _stream(options: argparse.Namespace) -> int:
             cli.say("nothing is lost: the log still has what comes next")
         lag = driver.lag()
         cli.say(f"going on after batch {driver.controller.state.batch}, {'an unknown number of' if lag is None else lag} records behind")
-        read = 0
+        read = newest = 0
         while not stop.is_set() and driver.idle_s() < idle_s and (max_events is None or read < max_events):
             tell = teller(driver.controller)
             report = driver.step()
             if report is None and (ended := session.broker_ended()) is not None:
                 raise ended
             if report is not None:  # Also one that only waited for a refresh was something to do.
-                read += report.plan.num_records
+                if report.plan.batch > newest:  # After a failure steps are done again.
+                    read, newest = read + report.plan.num_records, report.plan.batch
                 tell(report)
         numbers.ended(driver.controller, driver.controller.finish())
         summary = cli.summary(driver.controller)

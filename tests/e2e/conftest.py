@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +28,27 @@ NUM_EVENTS = 5500
 
 @dataclass
 class Jobs:
-    """Run jobs on states below ``folder``, all on one log."""
+    """Run jobs on states below ``folder``, all on one log; ``changes`` are settings besides those of `config`, by section."""
 
     folder: Path
     root: Path = ROOT
     num_events: int = NUM_EVENTS
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def config(self, state: str) -> Config:
-        return parse_config(
-            {
-                "state": str(self.folder / state),
-                "log": {"broker": f"local://{self.folder / 'log'}"},
-                "features": {"lateness_s": "10000d", "history_length": 10},
-                "student": {"dim": 16, "batch_size": 64},
-                "teachers": {
-                    "transformer": {"dim": 16, "first_steps": 5, "refresh_steps": 3, "sequence_length": 8},
-                    "transformer_refresh_events": 1200,
-                    "linear_refresh_events": 700,
-                },
-                "pipeline": {"max_batch_events": 250, "checkpoint_interval_s": "1000s"},
-            }
-        )
+        settings: dict[str, Any] = {
+            "state": str(self.folder / state),
+            "log": {"broker": f"local://{self.folder / 'log'}"},
+            "features": {"lateness_s": "10000d", "history_length": 10},
+            "student": {"dim": 16, "batch_size": 64},
+            "teachers": {
+                "transformer": {"dim": 16, "first_steps": 5, "refresh_steps": 3, "sequence_length": 8},
+                "transformer_refresh_events": 1200,
+                "linear_refresh_events": 700,
+            },
+            "pipeline": {"max_batch_events": 250, "checkpoint_interval_s": "1000s"},
+        }
+        return parse_config({**settings, **{section: {**settings.get(section, {}), **changed} for section, changed in self.changes.items()}})
 
     def append(self, start: int, end: int) -> None:
         config = self.config("log-only")

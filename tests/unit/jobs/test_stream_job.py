@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -176,7 +176,9 @@ class Told:
 def streamed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Told]]:
     """Run ``jobs.stream --until-idle 3s`` with a controller whose steps do what a list says; the exit status and the controller."""
 
-    def run(outcomes: list[Any], broker_ended: Callable[[], Exception | None] = lambda: None, made: type[Told] = Told) -> tuple[int, Told]:
+    def run(
+        outcomes: list[Any], broker_ended: Callable[[], Exception | None] = lambda: None, made: type[Told] = Told, options: Sequence[str] = ()
+    ) -> tuple[int, Told]:
         clock = ManualClock(0)
         controller = made(outcomes, clock)
 
@@ -191,7 +193,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, Told]]
         monkeypatch.setattr(cli, "summary", lambda _: {"unread": controller.num_unread})
         monkeypatch.setattr(stream, "leave", lambda actors, *_: controller.left.extend(actors))
         monkeypatch.setattr("time.monotonic", clock.monotonic_s)
-        return stream.main(["--until-idle", "3s"]), controller
+        return stream.main(["--until-idle", "3s", *options]), controller
 
     return run
 
@@ -202,6 +204,14 @@ def test_until_idle_is_not_until_the_steps_fail(streamed: Callable[[list[Any]], 
     status, controller = streamed([REPORT, error, error, REPORT])
     assert (status, controller.num_unread, controller.outcomes) == (0, 0, [])
     assert controller.left == ["student", "scorer", None]
+
+
+@pytest.mark.usefixtures("handlers")
+def test_what_a_stream_reads_again_after_a_failure_does_not_count_twice_towards_its_end(streamed: Callable[..., tuple[int, Told]]) -> None:
+    steps = [replace(REPORT, plan=REPORT.plan.model_copy(update={"batch": batch})) for batch in range(1, 6)]
+    lost = OperatorError("Actor: the call is not its owner's")
+    status, controller = streamed([*steps[:2], lost, *steps], options=["--max-events", str(4 * REPORT.plan.num_records)])
+    assert (status, controller.outcomes) == (0, steps[4:])
 
 
 class Silent(Told):
