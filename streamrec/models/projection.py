@@ -15,6 +15,7 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
@@ -98,10 +99,19 @@ def _queries(features: F32, is_known: NDArray[np.bool_], sequences: NDArray[np.i
 
 def _solutions(features: F32, learned: _Queries) -> list[F32]:
     """Return W for each of `_RIDGES`."""
-    past, items = learned.histories.T @ learned.histories, features.T @ features
+    past, items = _product(learned.histories.T, learned.histories), _product(features.T, features)
     # (FᵀF + μI) is symmetric: X (FᵀF + μI)⁻¹ is the solve's transpose.
-    follows = np.linalg.solve(_ridged(items, _ITEM_RIDGE), (learned.histories.T @ features[learned.targets]).T).T
-    return [np.asarray(np.linalg.solve(_ridged(past, ridge), follows), np.float32) for ridge in _RIDGES]
+    follows = _solve(_ridged(items, _ITEM_RIDGE), _product(features[learned.targets].T, learned.histories)).T
+    return [_solve(_ridged(past, ridge), follows) for ridge in _RIDGES]
+
+
+# By torch: it takes as many threads as it is told, numpy as many as the environment said at its import, and the last bits depend on them.
+def _product(left: F32, right: F32) -> F32:
+    return np.asarray((torch.from_numpy(left) @ torch.from_numpy(right)).numpy(), np.float32)
+
+
+def _solve(matrix: F32, right: F32) -> F32:
+    return np.asarray(torch.linalg.solve(torch.from_numpy(matrix), torch.from_numpy(right)).numpy(), np.float32)
 
 
 def _ridged(gram: F32, ridge: float) -> F32:
@@ -113,7 +123,7 @@ def _judge(features: F32, is_known: NDArray[np.bool_], popularity: F32, judged: 
     """Return (the held-out targets' mean log-likelihood, s, b) of the best s and b."""
     rows = np.flatnonzero(is_known)
     place = np.searchsorted(rows, judged.targets)
-    scores = judged.histories @ weights @ features[rows].T
+    scores = _product(_product(judged.histories, weights), features[rows].T)
     spread = float(scores.std()) or 1.0
     found = []
     for factor, strength in itertools.product(_SCALES, _POPULARITY):
