@@ -23,19 +23,25 @@ _AWAY = (BrokerUnavailable, TopicMissing)
 # What Ray raises when a process or a node is gone, or an actor not back yet; and a call that an actor refused after its restart.
 _LOST = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, GetTimeoutError, OperatorError)
 
+# What ends by itself when a broker, a node or an actor is back, which takes minutes where a pod is made anew.
+_OUTAGES = (*_AWAY, RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError, GetTimeoutError)
+
 IDLE_WAIT_S = 0.02
 MAX_FAILURES = 10
-"""Failures after which the driver gives up and says why, when the step that failed last, or a later one, has not succeeded between them."""
+"""Failures after which the driver gives up and says why, when the step that failed last, or a later one, has not succeeded between them; outages
+don't count."""
+OUTAGE_LIMIT_S = 600.0
+"""The driver gives up what is away when it has waited for it so long in all, what the attempts themselves took not counted."""
 
 
 class Driver:
     """Drive one controller; a new one is built from the last commit when an actor has died.
 
     **Contract.** `step` waits by itself only through ``wait``. It returns None when nothing was to do, and raises the last failure when
-    `MAX_FAILURES` came in a row. Steps that a rebuilt controller repeats on its way to the one that failed do not end the row: or a step that
-    fails for good would be tried for ever. A broker that is away, or does not know the topic, is asked again after growing waits; what it
-    acknowledged is never asked for twice. `lag` and `is_caught_up` raise nothing because of a broker that is away, and do not ask it before a
-    step succeeded.
+    `MAX_FAILURES` came in a row that were no outage, or when it has waited for what is away for `OUTAGE_LIMIT_S` in a row. Steps that a rebuilt
+    controller repeats on its way to the one that failed do not end the row: or a step that fails for good would be tried for ever. A broker that is
+    away, or does not know the topic, is asked again after growing waits; what it acknowledged is never asked for twice. `lag` and `is_caught_up`
+    raise nothing because of a broker that is away, and do not ask it before a step succeeded.
 
     Args:
         build: Makes a controller, not yet recovered.
@@ -55,7 +61,8 @@ class Driver:
         self._wait = wait
         self._say = say
         self._tell = tell
-        self._failures, self._failed_batch = 0, 0
+        self._end_row()
+        self._failed_batch = 0
         self._is_down = False
         self._due_s = -math.inf
         self._lag: int | None = None
@@ -84,7 +91,7 @@ class Driver:
             return None
         self._is_down = False
         if batch >= self._failed_batch:
-            self._failures = 0
+            self._end_row()
         self._tell_pause(paused := self.controller.paused)
         if report is None:
             if paused is None:  # What waits in the log is not read: that is no idleness.
@@ -154,15 +161,23 @@ class Driver:
         if held is not None and held.parts.checkpoints is not None:
             held.parts.checkpoints.check_owner()
 
+    def _end_row(self) -> None:
+        self._num_tries, self._failures, self._waited_s = 0, 0, 0.0
+
     def _again(self, error: Exception) -> None:
-        self._failures, self._is_down = self._failures + 1, True
+        """Wait before the next try, or raise the error where there have been enough."""
+        self._num_tries, self._is_down = self._num_tries + 1, True
+        is_outage = isinstance(error, _OUTAGES)
+        self._failures += not is_outage
         reason = str(error).strip().splitlines()[-1]
-        if self._failures >= MAX_FAILURES:
-            logger.error("giving up after %d failures in a row: %s", self._failures, reason)
+        if self._failures >= MAX_FAILURES or self._waited_s >= OUTAGE_LIMIT_S:
+            logger.error("giving up after %d failures in a row and %.0f s of waiting: %s", self._num_tries, self._waited_s, reason)
             raise error
-        wait_s = min(0.1 * 2**self._failures, 10.0)
-        self._say(f"failure {self._failures} of {MAX_FAILURES}, trying again in {wait_s:.1f} s: {reason}")
+        wait_s = min(0.1 * 2**self._num_tries, 10.0)
+        which = f"outage, try {self._num_tries}" if is_outage else f"failure {self._failures} of {MAX_FAILURES}"
+        self._say(f"{which}, trying again in {wait_s:.1f} s: {reason}")
         self._wait(wait_s)
+        self._waited_s += wait_s
 
 
 def _is_final(error: Exception) -> bool:

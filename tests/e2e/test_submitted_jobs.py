@@ -191,7 +191,7 @@ def streamed_while_a_node_dies(nodes: Nodes, jobs: Any) -> dict[str, Any]:
     jobs.append(NUM_BEFORE, NUM_ALL)
     second = nodes.submit("shop", "stream")
     nodes.wait(stream, lambda logs: records(logs) == NUM_ALL - NUM_FIRST, "the stream to learn what came after the kill")
-    assert "failure 1 of 10" in nodes.logs(stream)
+    assert "outage, try 1," in nodes.logs(stream)
     assert nodes.actors()[f"{prefix}-student"] != where
     refused = nodes.ended(second)
     assert (refused.status, refused.driver_exit_code) == (JobStatus.FAILED, 1)

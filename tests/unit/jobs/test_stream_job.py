@@ -236,7 +236,7 @@ def test_a_signal_ends_a_stream_at_once_whose_actors_do_not_answer_at_its_start(
 def test_a_stream_that_fails_until_it_gives_up_is_no_success_although_it_should_end_when_idle(
     streamed: Callable[[list[Any]], tuple[int, Told]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status, controller = streamed([REPORT, *[BrokerUnavailable("Broker: away")] * MAX_FAILURES, REPORT])
+    status, controller = streamed([REPORT, *[OperatorError("Refresh: a version is missing")] * MAX_FAILURES, REPORT])
     assert (status, controller.num_unread, controller.left) == (1, 16, [])
     assert f"failure {MAX_FAILURES - 1} of {MAX_FAILURES}" in capsys.readouterr().err
 
@@ -248,7 +248,7 @@ def test_a_stream_whose_own_broker_has_ended_says_so_at_the_first_failure(
     away, ended = BrokerUnavailable("Broker: away"), EmbeddedBrokerError("Embedded Kafka: it ended by itself")
     status, controller = streamed([REPORT, away, away, REPORT], lambda: ended)
     assert (status, controller.outcomes) == (1, [away, REPORT])
-    assert "failure 1 of" in (said := capsys.readouterr().err)
+    assert "outage, try 1," in (said := capsys.readouterr().err)
     assert said.rstrip().endswith("Embedded Kafka: it ended by itself")
 
 

@@ -11,10 +11,12 @@ from streamrec.config import parse_config
 from streamrec.errors import BrokerError, BrokerUnavailable, ConfigError, Fenced, OperatorError, RetentionGap, RowCountMismatch, TopicMissing
 from streamrec.log.offsets import no_topic
 from streamrec.memory import EVERY_S, GivesBack
-from streamrec.pipeline.driver import IDLE_WAIT_S, MAX_FAILURES, Driver
+from streamrec.pipeline.driver import IDLE_WAIT_S, MAX_FAILURES, OUTAGE_LIMIT_S, Driver
 from streamrec.pipeline.switches import Flip
 
 INTERVAL_S = 0.5
+# Waits of 0.2 to 6.4 s, and then of 10 s each, until they are `OUTAGE_LIMIT_S` together.
+NUM_TRIES = 6 + 59 + 1
 FULL = 100
 REPORT: Any = object()
 FINAL = [
@@ -115,7 +117,7 @@ def test_a_broker_that_is_away_is_asked_again_after_growing_waits_by_the_same_co
     rig = Rig([BrokerUnavailable("Broker: nobody answers, got 127.0.0.1:9")] * 3 + [REPORT])
     assert [rig.driver.step() for _ in range(4)] == [None, None, None, REPORT]
     assert rig.waited == [0.2, 0.4, 0.8]
-    assert "failure 3 of 10, trying again in 0.8 s: Broker: nobody answers, got 127.0.0.1:9" in rig.said[-1]
+    assert "outage, try 3, trying again in 0.8 s: Broker: nobody answers, got 127.0.0.1:9" in rig.said[-1]
     assert len(rig.built) == 1
 
 
@@ -123,16 +125,17 @@ def test_a_topic_that_a_stopping_broker_no_longer_knows_is_asked_for_again_and_t
     rig = Rig([no_topic("events", "127.0.0.1:9")] * 2 + [REPORT])
     assert [rig.driver.step() for _ in range(3)] == [None, None, REPORT]
     assert rig.waited == [0.2, 0.4]
-    assert "failure 2 of 10, trying again in 0.4 s: Log: topic 'events' does not exist at 127.0.0.1:9" in rig.said[-1]
+    assert "outage, try 2, trying again in 0.4 s: Log: topic 'events' does not exist at 127.0.0.1:9" in rig.said[-1]
     assert len(rig.built) == 1
 
 
 def test_a_topic_that_stays_away_is_raised_at_last() -> None:
-    rig = Rig([no_topic("events")] * MAX_FAILURES)
-    for _ in range(MAX_FAILURES - 1):
+    rig = Rig([no_topic("events")] * NUM_TRIES)
+    for _ in range(NUM_TRIES - 1):
         rig.driver.step()
     with pytest.raises(TopicMissing, match="'events' does not exist"):
         rig.driver.step()
+    assert OUTAGE_LIMIT_S <= sum(rig.waited) < OUTAGE_LIMIT_S + 10
 
 
 @pytest.mark.parametrize("error", [BrokerUnavailable("Broker: away"), no_topic("events")])
@@ -185,7 +188,22 @@ def test_an_actor_that_is_still_restarting_is_waited_for_when_a_controller_is_bu
 
 def test_an_actor_that_does_not_come_back_is_given_up() -> None:
     with pytest.raises(ActorUnavailableError):
-        Restarting([], [MAX_FAILURES])
+        Restarting([], [NUM_TRIES])
+
+
+def test_a_node_that_takes_minutes_to_come_back_is_waited_for() -> None:
+    rig = Restarting([RayActorError(), REPORT], [0, NUM_TRIES - 2])
+    assert [rig.driver.step(), rig.driver.step()] == [None, REPORT]
+    assert sum(rig.waited) > 300
+
+
+def test_refusals_between_two_outages_count_on() -> None:
+    refused: Any = OperatorError("Actor: it was restarted")
+    rig = Rig([WorkerCrashedError(), refused] * MAX_FAILURES)
+    for _ in range(2 * MAX_FAILURES - 1):
+        rig.driver.step()
+    with pytest.raises(OperatorError):
+        rig.driver.step()
 
 
 @pytest.mark.parametrize("error", [WorkerCrashedError(), NodeDiedError("gone"), GetTimeoutError("no answer")])
@@ -196,7 +214,7 @@ def test_a_lost_process_or_node_gives_a_new_controller(error: Exception) -> None
 
 
 def test_after_many_failures_in_a_row_the_last_one_is_raised_and_a_success_starts_the_count_anew() -> None:
-    failures: list[Any] = [BrokerUnavailable("Broker: away")] * (MAX_FAILURES - 1)
+    failures: list[Any] = [BrokerUnavailable("Broker: away")] * (NUM_TRIES - 1)
     rig = Rig([*failures, REPORT, *failures, BrokerUnavailable("Broker: still away")])
     for _ in range(2 * len(failures) + 1):
         rig.driver.step()
@@ -234,7 +252,7 @@ def test_once_the_step_that_failed_succeeds_the_count_starts_anew_and_on_the_way
     assert rig.driver.lag() == 1
     for _ in range(2):
         rig.driver.step()
-    assert ["failure 1 of 10" in line for line in rig.said] == [True, True]
+    assert ["outage, try 1," in line for line in rig.said] == [True, True]
 
 
 def test_a_driver_gives_memory_back_now_and_then_idle_or_not() -> None:
