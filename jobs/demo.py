@@ -50,7 +50,7 @@ from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.places import check_places
 from streamrec.pipeline.replay import default_progress_path, replay_dataset
-from streamrec.pipeline.session import Session, open_session
+from streamrec.pipeline.session import Session, check_broker, open_session
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 
@@ -160,7 +160,7 @@ def _demo(options: argparse.Namespace) -> int:
                 _measuring(run, url) as measuring,
                 _producing(run, default_progress_path(session.config, run.dataset)) as producer,
             ):
-                _stream(run, driver, view, (producer, measuring), stop, options.forever)
+                _stream(run, session, driver, view, (producer, measuring), stop, options.forever)
             numbers.ended(driver.controller, driver.controller.finish())
             run.produced = _sent(session, run)
             registry = Registry(open_storage(registry_url(session.state_url)))
@@ -243,7 +243,8 @@ def _calibrate(run: Run, session: Session, driver: Driver, total: int) -> None:
         _send(run, session, run.produced + burst)
         began = time.monotonic()
         while not driver.is_caught_up():
-            driver.step()
+            if driver.step() is None:
+                check_broker(session)
         run.capacity = (driver.controller.state.counts["received"] - before) / (time.monotonic() - began)
     cli.say(f"capacity: {run.capacity:.0f} events/s through the whole loop")
 
@@ -293,7 +294,13 @@ def _producing(run: Run, progress: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _stream(
-    run: Run, driver: Driver, view: View, processes: tuple[subprocess.Popen[bytes], subprocess.Popen[str]], stop: threading.Event, forever: bool
+    run: Run,
+    session: Session,
+    driver: Driver,
+    view: View,
+    processes: tuple[subprocess.Popen[bytes], subprocess.Popen[str]],
+    stop: threading.Event,
+    forever: bool,
 ) -> None:
     """Step until all is produced and read and the last version is decided on."""
     producer, measuring = processes
@@ -301,6 +308,8 @@ def _stream(
     threading.Thread(target=_keep_newest, args=(measuring.stdout, newest), daemon=True).start()
     while not stop.is_set():
         report = driver.step()
+        if report is None:
+            check_broker(session)
         view.update(driver, report, newest)
         is_done = producer.poll() is not None and driver.is_caught_up() and driver.controller.state.candidate is None
         if is_done and not forever:

@@ -39,7 +39,7 @@ from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.ray_workers import leave
 from streamrec.pipeline.report import StepReport
-from streamrec.pipeline.session import Session, open_session
+from streamrec.pipeline.session import Session, check_broker, open_session
 from streamrec.registry.telling import STREAM
 
 QUIET_S = 2.0
@@ -127,7 +127,7 @@ def _first(session: Session, driver: Driver, view: LiveView, stop: threading.Eve
         view.situation.phase = f"{num} events are here, more may come" if num else WAITING
         view.tick()
         if not gathering.is_done(num):
-            _check_broker(session)
+            check_broker(session)
             stop.wait(LOOK_EVERY_S)
             continue
         view.enter(f"learning the first {num} events, training the first teachers")
@@ -145,7 +145,7 @@ def _follow(session: Session, driver: Driver, view: LiveView, reader: LiveReader
     while not stop.is_set():
         report = driver.step()
         if report is None:
-            _check_broker(session)
+            check_broker(session)
         else:
             _tell(view, report)
         view.situation.trouble = reader.trouble
@@ -155,12 +155,6 @@ def _follow(session: Session, driver: Driver, view: LiveView, reader: LiveReader
 def _tell(view: LiveView, report: StepReport) -> None:
     for line in happenings(report):
         view.happened(line)
-
-
-def _check_broker(session: Session) -> None:
-    """Raise why this process's own broker has ended."""
-    if (ended := session.broker_ended()) is not None:
-        raise ended
 
 
 if __name__ == "__main__":

@@ -91,6 +91,16 @@ class Session:
         return build_on_ray(self.config, reader, lineage_url, dead_letters=writer, boards=boards, name=name, progress=progress, traces=traces)
 
 
+def check_broker(session: Session) -> None:
+    """Raise why this process's own broker has ended: nobody brings it back, so waiting for it is in vain.
+
+    Raises:
+        EmbeddedBrokerError: It has.
+    """
+    if (ended := session.broker_ended()) is not None:
+        raise ended
+
+
 def has_commits(config: Config) -> bool:
     """Return whether the state has a commit that a job could go on from; asks the storage alone and changes nothing.
 
