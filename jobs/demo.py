@@ -50,7 +50,7 @@ from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.places import check_places
 from streamrec.pipeline.replay import default_progress_path, replay_dataset
-from streamrec.pipeline.session import Session, check_broker, open_session
+from streamrec.pipeline.session import Session, check_own, open_session
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 
@@ -244,7 +244,7 @@ def _calibrate(run: Run, session: Session, driver: Driver, total: int) -> None:
         began = time.monotonic()
         while not driver.is_caught_up():
             if driver.step() is None:
-                check_broker(session)
+                check_own(session)
         run.capacity = (driver.controller.state.counts["received"] - before) / (time.monotonic() - began)
     cli.say(f"capacity: {run.capacity:.0f} events/s through the whole loop")
 
@@ -309,7 +309,7 @@ def _stream(
     while not stop.is_set():
         report = driver.step()
         if report is None:
-            check_broker(session)
+            check_own(session)
         view.update(driver, report, newest)
         is_done = producer.poll() is not None and driver.is_caught_up() and driver.controller.state.candidate is None
         if is_done and not forever:

@@ -39,7 +39,7 @@ from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.ray_workers import leave
 from streamrec.pipeline.report import StepReport
-from streamrec.pipeline.session import Session, check_broker, open_session
+from streamrec.pipeline.session import Session, check_own, open_session
 from streamrec.registry.telling import STREAM
 
 QUIET_S = 2.0
@@ -127,7 +127,7 @@ def _first(session: Session, driver: Driver, view: LiveView, stop: threading.Eve
         view.situation.phase = f"{num} events are here, more may come" if num else WAITING
         view.tick()
         if not gathering.is_done(num):
-            check_broker(session)
+            check_own(session)
             stop.wait(LOOK_EVERY_S)
             continue
         view.enter(f"learning the first {num} events, training the first teachers")
@@ -145,7 +145,7 @@ def _follow(session: Session, driver: Driver, view: LiveView, reader: LiveReader
     while not stop.is_set():
         report = driver.step()
         if report is None:
-            check_broker(session)
+            check_own(session)
         else:
             _tell(view, report)
         view.situation.trouble = reader.trouble

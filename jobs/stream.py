@@ -40,7 +40,7 @@ from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.ray_workers import HURRY_S, leave
 from streamrec.pipeline.report import StepReport
-from streamrec.pipeline.session import Session, check_broker, has_commits, open_session
+from streamrec.pipeline.session import Session, check_own, has_commits, open_session
 from streamrec.pipeline.skipping import skip_lost
 from streamrec.pipeline.stream_numbers import StreamNumbers
 from streamrec.registry.telling import STREAM
@@ -96,7 +96,7 @@ def _stream(options: argparse.Namespace) -> int:
             tell = teller(driver.controller)
             report = driver.step()
             if report is None:
-                check_broker(session)
+                check_own(session)
             else:  # Also one that only waited for a refresh was something to do.
                 if report.plan.batch > newest:  # After a failure steps are done again.
                     read, newest = read + report.plan.num_records, report.plan.batch

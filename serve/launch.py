@@ -16,6 +16,7 @@ from pathlib import Path
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve import Application, RunTarget
 from ray.serve.config import ControllerOptions, HTTPOptions, ProxyLocation
 
@@ -23,6 +24,7 @@ from serve import haproxy, sharing
 from serve.deployments import build_application
 from serve.haproxy import Proxy
 from serve.replica import ReplicaSettings
+from streamrec import local_node
 from streamrec.config import Config
 from streamrec.config.keys import absolute_path, load_keys
 from streamrec.environment import ray_address
@@ -122,7 +124,7 @@ def shutdown() -> None:
     """Stop what `launch` started: replicas, the board and Ray when they are its own, Serve when no other server is left. Safe to call twice."""
     global _launched
     mine, _launched = _launched, _Launched()
-    if ray.is_initialized() and mine.board is not None:
+    if ray.is_initialized() and mine.board is not None and local_node.is_there():  # Else nobody answers, and all its processes end with it.
         server, made_by_one = mine.board.claimed()
         if server in {"", mine.server}:  # Else another one has taken over.
             if sharing.end(mine.applications) and mine.haproxy_folder is not None:
@@ -144,11 +146,15 @@ def _start_serve(host: str, port: int, proxy: Proxy, *, told: bool) -> tuple[str
             logger.warning("Serving: Serve of this cluster listens on %s:%s already, so serving.host and serving.port are not used", *running)
         return running
     flags = haproxy.flags(_launched.haproxy_folder) if _launched.haproxy_folder is not None else {}
-    serve.start(
-        http_options=HTTPOptions(host=host, port=port),
-        proxy_location=ProxyLocation.HeadOnly,
-        controller_options=ControllerOptions(runtime_env={"env_vars": flags}) if flags else None,
-    )
+    try:
+        serve.start(
+            http_options=HTTPOptions(host=host, port=port),
+            proxy_location=ProxyLocation.HeadOnly,
+            controller_options=ControllerOptions(runtime_env={"env_vars": flags}) if flags else None,
+        )
+    except RayError as error:  # Such as a proxy that Serve ended, because it was not ready in its time.
+        what, do = "Serving: Ray Serve did not start", "see what else takes this machine's cores, then start again"
+        raise OperatorError(what, got=type(error).__name__, do=do) from error
     return host, port
 
 

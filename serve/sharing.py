@@ -16,6 +16,8 @@ from ray.serve.exceptions import RayServeException
 from streamrec.errors import OperatorError
 from streamrec.registry.board_names import name_of
 
+_PATIENCE_S = 60.0
+
 _end_serve: Callable[[], None] = serve.shutdown
 
 
@@ -28,7 +30,7 @@ def running_address() -> tuple[str, int] | None:
     """Return the host and port that this cluster's Serve listens on; None where Serve doesn't run."""
     try:
         controller = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-        options: Any = ray.get(controller.get_http_config.remote())
+        options: Any = ray.get(controller.get_http_config.remote(), timeout=_PATIENCE_S)
     except (ValueError, RayError):  # None, or one that is ending.
         return None
     return options.host, options.port

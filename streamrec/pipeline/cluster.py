@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,6 +19,7 @@ import ray.data
 from ray._private import utils as ray_utils  # noqa: PLC2701 - ray.init sets its handler of SIGTERM by this function alone
 from ray._private import worker as ray_worker  # noqa: PLC2701 - Ray prints a cluster's warnings by its function alone
 
+from streamrec import local_node
 from streamrec.config import Config
 from streamrec.environment import ray_address
 from streamrec.errors import OperatorError
@@ -106,9 +108,11 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
                     _temp_dir=str(folder),
                     _system_config=RAY_SETTINGS,
                 )
+            local_node.began()
             yield
         finally:
-            _end_local()
+            local_node.ends()
+            _end_local(folder)
 
 
 @contextmanager
@@ -123,19 +127,29 @@ def _in_a_paragraph() -> Iterator[None]:
         raise OperatorError(what, do=do) from error
 
 
-def _end_local() -> None:
-    """End the local cluster and kill what stays of it: a worker whose node goes while it ends itself may hang for ever."""
+def _end_local(folder: Path) -> None:
+    """End the local cluster and kill what stays of it: a worker whose node goes while it ends itself, or is killed, may hang for ever."""
     started: list[psutil.Process] = []
     for child in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):  # It has just ended.
-            started += child.children(recursive=True) if child.name() == "raylet" else []
+            started += child.children(recursive=True) if local_node.name_of(child) == "raylet" else []
     ray.shutdown()
-    _, left = psutil.wait_procs(started, timeout=_FAREWELL_S)
+    _, left = psutil.wait_procs([*started, *_orphans(folder)], timeout=_FAREWELL_S)
     for process in left:
         logger.debug("Ray: killing process %d, which outlived its node", process.pid)
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, timeout=_FAREWELL_S)
+
+
+def _orphans(folder: Path) -> list[psutil.Process]:
+    """Return the processes that write into a cluster's folder and have lost their parents, with those that they have started."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # It has just ended, or is another user's.
+            if process.ppid() == 1 and any(file.path.startswith(f"{folder}/") for file in process.open_files()):
+                found += [process, *process.children(recursive=True)]
+    return found
 
 
 def _connect(address: str) -> None:

@@ -169,7 +169,7 @@ class Driver:
         self._num_tries, self._is_down = self._num_tries + 1, True
         is_outage = isinstance(error, _OUTAGES)
         self._failures += not is_outage
-        reason = str(error).strip().splitlines()[-1]
+        reason = "; ".join([str(error).strip().splitlines()[-1], *getattr(error, "__notes__", ())])
         if self._failures >= MAX_FAILURES or self._waited_s >= OUTAGE_LIMIT_S:
             logger.error("giving up after %d failures in a row and %.0f s of waiting: %s", self._num_tries, self._waited_s, reason)
             raise error

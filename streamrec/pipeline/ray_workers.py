@@ -118,6 +118,9 @@ def _answer(ref: ray.ObjectRef[T], what: str) -> T:
         if isinstance(error.cause, StreamrecError):
             raise error.cause from error
         raise
+    except RayActorError as error:  # Ray knows the actor by a number.
+        error.add_note(f"wanted: {what}")
+        raise
     if isinstance(value, StreamrecError):  # The actor refused the call.
         raise value
     return value

@@ -21,7 +21,7 @@ from streamrec.errors import StreamrecError
 from streamrec.log.base import LogAddress, TableReader
 from streamrec.log.connect import open_reader, open_table_reader
 from streamrec.log.offsets import OffsetRange
-from streamrec.student.actor import BEHIND
+from streamrec.student.actor import BEHIND, awaited
 from streamrec.telemetry.logs import set_up
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ class RayReads:
         except StreamrecError as error:
             return error
 
+
+_WANTED = "an actor to read the log"
 
 _READS: Any = ray.remote(RayReads)
 """Made once: the GCS keeps each class that is made for as long as the job lives."""
@@ -112,7 +114,7 @@ class RecycledReader:
                 return found
         found = self._result(self._submit(ranges))
         if found is None:
-            found = ray.get(self._submit(ranges))
+            found = awaited(self._submit(ranges), _WANTED)
         if isinstance(found, StreamrecError):
             raise found
         return found
@@ -136,10 +138,10 @@ class RecycledReader:
         reference: ray.ObjectRef[Any] = self._actor.read.remote(list(ranges))
         return reference
 
-    def _result(self, reference: ray.ObjectRef[Any]) -> pa.Table | StreamrecError | None:
+    def _result(self, reference: ray.ObjectRef[pa.Table | StreamrecError]) -> pa.Table | StreamrecError | None:
         """Return what came; None when the actor died, which has another one by then."""
         try:
-            return ray.get(reference)
+            return awaited(reference, _WANTED)
         except RayActorError as error:
             logger.warning("Reader: its actor died, another one reads again (%s)", str(error).strip().splitlines()[0])
             self._actor = self._successor[0] if self._successor is not None else self._start()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from streamrec import local_node
 from streamrec.code_version import code_version
 from streamrec.config import Config, LogConfig
 from streamrec.environment import has_tombstone_key, ray_address
@@ -91,14 +92,16 @@ class Session:
         return build_on_ray(self.config, reader, lineage_url, dead_letters=writer, boards=boards, name=name, progress=progress, traces=traces)
 
 
-def check_broker(session: Session) -> None:
-    """Raise why this process's own broker has ended: nobody brings it back, so waiting for it is in vain.
+def check_own(session: Session) -> None:
+    """Raise why this process's own broker or Ray has ended: nobody brings them back, so waiting for them is in vain.
 
     Raises:
-        EmbeddedBrokerError: It has.
+        EmbeddedBrokerError: Its broker has.
+        OperatorError: Its Ray has.
     """
     if (ended := session.broker_ended()) is not None:
         raise ended
+    local_node.check()
 
 
 def has_commits(config: Config) -> bool:

@@ -21,6 +21,7 @@ import ray
 import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from streamrec import local_node
 from streamrec.clock import SystemClock
 from streamrec.code_version import code_version
 from streamrec.errors import OperatorError
@@ -96,14 +97,22 @@ class Host(Generic[C]):
 
 
 def awaited(ref: ray.ObjectRef[T], what: str) -> T:
-    """Wait for a result for as long as it takes, and say what is waited for if it has not come within `SLOW_S`."""
-    try:
-        return ray.get(ref, timeout=SLOW_S)
-    except RayTaskError:  # Also where the actor itself has waited in vain: Ray's error is of both classes.
-        raise
-    except GetTimeoutError:
-        logger.warning("Ray: still waiting for %s after %g s; if it never comes, look whether the cluster and its nodes live", what, SLOW_S)
-    return ray.get(ref)
+    """Wait for a result for as long as it takes, and say what is waited for if it has not come within `SLOW_S`.
+
+    Raises:
+        OperatorError: This process has started Ray for itself, and it has ended.
+    """
+    is_said = False
+    while True:
+        try:
+            return ray.get(ref, timeout=SLOW_S)
+        except RayTaskError:  # Also where the actor itself has waited in vain: Ray's error is of both classes.
+            raise
+        except GetTimeoutError:
+            local_node.check()
+            if not is_said:
+                logger.warning("Ray: still waiting for %s after %g s; if it never comes, look whether the cluster and its nodes live", what, SLOW_S)
+            is_said = True
 
 
 def environment_of_job() -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import torch
+from ray._private import worker as ray_worker  # noqa: PLC2701 - no public function names the session's folder
 from ray._private.state import available_resources_per_node  # noqa: PLC2701 - the amounts by node; public is their sum alone
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, get_context
 from ray.train.torch import TorchTrainer, get_device, prepare_model
@@ -98,7 +99,9 @@ def fit_transformer(request: dict[str, Any], payload_key: str, teachers: Teacher
 
 def _fit(name: str, told: dict[str, Any], teachers: TeachersConfig, num_workers: int) -> None:
     """Let so many workers train, and wait for them; Ray Train's own folder has nothing that anybody needs."""
-    with tempfile.TemporaryDirectory(prefix="streamrec-train-") as folder:
+    node = ray_worker._global_node
+    # In the cluster's own folder it goes with the cluster, also where this process is killed.
+    with tempfile.TemporaryDirectory(prefix="streamrec-train-", dir=node.get_session_dir_path() if node is not None else None) as folder:
         trainer = TorchTrainer(
             train_worker,
             train_loop_config=told,

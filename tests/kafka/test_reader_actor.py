@@ -13,6 +13,7 @@ from streamrec.errors import RetentionGap
 from streamrec.log.embedded import EmbeddedKafka
 from streamrec.log.offsets import OffsetRange
 from streamrec.pipeline.reader_actor import RayReads, RecycledReader
+from streamrec.student import actor
 from streamrec.testing.contracts.log import LogContract, LogUnderTest, dropped_below, numbered, values
 
 # Ray Data warns of the defaults of its own settings.
@@ -74,6 +75,16 @@ def test_an_actor_that_died_is_replaced_and_the_read_done_again(broker: Embedded
     assert rig.read(3, 5) == [b"3", b"4"]
     ray.kill(rig.reader._actor)
     assert rig.read(4, 6) == [b"4", b"5"]
+    rig.reader.close()
+
+
+def test_what_is_waited_for_is_said_while_there_is_no_room_for_the_actor(
+    broker: EmbeddedKafka, cfg: LogConfig, kafka: LogUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(broker, cfg, kafka)
+    monkeypatch.setattr(actor, "SLOW_S", 0.01)
+    assert rig.read(3, 5) == [b"3", b"4"]
+    assert "still waiting for an actor to read the log" in caplog.text
     rig.reader.close()
 
 

@@ -11,6 +11,8 @@ import psutil
 import pytest
 import ray
 
+from streamrec import local_node
+from streamrec.errors import OperatorError
 from streamrec.pipeline import cluster
 from streamrec.pipeline.cluster import ray_cluster
 from streamrec.teachers.trainer import give_way
@@ -44,7 +46,7 @@ def test_a_local_cluster_works_at_the_drivers_priority_and_leaves_nothing(usual)
     assert list(usual.iterdir()) == []
 
 
-def test_a_child_that_ends_while_it_is_looked_at_keeps_no_cluster_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_ends_while_it_is_looked_at_keeps_no_cluster_from_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone:
         def name(self) -> str:
             raise psutil.NoSuchProcess(1)
@@ -52,7 +54,7 @@ def test_a_child_that_ends_while_it_is_looked_at_keeps_no_cluster_from_its_end(m
     ended: list[bool] = []
     monkeypatch.setattr(cluster.ray, "shutdown", lambda: ended.append(True))
     monkeypatch.setattr(cluster.psutil.Process, "children", lambda *_, **__: [Gone()])
-    cluster._end_local()
+    cluster._end_local(tmp_path)
     assert ended == [True]
 
 
@@ -79,3 +81,18 @@ def test_a_worker_that_hangs_at_its_own_end_ends_with_its_cluster() -> None:
     finally:
         if process.is_running():
             process.kill()
+
+
+def test_a_local_cluster_whose_node_is_killed_is_told_so_and_leaves_nothing(usual: Path) -> None:
+    with ray_cluster():
+        local_node.check()
+        worker = Worker.remote()
+        process = psutil.Process(ray.get(worker.never_ends.remote()))
+        (node,) = (child for child in psutil.Process().children() if child.name() == "raylet")
+        node.kill()
+        node.wait(10)
+        with pytest.raises(OperatorError, match="raylet of this process's own cluster has ended"):
+            local_node.check()
+    local_node.check()
+    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE  # Its new parent may not have taken note.
+    assert list(usual.iterdir()) == []

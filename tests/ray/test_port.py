@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 
 import pytest
 import ray
+from ray.exceptions import ActorDiedError
 
 from serve import haproxy
 from serve import launch as launcher
@@ -33,3 +35,15 @@ def test_a_free_port_is_none_that_the_kernel_gives_to_others_before_it_is_bound(
         port = taken.getsockname()[1]
         monkeypatch.setattr(haproxy, "FREE_PORTS", range(port, port + 1))
         assert haproxy.free_port() != port
+
+
+def test_a_proxy_that_is_not_ready_in_its_time_is_told_in_a_paragraph(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**_: object) -> None:
+        raise ActorDiedError
+
+    monkeypatch.setattr(launcher.serve, "start", start)
+    monkeypatch.setattr(launcher.sharing, "running_address", lambda: None)
+    monkeypatch.setattr(launcher.haproxy, "wanted", lambda _: False)
+    monkeypatch.setattr(launcher, "_launched", launcher._Launched(ray=ExitStack()))
+    with pytest.raises(OperatorError, match="Ray Serve did not start, got ActorDiedError, see what else takes"):
+        launcher._start_serve("127.0.0.1", 0, "python", told=False)

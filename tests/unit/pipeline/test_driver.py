@@ -197,6 +197,15 @@ def test_a_node_that_takes_minutes_to_come_back_is_waited_for() -> None:
     assert sum(rig.waited) > 300
 
 
+def test_an_actor_that_ray_knows_by_a_number_is_said_with_what_was_wanted_of_it() -> None:
+    error = RayActorError()
+    error.add_note("wanted: learn of streamrec-student")
+    rig = Rig([error, REPORT])
+    rig.driver.step()
+    assert rig.said[0].startswith("outage, try 1,")
+    assert rig.said[0].endswith("; wanted: learn of streamrec-student")
+
+
 def test_refusals_between_two_outages_count_on() -> None:
     refused: Any = OperatorError("Actor: it was restarted")
     rig = Rig([WorkerCrashedError(), refused] * MAX_FAILURES)
