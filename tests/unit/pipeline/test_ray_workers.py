@@ -7,6 +7,7 @@ import pytest
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
+from streamrec import local_node
 from streamrec.code_version import code_version
 from streamrec.errors import OperatorError
 from streamrec.pipeline.ray_workers import RayPending, RayWorker, wait_until_adopted
@@ -35,10 +36,12 @@ def test_an_error_that_is_not_ours_stays_as_ray_raises_it(monkeypatch: pytest.Mo
 
 
 def test_an_actor_that_does_not_answer_is_named_and_waited_for(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    answers: list[Any] = [GetTimeoutError(), GetTimeoutError(), code_version()] * 2
+
     def get(_: Any, timeout: float | None = None) -> Any:
-        if timeout is not None:
-            raise GetTimeoutError
-        return code_version()
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
 
     monkeypatch.setattr(ray, "get", get)
     handle: Any = SimpleNamespace(adopt=SimpleNamespace(remote=lambda *_: None), call=SimpleNamespace(remote=lambda *_: None))
@@ -50,6 +53,30 @@ def test_an_actor_that_does_not_answer_is_named_and_waited_for(monkeypatch: pyte
         "Ray: still waiting for streamrec-1-student to be built",
         "Ray: still waiting for copy of streamrec-1-student",
     ]
+
+
+def test_an_actor_of_an_own_cluster_that_has_ended_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended() -> None:
+        what = "Ray: raylet of this process's own cluster has ended"
+        raise OperatorError(what)
+
+    def get(_: Any, timeout: float | None = None) -> Any:
+        raise GetTimeoutError
+
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(local_node, "check", ended)
+    with pytest.raises(OperatorError, match="own cluster has ended"):
+        RayPending(ref=None).result()  # type: ignore[arg-type]
+
+
+def test_an_actor_that_died_is_raised_with_what_was_wanted_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(_: Any, timeout: float | None = None) -> Any:
+        raise RayActorError
+
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(RayActorError) as raised:
+        RayPending(None, "learn of streamrec-student").result()  # type: ignore[arg-type]
+    assert raised.value.__notes__ == ["wanted: learn of streamrec-student"]
 
 
 def test_what_an_actor_itself_waited_for_in_vain_is_an_error_and_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
