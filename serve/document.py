@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query
+from pydantic.json_schema import models_json_schema
 
 from serve.access import SCOPE_OF, Action
 from serve.operations import Operation
@@ -80,6 +81,7 @@ _RETRY_AFTER = {"retry-after": {"description": "Seconds.", "schema": {"type": "i
 _EVENTS_REFUSED = "All events are rejected, or the request: see there"
 _LISTS_OF_IDS = frozenset({"items", "exclude", "history", "candidates", "like", "categories"})
 _EVENT = "event_"
+_SCHEMA = "#/components/schemas/{model}"
 
 
 class DocumentedApp(FastAPI):
@@ -131,16 +133,31 @@ class DocumentedApp(FastAPI):
 
 
 def _responses(operation: Operation) -> dict[int | str, dict[str, Any]]:
-    content = {"application/json": {"example": operation.answer}}
-    found: dict[int | str, dict[str, Any]] = {200: {"model": REPLIES[operation.name], "content": content, "description": "The answer"}}
+    found: dict[int | str, dict[str, Any]] = {200: {"content": _content(_ref(REPLIES[operation.name]), operation.answer), "description": "The answer"}}
     for status in _refusals(operation):
-        found[status] = {"model": ErrorReply, "description": _WHY[status]}
+        found[status] = {"content": _content(_ref(ErrorReply)), "description": _WHY[status]}
         if status in {429, 503}:
             found[status]["headers"] = _RETRY_AFTER
     if operation.name == "events":
         for status in (400, 403):
-            found[status] = {"model": EventResults | ErrorReply, "description": _EVENTS_REFUSED}
+            found[status] = {"content": _content({"anyOf": [_ref(EventResults), _ref(ErrorReply)]}), "description": _EVENTS_REFUSED}
     return found
+
+
+def _content(schema: dict[str, Any], example: Any = None) -> dict[str, Any]:
+    return {"application/json": {"schema": schema} if example is None else {"schema": schema, "example": example}}
+
+
+def _ref(reply: type[Reply]) -> dict[str, Any]:
+    return {"$ref": _SCHEMA.format(model=reply.__name__)}
+
+
+def _reply_schemas() -> dict[str, Any]:
+    """Return the schemas of all answers. FastAPI would make them anew for each status of each route, as each replica starts: 0.1 s of a core."""
+    replies = {*REPLIES.values(), ErrorReply}
+    _, found = models_json_schema([(reply, "serialization") for reply in sorted(replies, key=lambda one: one.__name__)], ref_template=_SCHEMA)
+    schemas: dict[str, Any] = found["$defs"]
+    return schemas
 
 
 def _refusals(operation: Operation) -> Iterator[int]:
@@ -186,7 +203,7 @@ def _finish(document: dict[str, Any], limits: RequestLimits) -> None:
     for name, schema in schemas.items():
         if name.endswith("Body"):
             _bound(schema["properties"], limits)
-    schemas |= _event_schemas()
+    schemas |= {**_reply_schemas(), **_event_schemas()}
     for path in document["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)

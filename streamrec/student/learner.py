@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,14 @@ ANNEALED = 0.7
 """A step of several passes, as of a bootstrap or an offline protocol, has taken so much off its learning rate by its end; a stream has no end."""
 
 
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed what torch draws on CPU. `torch.manual_seed` also writes down its caller for each kind of device, which takes longer than a small step."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
 class Learner:
     """Hold a student and its optimiser; which queries it learns, new and replayed, a `Lesson` says.
 
@@ -47,8 +56,7 @@ class Learner:
         self.name = name
         self.config = student
         self.seed = seed
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with _seeded(seed):
             self.model = StudentModel(student.dim, features.history_length, features.word_buckets, student.scale)
         self.tables = ItemTables(student.dim, features.words_per_item, seed)
         self._top_k = top_k
@@ -138,8 +146,7 @@ class Learner:
         for teacher, vectors in labels.representations.items() if self.config.losses.on_representations else ():
             self._project(teacher, vectors.shape[1])
         sums, trained = np.zeros(2), 0
-        with torch.random.fork_rng():
-            torch.manual_seed(lesson.seed * 1000 + lesson.number)
+        with _seeded(lesson.seed * 1000 + lesson.number):
             for index in shuffled(total, self.config.batch_size, lesson.seed * 1000 + lesson.number):
                 batch = Batch.of(lesson.examples.take(index), labels.take(index), self.config.history_dropout, self._element_dropout)
                 done = (lesson.number + trained / total) / lesson.num_passes if lesson.num_passes > 1 else 0.0

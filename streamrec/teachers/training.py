@@ -131,7 +131,8 @@ class Training:
         sequence = np.where(batch.rows < 0, -1, np.searchsorted(rows, batch.rows))
         places = (sequence, states, state_of, np.searchsorted(rows, batch.targets))
         index, log_chance, *inputs = (torch.from_numpy(array).to(place.device) for array in (rows, chance, *places))
-        torch.manual_seed((self._seed * 1_000_003 + step) * 4099 + place.rank)  # Of dropout.
+        # Of dropout. `torch.manual_seed` writes down its caller for each kind of device that this process has not begun to use.
+        (torch.default_generator if place.device.type == "cpu" else torch).manual_seed((self._seed * 1_000_003 + step) * 4099 + place.rank)
         block = self.table.gather(index)
         with torch.autocast(place.device.type, torch.bfloat16, enabled=place.is_fast):
             total = self._loss(block, log_chance, *inputs)
