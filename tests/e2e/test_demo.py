@@ -58,6 +58,7 @@ def test_a_bounded_demo_on_files_ends_by_itself_with_all_figures_and_leaves_noth
     assert events["received"] == events["applied"] == events["produced"] + events["probes"]
     assert summary["swaps"]["count"] >= 10
     assert set(summary["recall20"]["teachers"]) == {"linear", "transformer", "repeats", "ensemble"}
+    assert summary["recall20"]["student"] > summary["recall20"]["popular"]
     assert "(raylet)" not in done.stdout
     assert processes_in(jobs.folder) == []
     assert jobs.names() == {"runs"}  # TMPDIR is the folder, too.

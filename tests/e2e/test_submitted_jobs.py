@@ -35,8 +35,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 LOOK_S = 0.3
 PATIENCE_S = 120.0
 NUM_FIRST, NUM_BEFORE, NUM_ALL = 1000, 2250, 2750
-# The cheapest; the stream commits at its end alone, so it goes back to its beginning.
-QUICK = {"teachers": {"enabled": ["linear"], "linear_refresh_events": 500}, "student": {"control": False}}
+# The stream commits at its end alone, so it goes back to its beginning; the teacher that is trained is trained by jobs of its own.
+QUICK = {
+    "teachers": {
+        "enabled": ["linear", "transformer"],
+        "linear_refresh_events": 500,
+        "transformer_refresh_events": 10**6,
+        "transformer": {"dim": 16, "first_steps": 5, "refresh_steps": 3, "sequence_length": 8},
+    },
+    "student": {"control": False},
+}
 
 
 def header(token: str) -> dict[str, str]:
@@ -164,12 +172,14 @@ def test_all_jobs_run_for_who_has_the_token_and_a_stream_whose_students_node_die
     sent = nodes.result(replayed)
     assert (sent["sent"], sent["done"]) == (300, True)
     assert nodes.result(tested)["dataset"]["events"] == 300
+    refreshed = nodes.result(nodes.submit("shop", "refresh_teachers", "--teacher", "transformer"))["teachers"]
+    assert refreshed["transformer"] > first["teachers"]["transformer"]
+    assert refreshed["linear"] == first["teachers"]["linear"]
 
     last = streamed_while_a_node_dies(nodes, jobs)
-    refreshed = nodes.submit("shop", "refresh_teachers", "--teacher", "linear")
+    assert any(key == f"transformer {refreshed['transformer']}" for key in last["labels"])
     made = nodes.submit("shop", "recommend_batch", "--out", str(jobs.folder / "made"))
     merged = nodes.submit("shop", "compact")
-    assert nodes.result(refreshed)["teachers"]["linear"] > last["teachers"]["linear"]
     answered = nodes.result(made)
     assert (answered["version"], answered["users"], answered["parts_made"]) == (last["live"], 80, 1)
     assert (jobs.folder / "made" / "_SUCCESS").exists()

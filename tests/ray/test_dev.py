@@ -89,7 +89,8 @@ def again(outside: Outside) -> tuple[str, dict[str, Any]]:
 
 def actors() -> list[dict[str, str]]:
     """Actors that outlive whoever made them, but boards: on a cluster that is there these may be others', too."""
-    return [actor for actor in ray.util.list_named_actors(all_namespaces=True) if "board" not in actor["name"]]
+    found = [actor for actor in ray.util.list_named_actors(all_namespaces=True) if "board" not in actor["name"]]
+    return sorted(found, key=lambda actor: actor["name"])  # Ray names them in any order.
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -103,6 +104,7 @@ def test_it_answers_from_the_first_events_on_stops_by_a_signal_and_goes_on_where
     port = haproxy.free_port()
     words = ["--state", str(tmp_path / "state"), "--set", "log.broker=local", "--set", f"serving.port={port}", "--set", "serving.num_replicas=1"]
     words += ["--set", "teachers.enabled=[]", "--set", "student.control=false", "--set", "student.dim=8", "--set", "features.history_length=8"]
+    words += ["--set", "pipeline.checkpoint_interval_s=1s"]  # What is told as applied is committed.
     try:
         outside = Outside(f"http://127.0.0.1:{port}", signal.SIGINT, first_events)
         assert dev.main(words) == 0, outside.error
