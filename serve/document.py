@@ -133,7 +133,9 @@ class DocumentedApp(FastAPI):
 
 
 def _responses(operation: Operation) -> dict[int | str, dict[str, Any]]:
-    found: dict[int | str, dict[str, Any]] = {200: {"content": _content(_ref(REPLIES[operation.name]), operation.answer), "description": "The answer"}}
+    found: dict[int | str, dict[str, Any]] = {
+        200: {"content": _content(_ref(REPLIES[operation.name]), operation.answer), "description": "The answer"}
+    }
     for status in _refusals(operation):
         found[status] = {"content": _content(_ref(ErrorReply)), "description": _WHY[status]}
         if status in {429, 503}:

@@ -50,6 +50,17 @@ class MemoryLog:
         with _NAMED_LOCK:
             return _NAMED.setdefault(name, cls())
 
+    def copy(self) -> MemoryLog:
+        """Return another log with the same records at the same offsets."""
+        other = MemoryLog(self._clock)
+        with self._changed:
+            other._next_unkeyed = self._next_unkeyed
+            other._topics = {
+                topic: [_Partition(partition.earliest, list(partition.rows)) for partition in partitions]
+                for topic, partitions in self._topics.items()
+            }
+        return other
+
     def ensure_topic(self, topic: str, num_partitions: int) -> None:
         """Create the topic unless it is there."""
         with self._changed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -93,6 +94,11 @@ class World:
         controller = Controller(parts)
         controller.recover()
         return controller
+
+    def copy(self, folder: Path) -> World:
+        """Return the same world in another folder, so that tests may begin where one has got to."""
+        shutil.copytree(self.folder, folder)
+        return dataclasses.replace(self, log=self.log.copy(), folder=folder, clock=ManualClock(self.clock.now_ms()))
 
     def registry(self) -> Registry:
         return Registry(open_storage(registry_url(str(self.folder))), clock=self.clock)

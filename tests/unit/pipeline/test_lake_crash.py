@@ -62,7 +62,7 @@ def check(world: World) -> LakeReport:
     return check_lake(world.controller().parts.lake.lake, CheckpointStore(open_storage(checkpoint_url(str(world.folder)))))
 
 
-@pytest.fixture(params=["one commit an interval", "a small buffer"])
+@pytest.fixture(scope="module", params=["one commit an interval", "a small buffer"])
 def settings(request: pytest.FixtureRequest) -> dict[str, dict[str, Any]]:
     return {**FAST, "lake": {"max_buffer_bytes": 9000} if request.param == "a small buffer" else {}}
 
@@ -72,16 +72,25 @@ def disturbed(make_world: Callable[..., World], mixed: list[Record], tmp_path: P
     return make_world(mixed, settings, folder=tmp_path / "state")
 
 
-@pytest.fixture
-def calm(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path, settings: dict[str, dict[str, Any]], disturbed: World) -> Outcome:
-    """The outcome of an undisturbed run, whose plans lie ready for the disturbed one."""
-    world = make_world(mixed, settings, folder=tmp_path / "calm")
+@pytest.fixture(scope="module")
+def undisturbed(
+    make_world: Callable[..., World], mixed: list[Record], tmp_path_factory: pytest.TempPathFactory, settings: dict[str, dict[str, Any]]
+) -> tuple[list[Any], Outcome]:
+    world = make_world(mixed, settings, folder=tmp_path_factory.mktemp("calm") / "state")
     controller = world.controller()
     plans = [report.plan for report in world.play(controller)]
-    for plan in plans:
-        disturbed.controller().parts.plans.write(plan.model_dump(mode="json"), plan.batch)
     assert check(world).differences == []
-    return outcome(controller, world.folder)
+    return plans, outcome(controller, world.folder)
+
+
+@pytest.fixture
+def calm(undisturbed: tuple[list[Any], Outcome], disturbed: World) -> Outcome:
+    """The outcome of an undisturbed run, whose plans lie ready for the disturbed one."""
+    plans, found = undisturbed
+    store = disturbed.controller().parts.plans
+    for plan in plans:
+        store.write(plan.model_dump(mode="json"), plan.batch)
+    return found
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])

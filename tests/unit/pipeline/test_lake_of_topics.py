@@ -39,16 +39,16 @@ def anew(world: World, records: list[Record]) -> None:
     world.play(world.controller())
 
 
-@pytest.fixture(params=["fewer", "more"])
+@pytest.fixture(scope="module", params=["fewer", "more"])
 def records(request: pytest.FixtureRequest, mixed: list[Record]) -> list[Record]:
     """Of the second topic: with fewer its offsets end before those of the first, with more behind them. Both delete users of the first."""
     rest = mixed[CUT:]
     return rest[: CUT // 3] if request.param == "fewer" else rest
 
 
-@pytest.fixture
-def two(make_world: Callable[..., World], mixed: list[Record], records: list[Record], tmp_path: Path) -> World:
-    world = make_world(mixed[:CUT], FAST, folder=tmp_path / "state")
+@pytest.fixture(scope="module")
+def first_two(make_world: Callable[..., World], mixed: list[Record], records: list[Record], tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = make_world(mixed[:CUT], FAST, folder=tmp_path_factory.mktemp("two") / "state")
     world.play(world.controller())
     first = check(world)
     anew(world, records)
@@ -57,6 +57,11 @@ def two(make_world: Callable[..., World], mixed: list[Record], records: list[Rec
     assert second.rows_before < first.rows
     assert second.removed > first.removed
     return world
+
+
+@pytest.fixture
+def two(first_two: World, tmp_path: Path) -> World:
+    return first_two.copy(tmp_path / "state")
 
 
 def table_of(world: World) -> DeltaTable:

@@ -55,11 +55,12 @@ def agrees(world: World) -> LakeReport:
     return report
 
 
-@pytest.fixture(params=[False, True], ids=["plain", "deletions"])
-def ahead(request: pytest.FixtureRequest, make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> World:
-    """A world whose lake is ahead of its checkpoint by batches that are planned; with deletions among them, or without any."""
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "deletions"])
+def first_ahead(
+    request: pytest.FixtureRequest, make_world: Callable[..., World], mixed: list[Record], tmp_path_factory: pytest.TempPathFactory
+) -> World:
     records = mixed if request.param else [one for one in mixed if b'"deletion"' not in one.value]
-    world = make_world(records, FAST, folder=tmp_path / "state")
+    world = make_world(records, FAST, folder=tmp_path_factory.mktemp("ahead") / "state")
     controller = world.controller()
     while not (report := controller.step()) or not report.committed:
         world.clock.advance(1.0)
@@ -67,6 +68,12 @@ def ahead(request: pytest.FixtureRequest, make_world: Callable[..., World], mixe
         world.play(world.deadly())
     assert check(world).rows_ahead
     return world
+
+
+@pytest.fixture
+def ahead(first_ahead: World, tmp_path: Path) -> World:
+    """A world whose lake is ahead of its checkpoint by batches that are planned; with deletions among them, or without any."""
+    return first_ahead.copy(tmp_path / "state")
 
 
 def drop(world: World, part: float) -> dict[int, int]:
