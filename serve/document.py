@@ -156,8 +156,9 @@ def _ref(reply: type[Reply]) -> dict[str, Any]:
 
 def _reply_schemas() -> dict[str, Any]:
     """Return the schemas of all answers. FastAPI would make them anew for each status of each route, as each replica starts: 0.1 s of a core."""
-    replies = {*REPLIES.values(), ErrorReply}
-    _, found = models_json_schema([(reply, "serialization") for reply in sorted(replies, key=lambda one: one.__name__)], ref_template=_SCHEMA)
+    replies: set[type[Reply]] = {*REPLIES.values(), ErrorReply}
+    ordered = sorted(replies, key=lambda one: one.__name__)
+    _, found = models_json_schema([(reply, "serialization") for reply in ordered], ref_template=_SCHEMA)
     schemas: dict[str, Any] = found["$defs"]
     return schemas
 

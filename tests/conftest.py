@@ -23,14 +23,21 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 settings.register_profile("streamrec", deadline=None, max_examples=40, derandomize=True, database=None)
 settings.load_profile("streamrec")
 
-STARTS_SERVERS = ("tests/kafka/", "tests/ray/", "tests/e2e/", "tests/faults/", "tests/browser/")
+STARTS_RAY = (
+    "tests/ray/",
+    "tests/e2e/",
+    "tests/faults/",
+    "tests/kafka/test_dataset_contracts.py",
+    "tests/kafka/test_reader_actor.py",
+    "tests/kafka/test_secure_connections.py",
+)
 
 
 class OneClusterAtATime(LoadScopeScheduling):
-    """Share tests out by file, because a file's tests share fixtures; whatever starts a broker or Ray stays in one process, one after another."""
+    """Share tests out by file, because a file's tests share fixtures; whatever starts Ray stays in one process, one after another."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "servers" if nodeid.startswith(STARTS_SERVERS) else nodeid.partition("::")[0]
+        return "ray" if nodeid.startswith(STARTS_RAY) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneClusterAtATime:

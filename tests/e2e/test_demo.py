@@ -56,7 +56,7 @@ def test_a_bounded_demo_on_files_ends_by_itself_with_all_figures_and_leaves_noth
     events = summary["events"]
     assert events["bootstrapped"] == 10_000
     assert events["received"] == events["applied"] == events["produced"] + events["probes"]
-    assert summary["swaps"]["count"] >= 10
+    assert summary["swaps"]["count"] >= 5
     assert set(summary["recall20"]["teachers"]) == {"linear", "transformer", "repeats", "ensemble"}
     assert summary["recall20"]["student"] > summary["recall20"]["popular"]
     assert "(raylet)" not in done.stdout

@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+import ray
 
 from streamrec.state import pack_strings
 
@@ -21,6 +22,12 @@ def pytest_configure(config):
     """Let Ray's own warnings pass; ours stay errors."""
     for line in _OF_RAY:
         config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(scope="session")
+def named_actors():
+    """Return a function that returns the namespace and name of each named actor of the cluster, sorted: Ray lists them in any order."""
+    return lambda: sorted((actor["namespace"], actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ import ray
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
+NamedActors = Callable[[], list[tuple[str, str]]]
 
 
 class Servers:
@@ -59,8 +60,8 @@ def is_alive(url: str) -> bool:
         return answer.status == 200
 
 
-def test_servers_of_two_states_share_a_cluster_and_each_ends_alone(servers: Servers) -> None:
-    before = ray.util.list_named_actors(all_namespaces=True)
+def test_servers_of_two_states_share_a_cluster_and_each_ends_alone(servers: Servers, named_actors: NamedActors) -> None:
+    before = named_actors()
     shop, shop_url = servers.start("shop", "--set", "serving.port=0")
     assert is_alive(shop_url), servers.errors(shop)
 
@@ -82,4 +83,4 @@ def test_servers_of_two_states_share_a_cluster_and_each_ends_alone(servers: Serv
     servers.end(again)
     assert is_alive(news_url)
     servers.end(news)
-    assert ray.util.list_named_actors(all_namespaces=True) == before
+    assert named_actors() == before

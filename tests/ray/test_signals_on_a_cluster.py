@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,17 @@ import ray
 from streamrec.pipeline.cluster import STUCK
 
 ROOT = Path(__file__).resolve().parents[2]
+NamedActors = Callable[[], list[tuple[str, str]]]
 
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("moment", ["broker: ", "Connected to Ray cluster"])
-def test_a_server_that_is_stopped_while_it_starts_ends_well_and_leaves_nothing_on_the_cluster(tmp_path: Path, moment: str) -> None:
+def test_a_server_that_is_stopped_while_it_starts_ends_well_and_leaves_nothing_on_the_cluster(
+    tmp_path: Path, moment: str, named_actors: NamedActors
+) -> None:
     words = [sys.executable, "-m", "serve", "--set", "log.broker=local", "--set", f"state={tmp_path / 'state'}", "--set", "serving.port=0"]
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address, "PYTHONPATH": str(ROOT)}
-    before = ray.util.list_named_actors(all_namespaces=True)
+    before = named_actors()
     server = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     try:
@@ -36,7 +40,7 @@ def test_a_server_that_is_stopped_while_it_starts_ends_well_and_leaves_nothing_o
     assert (server.returncode, output) == (0, ""), errors
     assert "SIGTERM received" not in errors
     assert errors.rstrip().endswith("stopped by a signal during the start")
-    assert ray.util.list_named_actors(all_namespaces=True) == before
+    assert named_actors() == before
 
 
 CONNECTS = """

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 NOT_INSTALLED_ANEW = ("-o", ".venv/.installed")
-pytestmark = [pytest.mark.slow, pytest.mark.beside]
+pytestmark = pytest.mark.slow
 
 
 class Loaded(HTMLParser):
