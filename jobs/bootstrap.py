@@ -5,8 +5,8 @@
     ray job submit --working-dir . -- python -m jobs.bootstrap --config streamrec.toml
 
 ``--data`` sends a file's events to the log first; a later ``python -m jobs.replay`` of the same file goes on behind them. A job that was
-killed goes on where it was; a state that has a live version is left alone. SIGTERM and Ctrl-C end it at once and remove what is temporary. The
-last line of the output is one JSON object. The exit status is 0, 1 after an error, 130 after a signal.
+killed goes on where it was; a state that has a live version is left alone, and one that another job moves is refused. SIGTERM and Ctrl-C end it
+at once and remove what is temporary. The last line of the output is one JSON object. The exit status is 0, 1 after an error, 130 after a signal.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from jobs import cli, dry_run
 from jobs.stream import teller
 from streamrec.clock import SystemClock
 from streamrec.events.datasets import Dataset, load_dataset, parse_mapping
 from streamrec.events.replay import Pace
+from streamrec.pipeline.alone import Seen, check_alone, check_silent
 from streamrec.pipeline.bootstrap import bootstrap
 from streamrec.pipeline.replay import replay_dataset
 from streamrec.pipeline.session import Session, open_session
+from streamrec.registry.telling import STREAM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,8 +49,11 @@ def _bootstrap(options: argparse.Namespace) -> int:
     dataset = load_dataset(options.data, parse_mapping(options.map) if options.map else None) if options.data is not None else None
     if options.dry_run:
         return dry_run.show(dry_run.of_bootstrap(config, dataset, options.max_events))
+    seen = check_alone(config, may_take_over=False)
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
+        if seen is Seen.ELSEWHERE:
+            check_silent(config, partial(session.board.told_age_s, STREAM), time.sleep, may_take_over=False)
         if dataset is not None:
             _send(session, dataset, options.max_events)
         controller = session.controller()

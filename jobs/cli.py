@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 from rich.console import Console
 
 from streamrec.cli.replay import INTERRUPTED
 from streamrec.clock import SystemClock
 from streamrec.config import Config, load_config, parse_overrides
-from streamrec.errors import StreamrecError
+from streamrec.errors import OperatorError, StreamrecError
 from streamrec.memory import bound_heaps
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lineage import current_lineage
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _console = Console(stderr=True)
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
+_GONE = (RayActorError, ObjectLostError, WorkerCrashedError, NodeDiedError)
 _clock = SystemClock()
 _APART_S = 1.0
 """Whoever ends a job with its group, as a terminal or `timeout` does, may send it one signal twice, at once."""
@@ -121,20 +123,28 @@ def waiter(stop: threading.Event) -> Callable[[float], None]:
 
 
 def run(job: Callable[[], int]) -> int:
-    """Run a job; one of our errors is one paragraph and exit status 1, a signal that ends it is a line and `INTERRUPTED`."""
+    """Run a job; one of our errors, or of what Ray has lost, is one paragraph and status 1; a signal that ends it is a line and `INTERRUPTED`."""
     bound_heaps()  # Before a broker's client or a thread pool has threads: the heaps that they have by then stay.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
         return job()
     except StreamrecError as error:
-        if logs.is_json():
-            logger.error("%s", error)
-            return 1
-        _console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return _failed(error)
+    except _GONE as error:
+        what = "Ray: an actor or a node of this job has died, which a stream survives and this job does not"
+        reason = "; ".join([str(error).strip().splitlines()[-1], *getattr(error, "__notes__", ())])
+        return _failed(OperatorError(what, got=reason, do="start it again: it goes on from the last commit"))
     except KeyboardInterrupt:
         say("stopped by a signal before its end")
         return INTERRUPTED
+
+
+def _failed(error: StreamrecError) -> int:
+    if logs.is_json():
+        logger.error("%s", error)
+        return 1
+    _console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+    return 1
 
 
 def summary(controller: Controller) -> dict[str, Any]:

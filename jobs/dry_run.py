@@ -84,6 +84,10 @@ def of_bootstrap(config: Config, dataset: Dataset | None, max_events: int | None
     if dataset is not None:
         to_send = min(max_events or dataset.events.num_rows, dataset.events.num_rows)
         steps.append(f"it would send {to_send} events of {dataset.name}, or what an earlier run did not, to {config.log.events_topic}")
+    try:
+        check_alone(config, may_take_over=False)
+    except StreamrecError as error:
+        return _on_ray(config, "bootstrap", (*_state(found), f"it would stop at once: {error}"), status=1)
     if _live(found):
         return _on_ray(config, "bootstrap", (*_state(found), *steps, f"{_live(found)} is live: there is nothing to learn first"))
     lag = sum(lag.records for lag in found.lag)

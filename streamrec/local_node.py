@@ -36,6 +36,11 @@ def check() -> None:
             raise OperatorError(what, got=f"no process {process.pid}", do="start again: it goes on from the last commit")
 
 
+def knows_any() -> bool:
+    """Return whether this process has a cluster that it has started."""
+    return bool(_processes)
+
+
 def is_there() -> bool:
     """Return whether they all run, or there are none."""
     return all(_is_there(process) for process in _processes.values())

@@ -30,7 +30,7 @@ def run(options: Receipt) -> int:
     receipts = _receipts(state_address(config), namespace, options.event_id)
     if not receipts:
         what = "Receipt: there is none"
-        do = "give the event id that `streamrec delete-user` printed, and look at the place that it printed: "
+        do = "give the event id that `streamrec delete-user` printed, and its --namespace, and look at the place that it printed: "
         raise DataError(what, got=repr((namespace, options.event_id)), do=do + _what_of_its_place(config))
     broker = options.broker or config.log.broker
     bounds = {student: _bound(config, student) for student in student_names(config)}

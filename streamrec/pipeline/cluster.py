@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +20,7 @@ import ray
 import ray.data
 from ray._private import utils as ray_utils  # noqa: PLC2701 - ray.init sets its handler of SIGTERM by this function alone
 from ray._private import worker as ray_worker  # noqa: PLC2701 - Ray prints a cluster's warnings by its function alone
+from ray.exceptions import RayError
 
 from streamrec import local_node
 from streamrec.config import Config
@@ -55,6 +58,10 @@ RAY_SETTINGS = {
 
 # Ray's sockets live deep below its folder, and a socket's path may have 107 bytes.
 _MAX_FOLDER_CHARS = 35
+
+_LOOK_S = 1.0
+_NOTICE_S = 3.0
+"""In so long a job that is not in a call has found that its cluster is gone; Ray's own code may end it five seconds after its raylet."""
 
 GRACE_S = 15.0
 """Ray starts within a few seconds; on a busy machine it may take so long to obey a signal."""
@@ -109,7 +116,12 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
                     _system_config=RAY_SETTINGS,
                 )
             local_node.began()
-            yield
+            threading.Thread(target=_last_resort, args=(folder,), daemon=True).start()
+            try:
+                yield
+            except RayError:
+                local_node.check()  # It says what has happened; a call that failed for it says only whom it asked.
+                raise
         finally:
             local_node.ends()
             _end_local(folder)
@@ -134,7 +146,7 @@ def _end_local(folder: Path) -> None:
         with suppress(psutil.NoSuchProcess):  # It has just ended.
             started += child.children(recursive=True) if local_node.name_of(child) == "raylet" else []
     ray.shutdown()
-    _, left = psutil.wait_procs([*started, *_orphans(folder)], timeout=_FAREWELL_S)
+    _, left = psutil.wait_procs([*started, *_writers(folder, orphans=True)], timeout=_FAREWELL_S)
     for process in left:
         logger.debug("Ray: killing process %d, which outlived its node", process.pid)
         with suppress(psutil.NoSuchProcess):
@@ -142,12 +154,34 @@ def _end_local(folder: Path) -> None:
     psutil.wait_procs(left, timeout=_FAREWELL_S)
 
 
-def _orphans(folder: Path) -> list[psutil.Process]:
-    """Return the processes that write into a cluster's folder and have lost their parents, with those that they have started."""
+def _last_resort(folder: Path) -> None:
+    """End this process where its cluster is gone and nobody has taken note, as in a call that waits.
+
+    Ray's own code does so up to a minute later, says nothing of why, and leaves processes.
+    """
+    while local_node.knows_any():
+        time.sleep(_LOOK_S)
+        try:
+            local_node.check()
+        except OperatorError as gone:
+            time.sleep(_NOTICE_S)
+            if local_node.is_there():  # Whoever took note has forgotten the processes.
+                return
+            logger.error("%s", gone)
+            for process in _writers(folder):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(1)
+
+
+def _writers(folder: Path, *, orphans: bool = False) -> list[psutil.Process]:
+    """Return who writes into a cluster's folder, with those that they have started: all but this process, or those that lost their parents."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # It has just ended, or is another user's.
-            if process.ppid() == 1 and any(file.path.startswith(f"{folder}/") for file in process.open_files()):
+            is_wanted = process.ppid() == 1 if orphans else process.pid != os.getpid()
+            if is_wanted and any(file.path.startswith(f"{folder}/") for file in process.open_files()):
                 found += [process, *process.children(recursive=True)]
     return found
 

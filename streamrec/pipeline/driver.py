@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ray.exceptions import GetTimeoutError, NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 
+from streamrec import local_node
 from streamrec.errors import BrokerUnavailable, OperatorError, StreamrecError, TopicMissing
 from streamrec.memory import GivesBack
 from streamrec.pipeline.controller import Controller
@@ -165,7 +166,8 @@ class Driver:
         self._num_tries, self._failures, self._waited_s = 0, 0, 0.0
 
     def _again(self, error: Exception) -> None:
-        """Wait before the next try, or raise the error where there have been enough."""
+        """Wait before the next try, or raise the error where there have been enough, or another one where this process's own cluster is gone."""
+        local_node.check()
         self._num_tries, self._is_down = self._num_tries + 1, True
         is_outage = isinstance(error, _OUTAGES)
         self._failures += not is_outage

@@ -90,7 +90,7 @@ class Host(Generic[C]):
         if epoch != self._epoch or self._target is None:
             what = "Actor: the call is not its owner's"
             allowed = self._epoch or "none since its restart"
-            return OperatorError(what, got=f"epoch {epoch}", allowed=allowed, do="adopt the actor and restore it from the checkpoint")
+            return OperatorError(what, got=f"epoch {epoch}", allowed=allowed, do="start the job again: it goes on from the last commit")
         result = method(self._target, *args, **kwargs)
         self._memory.after_work()
         return result

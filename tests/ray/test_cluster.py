@@ -4,6 +4,8 @@ import atexit
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from streamrec.errors import OperatorError
 from streamrec.pipeline import cluster
 from streamrec.pipeline.cluster import ray_cluster
 from streamrec.teachers.trainer import give_way
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -95,4 +99,39 @@ def test_a_local_cluster_whose_node_is_killed_is_told_so_and_leaves_nothing(usua
             local_node.check()
     local_node.check()
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE  # Its new parent may not have taken note.
+    assert list(usual.iterdir()) == []
+
+
+BLOCKED = """
+import sys
+import ray
+from streamrec.pipeline.cluster import ray_cluster
+
+@ray.remote(num_cpus=0)
+class Worker:
+    def wait(self):
+        import time
+        time.sleep(300)
+
+with ray_cluster():
+    worker = Worker.remote()
+    sys.stdout.write("waits\\n")
+    sys.stdout.flush()
+    ray.get(worker.wait.remote())
+"""
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_a_job_that_waits_for_a_call_when_its_cluster_is_killed_says_so_and_leaves_nothing(usual: Path, name: str) -> None:
+    environment = {**os.environ, "TMPDIR": str(usual), "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", BLOCKED]
+    job = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stdout is not None
+    assert job.stdout.readline() == "waits\n"
+    started = psutil.Process(job.pid).children(recursive=True)
+    next(child for child in started if child.name() == name).kill()
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 1
+    assert f"Ray: {name} of this process's own cluster has ended" in errors
+    assert [child for child in psutil.wait_procs(started, timeout=10)[1] if child.status() != psutil.STATUS_ZOMBIE] == []
     assert list(usual.iterdir()) == []

@@ -112,6 +112,7 @@ def test_a_deletion_that_was_not_carried_out_yet_has_none_and_the_error_says_wha
     assert status == 1
     assert "'d2'" in err
     assert "reached the event" in err
+    assert "and its --namespace" in err
 
 
 def test_a_deletion_without_a_receipt_is_told_how_far_the_stream_has_read(tmp_path: Path) -> None:

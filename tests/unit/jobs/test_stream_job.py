@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from ray.exceptions import RayActorError
 
 from jobs import bootstrap, cli, refresh_teachers, stream
 from jobs.stream import describe
@@ -88,6 +89,20 @@ def test_a_signal_ends_a_job_without_steps_with_its_cleaning_up_and_one_line(num
     assert cli.run(job) == INTERRUPTED
     assert cleaned == [True]
     assert capsys.readouterr().err == "stopped by a signal before its end\n"
+
+
+def test_what_ray_has_lost_is_one_paragraph_in_a_job_that_does_not_go_on_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    def job() -> int:
+        error = RayActorError()
+        error.add_note("wanted: step of streamrec-1-student")
+        raise error
+
+    assert cli.run(job) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Ray: an actor or a node of this job has died")
+    assert "wanted: step of streamrec-1-student" in told
+    assert told.replace("\n", " ").rstrip().endswith("start it again: it goes on from the last commit")
+    assert "Traceback" not in told
 
 
 def test_where_lines_are_json_all_that_a_job_says_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs import stream
+from jobs import bootstrap, stream
 from streamrec.config import Config, parse_config
 from streamrec.errors import OperatorError
 from streamrec.pipeline.alone import PATIENCE_S, Seen, check_alone, check_silent
@@ -62,6 +62,13 @@ def test_a_state_whose_driver_runs_is_refused_and_the_driver_named(
     told = capsys.readouterr().err
     assert told.startswith(f"Stream: another job moves this state already, got process {first.pid} on ")
     assert "--take-over goes on in its place" in told
+    monkeypatch.setattr(bootstrap, "open_session", lambda *_: pytest.fail("something was started"))
+    assert bootstrap.main(["--set", f"state={config.state}"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"Stream: another job moves this state already, got process {first.pid} on ")
+    assert told.replace("\n", " ").rstrip().endswith("leave it to that one, or end it first")
+    assert bootstrap.main(["--dry-run", "--set", f"state={config.state}", "--set", "log.broker=local"]) == 1
+    assert "it would stop at once: Stream: another job moves this state already" in capsys.readouterr().err.replace("\n", " ")
     first.kill()
     # Not waited for: a process that has ended is there until its parent asks for it.
     while psutil.Process(first.pid).status() != psutil.STATUS_ZOMBIE:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, NodeDiedError, RayActorError, WorkerCrashedError
 
+from streamrec import local_node
 from streamrec.clock import ManualClock
 from streamrec.config import parse_config
 from streamrec.errors import BrokerError, BrokerUnavailable, ConfigError, Fenced, OperatorError, RetentionGap, RowCountMismatch, TopicMissing
@@ -204,6 +205,18 @@ def test_an_actor_that_ray_knows_by_a_number_is_said_with_what_was_wanted_of_it(
     rig.driver.step()
     assert rig.said[0].startswith("outage, try 1,")
     assert rig.said[0].endswith("; wanted: learn of streamrec-student")
+
+
+def test_what_follows_from_the_end_of_the_drivers_own_cluster_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended() -> None:
+        what = "Ray: raylet of this process's own cluster has ended"
+        raise OperatorError(what)
+
+    rig = Rig([RayActorError()])
+    monkeypatch.setattr(local_node, "check", ended)
+    with pytest.raises(OperatorError, match="own cluster has ended"):
+        rig.driver.step()
+    assert rig.said == []
 
 
 def test_refusals_between_two_outages_count_on() -> None:
