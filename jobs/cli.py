@@ -131,7 +131,7 @@ def run(job: Callable[[], int]) -> int:
     except StreamrecError as error:
         return _failed(error)
     except _GONE as error:
-        what = "Ray: an actor or a node of this job has died, which a stream survives and this job does not"
+        what = "Ray: an actor or a node has died, and this job does not go on without it"
         reason = "; ".join([str(error).strip().splitlines()[-1], *getattr(error, "__notes__", ())])
         return _failed(OperatorError(what, got=reason, do="start it again: it goes on from the last commit"))
     except KeyboardInterrupt:

@@ -30,15 +30,10 @@ def check() -> None:
     Raises:
         OperatorError: It has.
     """
-    for name, process in _processes.items():
+    for name, process in tuple(_processes.items()):  # A thread asks, too.
         if not _is_there(process):
             what = f"Ray: {name} of this process's own cluster has ended"
             raise OperatorError(what, got=f"no process {process.pid}", do="start again: it goes on from the last commit")
-
-
-def knows_any() -> bool:
-    """Return whether this process has a cluster that it has started."""
-    return bool(_processes)
 
 
 def is_there() -> bool:

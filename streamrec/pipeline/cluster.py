@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -101,6 +100,7 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
         return
     for name, value in {"RAY_USAGE_STATS_ENABLED": "0", **FOR_CHILDREN}.items():
         os.environ.setdefault(name, value)
+    ends = threading.Event()
     with temporary_folder(longest=_MAX_FOLDER_CHARS) as folder:
         try:
             with _signals_wait(), _in_a_paragraph():
@@ -116,13 +116,14 @@ def ray_cluster(num_cpus: int | None = None) -> Iterator[None]:
                     _system_config=RAY_SETTINGS,
                 )
             local_node.began()
-            threading.Thread(target=_last_resort, args=(folder,), daemon=True).start()
+            threading.Thread(target=_last_resort, args=(folder, ends), daemon=True).start()
             try:
                 yield
             except RayError:
                 local_node.check()  # It says what has happened; a call that failed for it says only whom it asked.
                 raise
         finally:
+            ends.set()
             local_node.ends()
             _end_local(folder)
 
@@ -154,18 +155,16 @@ def _end_local(folder: Path) -> None:
     psutil.wait_procs(left, timeout=_FAREWELL_S)
 
 
-def _last_resort(folder: Path) -> None:
-    """End this process where its cluster is gone and nobody has taken note, as in a call that waits.
+def _last_resort(folder: Path, ends: threading.Event) -> None:
+    """End this process where its cluster is gone and nobody has taken note, as in a call that waits; until ``ends`` is set.
 
     Ray's own code does so up to a minute later, says nothing of why, and leaves processes.
     """
-    while local_node.knows_any():
-        time.sleep(_LOOK_S)
+    while not ends.wait(_LOOK_S):
         try:
             local_node.check()
         except OperatorError as gone:
-            time.sleep(_NOTICE_S)
-            if local_node.is_there():  # Whoever took note has forgotten the processes.
+            if ends.wait(_NOTICE_S):
                 return
             logger.error("%s", gone)
             for process in _writers(folder):

@@ -99,7 +99,7 @@ def test_what_ray_has_lost_is_one_paragraph_in_a_job_that_does_not_go_on_by_itse
 
     assert cli.run(job) == 1
     told = capsys.readouterr().err
-    assert told.startswith("Ray: an actor or a node of this job has died")
+    assert told.startswith("Ray: an actor or a node has died, and this job does not go on without it")
     assert "wanted: step of streamrec-1-student" in told
     assert told.replace("\n", " ").rstrip().endswith("start it again: it goes on from the last commit")
     assert "Traceback" not in told

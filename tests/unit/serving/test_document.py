@@ -101,6 +101,18 @@ def document(client):
     return client.get("/openapi.json", headers=KEY).json()
 
 
+def refs(value):
+    if isinstance(value, dict):
+        return {value["$ref"]} if "$ref" in value else set().union(*map(refs, value.values()))
+    return set().union(*map(refs, value)) if isinstance(value, list) else set()
+
+
+def test_all_that_the_document_refers_to_is_in_it(document):
+    named = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert refs(document) <= named
+    assert {"#/components/schemas/Recommendation", "#/components/schemas/ErrorReply"} <= refs(document["paths"])
+
+
 def described(document, operation):
     return document["paths"][operation.path][operation.method.lower()]
 

@@ -297,6 +297,18 @@ def test_a_restored_learner_takes_the_same_steps_bit_for_bit(settings: dict[str,
     np.testing.assert_array_equal(one.ranks(data, [CURRENT])[CURRENT], other.ranks(data, [CURRENT])[CURRENT])
 
 
+def test_what_a_step_draws_depends_on_its_seed_alone_and_leaves_torchs_generator_as_it_was() -> None:
+    digests, left = [], []
+    for before in (1, 2):
+        torch.default_generator.manual_seed(before)
+        made = learner(history_dropout=0.5, element_dropout=0.5)
+        teach(made, some_examples(40), None, 5)
+        digests.append(made.digest())
+        left.append(torch.default_generator.initial_seed())
+    assert digests[0] == digests[1]
+    assert left == [1, 2]
+
+
 def test_rows_that_a_sampled_step_does_not_touch_keep_their_bits() -> None:
     made = learner(400, full_softmax_items=10, num_negatives=5, batch_size=4)
     before = made.snapshot().arrays
