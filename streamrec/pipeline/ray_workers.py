@@ -10,9 +10,9 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from streamrec.awaiting import awaited
 from streamrec.code_version import code_version
 from streamrec.errors import StreamrecError
-from streamrec.student.actor import awaited
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -16,12 +16,12 @@ import ray
 import ray.data
 from ray.exceptions import RayActorError
 
+from streamrec.awaiting import BEHIND, awaited
 from streamrec.config import LogConfig
 from streamrec.errors import StreamrecError
 from streamrec.log.base import LogAddress, TableReader
 from streamrec.log.connect import open_reader, open_table_reader
 from streamrec.log.offsets import OffsetRange
-from streamrec.student.actor import BEHIND, awaited
 from streamrec.telemetry.logs import set_up
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from streamrec.awaiting import BEHIND
 from streamrec.clock import Clock, SystemClock
 from streamrec.config import Config
 from streamrec.log.base import LogWriter, TableReader
@@ -28,7 +29,7 @@ from streamrec.pipeline.tracing import VersionTraces
 from streamrec.registry.registry import Registry
 from streamrec.soft_labels.scorer import Scorer
 from streamrec.storage import open_storage
-from streamrec.student.actor import BEHIND, host
+from streamrec.student.actor import host
 from streamrec.student.learner import Learner
 from streamrec.teachers.kinds import check_teachers
 from streamrec.teachers.linear import LinearStatistics

@@ -19,9 +19,9 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import ray
 import torch
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 
-from streamrec import local_node
+from streamrec.awaiting import awaited
 from streamrec.clock import SystemClock
 from streamrec.code_version import code_version
 from streamrec.errors import OperatorError
@@ -35,12 +35,6 @@ NAMESPACE = "streamrec"
 
 ENDS_WITHIN_S = 30.0
 """How long the name of an actor that was ended may take to be free: the cluster's head notes its end within milliseconds."""
-
-SLOW_S = 20.0
-"""An answer that takes longer is told of: a cluster whose processes have died says nothing by itself."""
-
-BEHIND = 5
-"""By how much others go before an actor that a step waits for at its end only, where cores are short, as nice(2) counts."""
 
 logger = logging.getLogger(__name__)
 
@@ -94,25 +88,6 @@ class Host(Generic[C]):
         result = method(self._target, *args, **kwargs)
         self._memory.after_work()
         return result
-
-
-def awaited(ref: ray.ObjectRef[T], what: str) -> T:
-    """Wait for a result for as long as it takes, and say what is waited for if it has not come within `SLOW_S`.
-
-    Raises:
-        OperatorError: This process has started Ray for itself, and it has ended.
-    """
-    is_said = False
-    while True:
-        try:
-            return ray.get(ref, timeout=SLOW_S)
-        except RayTaskError:  # Also where the actor itself has waited in vain: Ray's error is of both classes.
-            raise
-        except GetTimeoutError:
-            local_node.check()
-            if not is_said:
-                logger.warning("Ray: still waiting for %s after %g s; if it never comes, look whether the cluster and its nodes live", what, SLOW_S)
-            is_said = True
 
 
 def environment_of_job() -> str:

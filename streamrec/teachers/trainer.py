@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from typing import Any
 
@@ -24,6 +23,7 @@ from streamrec.errors import OperatorError
 from streamrec.room import fewest_workers, of_one_worker, room_for
 from streamrec.state import from_bytes
 from streamrec.storage import open_storage
+from streamrec.teachers.background import give_way
 from streamrec.teachers.requests import RefreshRequest, carry_out
 from streamrec.teachers.train_checkpoints import StoredCheckpoints, remove
 from streamrec.teachers.train_exports import take_back
@@ -52,11 +52,6 @@ def train_worker(config: dict[str, Any]) -> None:
     checkpoints = StoredCheckpoints(storage, config["checkpoints"])
     place = Place(context.get_world_rank(), context.get_world_size(), get_device(), _distribute, checkpoints)
     carry_out(RefreshRequest(**config["request"], payload=payload), TeachersConfig.model_validate(config["teachers"]), config["storage_url"], place)
-
-
-def give_way() -> None:
-    """Lower this process's priority: where training shares a machine with the stream and serving, these go first."""
-    os.nice(10)
 
 
 def _distribute(module: nn.Module) -> nn.Module:

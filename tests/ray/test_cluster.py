@@ -17,7 +17,7 @@ from streamrec import local_node
 from streamrec.errors import OperatorError
 from streamrec.pipeline import cluster
 from streamrec.pipeline.cluster import ray_cluster
-from streamrec.teachers.trainer import give_way
+from streamrec.teachers.background import give_way
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,6 +8,7 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
+from streamrec.awaiting import BEHIND
 from streamrec.features.dedupe import Dedupe, EventKeys
 from streamrec.pipeline import saving
 from streamrec.pipeline.checkpoint import CheckpointStore
@@ -15,7 +16,7 @@ from streamrec.pipeline.components import WorkerComponent
 from streamrec.pipeline.ray_workers import RayWorker
 from streamrec.pipeline.saving import Saver
 from streamrec.storage import LocalStorage
-from streamrec.student.actor import BEHIND, host
+from streamrec.student.actor import host
 
 NUM_COMMITS = 20
 LAST = 19

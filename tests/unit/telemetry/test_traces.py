@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -76,7 +77,8 @@ def test_it_is_told_once_that_a_receiver_is_away_and_once_that_it_is_back(caplog
     assert back == "Traces: http://away takes spans again"
 
 
-def test_a_receiver_that_does_not_answer_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_does_not_answer_holds_nobody_up_and_no_thread_outlives_the_request_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(threading.enumerate())
     monkeypatch.setattr(otlp, "CLOSES_WITHIN_S", 0.2)
     monkeypatch.setattr(otlp, "_QUEUE_SPANS", 300)
     with socket.socket() as silent:
@@ -92,3 +94,8 @@ def test_a_receiver_that_does_not_answer_holds_nobody_up(monkeypatch: pytest.Mon
         assert time.monotonic() - told_s < 2.0
         assert told_s - began_s < 2.0
         assert traces.CLOSES_WITHIN_S <= 2.0
+        left = set(threading.enumerate()) - before
+    # The silent one is gone, so the request to it fails; of four batches that wait none is tried any more, which took half a minute.
+    for thread in left:
+        thread.join(4.0)
+    assert not [thread.name for thread in left if thread.is_alive()]
