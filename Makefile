@@ -2,7 +2,7 @@
 #
 #   make demo [DATA=PATH] [MAP=user=COLUMN,…] [BROKER=auto|embedded|local|HOST:PORT] [MAX_EVENTS=N] [NAME=RUN] [FOREVER=1]
 #   make dev [CONFIG=FILE] [STATE=ADDRESS]   everything on this machine, waiting for your events
-#   make test [TEST_PROCESSES=2]   the quick tier      make test-all   the quick and the slow tier
+#   make test [TEST_PROCESSES=2]   the quick tier      make test-all   the quick and the slow tier, and what is for releases
 #   make lint         ruff, mypy, import order  make bench      every benchmark, --quick
 #   make docs         the documentation as a site, dist/docs
 #   make wheel        dist/*.whl   make sbom   dist/sbom.json   make licences   docs/licences.md   make audit   known holes in what is pinned

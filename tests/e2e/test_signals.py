@@ -9,7 +9,7 @@ import pytest
 
 from streamrec.cli.replay import INTERRUPTED
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.release, pytest.mark.timeout(600)]
 
 NUM_FIRST, NUM_ALL = 2000, 5500
 # What this asks of teachers is that there are some.

@@ -14,7 +14,7 @@ import pytest
 import ray
 
 # Each server takes some ten seconds to start.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.release]
 
 ROOT = Path(__file__).resolve().parents[2]
 NamedActors = Callable[[], list[tuple[str, str]]]

@@ -186,6 +186,8 @@ def test_one_worker_that_is_killed_ends_in_the_bits_of_the_plain_loop_and_leaves
     assert exported_by_train() == []
 
 
+@pytest.mark.slow
+@pytest.mark.release
 def test_two_workers_with_half_of_the_items_each_lose_a_node_and_one_goes_on_to_the_version_that_one_trains_without_ray(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spot_nodes: set[str]
 ) -> None:
