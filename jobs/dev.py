@@ -36,6 +36,7 @@ from streamrec.environment import api_key
 from streamrec.errors import DataError
 from streamrec.pipeline.alone import Seen, check_alone, check_silent
 from streamrec.pipeline.bootstrap import bootstrap
+from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.ray_workers import leave
 from streamrec.pipeline.report import StepReport
@@ -123,21 +124,25 @@ def _first(session: Session, driver: Driver, view: LiveView, stop: threading.Eve
     gathering = Gathering(driver.controller.parts.clock)
     cli.stop_on_signals(stop)
     while driver.controller.state.live is None and not stop.is_set():
+        check_own(session)
         num = driver.lag() or 0
         view.situation.phase = f"{num} events are here, more may come" if num else WAITING
         view.tick()
         if not gathering.is_done(num):
-            check_own(session)
             stop.wait(LOOK_EVERY_S)
             continue
         view.enter(f"learning the first {num} events, training the first teachers")
         cli.end_on_signals()  # What is learned before the first version is learned again at the next start.
         try:
-            bootstrap(driver.controller, session.reader.latest(driver.controller.config.log.events_topic), partial(_tell, view))
+            driver.begin(partial(_learn, session, view))
         except DataError as error:
             cli.say(f"{error}; waiting for more")
         cli.stop_on_signals(stop)
     view.situation.phase = ""
+
+
+def _learn(session: Session, view: LiveView, controller: Controller) -> None:
+    bootstrap(controller, session.reader.latest(controller.config.log.events_topic), partial(_tell, view))
 
 
 def _follow(session: Session, driver: Driver, view: LiveView, reader: LiveReader, stop: threading.Event) -> None:

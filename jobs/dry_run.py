@@ -122,7 +122,7 @@ def of_replay(config: Config, broker: str | None, what: str) -> DryRun:
 
 
 def _look(config: Config) -> Standing:
-    return standing(config, config.log.broker, SystemClock().now_ms())
+    return standing(config, config.log.broker, SystemClock())
 
 
 def _live(found: Standing) -> str | None:

@@ -25,7 +25,7 @@ _MOST_FOLDERS = 5
 def run(options: ShowStatus) -> int:
     """Print how it stands; return 1 when something can't be read or does not add up."""
     config = resolve(options.settings, options.broker)
-    found = standing(config, options.broker or config.log.broker, SystemClock().now_ms())
+    found = standing(config, options.broker or config.log.broker, SystemClock())
     sys.stdout.write(json.dumps(asdict(found)) + "\n" if options.json else lines_of(_lines(found)))
     if not options.json:
         sys.stderr.writelines(f"{trouble}\n" for trouble in found.troubles)

@@ -393,8 +393,8 @@ class Controller:
         """Remove versions of students and teachers that no kept commit needs and the policy gives up, or that know a deleted user."""
         kept = self._saver.oldest_kept("versions")
         for line in self._lines():
-            needed = kept.get(LIVE if line is self.line else line.name)
-            line.prune(now_ms, self.state.versions_not_before(needed), needed)
+            name = LIVE if line is self.line else line.name
+            line.prune(now_ms, self.state.versions_not_before(kept.get(name)), {kept.get(name), *self._saver.all_kept("held", name)})
         if (former := self.parts.former_students()) is not None:
             former.prune(now_ms, self.state.not_before, self._saver.names_kept("versions"))
         self.parts.refresher.prune(self._saver.oldest_kept("teachers"))

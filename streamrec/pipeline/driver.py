@@ -73,6 +73,18 @@ class Driver:
         self._told_pause: Flip | None = None
         self._tell(self.controller, None, lambda: None)
 
+    def begin(self, learn: Callable[[Controller], object]) -> None:
+        """Let a controller learn its first version; one that what is away breaks off is dropped, and the next call has a new one begin anew."""
+        try:
+            learn(self.controller)
+        except (*_AWAY, *_LOST) as error:
+            if isinstance(error, _AWAY):
+                self._again(error)
+            self.controller, _ = self._renewed(None if isinstance(error, _AWAY) else error)
+        else:
+            self._is_down = False
+            self._end_row()
+
     def step(self) -> StepReport | None:
         """Do one step, or wait a moment when there is nothing to do."""
         batch = self.controller.state.batch + 1

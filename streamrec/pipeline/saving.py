@@ -224,6 +224,10 @@ class Saver:
         names = set(kept[0]).intersection(*kept)
         return {name: min(values[name] for values in kept) for name in sorted(names)}
 
+    def all_kept(self, fact: str, name: str) -> set[str]:
+        """Return what a fact that is {name: texts} holds under a name in any of the commits that a fallback could go to."""
+        return {value for facts in self._kept for value in facts.get(fact, {}).get(name, [])}
+
     def names_kept(self, fact: str) -> set[str]:
         """Return the names that such a fact has in any of the commits that a fallback could go to."""
         return {name for facts in self._kept for name in facts.get(fact, {})}

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import psutil
 
+from streamrec.clock import Clock
 from streamrec.config import Config, student_names
 from streamrec.errors import StreamrecError, TopicMissing
 from streamrec.log.base import LogAddress, TableReader
@@ -162,10 +163,11 @@ class Standing:
 
 
 class _Look:
-    """Look at one thing after another, and note what can't be read."""
+    """Look at one thing after another, and note what can't be read. A storage that lets one wait is asked no more: each look would wait as long."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str, clock: Clock) -> None:
         self.troubles: list[str] = []
+        self._address, self._clock, self._is_stuck = address, clock, False
 
     def at(self, what: Callable[[], T], otherwise: T) -> T:
         try:
@@ -174,39 +176,52 @@ class _Look:
             self.troubles.append(str(error))
             return otherwise
 
+    def in_state(self, what: Callable[[], T], otherwise: T) -> T:
+        if self._is_stuck:
+            return otherwise
+        began_s, num = self._clock.monotonic_s(), len(self.troubles)
+        found = self.at(what, otherwise)
+        took_s = self._clock.monotonic_s() - began_s
+        if len(self.troubles) > num and took_s > PATIENCE_S:
+            self._is_stuck = True
+            self.troubles.append(f"Storage: {self._address} let a look wait for {took_s:.0f} s, so nothing else of the state was asked for")
+        return found
 
-def standing(config: Config, broker: str, now_ms: int) -> Standing:
+
+def standing(config: Config, broker: str, clock: Clock) -> Standing:
     """Look at a deployment.
 
     Args:
         config: The resolved configuration.
         broker: What ``log.broker`` may be.
-        now_ms: Processing time.
+        clock: Tells processing time, and how long a look takes.
     """
-    look, address = _Look(), state_address(config)
-    lineage = look.at(lambda: current_lineage(address).folder, "")
+    address = state_address(config)
+    look = _Look(address, clock)
+    lineage = look.in_state(lambda: current_lineage(address).folder, "")
     url = url_of(address, lineage)
-    held, plans = _executed(look, address, url)
+    nothing: tuple[Held, dict[int, dict[str, Any]]] = (Held(), {})
+    held, plans = look.in_state(partial(_executed, look, address, url), nothing)
     state = held.state or StreamState()
     books = None if held.checkpoint is None else _books(state, plans)
     if books is not None and (missing := books["received"] - sum(value for name, value in books.items() if name != "received")):
         look.troubles.append(f"Books: they do not balance, {missing} of {books['received']} records are booked nowhere")
-    worth = look.at(lambda: load_worth(address), None)
-    students = tuple(look.at(partial(stand_of, config, name, state, worth), StudentStanding(name)) for name in student_names(config))
+    worth = look.in_state(lambda: load_worth(address), None)
+    students = tuple(look.in_state(partial(stand_of, config, name, state, worth), StudentStanding(name)) for name in student_names(config))
     there = look.at(lambda: log_there(config, broker), None)
     return Standing(
-        now_ms,
+        clock.now_ms(),
         address,
         lineage,
-        look.at(lambda: _writer(url), None),
+        look.in_state(lambda: _writer(url), None),
         None if held.checkpoint is None else Committed(held.checkpoint.id, held.batch, state.planned_ms, len(plans)),
         books,
         None if there is None else str(there),
         () if there is None else look.at(lambda: _lag(config, there, state, plans), ()),
         students,
         _teachers(config, state, held.checkpoint) if held.checkpoint is not None else (),
-        look.at(lambda: tuple(SwitchBoard(open_storage(address)).now().in_force()), ()),
-        look.at(lambda: _quarantine(url), {"ranges": 0, "events": 0}),
+        look.in_state(lambda: tuple(SwitchBoard(open_storage(address)).now().in_force()), ()),
+        look.in_state(lambda: _quarantine(url), {"ranges": 0, "events": 0}),
         None if there is None else look.at(lambda: _num_letters(config, there), None),
         None if "://" in address else disk_use(Path(address)),
         tuple(dict.fromkeys(look.troubles)),
@@ -214,12 +229,11 @@ def standing(config: Config, broker: str, now_ms: int) -> Standing:
 
 
 def _executed(look: _Look, address: str, lineage_url: str) -> tuple[Held, dict[int, dict[str, Any]]]:
-    """Return the newest commit, and the plans beyond it."""
+    """Return the newest commit, and the plans beyond it; raise what keeps the commit from being read."""
     for attempt in range(_ATTEMPTS):
         held = committed(address, ("ensemble", "refreshes"), looks_at_all=False)
         if held.error is not None:
-            look.troubles.append(str(held.error))
-            break
+            raise held.error
         try:
             return held, PlanStore(open_storage(lineage_url)).ahead(held.batch)
         except StreamrecError as error:

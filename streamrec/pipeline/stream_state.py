@@ -45,6 +45,12 @@ class Line:
     guard: dict[str, Any] = field(default_factory=dict)
 
 
+def held_by(line: Line | StreamState) -> set[str]:
+    """Return the versions that a student's line goes on with: without one of them it does not end in the same bits, or not go on at all."""
+    held = (line.live, line.candidate, line.guard.get("vouched"), line.guard.get("first"))
+    return {version for version in held if version is not None}
+
+
 @dataclass
 class StreamState(Impersonal):
     """Hold what no other component owns; a component itself.
@@ -216,10 +222,11 @@ class StreamState(Impersonal):
             self.forgot_batch = current.first_batch if self.forgot_batch else current.forgot_batch
 
     def commit_facts(self) -> dict[str, Any]:
-        """Return what a commit says of the stream, live versions by student; a candidate is never older than the live version."""
-        live = {} if self.live is None else {LIVE: self.live}
-        live |= {name: line.live for name, line in self.lines.items() if line.live is not None}
-        return {"offsets": self.offsets, "counts": self.counts, "teachers": self.teachers, "versions": live, "code": code_version()}
+        """Return what a commit says of the stream: by student the live version and all that are held. A candidate is not older than the live one."""
+        lines: dict[str, Line | StreamState] = {LIVE: self, **self.lines}
+        live = {name: line.live for name, line in lines.items() if line.live is not None}
+        held = {name: sorted(versions) for name, line in lines.items() if (versions := held_by(line))}
+        return {"offsets": self.offsets, "counts": self.counts, "teachers": self.teachers, "versions": live, "held": held, "code": code_version()}
 
     def line(self, name: str) -> Line:
         """Return a further student's, which begins when it is first asked for."""

@@ -13,7 +13,7 @@ from streamrec.pipeline.plan import STUDENT
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.stream_state import Line, StreamState
 from streamrec.pipeline.worth_view import worth_facts
-from streamrec.registry.gate import Decision
+from streamrec.registry.gate import Decision, Verdict
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 
@@ -60,7 +60,7 @@ class StudentStanding:
     Attributes:
         name: The student.
         live: What serves; None while nothing does.
-        candidate: Version that waits for the gate, as of the newest commit.
+        candidate: Version that waits for the gate: as of the newest commit, unless the gate has decided since.
         counts: How many were published, promoted and rejected, as of the newest commit.
         newest: Version that was published last.
         num_versions: How many are there.
@@ -96,7 +96,12 @@ def stand_of(config: Config, name: str, state: StreamState, worth: Worth | None)
     line: StreamState | Line = state if name == STUDENT else state.lines.get(name, Line())
     decisions = tuple(decision.model_dump(mode="json") for decision in newest_decisions(registry, NEWEST_DECISIONS))
     newest, pinned = versions[-1] if versions else None, tuple(sorted(registry.pinned()))
-    return StudentStanding(name, _live(registry, worth), line.candidate, line.versions, newest, len(versions), pinned, decisions)
+    return StudentStanding(name, _live(registry, worth), _waiting(registry, line), line.versions, newest, len(versions), pinned, decisions)
+
+
+def _waiting(registry: Registry, line: StreamState | Line) -> str | None:
+    decided = registry.decisions(line.candidate) if line.candidate is not None else []
+    return None if decided and decided[-1].verdict is not Verdict.WAIT else line.candidate
 
 
 def _live(registry: Registry, worth: Worth | None) -> Live | None:

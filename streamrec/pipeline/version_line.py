@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from streamrec.features.examples import Examples
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import STUDENT, Plan, version_name
 from streamrec.pipeline.publisher import ItemFacts, Publisher
-from streamrec.pipeline.stream_state import Line, StreamState
+from streamrec.pipeline.stream_state import Line, StreamState, held_by
 from streamrec.registry.evidence import Evidence
 from streamrec.registry.gate import Decision, Reason, Verdict, Window, held_back
 from streamrec.registry.guard import Guarded
@@ -282,7 +282,7 @@ class VersionLine:
         self._published_s = self._parts.clock.monotonic_s()
         return version
 
-    def prune(self, now_ms: int, not_before: str | None, needed: str | None) -> None:
-        """Remove versions that nobody needs; see `Publisher.prune`."""
+    def prune(self, now_ms: int, not_before: str | None, kept: Collection[str | None]) -> None:
+        """Remove versions that neither this line nor a kept commit goes on with; see `Publisher.prune`."""
         if self.publisher is not None:
-            self.publisher.prune(now_ms, not_before, {needed, self.state.guard.get("vouched"), self.state.guard.get("first"), *self.versions()})
+            self.publisher.prune(now_ms, not_before, held_by(self.state).union(kept))

@@ -8,16 +8,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from streamrec.cli import app
-from streamrec.clock import SystemClock
+from streamrec.cli import app, status
+from streamrec.clock import ManualClock, SystemClock
 from streamrec.config import LogConfig
+from streamrec.errors import StorageError
 from streamrec.log.base import LogAddress, Record
 from streamrec.log.connect import open_writer
+from streamrec.pipeline import lineage, readable, standing, student_standing, worth_view
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.layout import checkpoint_url, registry_url
 from streamrec.pipeline.plan import PlannedRange
@@ -121,6 +124,34 @@ def test_books_lag_versions_and_teachers_as_of_the_newest_commit(ask: Ask, state
     assert facts["students"][0]["decisions"][0]["numbers"]["num_queries"] == 40
     assert (facts["books"]["pending"], facts["commit"]["batch"], facts["quarantine"]["events"]) == (3, 4, 4)
     assert facts["disk"]["total"] >= facts["disk"]["checkpoint"] > 0
+
+
+def test_a_candidate_that_went_live_since_the_newest_commit_waits_no_more(ask: Ask, state: StreamState, tmp_path: Path) -> None:
+    state.candidate = "v00000003"
+    commit(tmp_path / "state", state)
+    publish(tmp_path / "state")
+    assert "  candidate   none waits" in ask().stdout.splitlines()
+
+
+def test_a_storage_that_lets_a_look_wait_is_asked_for_nothing_else_and_the_log_is_still_looked_at(
+    ask: Ask, state: StreamState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(tmp_path / "state", state)
+    clock, asked = ManualClock(SystemClock().now_ms()), []
+
+    def stuck(url: str) -> Any:
+        asked.append(url)
+        clock.advance(30.0)
+        what = "Storage: could not read"
+        raise StorageError(what)
+
+    monkeypatch.setattr(status, "SystemClock", lambda: clock)
+    for module in (standing, readable, lineage, student_standing, worth_view):
+        monkeypatch.setattr(module, "open_storage", stuck)
+    shown = ask()
+    assert (shown.exit_code, len(asked)) == (1, 1)
+    assert f"Storage: {tmp_path / 'state'} let a look wait for 30 s, so nothing else of the state was asked for" in shown.stderr
+    assert f"lag           {TOPIC} 20 records behind (0:0/10 1:0/10)" in shown.stdout.splitlines()
 
 
 def test_the_process_that_may_commit_is_told_alive_or_ended(ask: Ask, state: StreamState, tmp_path: Path) -> None:

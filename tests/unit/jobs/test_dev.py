@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,6 +53,9 @@ class Stub:
         self.nums, self.clock = nums, ManualClock(0)
         self.state = SimpleNamespace(live=None)
         self.controller = SimpleNamespace(parts=SimpleNamespace(clock=self.clock), state=self.state, config=parse_config({}))
+
+    def begin(self, learn: Callable[[Any], object]) -> None:
+        learn(self.controller)
 
     def lag(self) -> int | None:
         self.clock.advance(1.0)

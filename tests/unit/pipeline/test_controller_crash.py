@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from streamrec.errors import BrokerUnavailable, OperatorError, StorageError
 from streamrec.log.base import OffsetRange, Record
 from streamrec.log.memory import MemoryLog
+from streamrec.pipeline import saving
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.layout import checkpoint_url, registry_url
@@ -22,6 +24,12 @@ from streamrec.teachers.requests import Refresher, RefreshRequest
 from streamrec.testing.storage_faults import FaultyStorage
 
 World = Any
+
+FEW_VERSIONS: dict[str, dict[str, Any]] = {
+    "registry": {"keep_last": 2, "keep_for_s": 0.0, "gate_min_queries": 1},
+    "pipeline": {"max_batch_events": 25, "min_batch_events": 1},
+}
+"""A version each step or two, of which the policy gives up all but two."""
 
 
 def outcome(controller: Controller, folder: Path) -> dict[str, Any]:
@@ -284,3 +292,47 @@ def test_serving_is_not_taken_back_in_time_by_steps_that_are_executed_again(worl
     world.play(again)
     assert world.board.versions == sorted(world.board.versions)
     assert outcome(again, world.folder) == calm
+
+
+@pytest.mark.parametrize("num_lost", [1, 2])
+def test_a_run_that_falls_back_finds_the_versions_that_it_goes_on_with_whatever_the_policy_gives_up(
+    make_world: Callable[..., World], mixed: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture, num_lost: int
+) -> None:
+    world = make_world(mixed, folder=tmp_path / "state").change(**FEW_VERSIONS)
+    controller = world.controller()
+    reports = world.play(controller)
+    expected = outcome(controller, world.folder)["digests"]
+    write_plans(world, [report.plan for report in reports])
+    for commit in sorted((world.folder / "checkpoint" / "commits").iterdir())[-num_lost:]:
+        commit.write_bytes(b"")
+    again = world.controller()
+    assert again.state.batch < controller.state.batch
+    world.play(again)
+    assert "going on without" not in caplog.text
+    assert outcome(again, world.folder)["digests"] == expected
+
+
+def test_versions_that_the_newest_commit_goes_on_with_stay_while_the_next_one_is_handed_over_and_never_gets_there(
+    make_world: Callable[..., World], mixed: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(saving, "LARGE_BYTES", 0)
+    calm = make_world(mixed, folder=tmp_path / "calm").change(**FEW_VERSIONS)
+    expected = calm.controller()
+    plans = [report.plan for report in calm.play(expected)]
+    world = make_world(mixed, folder=tmp_path / "state").change(**FEW_VERSIONS)
+    write_plans(world, plans)
+    num_died = 0
+    while num_died < 50:
+        controller = world.controller()
+        if [controller.step() for _ in range(4)][-1] is None:
+            break
+        controller._saver.wait()
+        doomed = world.deadly()
+        with suppress(world.died):
+            while doomed.step() is not None:
+                pass
+            doomed.finish()
+        num_died += 1
+    assert "going on without" not in caplog.text
+    assert num_died > 3
+    assert outcome(controller, world.folder)["digests"] == outcome(expected, calm.folder)["digests"]

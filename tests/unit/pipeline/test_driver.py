@@ -235,6 +235,26 @@ def test_a_lost_process_or_node_gives_a_new_controller(error: Exception) -> None
     assert len(rig.built) == 2
 
 
+@pytest.mark.parametrize("error", [BrokerUnavailable("Log: away"), no_topic("events", "localhost"), RayActorError(), NodeDiedError("gone")])
+def test_a_first_version_that_an_outage_breaks_off_is_begun_anew_by_another_controller_after_growing_waits(error: Exception) -> None:
+    rig, learned = Rig([error, error, REPORT, error, REPORT]), []
+    for _ in range(2):
+        rig.driver.begin(lambda controller: learned.append(controller.step()))
+    assert (len(rig.built), rig.waited, learned) == (3, [0.2, 0.4], [])
+    assert rig.driver.controller is rig.built[-1]
+    assert rig.built[-1].num_recovered == 1
+    rig.driver.begin(lambda controller: learned.append(controller.step()))
+    assert (len(rig.built), learned) == (3, [REPORT])
+    rig.driver.begin(lambda controller: learned.append(controller.step()))
+    assert rig.waited == [0.2, 0.4, 0.2]
+
+
+def test_a_first_version_that_nothing_can_be_learned_from_says_so() -> None:
+    rig = Rig([ConfigError("Config: wrong")])
+    with pytest.raises(ConfigError):
+        rig.driver.begin(lambda controller: controller.step())
+
+
 def test_after_many_failures_in_a_row_the_last_one_is_raised_and_a_success_starts_the_count_anew() -> None:
     failures: list[Any] = [BrokerUnavailable("Broker: away")] * (NUM_TRIES - 1)
     rig = Rig([*failures, REPORT, *failures, BrokerUnavailable("Broker: still away")])
