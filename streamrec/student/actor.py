@@ -84,7 +84,7 @@ class Host(Generic[C]):
         if epoch != self._epoch or self._target is None:
             what = "Actor: the call is not its owner's"
             allowed = self._epoch or "none since its restart"
-            return OperatorError(what, got=f"epoch {epoch}", allowed=allowed, do="start the job again: it goes on from the last commit")
+            return OperatorError(what, got=f"epoch {epoch}", allowed=allowed, do="a stream that runs takes it back, else start the job again")
         result = method(self._target, *args, **kwargs)
         self._memory.after_work()
         return result

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from streamrec.config import ActorPlacement, TeachersConfig
-from streamrec.errors import OperatorError
+from streamrec.errors import OperatorError, StreamrecError
 from streamrec.state import ComponentState, to_bytes
 from streamrec.storage import open_storage
 from streamrec.teachers.background import ANYWHERE, background_refresh
@@ -122,5 +122,14 @@ class RayRefresher:
                 ray.get(ref)
                 self._note_finished(*key)
             except RayError as error:
-                logger.exception("refresh of %s %s failed; the version before stays in use", *key)
-                self._failed[key] = str(error).strip().splitlines()[-1]
+                self._failed[key] = _told(error, *key)
+
+
+def _told(error: RayError, teacher: str, version: str) -> str:
+    """Log a failure, with a traceback where the error does not say by itself what happened, and return its reason."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, StreamrecError):
+        logger.error("refresh of %s %s failed; the version before stays in use: %s", teacher, version, cause)
+        return str(cause)
+    logger.error("refresh of %s %s failed; the version before stays in use", teacher, version, exc_info=error)
+    return str(error).strip().splitlines()[-1]

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from streamrec.config import Config, RefreshPlacement
+from streamrec.errors import OperatorError, StorageError
 from streamrec.state import ComponentState, digest_of, from_bytes
 from streamrec.storage import open_storage
 from streamrec.teachers import refresh
@@ -84,6 +85,28 @@ def test_a_failure_names_the_version_that_failed_and_is_told_once(tmp_path: Path
     assert refresher.failed() == {("linear", "v1"): "the worker is gone"}
     assert refresher.failed() == {}
     assert refresher.finished() == {"linear": "v2"}
+
+
+def test_a_failure_that_says_what_happened_is_a_sentence_and_any_other_has_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    actors, refresher = Actors(monkeypatch), RayRefresher(Config().teachers, str(tmp_path))
+    full, wrong = StorageError("Storage: no room", do="free some"), ValueError("wrong")
+
+    def get(ref: str) -> None:
+        raise RayTaskError("carry_out", f"Traceback\n{ref}", {"v1": full, "v2": wrong}[ref]).as_instanceof_cause()
+
+    monkeypatch.setattr(ray, "get", get)
+    for version in ("v1", "v2"):
+        refresher.start(request(version))
+        actors.done.add(version)
+    failed = refresher.failed()
+    assert failed["linear", "v1"] == "Storage: no room, free some"
+    sentence, traced = caplog.records
+    assert (sentence.getMessage().endswith(str(full)), sentence.exc_info) == (True, None)
+    assert traced.exc_info is not None
+    with pytest.raises(OperatorError, match=r"linear v3 \(it was never started here\)"):
+        refresher.wait("linear", "v3")
 
 
 def test_what_a_version_took_is_its_seconds_times_its_workers(tmp_path: Path) -> None:
