@@ -14,10 +14,11 @@ from streamrec.pipeline.checkpoint import Checkpoint, CheckpointStore, read_head
 from streamrec.pipeline.layout import checkpoint_url, lineage_folder, lineage_number, registry_url, students_in
 from streamrec.pipeline.lineage import NOTES, current_lineage, named_lineage, url_of
 from streamrec.pipeline.lost_teachers import look_at_teachers
+from streamrec.pipeline.plan import STUDENT
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.rebuild_record import read_record
 from streamrec.pipeline.receipts import check_deletions_noted, torn_receipts
-from streamrec.pipeline.stream_state import StreamState
+from streamrec.pipeline.stream_state import Line, StreamState
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 from streamrec.teachers.store import TeacherStore
@@ -206,6 +207,27 @@ def damaged_teachers(state_url: str, held: Committed) -> Iterator[StreamrecError
         yield from look_at_teachers(TeacherStore(storage).load, PlanStore(storage), held.state)
     except StreamrecError as error:  # A storage, or a plan.
         yield error
+
+
+def lost_versions(state_url: str, held: Committed, configured: Collection[str]) -> Iterator[Damaged]:
+    """Give what is wrong with the versions that the newest commit compares: live when it was made, and waiting for the gate. Weights are read.
+
+    What is live now is looked at by `versions_of_students`. The fact ``lost`` is true of a candidate: the stream goes on without it.
+    """
+    if held.state is None:
+        return
+    storage = open_storage(registry_url(state_url))
+    for name in configured:
+        line: StreamState | Line = held.state if name == STUDENT else held.state.lines.get(name, Line())
+        with suppress(StreamrecError):  # What can't be read of the registry itself is said by `versions_of_students`.
+            registry = Registry(storage, name)
+            for version in sorted({version for version in (line.live, line.candidate) if version is not None} - {registry.live()}):
+                try:
+                    registry.load_named(version)
+                except Damaged as error:
+                    waits = version != line.live
+                    do = "restore it from a copy" if waits else "restore it from a copy, or make the state anew: python -m jobs.rebuild --anew"
+                    yield Damaged(str(error).removesuffix(f", {error.remedy}"), do=do, **({"lost": True} if waits else {}))
 
 
 def newest_plan_ms(state_url: str, held: Committed | None = None) -> int | None:

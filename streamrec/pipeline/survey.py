@@ -51,7 +51,7 @@ from streamrec.pipeline.lost_plans import check_stored_plans
 from streamrec.pipeline.lost_records import lost_records, lost_topic
 from streamrec.pipeline.places import misplaced
 from streamrec.pipeline.plan_store import PlanStore
-from streamrec.pipeline.readable import Committed, committed, damaged_teachers, newest_plan_ms, unreadable, versions_of_students
+from streamrec.pipeline.readable import Committed, committed, damaged_teachers, lost_versions, newest_plan_ms, unreadable, versions_of_students
 from streamrec.pipeline.resources import Resources, needed
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.stream_state import StreamState
@@ -257,6 +257,7 @@ def _storage(config: Config, held: Committed) -> Iterator[Finding]:
     yield check_storage(address, trial)
     yield _switches(address)
     errors = [*unreadable(address, held), *damaged_teachers(address, held), *_lost_plans(config, held)]
+    errors += lost_versions(address, held, student_names(config))
     yield from check_readable(address, list({str(error): error for error in errors}.values()))
     configured = student_names(config)
     for versions in versions_of_students(address, configured):

@@ -294,6 +294,28 @@ def test_a_torn_manifest_of_the_live_version_and_a_torn_alias_are_named(state: P
     assert (verdict, str(alias) in what) == ("FAIL", True)
 
 
+def test_a_lost_version_that_the_newest_commit_compares_with_stops_the_stream_and_so_the_doctor_and_a_lost_candidate_is_warned_of(
+    tmp_path: Path,
+) -> None:
+    state, registry = tmp_path / "there", Registry(open_storage(registry_url(str(tmp_path / "there"))))
+    for version in ("v2", "v3", "v4"):
+        registry.publish(version, {"w": np.zeros(3, np.float32)}, {})
+    registry.promote("v2", "first")
+    registry.promote("v3", "of a step that is executed again")
+    commit(state, {"live": "v2", "candidate": "v4"})
+    assert readable(state) == [("OK", str(state), "")]
+    live, candidate = (Path(registry_url(str(state))) / "default" / "versions" / version / "manifest.json" for version in ("v2", "v4"))
+    whole = candidate.read_bytes()
+    candidate.unlink()
+    ((verdict, what, _),) = readable(state)
+    assert (verdict, "version 'v4' is lost" in what) == ("WARN", True)
+    candidate.write_bytes(whole)
+    live.unlink()
+    ((verdict, what, remedy),) = readable(state)
+    assert (verdict, "version 'v2' is lost" in what) == ("FAIL", True)
+    assert "jobs.rebuild --anew" in remedy
+
+
 @pytest.mark.parametrize("damage", ["flipped", "gone"])
 def test_damaged_weights_of_the_live_version_are_named(state: Path, damage: str) -> None:
     check = "versions of student default"
