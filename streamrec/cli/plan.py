@@ -18,6 +18,8 @@ from streamrec.errors import ConfigError
 from streamrec.pipeline.capacity import Estimate, Machine, Workload, estimate
 from streamrec.pipeline.measured import MEASURED
 
+_AS_ON_A_CPU = "a training step counted as long as on a CPU core: how much shorter it is on a GPU was not measured"
+
 
 def run(options: Plan) -> int:
     """Print the estimate; its figures' sources are in the JSON."""
@@ -58,6 +60,12 @@ def _print(found: Estimate) -> None:
                 ("replicas", f"{found.replicas} (serving.num_replicas)"),
                 ("cores", f"{found.cores:.1f} for stream and replicas"),
                 ("refreshes", refreshes),
+                *(
+                    [("GPUs", f"{found.gpu_hours_per_day:.1f} hours a day at the most, {_AS_ON_A_CPU}")]
+                    if found.gpu_hours_per_day is not None
+                    else []
+                ),
+                *(("placement", line) for line in found.places),
                 *(("", line) for line in found.ends),
             ]
         )

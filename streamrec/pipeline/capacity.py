@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from streamrec.config import Config
 from streamrec.pipeline.measured import measured
+from streamrec.pipeline.resources import needed, told_places
 
 DAY_S = 86_400
 
@@ -70,6 +71,9 @@ class Estimate:
         cores: Of stream and replicas.
         refreshes_per_day: Of the transformer and the linear teacher.
         worker_minutes_per_day: What these take; ``teachers.budget_worker_min_per_day`` ends them there.
+        gpu_hours_per_day: What train workers with a GPU take of these at the most, a step counted as long as on a CPU core: how much shorter it is
+            on a GPU was not measured. None without ``teachers.use_gpu``.
+        places: What processes ask of a node besides CPUs, a sentence each.
         ends: What of one machine is too small, and where one ends, a sentence each.
     """
 
@@ -82,6 +86,8 @@ class Estimate:
     cores: float
     refreshes_per_day: float
     worker_minutes_per_day: float
+    gpu_hours_per_day: float | None
+    places: tuple[str, ...]
     ends: tuple[str, ...]
 
     @property
@@ -95,8 +101,8 @@ def estimate(config: Config, load: Workload, machine: Machine) -> Estimate:
 
     Users and items count up to the configuration's bounds. Ray on two machines or more has its own processes on each; they are counted once.
     """
-    refreshes, minutes = _refreshes(config, load)
-    memory, cores = _memory(config, load), _cores(load)
+    teachers, (refreshes, trained, solved) = config.teachers, _refreshes(config, load)
+    memory, cores, minutes = _memory(config, load), _cores(load), trained + solved
     return Estimate(
         memory,
         _disk(config, load),
@@ -106,7 +112,9 @@ def estimate(config: Config, load: Workload, machine: Machine) -> Estimate:
         _replicas(load),
         cores,
         refreshes,
-        min(minutes, config.teachers.budget_worker_min_per_day),
+        min(minutes, teachers.budget_worker_min_per_day),
+        min(trained, teachers.budget_worker_min_per_day) * teachers.gpus_per_worker / 60 if teachers.use_gpu else None,
+        tuple(told_places(config, needed(config, _replicas(load)))),
         tuple(_ends(config, load, machine, minutes)),
     )
 
@@ -235,19 +243,19 @@ def _cores(load: Workload) -> float:
     return _MEASURED_CORES * load.events_per_s / measured("events_per_s") + _serving_cores(load)
 
 
-def _refreshes(config: Config, load: Workload) -> tuple[float, float]:
-    """Return refreshes a day by the counts of interactions, and the worker-minutes that they would take without a budget."""
-    teachers, per_day, number, minutes = config.teachers, load.events_per_s * DAY_S, 0.0, 0.0
+def _refreshes(config: Config, load: Workload) -> tuple[float, float, float]:
+    """Return refreshes a day by the counts of interactions, and the worker-minutes of those that are trained and solved without a budget."""
+    teachers, per_day, number, trained, solved = config.teachers, load.events_per_s * DAY_S, 0.0, 0.0, 0.0
     if "transformer" in teachers.enabled:
         shape, num = teachers.transformer, per_day / teachers.transformer_refresh_events
         steps = min(shape.refresh_steps, 2 * shape.refresh_epochs * teachers.transformer_refresh_events / shape.batch_events)
         step_s = measured("train_step_s") * shape.batch_events / 1024
-        number, minutes = number + num, minutes + num * teachers.num_train_workers * (measured("fit_s") + steps * step_s) / 60
+        number, trained = number + num, num * teachers.num_train_workers * (measured("fit_s") + steps * step_s) / 60
     if "linear" in teachers.enabled:
         num = per_day / teachers.linear_refresh_events
         share = min(1.0, _items(config, load) / teachers.linear.dense_items) ** 3
-        number, minutes = number + num, minutes + num * measured("solve_s") * share / 60
-    return number, minutes
+        number, solved = number + num, num * measured("solve_s") * share / 60
+    return number, trained, solved
 
 
 def _ends(config: Config, load: Workload, machine: Machine, minutes: float) -> list[str]:

@@ -85,6 +85,25 @@ def test_refreshes_follow_the_events_and_end_at_their_budget() -> None:
     assert of(SMALL, teachers={"enabled": ["repeats"]}).worker_minutes_per_day == 0
 
 
+def test_gpu_hours_are_those_of_train_workers_within_the_budget_and_none_without_gpus() -> None:
+    slow = {"transformer_refresh_events": 10**8, "num_train_workers": 2}
+    assert of(SMALL, teachers=slow).gpu_hours_per_day is None
+    without_linear = of(SMALL, teachers={**slow, "use_gpu": True, "enabled": ["transformer"]})
+    assert without_linear.gpu_hours_per_day == pytest.approx(without_linear.worker_minutes_per_day / 60)
+    assert 0 < without_linear.gpu_hours_per_day < 24
+    with_linear = of(SMALL, teachers={**slow, "use_gpu": True, "enabled": ["transformer", "linear"]})
+    assert with_linear.gpu_hours_per_day == without_linear.gpu_hours_per_day
+    shared = of(SMALL, teachers={"use_gpu": True, "num_train_workers": 1, "gpus_per_worker": 0.5})
+    assert shared.gpu_hours_per_day == pytest.approx(12.0)  # The budget's 1,440 minutes.
+
+
+def test_what_processes_ask_of_nodes_is_said() -> None:
+    assert of(SMALL).places == ()
+    placed = of(SMALL, placement={"learners": {"resources": {"big": 0.5}}}, teachers={"use_gpu": True})
+    assert any("× student on nodes that have it: " in line and "big 0.5" in line for line in placed.places)
+    assert any("× train worker on nodes that have it: " in line and "GPU 1" in line for line in placed.places)
+
+
 @pytest.mark.parametrize(
     ("load", "machine", "said"),
     [
