@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrec.config import Config
-from streamrec.errors import ModelRejected
+from streamrec.errors import Damaged, ModelRejected
 from streamrec.features.vocabulary import Vocabulary
 from streamrec.pipeline.tracing import LineTraces, VersionTraces
 from streamrec.registry.gate import NO_DOUBTS, Decision, Gate, Health, Reason, Verdict, Window
@@ -78,7 +78,11 @@ class Publisher:
         return version
 
     def decide(self, candidate: str, live: str | None, window: Window, is_idle: bool, doubts: Doubts = NO_DOUBTS) -> Decision:
-        """Ask the gate, store its decision, and promote when it says so."""
+        """Ask the gate, store its decision, and promote when it says so.
+
+        Raises:
+            Damaged: The registry has lost what is live.
+        """
         trace = self._traces.gate(candidate)
         health = self._health.get(candidate) or self._reexamine(candidate)
         decision = self._gate.decide(health, Health(live) if live else None, window, is_idle=is_idle, doubts=doubts)
@@ -86,6 +90,10 @@ class Publisher:
             return decision
         decision = self._registry.record_decision(decision)
         newest = self.live()
+        if newest is None and live is not None:
+            what = f"Registry: {live} is live by the stream, and what says so is gone, alias and history"
+            do = "restore the registry from a copy, or make the state anew: python -m jobs.rebuild --anew"
+            raise Damaged(what, got=f"nothing in {self._registry.history_address}", do=do)
         if decision.promote and self._registry.was_promoted(candidate):
             logger.info("version %s was promoted before a crash: %s stays live", candidate, newest)
             self._registry.complete()

@@ -242,6 +242,11 @@ class Registry:
         return self._alias.damage()
 
     @property
+    def history_address(self) -> str:
+        """Where moves are appended."""
+        return f"{self._storage.address}/{self._student}/history"
+
+    @property
     def deletions_address(self) -> str:
         """Where the record of deletions lies."""
         return self._deletions.address

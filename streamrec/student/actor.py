@@ -77,14 +77,15 @@ class Host(Generic[C]):
             end()
 
     def call(self, epoch: int, method: Callable[Concatenate[C, P], T], *args: P.args, **kwargs: P.kwargs) -> T | OperatorError:
-        """Call ``method(object, …)``; where the epoch is not the owner's, return the error that says so.
+        """Call ``method(object, …)``; where the epoch is not the owner's, return the error that says so, with the fact ``refused``.
 
         A value: of an error that is raised, and that a driver which ends has not asked for, Ray prints the traceback.
         """
         if epoch != self._epoch or self._target is None:
             what = "Actor: the call is not its owner's"
             allowed = self._epoch or "none since its restart"
-            return OperatorError(what, got=f"epoch {epoch}", allowed=allowed, do="a stream that runs takes it back, else start the job again")
+            do = "a stream that runs takes it back, else start the job again"
+            return OperatorError(what, got=f"epoch {epoch}", allowed=allowed, do=do, refused=True)
         result = method(self._target, *args, **kwargs)
         self._memory.after_work()
         return result

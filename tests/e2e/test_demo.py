@@ -40,9 +40,9 @@ def test_a_bounded_demo_on_files_ends_by_itself_with_all_figures_and_leaves_noth
         "--broker",
         "local",
         "--max-events",
-        "20000",
+        "15000",
         "--seconds",
-        "30",
+        "20",
         "--set",
         "teachers.transformer.first_steps=40",
     ]

@@ -174,6 +174,7 @@ def test_a_board_with_other_code_is_told_loudly_and_left_alone(monkeypatch: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.usefixtures("ray_cluster")
 def test_after_an_upgrade_the_actors_run_what_the_new_job_brought(tmp_path: Path) -> None:
     assert job_of_its_own(tmp_path / "old", "old code", 1) == "runs old code"

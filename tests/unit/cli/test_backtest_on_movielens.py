@@ -11,6 +11,7 @@ from streamrec.events.demo import demo_dataset
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(900)
 def test_one_block_of_movielens_100k_is_predicted_better_than_by_popularity() -> None:
     arguments = ["backtest", "--data", str(demo_dataset(cache_folder())), "--max-blocks", "1", "--json", "--set", "student.bootstrap_passes=2"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,12 @@ def test_a_rollback_in_the_middle_of_a_step_is_not_overridden_by_that_steps_prom
     (following,) = steps(world, controller, 1)
     assert following.plan.live == held
     assert following.decision is None or following.decision.live == held
+
+
+def test_a_registry_that_is_gone_below_a_stream_ends_it_at_the_next_promotion(world: World) -> None:
+    controller = world.controller()
+    steps(world, controller, 4)
+    live = controller.state.live
+    shutil.rmtree(Path(registry_url(str(world.folder))))
+    with pytest.raises(Damaged, match=f"{live} is live by the stream, and what says so is gone, .*/default/history, restore the registry"):
+        steps(world, controller, 9)
