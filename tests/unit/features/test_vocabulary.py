@@ -325,7 +325,7 @@ def test_a_delta_is_as_large_as_what_changed_not_as_what_is_held() -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("num_ids", [200_000, pytest.param(5_000_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_ids", [200_000, pytest.param(5_000_000, marks=[pytest.mark.slow, pytest.mark.release])])
 def test_millions_of_one_off_ids_cost_no_more_memory_than_the_first(num_ids: int) -> None:
     """Each id comes once, from a user of its own, and every third batch brings the same ids once more, from others."""
     vocabulary, size = Vocabulary(2, 100_000, 2), 50_000
