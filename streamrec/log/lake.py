@@ -382,11 +382,11 @@ class EventLake:
         lines = (_DECORATION.sub("", line).strip() for line in str(error).splitlines())
         told = takewhile(lambda line: not _BACKTRACE.match(line), (line for line in lines if line))
         reason = ": ".join(told)[:500] or type(error).__name__
-        damaged = damaged_log(self.address, reason) or damaged_file(self.address, opened, reason)
-        if damaged is not None:
+        if (damaged := damaged_log(self.address, reason) or damaged_file(self.address, opened, reason)) is not None:
             return self._weighed(damaged)
         what = f"Lake: could not {action} the table at {self.address} ({reason})"
-        return StorageError(what, do="free space there or restore access, then start again", address=self.address)
+        do = "restore what is gone from a copy" if "not found" in reason.lower() else "free space there or restore access"
+        return StorageError(what, do=f"{do}, then start again", address=self.address)
 
     def _weighed(self, damaged: Damaged) -> Damaged:
         return weighed(damaged, lambda: self.app, self._counted_on) if damaged.facts.get("append") else damaged

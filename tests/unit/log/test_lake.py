@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,15 @@ def test_a_table_of_another_state_is_refused(tmp_path: Path) -> None:
     for call in (lambda lake: lake.append(lake_rows(events(1), "events", 1), 1), EventLake.last_batch, EventLake.info):
         with pytest.raises(StorageError, match=f"{tmp_path} belongs to another state"):
             call(lake_at(tmp_path, "two"))
+
+
+def test_a_table_that_is_removed_below_its_writer_is_told_to_be_restored(tmp_path: Path) -> None:
+    lake = lake_at(tmp_path / "lake")
+    lake.append(lake_rows(events(1), "events", 1), 1)
+    shutil.rmtree(tmp_path / "lake")
+    with pytest.raises(StorageError) as caught:
+        lake.append(lake_rows(events(2), "events", 2), 2)
+    assert str(caught.value).endswith("restore what is gone from a copy, then start again")
 
 
 @pytest.mark.parametrize("name", ODD_IDS)
