@@ -40,7 +40,7 @@ def test_a_bounded_demo_on_files_ends_by_itself_with_all_figures_and_leaves_noth
         "--broker",
         "local",
         "--max-events",
-        "15000",
+        "20000",
         "--seconds",
         "20",
         "--set",
