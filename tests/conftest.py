@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneClusterAt
     return OneClusterAtATime(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Move the tests of the one Ray cluster to the end: the others start their own, or hold that there is none."""
+    """Move the tests of the one Ray cluster to the end: the others start their own, or hold that there is none. Most of a matrix is for releases."""
+    numbers: Counter[str] = Counter()
+    for item in items:
+        matrix = item.get_closest_marker("matrix")
+        if matrix is not None:
+            name = item.nodeid.partition("[")[0]
+            if numbers[name] % matrix.args[0]:
+                item.add_marker("slow")
+                item.add_marker("release")
+            numbers[name] += 1
     items.sort(key=lambda item: "ray_cluster" in getattr(item, "fixturenames", ()))
 
 

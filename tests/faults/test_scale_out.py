@@ -36,7 +36,7 @@ from streamrec.state import pack_strings
 from streamrec.storage import open_storage
 from streamrec.testing.chaos.rig import CLUSTER_SETTINGS, end_node
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.release, pytest.mark.timeout(300)]
 
 NUM_ITEMS = 300
 NUM_REPLICAS = 3

@@ -121,6 +121,7 @@ with ray_cluster():
 """
 
 
+@pytest.mark.matrix(2)
 @pytest.mark.parametrize("name", ["gcs_server", "raylet"])
 def test_a_job_that_waits_for_a_call_when_its_cluster_is_killed_says_so_and_leaves_nothing(usual: Path, name: str) -> None:
     environment = {**os.environ, "TMPDIR": str(usual), "PYTHONPATH": str(ROOT)}

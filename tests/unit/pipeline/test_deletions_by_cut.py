@@ -57,6 +57,7 @@ def test_a_second_request_with_an_older_time_is_carried_out_and_a_copy_of_one_is
         assert counts["received"] == sum(counts[name] for name in ("applied", "duplicate", "rejected", "late"))
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("seed", range(25))
 def test_any_log_with_deletions_and_copies_ends_the_same_however_it_is_cut(seed: int) -> None:
     rng, log = random.Random(seed), []

@@ -288,6 +288,7 @@ def unknown_to_the_log(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path not in known and path.name != ".filler")
 
 
+@pytest.mark.matrix(5)
 @pytest.mark.parametrize("make_disk", HOWS, indirect=True)
 @pytest.mark.parametrize("failpoint", [Failpoint.BEFORE_COMMIT, Failpoint.BLOBS_WRITTEN, Failpoint.COMMIT_WRITTEN])
 def test_a_disk_that_fills_up_below_a_checkpoint_leaves_the_commit_before_and_the_stream_goes_on_when_there_is_space(

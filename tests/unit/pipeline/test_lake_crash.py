@@ -123,6 +123,7 @@ def play_anew(world: World, controller: Controller) -> None:
     world.play(controller)
 
 
+@pytest.mark.matrix(5)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("fail_at", [1, 14, 25])
 def test_a_crash_between_the_lakes_commit_and_the_checkpoints_loses_and_repeats_nothing(

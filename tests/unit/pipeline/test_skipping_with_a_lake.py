@@ -239,6 +239,7 @@ def skip_and_die(world: World, failpoint: Failpoint) -> int:
 IN_A_SKIP = (Failpoint.PLAN_DURABLE, Failpoint.LAKE_APPENDED, Failpoint.BEFORE_COMMIT, Failpoint.COMMIT_WRITTEN, Failpoint.HEAD_MOVED)
 
 
+@pytest.mark.matrix(3)
 @pytest.mark.parametrize("failpoint", IN_A_SKIP)
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_once_a_skip_is_planned_the_plans_that_it_gives_up_are_never_executed_wherever_it_died(
