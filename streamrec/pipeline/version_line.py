@@ -132,7 +132,8 @@ class VersionLine:
             state.candidate, state.evidence = None, {}
             state.versions["rejected"] += 1
         elif now in {None, version} or not self._parts.current.holds(str(now)):
-            raise error
+            do = f"{error.remedy}, or make the state anew: python -m jobs.rebuild --anew"
+            raise Damaged(str(error).removesuffix(f", {error.remedy}"), do=do) from error
         else:
             self.follow(now)
         logger.error("going on without %s, which is damaged: %s", version, error)

@@ -332,7 +332,8 @@ class Registry:
         wanted = _with_parents(self._protected(manifests, not_before), manifests)
         for name in wanted.intersection(gone):
             self._store.unhide(manifests[name])
-        num_blobs = self._remove_unneeded(blobs)
+        # The manifest of one that is held may be lost and come back from a copy: which blobs it needs is not known until then.
+        num_blobs = self._remove_unneeded(blobs) if manifests.keys() >= set(held) else 0
         self._prune_history(now_ms, cfg, (manifests.keys() - gone) | wanted, held)
         return Pruned(tuple(name for name in gone if name not in wanted), num_blobs)
 

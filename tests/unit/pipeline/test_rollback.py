@@ -109,7 +109,7 @@ def test_damaged_weights_of_what_is_live_stop_the_stream_until_an_operator_has_r
     bad = controller.state.live
     assert bad == registry.live()
     damage(world, bad)
-    with pytest.raises(Damaged, match="restore that file from a copy"):
+    with pytest.raises(Damaged, match=r"restore that file from a copy, .*or make the state anew: python -m jobs\.rebuild --anew"):
         world.controller()
     held = registry.rollback("damaged").version
     again = world.controller()

@@ -174,6 +174,17 @@ def test_moves_that_a_step_may_ask_about_when_it_is_executed_again_stay(world: W
     assert registry.was_promoted("v5")
 
 
+def test_while_the_manifest_of_a_version_that_is_held_is_lost_no_blob_goes_so_that_it_can_come_back_from_a_copy(world: World) -> None:
+    world.publish("v1", "v2", "v3", "v4", "v5")
+    copy = world.storage.read("default/versions/v2/manifest.json")
+    world.storage.delete("default/versions/v2/manifest.json")
+    fresh = Registry(world.storage, clock=world.clock)
+    assert fresh.prune(LATE, KEEP_TWO, held=["v2"]) == (("v1", "v3"), 0)
+    world.storage.write_new("default/versions/v2/manifest.json", copy)
+    assert world.loadable() == ["v2", "v4", "v5"]
+    assert Registry(world.storage, clock=world.clock).prune(LATE, KEEP_TWO, held=["v2"]) == ((), 2)
+
+
 def test_decisions_stay_on_the_newest_versions_and_on_those_that_are_there(world: World) -> None:
     registry = world.registry
     for number in range(1, 10):
