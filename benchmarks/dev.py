@@ -165,6 +165,9 @@ def measure(folder: Path, result: dict[str, Any], *, quick: bool) -> None:
     if not quick:
         dev = Dev(folder, port)
         result["again_s"] = dev.wait(lambda: dev.answers(user)) - dev.began_s
+        dev.wait(
+            lambda: dev.number(r'streamrec_books_records\{column="applied"\}') >= NUM_EVENTS
+        )  # Before its stream goes on a signal breaks it off.
         result["orphans"] += dev.end()[2]
 
 
