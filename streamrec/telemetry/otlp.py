@@ -54,12 +54,10 @@ class TellsOnce(SpanExporter):
     """
 
     def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
-        self._exporter, self._endpoint, self._is_away, self._is_over = exporter, endpoint, False, False
+        self._exporter, self._endpoint, self._is_away = exporter, endpoint, False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export a batch; after `shutdown` none."""
-        if self._is_over:
-            return SpanExportResult.FAILURE
+        """Export a batch."""
         result = self._exporter.export(spans)
         is_away = result is not SpanExportResult.SUCCESS
         if is_away != self._is_away:
@@ -69,9 +67,7 @@ class TellsOnce(SpanExporter):
 
     def shutdown(self) -> None:
         """Stop exporting, also what is tried just now."""
-        if not self._is_over:
-            self._is_over = True
-            self._exporter.shutdown()
+        self._exporter.shutdown()
 
 
 class OtlpTracer:

@@ -11,6 +11,7 @@ import pytest
 from jobs import bootstrap
 from streamrec.config import parse_config
 from streamrec.errors import Fenced, OperatorError
+from streamrec.student.actor import Host
 
 REFUSED = OperatorError("Actor: the call is not its owner's", refused=True)
 OTHER = OperatorError("Refresh: a version that the plan names is missing")
@@ -59,3 +60,12 @@ def test_another_error_and_one_that_stays_are_raised(monkeypatch: pytest.MonkeyP
     with pytest.raises(OperatorError):
         learned(monkeypatch, outcomes, owned)
     assert outcomes == []
+
+
+def test_what_an_actor_refuses_has_the_fact_that_is_looked_for() -> None:
+    host: Host[dict[str, int]] = Host()
+    host.adopt(1, dict)
+    refused = host.call(2, len)
+    assert isinstance(refused, OperatorError)
+    assert refused.facts == {"refused": True}
+    assert host.call(1, len) == 0
