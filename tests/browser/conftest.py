@@ -253,10 +253,10 @@ class Server:
         finally:
             connection.close()
 
-    def wait_for(self, path: str) -> None:
-        """Return when the replica has read what a user did, or what was said of an item."""
+    def wait_for(self, path: str, field: str) -> None:
+        """Return when the replica has read what a user did (items), or what was said of an item (title)."""
         deadline = time.monotonic() + 10
-        while self.ask("GET", path)[0] != 200:
+        while not self.ask("GET", path)[1].get(field):
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
@@ -302,7 +302,7 @@ class Server:
         """Say what the items are called; one has a title that means harm."""
         for item, title in [*ITEMS, ("lamp-hostile", HOSTILE)]:
             assert self.ask("PUT", f"/v1/items/{item}", {"title": title})[0] == 200
-        self.wait_for("/v1/items/lamp-hostile")
+        self.wait_for("/v1/items/lamp-hostile", "title")
 
     def _tell(self) -> None:
         began_s = time.monotonic()

@@ -160,7 +160,7 @@ def test_the_answer_changes_after_an_event_and_stays_beside_the_new_one_after_a_
     first = page.locator("li.item .title").all_inner_texts()
     event = {"event_id": "b1", "user_id": "u-browser", "item_id": "clock-copper", "event_type": "click", "event_time": 1_764_000_000_000}
     assert server.ask("POST", "/v1/events", event)[1]["accepted"] == 1
-    server.wait_for("/v1/users/u-browser")
+    server.wait_for("/v1/users/u-browser", "items")
     page.get_by_role("button", name="Recommend").click()
     until(page, "document.querySelector('.answer p').textContent.startsWith('by the student, from 1 event')")
     second = page.locator("li.item .title").all_inner_texts()
@@ -171,6 +171,23 @@ def test_the_answer_changes_after_an_event_and_stays_beside_the_new_one_after_a_
     sides = page.locator(".answer")
     assert [sides.nth(side).locator(".tag").inner_text() for side in (0, 1)] == [before, version]
     assert sides.nth(0).locator(".title").all_inner_texts() == second
+    assert opened.errors == []
+
+
+def test_who_asks_while_an_answer_is_under_way_is_answered_next(open_page: Open) -> None:
+    opened = open_page("try")
+    page = opened.page
+    held: list[Any] = []
+    page.route("**/v1/recommend", lambda route: route.continue_() if held else held.append(route))
+    page.get_by_label("or items").fill("lamp-oak")
+    page.get_by_role("button", name="Recommend").click()
+    while not held:
+        page.wait_for_timeout(10)
+    page.get_by_label("or items").fill("rug-linen")
+    page.get_by_role("button", name="Recommend").click()
+    held[0].continue_()
+    page.get_by_text("for Linen rug").first.wait_for()
+    assert page.get_by_text("for Oak lamp").count() == 0
     assert opened.errors == []
 
 
@@ -284,7 +301,7 @@ def test_rejected_records_are_text_and_go_to_the_stream_again_once(open_page: Op
     page.get_by_role("button", name="Replay streamrec.events/0/").click()
     dialog.get_by_role("button", name="Replay").click()
     page.get_by_text("1 record is in the stream again").wait_for()
-    server.wait_for("/v1/users/u-late")
+    server.wait_for("/v1/users/u-late", "items")
     page.locator(".letters .tag", has_text="replayed").wait_for()
     assert page.get_by_role("button", name="Replay streamrec.events/0/").count() == 0
     assert opened.errors == []

@@ -34,6 +34,7 @@ function mount(root, { live, ask }) {
   let before = null;
   let version = null;
   let isAsking = false;
+  let wanted = "";
   let askedAt = 0;
 
   form.addEventListener("submit", (event) => {
@@ -55,23 +56,31 @@ function mount(root, { live, ask }) {
     failed.hidden = false;
   }
 
+  // Whoever asks while an answer is under way is answered next.
   async function recommend(word) {
+    wanted = word;
     if (isAsking) return;
     isAsking = true;
-    askedAt = performance.now();
-    failed.hidden = true;
-    try {
-      const answer = await ask("POST", "v1/recommend", asked.body);
-      await learnTitles(answer.items, ask);
-      if (shown && shown.model_version !== answer.model_version) before = shown;
-      shown = answer;
-      version = answer.model_version;
-      draw();
-      say(told, `${word}: ${answer.items.length} items by ${answer.source}, ${answer.model_version}.`);
-    } catch (error) {
-      fail(error.message);
+    while (wanted) {
+      const why = wanted;
+      wanted = "";
+      askedAt = performance.now();
+      failed.hidden = true;
+      await answer(asked, why).catch((error) => fail(error.message));
     }
     isAsking = false;
+  }
+
+  async function answer(question, word) {
+    const found = await ask("POST", "v1/recommend", question.body);
+    await learnTitles(found.items, ask);
+    // Somebody else was asked for meanwhile.
+    if (question.same !== asked.same) return;
+    if (shown && shown.model_version !== found.model_version) before = shown;
+    shown = found;
+    version = found.model_version;
+    draw();
+    say(told, `${word}: ${found.items.length} items by ${found.source}, ${found.model_version}.`);
   }
 
   function draw() {
