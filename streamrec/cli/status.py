@@ -83,6 +83,9 @@ def _lag(lag: Lag) -> str:
 
 def _student(student: StudentStanding, now_ms: int) -> Iterator[tuple[str, str]]:
     live = student.live
+    if not student.is_readable:
+        yield "student", f"{student.name}: its versions can't be read"
+        return
     if live is None:
         yield "student", f"{student.name}: nothing is live"
     else:

@@ -209,8 +209,8 @@ def damaged_teachers(state_url: str, held: Committed) -> Iterator[StreamrecError
         yield error
 
 
-def lost_versions(state_url: str, held: Committed, configured: Collection[str]) -> Iterator[Damaged]:
-    """Give what is wrong with the versions that the newest commit compares: live when it was made, and waiting for the gate. Weights are read.
+def lost_versions(state_url: str, held: Committed, configured: Collection[str], *, reads_weights: bool = True) -> Iterator[Damaged]:
+    """Give what is wrong with the versions that the newest commit compares: live when it was made, and waiting for the gate.
 
     What is live now is looked at by `versions_of_students`. The fact ``lost`` is true of a candidate: the stream goes on without it.
     """
@@ -223,7 +223,7 @@ def lost_versions(state_url: str, held: Committed, configured: Collection[str]) 
             registry = Registry(storage, name)
             for version in sorted({version for version in (line.live, line.candidate) if version is not None} - {registry.live()}):
                 try:
-                    registry.load_named(version)
+                    registry.load_named(version) if reads_weights else registry.manifest_named(version)
                 except Damaged as error:
                     waits = version != line.live
                     do = "restore it from a copy" if waits else "restore it from a copy, or make the state anew: python -m jobs.rebuild --anew"

@@ -29,7 +29,7 @@ from streamrec.pipeline.log_place import log_there
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.quarantined import quarantined
 from streamrec.pipeline.readable import Committed as Held
-from streamrec.pipeline.readable import committed
+from streamrec.pipeline.readable import committed, lost_versions
 from streamrec.pipeline.refresh_state import RefreshState
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.stream_state import BOOK_COLUMNS, StreamState
@@ -207,7 +207,9 @@ def standing(config: Config, broker: str, clock: Clock) -> Standing:
     if books is not None and (missing := books["received"] - sum(value for name, value in books.items() if name != "received")):
         look.troubles.append(f"Books: they do not balance, {missing} of {books['received']} records are booked nowhere")
     worth = look.in_state(lambda: load_worth(address), None)
-    students = tuple(look.in_state(partial(stand_of, config, name, state, worth), StudentStanding(name)) for name in student_names(config))
+    names = student_names(config)
+    students = tuple(look.in_state(partial(stand_of, config, name, state, worth), StudentStanding(name, is_readable=False)) for name in names)
+    look.troubles += look.in_state(lambda: [str(lost) for lost in lost_versions(address, held, names, reads_weights=False)], [])
     there = look.at(lambda: log_there(config, broker), None)
     return Standing(
         clock.now_ms(),

@@ -66,6 +66,7 @@ class StudentStanding:
         num_versions: How many are there.
         pinned: Those that stay whatever the policy says.
         decisions: The gate's newest ones, newest first.
+        is_readable: Whether its versions could be read; of those that can't nothing else is known.
     """
 
     name: str
@@ -76,6 +77,7 @@ class StudentStanding:
     num_versions: int = 0
     pinned: tuple[str, ...] = ()
     decisions: tuple[Mapping[str, Any], ...] = ()
+    is_readable: bool = True
 
 
 def stand_of(config: Config, name: str, state: StreamState, worth: Worth | None) -> StudentStanding:

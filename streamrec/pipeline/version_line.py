@@ -132,8 +132,7 @@ class VersionLine:
             state.candidate, state.evidence = None, {}
             state.versions["rejected"] += 1
         elif now in {None, version} or not self._parts.current.holds(str(now)):
-            do = f"{error.remedy}, or make the state anew: python -m jobs.rebuild --anew"
-            raise Damaged(str(error).removesuffix(f", {error.remedy}"), do=do) from error
+            raise _needed(error) from error
         else:
             self.follow(now)
         logger.error("going on without %s, which is damaged: %s", version, error)
@@ -147,7 +146,11 @@ class VersionLine:
         if publisher is None or live is None or state.live in {None, live} or not self._parts.current.holds(live):
             return
         logger.info("%s is live by an operator or an earlier run, not %s: candidates are compared with it", live, state.live)
-        self.student.submit(Learner.hold, live, *publisher.load(live)).result()
+        try:
+            loaded = publisher.load(live)
+        except Damaged as error:
+            raise _needed(error) from error
+        self.student.submit(Learner.hold, live, *loaded).result()
         state.live, state.evidence = live, {}
 
     def keep_live(self, version: str, why: str) -> None:
@@ -287,3 +290,9 @@ class VersionLine:
         """Remove versions that neither this line nor a kept commit goes on with; see `Publisher.prune`."""
         if self.publisher is not None:
             self.publisher.prune(now_ms, not_before, held_by(self.state).union(kept))
+
+
+def _needed(error: Damaged) -> Damaged:
+    """Return an error on a version without which no step can be taken."""
+    do = f"{error.remedy}, or make the state anew: python -m jobs.rebuild --anew"
+    return Damaged(str(error).removesuffix(f", {error.remedy}"), do=do)

@@ -105,9 +105,13 @@ class Registry:
         """
         version = self.live()
         if version is not None and not self.is_withdrawn(version):
-            if not self._store.exists(version):
-                raise self._store.lost(version)
-            self._store.manifest(version)
+            self.manifest_named(version)
+
+    def manifest_named(self, version: str) -> VersionManifest:
+        """Return the manifest of a version that a commit or the alias names; see `load_named`."""
+        if not self._store.exists(version):
+            raise self._store.lost(version)
+        return self._store.manifest(version)
 
     def manifest(self, version: str) -> VersionManifest:
         """Return a version's manifest; see `load`."""

@@ -54,9 +54,10 @@ def state(log: LogAddress, tmp_path: Path) -> StreamState:
     open_writer(log, LogConfig()).append(TOPIC, [Record(b"u", b"{}", partition=number % 2) for number in range(20)])
     now_ms = SystemClock().now_ms()
     state = StreamState(batch=4, offsets={0: 7, 1: 5}, counts=COUNTS, planned_ms=now_ms - 90_000, teachers={"linear": "v00000002"})
-    state.candidate, state.events_since, state.pending = "v00000004", {"linear": 5}, {"linear": "v00000004"}
+    state.candidate, state.events_since, state.pending = "v00000001", {"linear": 5}, {"linear": "v00000004"}
     plan = {"batch": 5, "now_ms": now_ms - 1000, "teachers": {}, "ranges": [PlannedRange(topic=TOPIC, partition=0, start=7, end=10).model_dump()]}
     PlanStore(open_storage(str(tmp_path / "state"))).write(plan, 5)
+    Registry(open_storage(registry_url(str(tmp_path / "state")))).publish(state.candidate, {"w": np.ones(2, np.float32)}, {})
     return state
 
 
@@ -108,13 +109,13 @@ def test_books_lag_versions_and_teachers_as_of_the_newest_commit(ask: Ask, state
         f"  made of     v00000002, up to {TOPIC} 0:7 1:5, with linear v00000002",
         "  recall@20   student 0.2500",
         "  rollback    would go to v00000002",
-        "  candidate   v00000004 waits for the gate",
+        "  candidate   v00000001 waits for the gate",
         "  decision    promote v00000003: not worse than live",
         "quarantine    1 ranges, 4 events",
         "dead letters  0 records",
     ):
         assert line in shown.stdout.splitlines(), shown.stdout
-    assert "2 are there up to v00000003; pinned v00000002" in shown.stdout
+    assert "3 are there up to v00000003; pinned v00000002" in shown.stdout
     assert "incident 12" in shown.stdout
     (linear,) = (line for line in shown.stdout.splitlines() if line.startswith("  linear"))
     assert "v00000002, begun 1.0 h ago, 5 interactions since, say " in linear
@@ -131,6 +132,19 @@ def test_a_candidate_that_went_live_since_the_newest_commit_waits_no_more(ask: A
     commit(tmp_path / "state", state)
     publish(tmp_path / "state")
     assert "  candidate   none waits" in ask().stdout.splitlines()
+
+
+def test_a_version_that_the_newest_commit_compares_with_is_missed(ask: Ask, state: StreamState, tmp_path: Path) -> None:
+    state.live = "v00000002"
+    commit(tmp_path / "state", state)
+    publish(tmp_path / "state")
+    assert ask().exit_code == 0
+    shutil.rmtree(registry_url(str(tmp_path / "state")))
+    shown = ask()
+    assert shown.exit_code == 1
+    assert "version 'v00000001' is lost" in shown.stderr
+    assert "version 'v00000002' is lost" in shown.stderr
+    assert "jobs.rebuild --anew" in shown.stderr
 
 
 def test_a_storage_that_lets_a_look_wait_is_asked_for_nothing_else_and_the_log_is_still_looked_at(
@@ -187,6 +201,7 @@ def test_what_can_not_be_read_is_told_and_the_rest_is_shown(ask: Ask, state: Str
     assert shown.exit_code == 1
     assert torn in shown.stderr
     assert "disk  " in shown.stdout
+    assert ("default: its versions can't be read" in shown.stdout) == ("registry" in torn)
     assert json.loads(ask("--json").stdout)["troubles"]
 
 

@@ -20,7 +20,7 @@ from streamrec.pipeline.layout import checkpoint_url, registry_url
 from streamrec.pipeline.lineage import known_lineage, lineage_of
 from streamrec.pipeline.plan import Plan
 from streamrec.pipeline.plan_store import PlanStore
-from streamrec.pipeline.readable import unreadable
+from streamrec.pipeline.readable import committed, unreadable
 from streamrec.pipeline.session import has_commits
 from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
@@ -211,6 +211,22 @@ def test_a_torn_or_lost_manifest_of_the_live_version_is_named_and_left_alone_unt
         world.controller()
     with pytest.raises(Damaged, match=f"no such file as {manifest}, restore that file from a copy"):
         Registry(open_storage(registry_url(str(world.folder)))).check_live()
+    manifest.write_bytes(whole)
+    assert go_on(world) == undisturbed[0]
+
+
+def test_a_lost_version_that_a_planned_step_compares_with_is_named_with_both_ways_out_though_another_is_live(
+    world: World, undisturbed: tuple[Any, list[Plan]]
+) -> None:
+    crash_at(world, Failpoint.MOVE_STORED, 5)
+    state = committed(str(world.folder)).state
+    assert state is not None
+    assert state.live not in {None, Registry(open_storage(registry_url(str(world.folder)))).history(1)[0].version}
+    manifest = manifest_of(world, str(state.live))
+    whole = manifest.read_bytes()
+    manifest.unlink()
+    with pytest.raises(Damaged, match=f"version '{state.live}' is lost, no such file as {manifest}, restore that file from a copy, or .*--anew"):
+        go_on(world)
     manifest.write_bytes(whole)
     assert go_on(world) == undisturbed[0]
 
