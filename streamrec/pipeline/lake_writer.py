@@ -36,6 +36,7 @@ _NEW: dict[str, Any] = {
     "commits": 0,  # since small files were merged
     "vacuum_at_ms": None,  # when files that are not needed any more are to go
     "rounds": 2,  # how often they are to go before all are gone
+    "vacuum_until_ms": 0,  # and not before then: further ahead only where a clock was
 }
 
 
@@ -122,8 +123,9 @@ class LakeWriter:
         due_ms = self._manifest["vacuum_at_ms"]
         is_due = due_ms is not None and now_ms >= due_ms
         done = is_due and self._tidy("vacuum", lambda: self.lake.vacuum(self._config.keep_for_s))
-        rounds = Rounds(due_ms, self._manifest["rounds"]).after(now_ms, keep_ms(self._config), done=done, garbage=self._has_garbage)
-        self._manifest["vacuum_at_ms"], self._manifest["rounds"] = rounds.at_ms, rounds.left
+        rounds = Rounds(due_ms, self._manifest["rounds"], self._manifest["vacuum_until_ms"])
+        rounds = rounds.after(now_ms, keep_ms(self._config), done=done, garbage=self._has_garbage)
+        self._manifest |= {"vacuum_at_ms": rounds.at_ms, "rounds": rounds.left, "vacuum_until_ms": rounds.until_ms}
         self._has_garbage = False
 
     @property
@@ -229,10 +231,13 @@ class Rounds:
     Attributes:
         at_ms: The next round; None when there is nothing to do.
         left: Rounds until everything is gone.
+        until_ms: Nor is it gone before then: the table's log has the time at which a file went, so one that went while a clock was ahead is kept
+            until the time to keep has passed after that.
     """
 
     at_ms: int | None = None
     left: int = 0
+    until_ms: int = 0
 
     def after(self, now_ms: int, keep_ms: int, *, done: bool, garbage: bool) -> Rounds:
         """Return the rounds after a commit.
@@ -243,11 +248,14 @@ class Rounds:
             done: The due round took place.
             garbage: There is more that is not needed.
         """
-        left = self.left - done
+        left = max(self.left - done, int(now_ms < self.until_ms))
         # Further ahead only where a clock was: see `streamrec.pipeline.plan_time`.
         due_ms = None if self.at_ms is None else min(self.at_ms, now_ms + keep_ms)
         at_ms = (now_ms + keep_ms if left > 0 else None) if done else due_ms
-        return Rounds(now_ms + keep_ms if at_ms is None else at_ms, 2) if garbage else Rounds(at_ms, left)
+        if not garbage:
+            return Rounds(at_ms, left, self.until_ms)
+        first_ms = now_ms + keep_ms if at_ms is None else at_ms
+        return Rounds(first_ms, 2, max(self.until_ms, first_ms + keep_ms))
 
 
 def keep_ms(config: LakeConfig) -> int:

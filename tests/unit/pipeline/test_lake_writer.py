@@ -25,6 +25,7 @@ from streamrec.state import from_bytes, to_bytes
 from streamrec.storage import open_storage
 
 World = Any
+HOUR_MS = 3_600_000
 FAST: dict[str, dict[str, Any]] = {"teachers": {"enabled": []}, "student": {"control": False}}
 
 
@@ -99,6 +100,22 @@ def test_a_deletion_is_followed_by_a_vacuum_within_twice_the_time_to_keep_also_a
     lake.commit(14_401_000)
     assert done == [5400.0, 5400.0]
     assert lake.vacuum_at_ms is None
+
+
+def test_files_that_went_while_the_clock_was_ahead_are_asked_for_until_that_time_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[float] = []
+    monkeypatch.setattr(EventLake, "vacuum", lambda self, keep_for_s: done.append(keep_for_s) or 0)
+    lake = writer(tmp_path, keep_for_s=3600.0)
+    lake.record(1, events(1), 1, 0)
+    assert lake.delete_user("default", "u1") == 1
+    lake.commit(24 * HOUR_MS)
+    lake.commit(0)  # The clock is right again.
+    for hour in range(1, 26):
+        lake = restored(lake)
+        lake.commit(hour * HOUR_MS)
+    assert (len(done), lake.vacuum_at_ms) == (25, 26 * HOUR_MS)
+    lake.commit(26 * HOUR_MS)
+    assert (len(done), lake.vacuum_at_ms) == (26, None)
 
 
 def test_what_can_not_be_tidied_stops_nobody_and_is_tried_again(
