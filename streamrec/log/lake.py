@@ -27,7 +27,7 @@ from streamrec.errors import Damaged, StorageError
 from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
 from streamrec.log.lake_deletion import DELETED_BY, Asked, Deleted, Place, owners, rows_of
-from streamrec.log.lake_files import Counted, damaged_file, damaged_log, damaged_unopened, sync_commit, sync_log, unknown, weighed
+from streamrec.log.lake_files import Counted, damaged_file, damaged_log, damaged_unopened, remove_staged, sync_commit, sync_log, unknown, weighed
 from streamrec.log.lake_table import COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, places_of, recount
 from streamrec.migrations import migrated, number_of
 
@@ -331,7 +331,7 @@ class EventLake:
         table.create_checkpoint()
         sync_log(self.address, table.version())  # What it stands for goes next.
         table.cleanup_metadata()
-        return num
+        return num + remove_staged(self.address, keep_hours)
 
     def _set(self, table: DeltaTable, properties: Mapping[str, str]) -> None:
         """Give the table properties that it lacks; one that was made by an earlier streamrec does."""

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from streamrec.clock import SystemClock
 from streamrec.errors import Damaged, StorageError
 from streamrec.log.lake_checkpoints import (
     ENTRY,
@@ -34,6 +35,7 @@ _PERHAPS = "restore that file from a copy; without one, and only if `streamrec d
 _RESTORE = "restore that file from a copy; without one remove it, start again, and repeat the deletions of users since the checkpoint before"
 _RESTORE_ROWS = f"restore that file from a copy; {WITHOUT_A_COPY}"
 _NAMED = re.compile(r"[^\s\"'():]*\.parquet")
+_STAGED = re.compile(r"#\d+$|^_commit_.*\.json\.tmp$")
 
 
 def torn_entry(address: str, reason: str) -> Damaged | None:
@@ -181,6 +183,23 @@ def sync_log(address: str, version: int) -> None:
     log = Path(address) / "_delta_log"
     for path in (*log.glob(f"{version:020d}.checkpoint*"), log / LAST_CHECKPOINT, log):
         _sync_path(path)
+
+
+def remove_staged(address: str, keep_hours: int) -> int:
+    """Remove files that whoever was killed had begun to write below a local table so many hours ago, and return how many.
+
+    delta-rs writes ``NAME#1`` and ``_commit_ID.json.tmp``, which then get their names; its vacuum does not see the former, and leaves the log alone.
+    """
+    if "://" in address:
+        return 0
+    before_s = SystemClock().now_ms() / 1000 - 3600 * keep_hours
+    num = 0
+    for path in Path(address).rglob("*"):
+        with suppress(FileNotFoundError):  # It has its name by now.
+            if _STAGED.search(path.name) and path.stat().st_mtime <= before_s:
+                path.unlink()
+                num += 1
+    return num
 
 
 def _sync_path(path: Path) -> None:

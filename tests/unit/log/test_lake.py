@@ -350,6 +350,22 @@ def test_vacuum_takes_the_files_of_a_commit_that_was_never_finished(tmp_path: Pa
     assert not orphan.exists()
 
 
+def test_vacuum_takes_what_a_killed_merge_had_begun_to_write(tmp_path: Path) -> None:
+    lake = lake_at(tmp_path)
+    lake.append(lake_rows(events(1), "events", 1), 1)
+    (written,) = stored(tmp_path)
+    staged = [tmp_path / "namespace=default" / "event_date=2026-11-28" / "part-1.zstd.parquet#1", tmp_path / "_delta_log" / "_commit_1.json.tmp"]
+    staged[0].parent.mkdir(parents=True, exist_ok=True)
+    for path in staged:
+        path.write_bytes(b"PAR1")
+    assert lake.vacuum(3600.0) == 0
+    assert all(path.exists() for path in staged)
+    assert lake.vacuum(0.0) == 2
+    assert not any(path.exists() for path in staged)
+    assert stored(tmp_path) == [written]
+
+
+
 def test_a_recount_tells_duplicates_and_rows_of_later_batches(tmp_path: Path) -> None:
     lake = lake_at(tmp_path)
     lake.append(lake_rows(pa.concat_tables([events(1, 2, 2), events(2, partition=1)]), "events", 1), 1)
