@@ -365,7 +365,6 @@ def test_vacuum_takes_what_a_killed_merge_had_begun_to_write(tmp_path: Path) -> 
     assert stored(tmp_path) == [written]
 
 
-
 def test_a_recount_tells_duplicates_and_rows_of_later_batches(tmp_path: Path) -> None:
     lake = lake_at(tmp_path)
     lake.append(lake_rows(pa.concat_tables([events(1, 2, 2), events(2, partition=1)]), "events", 1), 1)
