@@ -224,6 +224,10 @@ class LakeWriter:
         return True
 
 
+_LEAST_MS = 1000
+"""From one round to the next at least: plans keep their time while a clock has stepped back, and time that passes says that it has caught up."""
+
+
 @dataclass(frozen=True)
 class Rounds:
     """Say when to vacuum: twice, since what became garbage less than the time to keep before the first round is taken by the second.
@@ -248,14 +252,14 @@ class Rounds:
             done: The due round took place.
             garbage: There is more that is not needed.
         """
-        left = max(self.left - done, int(now_ms < self.until_ms))
+        left, next_ms = max(self.left - done, int(now_ms < self.until_ms)), now_ms + max(keep_ms, _LEAST_MS)
         # Further ahead only where a clock was: see `streamrec.pipeline.plan_time`.
-        due_ms = None if self.at_ms is None else min(self.at_ms, now_ms + keep_ms)
-        at_ms = (now_ms + keep_ms if left > 0 else None) if done else due_ms
+        due_ms = None if self.at_ms is None else min(self.at_ms, next_ms)
+        at_ms = (next_ms if left > 0 else None) if done else due_ms
         if not garbage:
             return Rounds(at_ms, left, self.until_ms)
         first_ms = now_ms + keep_ms if at_ms is None else at_ms
-        return Rounds(first_ms, 2, max(self.until_ms, first_ms + keep_ms))
+        return Rounds(first_ms, 2, max(self.until_ms, first_ms + max(keep_ms, _LEAST_MS)))
 
 
 def keep_ms(config: LakeConfig) -> int:

@@ -118,6 +118,21 @@ def test_files_that_went_while_the_clock_was_ahead_are_asked_for_until_that_time
     assert (len(done), lake.vacuum_at_ms) == (26, None)
 
 
+def test_the_second_vacuum_waits_until_a_clock_that_was_ahead_is_caught_up_with_also_where_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[float] = []
+    monkeypatch.setattr(EventLake, "vacuum", lambda self, keep_for_s: done.append(keep_for_s) or 0)
+    lake = writer(tmp_path, keep_for_s=0.0)
+    lake.record(1, events(1), 1, 0)
+    assert lake.delete_user("default", "u1") == 1
+    for _ in range(5):
+        lake.commit(24 * HOUR_MS)  # The time that plans keep while the clock is behind.
+    assert (len(done), lake.vacuum_at_ms) == (1, 24 * HOUR_MS + 1000)
+    lake.commit(24 * HOUR_MS + 1000)
+    assert (len(done), lake.vacuum_at_ms) == (2, None)
+
+
 def test_what_can_not_be_tidied_stops_nobody_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
