@@ -171,8 +171,10 @@ class StudentConfig(Section):
 
     ``replay_kind``: ``uniform``; ``recency`` draws half of the replay among the newest queries; ``quota`` draws no item as a target more often than
     the average one. ``bootstrap_rounds``: a step of a bootstrap or an offline protocol learns in rounds of ``bootstrap_passes`` passes, at most so
-    many, as long as each finds more of what users did last, which is held out; 1 holds none out. ``corrective_steps``: after a deletion the rows
-    that the user touched get so many mini-batches of what others did with them.
+    many, as long as each finds more of what users did last, which is held out; 1 holds none out. ``bootstrap_rate``: a factor on the learning
+    rate of such a step. ``faster_rate``: while it begins, a student also learns so many times as fast, and goes on so in such steps where that finds
+    more of what comes next (up to 200,000 items); 1 tries nothing.
+    ``corrective_steps``: after a deletion the rows that the user touched get so many mini-batches of what others did with them.
     """
 
     losses: LossesConfig = LossesConfig()
@@ -180,6 +182,8 @@ class StudentConfig(Section):
     scale: float = Field(default=9.0, gt=0)
     distill_weight: float = Field(default=0.6, ge=0, le=1)
     learning_rate: float = Field(default=4e-3, gt=0)
+    bootstrap_rate: float = Field(default=0.6, gt=0, le=100)
+    faster_rate: float = Field(default=5.0, ge=1, le=100)
     batch_size: int = Field(default=256, ge=1)
     new_passes: int = Field(default=1, ge=1)
     bootstrap_passes: int = Field(default=4, ge=1)

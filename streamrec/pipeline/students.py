@@ -169,7 +169,7 @@ class Students:
         """Teach once more what others did with rows that a user who is gone has moved; return in how many mini-batches, 0 when nobody did."""
         config = self._parts.config.student
         examples, labels = self._labelling.replayed_holding(rows, config.corrective_steps * config.batch_size, seed)
-        for pending in self._teach(Lesson(examples, labels, len(examples), seed)):
+        for pending in self._teach(Lesson(examples, labels, 0, seed)):
             pending.result()
         return -(-len(examples) // config.batch_size)
 

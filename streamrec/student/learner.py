@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from streamrec.config import FeaturesConfig, StudentConfig
 from streamrec.features.examples import Examples
 from streamrec.models.student import StudentModel
 from streamrec.state import ROWS, Arrays, ComponentState, digest_of, merge
+from streamrec.student import rates
 from streamrec.student.frozen import FrozenStudent
 from streamrec.student.lesson import Lesson, StepMetrics
 from streamrec.student.likeness import Likeness, likeness
@@ -22,12 +24,15 @@ from streamrec.student.losses import Batch, LossParts, Weights, element_dropout_
 from streamrec.student.returns import Returns
 from streamrec.student.tables import ItemTables, adam_step
 
+logger = logging.getLogger(__name__)
+
 CURRENT = "current"
 _MOMENTS = ("m", "v")
 
 FAST_RATES = {"own_bias": 10.0, "position_logits": 10.0}
 """Factors on the learning rate of parameters that have far to go: a bias on the user's own items of 2 to 4 is usual."""
 
+_FASTER = "faster/"
 PROJECTION = "projection."
 """What parameters are named that only losses on representations need; no version has them."""
 
@@ -48,6 +53,9 @@ class Learner:
 
     The same class is the control: a learner that is given no labels.
 
+    While it begins, with steps of several passes, another one learns the same beside it, ``faster_rate`` times as fast. Before the fourth such step
+    the better of the two goes on alone, by what either finds of that step's queries; the first step of one pass ends the comparison.
+
     **Contract.** `step`: the same state, batch and seed give the same result bit for bit on CPU with the same number of threads.
     `ranks` never changes the state. Versions given to `hold` are only read.
     """
@@ -59,11 +67,14 @@ class Learner:
         with _seeded(seed):
             self.model = StudentModel(student.dim, features.history_length, features.word_buckets, student.scale)
         self.tables = ItemTables(student.dim, features.words_per_item, seed)
-        self._top_k = top_k
+        self._features, self._top_k = features, top_k
         self._element_dropout = element_dropout_at(student.element_dropout, student.dim)
         self._dense: dict[str, nn.Parameter] = dict(self.model.named_parameters())
         self._moments = {f"{name}_{part}": torch.zeros_like(p) for name, p in self._dense.items() for part in _MOMENTS}
         self._num_steps = 0
+        self._pace = 1.0
+        self._faster: Learner | None = None
+        self._num_judged = 0
         self._held: dict[str, FrozenStudent] = {}
         self._remembered: ComponentState | None = None
         self.returns = Returns()
@@ -74,12 +85,16 @@ class Learner:
         """Add or describe item rows; see `ItemTables.put_items`. The current weights cover them at once, held versions never do."""
         self.tables.put_items(rows, words, namespaces, generations)
         self._held.pop(CURRENT, None)
+        if self._faster is not None:
+            self._faster.put_items(rows, words, namespaces, generations)
 
     def forget_rows(self, rows: NDArray[np.int32]) -> int:
         """Clear rows whose items have left, also in versions that are held, and return how many of them held one."""
         self._held.pop(CURRENT, None)
         for frozen in self._held.values():
             frozen.forget_rows(rows)
+        if self._faster is not None:
+            self._faster.forget_rows(rows)
         return self.tables.forget_rows(rows)
 
     def remember(self) -> None:
@@ -142,19 +157,54 @@ class Learner:
         num, total = lesson.num_new, len(lesson.examples)
         if total == 0:
             return StepMetrics(0, 0, 0, 0.0, 0.0)
+        self._try_faster(lesson)
+        if self._faster is not None:
+            self._faster.step(lesson)
         labels = lesson.labels_or_none(self._top_k)
         for teacher, vectors in labels.representations.items() if self.config.losses.on_representations else ():
             self._project(teacher, vectors.shape[1])
         sums, trained = np.zeros(2), 0
+        pace = self._pace * self.config.bootstrap_rate if lesson.num_passes > 1 else 1.0
         with _seeded(lesson.seed * 1000 + lesson.number):
             for index in shuffled(total, self.config.batch_size, lesson.seed * 1000 + lesson.number):
                 batch = Batch.of(lesson.examples.take(index), labels.take(index), self.config.history_dropout, self._element_dropout)
                 done = (lesson.number + trained / total) / lesson.num_passes if lesson.num_passes > 1 else 0.0
-                parts = self._descend(batch, 1.0 - ANNEALED * done)
+                parts = self._descend(batch, pace * (1.0 - ANNEALED * done))
                 sums += np.asarray([parts.hard, parts.soft]) * len(index)
                 trained += len(index)
         self._held.pop(CURRENT, None)
         return StepMetrics(num, trained, int((labels.probs[:num].sum(1) > 0).sum()), *(sums / trained).tolist())
+
+    def _try_faster(self, lesson: Lesson) -> None:
+        """Begin with another one that is faster, judge the two, or let one go; see the class."""
+        if lesson.num_passes == 1:
+            if lesson.num_new:  # A correction after a deletion has none.
+                self._faster, self._num_judged = None, 0
+        elif lesson.number == 0 and self._faster is not None:
+            self._num_judged += 1
+            if self._num_judged == rates.STEPS:
+                self._go_on_with_the_better(rates.queries_of(lesson.examples, lesson.num_new))
+        elif lesson.number == 0 and self._num_steps == 0 and self.config.faster_rate != 1 and self.tables.num_rows <= rates.MOST_ROWS:
+            self._faster = self._another(self._state(self.tables.state()))
+
+    def _another(self, state: ComponentState) -> Learner:
+        given = self.config.model_copy(update={"bootstrap_rate": self.config.faster_rate * self.config.bootstrap_rate, "faster_rate": 1.0})
+        other = Learner(given, self._features, self._top_k, self.seed, self.name)
+        other.restore(state)
+        return other
+
+    def _go_on_with_the_better(self, examples: Examples) -> None:
+        other, self._faster, self._num_judged = self._faster, None, 0
+        assert other is not None
+        found = rates.verdict(examples, self.ranks(examples, [CURRENT])[CURRENT], other.ranks(examples, [CURRENT])[CURRENT])
+        times, taken = self.config.faster_rate, "taken" if found.is_better else "not taken"
+        how = "%s: %.4f of the next %d queries' targets are found, %.4f at %g times the learning rate, which is %s"
+        logger.info(how, self.name, found.found, len(examples), found.found_faster, times, taken)
+        if found.is_better:
+            self._restore_dense(other._state({}))
+            self._pace, self.tables = self.config.faster_rate, other.tables
+            self.tables.changed.mark_first(self.tables.num_rows)
+            self._held.pop(CURRENT, None)
 
     def _project(self, teacher: str, width: int) -> None:
         """See that there is a projection to a teacher's representation; another width is another teacher."""
@@ -281,11 +331,15 @@ class Learner:
         arrays: dict[str, NDArray[Any]] = {f"table/{name}{suffix}": array for name, array in tables.items()}
         arrays |= {f"dense/{name}": p.detach().numpy().copy() for name, p in self._dense.items()}
         arrays |= {f"moment/{name}": m.numpy().copy() for name, m in self._moments.items()}
-        return ComponentState(arrays, {"num_steps": self._num_steps})
+        meta = {"num_steps": self._num_steps, **({"pace": self._pace} if self._pace != 1 else {})}
+        if self._faster is not None:
+            meta["num_judged"] = self._num_judged
+            arrays |= {f"{_FASTER}{name}": array for name, array in self._faster._state(self._faster.tables.state()).arrays.items()}
+        return ComponentState(arrays, meta)
 
     def delta(self) -> ComponentState | None:
         """Return the item rows that changed since the last snapshot or delta, and what is shared by all; None when most rows changed."""
-        if 2 * self.tables.changed.count() > self.tables.num_rows:
+        if self._faster is not None or 2 * self.tables.changed.count() > self.tables.num_rows:
             return None
         rows = self.tables.changed.take()
         state = self._state(self.tables.pick(rows), "@values")
@@ -313,7 +367,11 @@ class Learner:
                 parameter.copy_(torch.from_numpy(np.array(arrays[f"dense/{name}"])))
         for name, moment in self._moments.items():
             moment.copy_(torch.from_numpy(np.array(arrays[f"moment/{name}"])))
-        self._num_steps = int(state.meta["num_steps"])
+        self._num_steps, self._pace = int(state.meta["num_steps"]), float(state.meta.get("pace", 1.0))
+        faster = {name.removeprefix(_FASTER): array for name, array in arrays.items() if name.startswith(_FASTER)}
+        self._faster, self._num_judged = None, int(state.meta.get("num_judged", 0))
+        if faster:
+            self._faster = self._another(ComponentState(faster, {"num_steps": self._num_steps}))
 
     def delete_user(self, namespace: str, user_id: str) -> int:
         """Return 0: the weights keep no users; what they are taught from does."""

@@ -40,7 +40,7 @@ class Stage:
     def learned(self, rounds: int, found: list[list[float]] | None = None) -> Any:
         """The controller after it; what each learner was taught is noted. ``found``: after each round, of held-out queries in turn."""
         self.lessons.clear()
-        settings = {**SETTINGS, "student": {"replay_capacity": 500, "dim": 8}}
+        settings = {**SETTINGS, "student": {"replay_capacity": 500, "dim": 8, "faster_rate": 1.0}}
         world = self.make_world(self.records, settings, folder=self.folder / str(rounds))
         if found is not None:
             told = iter(found)

@@ -25,7 +25,7 @@ SAMPLED: dict[str, Any] = {"full_softmax_items": 5, "num_negatives": 8}
 
 
 def learner(settings: dict[str, Any] | None = None, **losses: float) -> Learner:
-    further = {"losses": LossesConfig(**losses), "learning_rate": 0.03, **(settings or {})}
+    further = {"losses": LossesConfig(**losses), "learning_rate": 0.03, "bootstrap_rate": 1.0, "faster_rate": 1.0, **(settings or {})}
     config = StudentConfig(dim=8, batch_size=32, element_dropout=0.0, history_dropout=0.0, **further)
     made = Learner(config, FeaturesConfig(history_length=LENGTH, words_per_item=0, word_buckets=2), TOP, seed=3)
     made.put_items(np.arange(NUM_ITEMS, dtype=np.int32), np.zeros((NUM_ITEMS, 0), np.int32), np.zeros(NUM_ITEMS, np.int32))
