@@ -172,8 +172,8 @@ class StudentConfig(Section):
     ``replay_kind``: ``uniform``; ``recency`` draws half of the replay among the newest queries; ``quota`` draws no item as a target more often than
     the average one. ``bootstrap_rounds``: a step of a bootstrap or an offline protocol learns in rounds of ``bootstrap_passes`` passes, at most so
     many, as long as each finds more of what users did last, which is held out; 1 holds none out. ``bootstrap_rate``: a factor on the learning
-    rate of such a step. ``faster_rate``: while it begins, a student also learns so many times as fast, and goes on so in such steps where that finds
-    more of what comes next (up to 200,000 items); 1 tries nothing.
+    rate of such a step. ``faster_rate``: while it begins, a student also learns so many times as fast, and goes on from there, slowing down, where
+    that finds more of what comes next (up to 200,000 items); 1 tries nothing.
     ``corrective_steps``: after a deletion the rows that the user touched get so many mini-batches of what others did with them.
     """
 

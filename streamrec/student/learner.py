@@ -54,7 +54,8 @@ class Learner:
     The same class is the control: a learner that is given no labels.
 
     While it begins, with steps of several passes, another one learns the same beside it, ``faster_rate`` times as fast. Before the fourth such step
-    the better of the two goes on alone, by what either finds of that step's queries; the first step of one pass ends the comparison.
+    the better of the two goes on alone, by what either finds of that step's queries, the faster one slowing down; the first step of one pass ends
+    the comparison.
 
     **Contract.** `step`: the same state, batch and seed give the same result bit for bit on CPU with the same number of threads.
     `ranks` never changes the state. Versions given to `hold` are only read.
@@ -184,6 +185,8 @@ class Learner:
             self._num_judged += 1
             if self._num_judged == rates.STEPS:
                 self._go_on_with_the_better(rates.queries_of(lesson.examples, lesson.num_new))
+        elif lesson.number == 0 and self._pace > 1:
+            self._pace = max(1.0, rates.SLOWER * self._pace)
         elif lesson.number == 0 and self._num_steps == 0 and self.config.faster_rate != 1 and self.tables.num_rows <= rates.MOST_ROWS:
             self._faster = self._another(self._state(self.tables.state()))
 

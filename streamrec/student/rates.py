@@ -16,6 +16,8 @@ STEPS = 3
 LEAST_QUERIES, MOST_QUERIES = 32, 4096
 MOST_ROWS = 200_000
 """With more items none is tried: it would take as much memory again."""
+SLOWER = 0.7
+"""By so much the faster one's rate falls at each later step of several passes, to the configured one: what is far to go at first is not later."""
 _ERRORS = 2.0
 
 

@@ -13,7 +13,7 @@ from streamrec.features.examples import Examples
 from streamrec.student import rates
 from streamrec.student.learner import CURRENT, Learner
 from streamrec.student.lesson import Lesson
-from streamrec.student.rates import LEAST_QUERIES, MOST_QUERIES, STEPS, Verdict, queries_of, verdict
+from streamrec.student.rates import LEAST_QUERIES, MOST_QUERIES, SLOWER, STEPS, Verdict, queries_of, verdict
 from streamrec.testing.classroom import teach
 
 NUM_ITEMS, LENGTH, TOP = 40, 4, 3
@@ -54,9 +54,10 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 @pytest.mark.parametrize("is_better", [False, True])
 def test_whoever_is_better_goes_on_as_if_it_had_been_alone_from_the_beginning(
-    judged: list[bool], caplog: pytest.LogCaptureFixture, *, is_better: bool
+    judged: list[bool], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, *, is_better: bool
 ) -> None:
     judged.append(is_better)
+    monkeypatch.setattr(rates, "SLOWER", 1.0)
     rate = 2.0 if is_better else 0.5
     made, alone = learner(), learner(bootstrap_rate=rate, faster_rate=1.0)
     with caplog.at_level(logging.INFO):
@@ -71,6 +72,17 @@ def test_whoever_is_better_goes_on_as_if_it_had_been_alone_from_the_beginning(
     assert all(np.array_equal(made.export()[0][name], array) for name, array in alone.export()[0].items())
     one, other = (teach(each, around(64, 20), None, 20, 1) for each in (made, alone))  # A stream's step has the configured rate.
     assert one == other
+
+
+def test_who_was_faster_gets_slower_step_by_step_down_to_the_configured_rate(judged: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    judged.append(True)
+    made, taken = steps(learner(), STEPS), []
+    descend = Learner._descend
+    monkeypatch.setattr(Learner, "_descend", lambda self, batch, factor=1.0: taken.append(factor) or descend(self, batch, factor))
+    for seed in range(20, 26):
+        steps(made, 1, seed)
+    assert taken[::4] == pytest.approx([0.5 * max(1.0, 4 * SLOWER**number) for number in range(6)])
+    assert taken[-4] == 0.5
 
 
 def test_whoever_goes_on_is_restored_to_the_bit_also_in_the_middle_of_the_comparison(judged: list[bool]) -> None:
