@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ LEAST_QUERIES, MOST_QUERIES = 32, 4096
 MOST_ROWS = 200_000
 """With more items none is tried: it would take as much memory again."""
 SLOWER = 0.7
-"""By so much the faster one's rate falls at each later step of several passes, to the configured one: what is far to go at first is not later."""
+"""By so much the faster one's rate falls at each later step of several passes, down to the configured one: later there is less far to go."""
 _ERRORS = 2.0
 
 
@@ -26,7 +27,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         is_better: Whether the faster one found more, by more than two standard errors: who is slow catches up with the steps.
-        found: Mean recall@20 of the one that is as fast as configured.
+        found: Mean recall@20 of the one that is as fast as configured; not a number where there were too few.
         found_faster: That of the faster one.
     """
 
@@ -42,9 +43,10 @@ def queries_of(examples: Examples, num_new: int) -> Examples:
 
 def verdict(examples: Examples, ranks: NDArray[np.int32], ranks_faster: NDArray[np.int32]) -> Verdict:
     """Compare by the same queries: ranks [T] of the targets by either. Fewer than `LEAST_QUERIES` say nothing."""
+    if len(examples) < LEAST_QUERIES:
+        return Verdict(False, math.nan, math.nan)
     found, faster = (per_query_metrics(each, examples)[JUDGED_BY] for each in (ranks, ranks_faster))
-    is_better = len(examples) >= LEAST_QUERIES and t_value(faster - found) > _ERRORS
-    return Verdict(is_better, float(found.mean()), float(faster.mean()))
+    return Verdict(t_value(faster - found) > _ERRORS, float(found.mean()), float(faster.mean()))
 
 
 def t_value(differences: NDArray[np.float32]) -> float:

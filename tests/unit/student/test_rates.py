@@ -155,6 +155,13 @@ def test_the_faster_one_is_better_where_it_finds_more_of_enough_queries_that_nei
     assert not verdict(few, last[1:], first[1:]).is_better
 
 
+def test_a_lesson_of_replayed_queries_alone_is_judged_by_nothing() -> None:
+    made = steps(learner(), STEPS)
+    made.step(Lesson(around(64, 8), None, 0, 8, 0, 2))
+    assert not any("faster" in name for name in made.snapshot().arrays)
+    assert made._pace == 1.0
+
+
 def test_it_is_judged_by_the_new_queries_of_a_lesson() -> None:
     examples = around(3 * MOST_QUERIES)
     few, many = queries_of(examples, 100), queries_of(examples, 2 * MOST_QUERIES)
