@@ -76,6 +76,7 @@ class Learner:
         self._pace = 1.0
         self._faster: Learner | None = None
         self._num_judged = 0
+        self._had_faster = False
         self._held: dict[str, FrozenStudent] = {}
         self._remembered: ComponentState | None = None
         self.returns = Returns()
@@ -328,21 +329,22 @@ class Learner:
     def snapshot(self) -> ComponentState:
         """Return weights, moments and the step count."""
         self.tables.changed.take()
+        self._had_faster = self._faster is not None
         return self._state(self.tables.state())
 
     def _state(self, tables: Arrays, suffix: str = "") -> ComponentState:
         arrays: dict[str, NDArray[Any]] = {f"table/{name}{suffix}": array for name, array in tables.items()}
         arrays |= {f"dense/{name}": p.detach().numpy().copy() for name, p in self._dense.items()}
         arrays |= {f"moment/{name}": m.numpy().copy() for name, m in self._moments.items()}
-        meta = {"num_steps": self._num_steps, **({"pace": self._pace} if self._pace != 1 else {})}
+        meta = {"num_steps": self._num_steps, "pace": self._pace, "num_judged": self._num_judged}
         if self._faster is not None:
-            meta["num_judged"] = self._num_judged
             arrays |= {f"{_FASTER}{name}": array for name, array in self._faster._state(self._faster.tables.state()).arrays.items()}
         return ComponentState(arrays, meta)
 
     def delta(self) -> ComponentState | None:
         """Return the item rows that changed since the last snapshot or delta, and what is shared by all; None when most rows changed."""
-        if self._faster is not None or 2 * self.tables.changed.count() > self.tables.num_rows:
+        # A delta takes no array away, so while the other one is there, and once more after it, the whole is told.
+        if self._faster is not None or self._had_faster or 2 * self.tables.changed.count() > self.tables.num_rows:
             return None
         rows = self.tables.changed.take()
         state = self._state(self.tables.pick(rows), "@values")
@@ -373,6 +375,7 @@ class Learner:
         self._num_steps, self._pace = int(state.meta["num_steps"]), float(state.meta.get("pace", 1.0))
         faster = {name.removeprefix(_FASTER): array for name, array in arrays.items() if name.startswith(_FASTER)}
         self._faster, self._num_judged = None, int(state.meta.get("num_judged", 0))
+        self._had_faster = bool(faster)
         if faster:
             self._faster = self._another(ComponentState(faster, {"num_steps": self._num_steps}))
 

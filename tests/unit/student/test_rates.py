@@ -98,6 +98,24 @@ def test_whoever_goes_on_is_restored_to_the_bit_also_in_the_middle_of_the_compar
     assert made.digest() == whole.digest()
 
 
+@pytest.mark.parametrize("ends", ["not taken", "by a step of one pass"])
+def test_after_the_comparison_nothing_of_the_other_one_is_in_a_state_that_deltas_are_laid_on(judged: list[bool], ends: str) -> None:
+    judged.append(False)
+    few: dict[str, Any] = {"full_softmax_items": 5, "num_negatives": 8}  # So that a step changes few rows.
+    made = steps(learner(**few), 2)
+    put(made, np.arange(NUM_ITEMS, 20 * NUM_ITEMS))
+    base, deltas = made.snapshot(), []
+    steps(made, STEPS - 1, 3) if ends == "not taken" else teach(made, around(64, 3), None, 3, 1)
+    for seed in (10, 11, 12):
+        delta = made.delta()
+        base, deltas = (made.snapshot(), []) if delta is None else (base, [*deltas, delta])
+        restored = learner(**few)
+        restored.restore(base, deltas)
+        assert restored.digest() == made.digest()
+        teach(made, around(64, seed), None, seed, 1)
+    assert len(deltas) == 2
+
+
 def test_both_are_told_of_items_that_come_and_go(judged: list[bool]) -> None:
     judged.append(True)
     made = steps(learner(), 2)
