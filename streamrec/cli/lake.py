@@ -9,6 +9,7 @@ from typing import Any
 
 from streamrec.cli.options import Lake
 from streamrec.cli.show_config import resolve
+from streamrec.pipeline.alone import check_keeps
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.lake_check import LakeReport, check_lake
 from streamrec.pipeline.lake_writer import open_lake
@@ -29,7 +30,9 @@ def run(options: Lake) -> int:
         return 1 if report.differences else 0
     if options.action == "info":
         _say(lake.info(), options)
-    elif options.action == "optimize":
+        return 0
+    check_keeps(config)
+    if options.action == "optimize":
         _say({"address": lake.address, **lake.optimize()}, options)
     else:
         _say({"address": lake.address, "files_deleted": lake.vacuum(config.lake.keep_for_s)}, options)

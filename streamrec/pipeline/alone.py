@@ -57,6 +57,23 @@ def check_alone(config: Config, *, may_take_over: bool = True) -> Seen:
     return seen
 
 
+def check_keeps(config: Config) -> None:
+    """Return if what is written to the lake and not committed yet outlives a vacuum: where something is kept, or no stream may be writing.
+
+    That goes for a vacuum beside a stream, and for a merging beside a stream that vacuums.
+
+    Raises:
+        OperatorError: Nothing is kept, and one may be.
+        Damaged: A pointer is torn or lost.
+    """
+    head, _ = read_head(open_storage(checkpoint_url(current_url(state_address(config)))))
+    if config.lake.keep_for_s > 0 or head is None or _look(head) is Seen.ENDED:
+        return
+    what = "Lake: nothing is kept, and a stream may be writing: files of either would go before they are committed"
+    got = f"lake.keep_for_s = 0s beside process {head.owner.pid} on {head.owner.host}"
+    raise OperatorError(what, got=got, allowed="a second or more, which is an hour", do="give --set lake.keep_for_s=1h, or stop the stream first")
+
+
 def check_silent(config: Config, told_age_s: Callable[[], float | None], wait: Callable[[float], None], *, may_take_over: bool = True) -> None:
     """Return unless a stream that this machine can't see tells its board of itself while this listens: at once where none has told lately.
 
