@@ -71,7 +71,8 @@ def check_keeps(config: Config) -> None:
         return
     what = "Lake: nothing is kept, and a stream may be writing: files of either would go before they are committed"
     got = f"lake.keep_for_s = 0s beside process {head.owner.pid} on {head.owner.host}"
-    raise OperatorError(what, got=got, allowed="a second or more, which is an hour", do="give --set lake.keep_for_s=1h, or stop the stream first")
+    do = "stop the stream first, or start it with a lake.keep_for_s of a second or more, which is an hour, and use the same here"
+    raise OperatorError(what, got=got, do=do)
 
 
 def check_silent(config: Config, told_age_s: Callable[[], float | None], wait: Callable[[float], None], *, may_take_over: bool = True) -> None:
