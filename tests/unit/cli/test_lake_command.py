@@ -17,7 +17,9 @@ from streamrec.log.base import Record
 from streamrec.log.memory import MemoryLog
 from streamrec.pipeline import alone
 from streamrec.pipeline.alone import Seen
+from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.skipping import skip_lost
+from streamrec.pipeline.stream_state import LAKE_KEEPS_S
 from streamrec.pipeline.wiring import build_local
 
 NOW_MS = 1_700_000_000_000
@@ -100,7 +102,10 @@ def test_tidying_where_nothing_is_kept_is_refused_beside_a_stream_that_may_be_wr
         told = refused.stderr
     assert "nothing is kept, and a stream may be writing" in told
     assert "stop the stream first, or start it with a lake.keep_for_s of a second or more" in told
+    assert call("optimize", "--set", "lake.keep_for_s=1h").exit_code == 1  # The stream, too, would have to keep them.
     assert sorted((state / "lake").rglob("*.parquet")) == files
+    monkeypatch.setattr(CheckpointStore, "kept_facts", lambda self: [{LAKE_KEEPS_S: 3600.0}])
+    assert call("vacuum").exit_code == 1
     assert "files_deleted: 0\n" in call("vacuum", "--set", "lake.keep_for_s=1h").output
 
 
