@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 from jobs import cli, dry_run
 from streamrec.errors import ConfigError
-from streamrec.pipeline.alone import check_keeps
 from streamrec.pipeline.lake_writer import open_lake
 from streamrec.pipeline.lineage import current_url, known_lineage
 from streamrec.pipeline.session import state_address
@@ -41,7 +40,6 @@ def _compact(options: argparse.Namespace) -> int:
     if options.dry_run:
         keep = f"delete what was not needed for {config.lake.keep_for_s:g} s"
         return dry_run.show(dry_run.DryRun("compact", (f"it would merge small ones of {info['files']} files of {info['address']}, and {keep}",)))
-    check_keeps(config)
     cli.say(f"{info['address']}: {info['files']} files, {info['bytes']} bytes")
     merged = lake.optimize()
     cli.say(f"merged: {merged}")

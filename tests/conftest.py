@@ -81,6 +81,18 @@ def _no_waiting_for_disks() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def age() -> Callable[[Path, float], None]:
+    """Let time pass, in seconds, for the files below a folder; a table's versions are as old as the entries of its log that made them."""
+
+    def pass_time(folder: Path, by_s: float) -> None:
+        for path in folder.rglob("*"):
+            at_s = path.stat().st_mtime - by_s
+            os.utime(path, (at_s, at_s))
+
+    return pass_time
+
+
+@pytest.fixture(scope="session")
 def files_naming() -> Callable[[Path, str], list[str]]:
     """The files below a folder that hold a text: as bytes, or in a Parquet file's values and statistics."""
 

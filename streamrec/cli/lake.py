@@ -9,7 +9,6 @@ from typing import Any
 
 from streamrec.cli.options import Lake
 from streamrec.cli.show_config import resolve
-from streamrec.pipeline.alone import check_keeps
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.lake_check import LakeReport, check_lake
 from streamrec.pipeline.lake_writer import open_lake
@@ -30,9 +29,7 @@ def run(options: Lake) -> int:
         return 1 if report.differences else 0
     if options.action == "info":
         _say(lake.info(), options)
-        return 0
-    check_keeps(config)
-    if options.action == "optimize":
+    elif options.action == "optimize":
         _say({"address": lake.address, **lake.optimize()}, options)
     else:
         _say({"address": lake.address, "files_deleted": lake.vacuum(config.lake.keep_for_s)}, options)

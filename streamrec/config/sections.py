@@ -319,7 +319,7 @@ class LakeConfig(Section):
     ``address``: a folder, ``s3://…`` or ``gs://…``; empty stands for ``lake`` below the state. ``max_buffer_bytes``: so much waits in memory for
     the next checkpoint at most; beyond it the lake commits early. ``optimize_every``: commits from one merging of small files to the next, 0
     leaves it to ``streamrec lake optimize``. ``keep_for_s``: how long readers of an older version may take before its files go,
-    so a few seconds are for a table that nobody reads meanwhile.
+    so 0 is for a table that nobody reads meanwhile. What no commit named, as of a writer that was killed, stays for an hour at least.
     """
 
     enabled: bool = True

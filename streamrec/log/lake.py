@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
-from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +25,8 @@ from streamrec.errors import Damaged, StorageError
 from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
 from streamrec.log.lake_deletion import DELETED_BY, Asked, Deleted, Place, owners, rows_of
-from streamrec.log.lake_files import Counted, damaged_file, damaged_log, damaged_unopened, remove_staged, sync_commit, sync_log, unknown, weighed
-from streamrec.log.lake_table import COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, places_of, recount
+from streamrec.log.lake_files import Counted, damaged_file, damaged_log, damaged_unopened, remove_unneeded, sync_commit, sync_log, unknown, weighed
+from streamrec.log.lake_table import BESIDE_HOURS, COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, places_of, recount
 from streamrec.migrations import migrated, number_of
 
 # A commit that loses against another process reads what that one wrote and tries again.
@@ -223,7 +221,8 @@ class EventLake:
     def vacuum(self, keep_for_s: float) -> int:
         """Delete files that the table has not needed for so long, rounded up to hours, and return how many.
 
-        Files of commits that were never finished go, too, and what the table's log says of versions so old. They can't be read afterwards.
+        Files of commits that were never finished go, too, and what the table's log says of versions so old, but not before an hour: another writer
+        may be at it. They can't be read afterwards.
         """
         return self._retried("vacuum", lambda: self._vacuum(-int(-keep_for_s // 3600)))
 
@@ -326,12 +325,12 @@ class EventLake:
         table = self._table()
         if table is None:
             return 0
-        num = len(table.vacuum(keep_hours, dry_run=False, enforce_retention_duration=False, full=True))
-        self._set(table, {_KEPT_LOG: f"interval {keep_hours} hours"})
+        num = remove_unneeded(self.address, table, keep_hours)
+        self._set(table, {_KEPT_LOG: f"interval {max(keep_hours, BESIDE_HOURS)} hours"})
         table.create_checkpoint()
         sync_log(self.address, table.version())  # What it stands for goes next.
         table.cleanup_metadata()
-        return num + remove_staged(self.address, keep_hours)
+        return num
 
     def _set(self, table: DeltaTable, properties: Mapping[str, str]) -> None:
         """Give the table properties that it lacks; one that was made by an earlier streamrec does."""
@@ -390,11 +389,3 @@ class EventLake:
 
     def _weighed(self, damaged: Damaged) -> Damaged:
         return weighed(damaged, lambda: self.app, self._counted_on) if damaged.facts.get("append") else damaged
-
-
-def lake_address(address: str) -> str:
-    """Return an address as delta-rs takes it: a folder's absolute path, or a bucket's URL."""
-    parts = urlsplit(address) if "://" in address else None
-    if parts is not None and parts.scheme != "file":
-        return address.rstrip("/")
-    return str(Path(unquote(parts.path) if parts is not None else address).absolute())

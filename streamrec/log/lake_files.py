@@ -25,6 +25,7 @@ from streamrec.log.lake_checkpoints import (
     is_whole_entry,
     versions_of_checkpoints,
 )
+from streamrec.log.lake_table import BESIDE_HOURS
 from streamrec.storage import open_storage
 
 Counted = Callable[[], int | None]
@@ -185,7 +186,18 @@ def sync_log(address: str, version: int) -> None:
         _sync_path(path)
 
 
-def remove_staged(address: str, keep_hours: int) -> int:
+def remove_unneeded(address: str, table: DeltaTable, keep_hours: int) -> int:
+    """Remove files that the table has not needed for so many hours, or that no commit of it ever named, and return how many.
+
+    The latter may be another writer's, whose commit comes: they stay for `BESIDE_HOURS`, whatever else is kept.
+    """
+    beside = max(keep_hours, BESIDE_HOURS)
+    asked = {(keep_hours, False), (beside, True)}  # Not in full: what the log says is gone, and nothing else.
+    gone = {name for hours, full in asked for name in table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=full)}
+    return len(gone) + _remove_staged(address, beside)
+
+
+def _remove_staged(address: str, keep_hours: int) -> int:
     """Remove files that whoever was killed had begun to write below a local table so many hours ago, and return how many.
 
     delta-rs writes ``NAME#1`` and ``_commit_ID.json.tmp``, which then get their names; its vacuum does not see the former, and leaves the log alone.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
 import pyarrow as pa
 
 from streamrec.events.schema import EVENT
@@ -21,6 +24,9 @@ PROPERTIES = {
     "delta.enableExpiredLogCleanup": "false",
 }
 """What every table is told of its log."""
+
+BESIDE_HOURS = 1
+"""What other writers of a table have not committed yet, and entries of its log that they may be about to read, are younger than that."""
 
 _RECOUNT = (
     "select partition, count(*) filter (where batch <= {batch}) as rows, count(*) filter (where batch <= {since}) as rows_before,"
@@ -73,3 +79,11 @@ def places_of(found: pa.Table) -> str:
     batches = ", ".join(map(str, sorted(set(columns[0]))))  # Files of no such batch are not opened.
     places = ", ".join(f"'{batch}/{partition}/{offset}'" for batch, partition, offset in zip(*columns, strict=True))
     return f"batch in ({batches}) and concat(batch, '/', \"partition\", '/', \"offset\") in ({places})"
+
+
+def lake_address(address: str) -> str:
+    """Return an address as delta-rs takes it: a folder's absolute path, or a bucket's URL."""
+    parts = urlsplit(address) if "://" in address else None
+    if parts is not None and parts.scheme != "file":
+        return address.rstrip("/")
+    return str(Path(unquote(parts.path) if parts is not None else address).absolute())

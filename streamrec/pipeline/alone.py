@@ -15,12 +15,11 @@ import psutil
 
 from streamrec.config import Config
 from streamrec.errors import OperatorError
-from streamrec.pipeline.checkpoint import CheckpointStore, read_head
+from streamrec.pipeline.checkpoint import read_head
 from streamrec.pipeline.commit import Head
 from streamrec.pipeline.layout import checkpoint_url
 from streamrec.pipeline.lineage import current_url
 from streamrec.pipeline.session import state_address
-from streamrec.pipeline.stream_state import LAKE_KEEPS_S
 from streamrec.storage import open_storage
 
 RECENT_S = 10.0
@@ -56,29 +55,6 @@ def check_alone(config: Config, *, may_take_over: bool = True) -> Seen:
     if seen is Seen.RUNS:
         raise _taken(head, may_take_over=may_take_over)
     return seen
-
-
-def check_keeps(config: Config) -> None:
-    """Return if what is written to the lake and not committed yet outlives a vacuum: where something is kept, or no stream may be writing.
-
-    That goes for a vacuum beside a stream, and for a merging beside a stream that vacuums, so what either keeps counts.
-
-    Raises:
-        OperatorError: Nothing is kept by one of them.
-        Damaged: A pointer is torn or lost.
-    """
-    storage = open_storage(checkpoint_url(current_url(state_address(config))))
-    head, _ = read_head(storage)
-    if head is None or _look(head) is Seen.ENDED:
-        return
-    mine = config.lake.keep_for_s
-    theirs = next((facts.get(LAKE_KEEPS_S, mine) for facts in CheckpointStore(storage).kept_facts()), mine)
-    if min(mine, theirs) > 0:
-        return
-    what = "Lake: nothing is kept, and a stream may be writing: files of either would go before they are committed"
-    got = f"lake.keep_for_s = {mine:g}s beside process {head.owner.pid} on {head.owner.host}, which has {theirs:g}s"
-    do = "stop the stream first, or start it with a lake.keep_for_s of a second or more, which is an hour, and use the same here"
-    raise OperatorError(what, got=got, do=do)
 
 
 def check_silent(config: Config, told_age_s: Callable[[], float | None], wait: Callable[[float], None], *, may_take_over: bool = True) -> None:

@@ -156,7 +156,7 @@ class Compactor:
 def _main() -> None:
     os.nice(NICENESS)
     blobs = [BlobRef(**values) for values in json.loads(sys.stdin.readline())]
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         answer = asdict(compact(open_storage(sys.argv[1]), blobs))
     except StorageError as error:
@@ -164,7 +164,8 @@ def _main() -> None:
     sys.stdout.write(json.dumps(answer))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """End this process when the other end of its standard input is closed."""
     os.read(sys.stdin.fileno(), 1)  # returns when the pipe's other end is closed
     os._exit(1)
 

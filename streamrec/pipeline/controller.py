@@ -379,7 +379,7 @@ class Controller:
         for lakes in (self.parts.lake, self.parts.other_lakes):
             if lakes is not None:
                 lakes.commit(plan.now_ms)
-        needed = self._saver.commit(self.state.batch, self.state.commit_facts(self.config))
+        needed = self._saver.commit(self.state.batch, {**self.state.commit_facts(), "seed": self.config.seed})
         self._committed_batch = self.state.batch
         report.committed, report.is_commit_under_way = True, self._saver.is_under_way
         if self._saver.durable:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 
 from streamrec.errors import StorageError
 from streamrec.log.lake import EventLake
+from streamrec.pipeline.compaction import end_with_parent
 
 LIMIT_S = 600.0
 """A merge that takes longer is given up; the next commit tries again."""
@@ -21,11 +24,15 @@ def merge_apart(lake: EventLake) -> dict[str, int]:
         StorageError: It refused, or the process ended without an answer.
     """
     command = [sys.executable, "-m", __name__, lake.address, lake.app.partition("/")[2], str(lake.target_bytes)]
+    waits, ours = os.pipe()  # Its end tells the process that nobody waits any more.
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT_S, check=False)  # noqa: S603 - our own command
+        done = subprocess.run(command, stdin=waits, capture_output=True, timeout=LIMIT_S, check=False)  # noqa: S603 - our own command
         answer = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         answer = {"error": f"the process gave no answer ({type(error).__name__})"}
+    finally:
+        os.close(waits)
+        os.close(ours)
     if "error" in answer:
         what = f"Lake: the small files at {lake.address} could not be merged: {answer['error']}"
         raise StorageError(what, address=lake.address)
@@ -44,4 +51,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    threading.Thread(target=end_with_parent, daemon=True).start()
     main(sys.argv[1:])

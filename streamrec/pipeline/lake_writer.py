@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from streamrec.config import Config, LakeConfig
 from streamrec.errors import Damaged, StorageError, StreamrecError
-from streamrec.log.lake import EventLake, lake_address
+from streamrec.log.lake import EventLake
 from streamrec.log.lake_deletion import Asked, Deleted
-from streamrec.log.lake_table import lake_rows
+from streamrec.log.lake_table import BESIDE_HOURS, lake_address, lake_rows
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.lake_merging import merge_apart
 from streamrec.pipeline.layout import checkpoint_url, lake_url
@@ -224,8 +224,8 @@ class LakeWriter:
         return True
 
 
-_LEAST_MS = 1000
-"""From one round to the next at least: plans keep their time while a clock has stepped back, and time that passes says that it has caught up."""
+_LEAST_MS = 3_600_000 * BESIDE_HOURS
+"""From one round to the next at least: so long a vacuum leaves what was never committed."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ class Rounds:
         at_ms = (next_ms if left > 0 else None) if done else due_ms
         if not garbage:
             return Rounds(at_ms, left, self.until_ms)
-        first_ms = now_ms + keep_ms if at_ms is None else at_ms
+        first_ms = now_ms + keep_ms if at_ms is None else min(at_ms, now_ms + keep_ms)
         return Rounds(first_ms, 2, max(self.until_ms, first_ms + max(keep_ms, _LEAST_MS)))
 
 
@@ -269,7 +269,8 @@ def keep_ms(config: LakeConfig) -> int:
 
 def gone_by_ms(now_ms: int, config: Config) -> int:
     """Return by when files are gone that are not needed from ``now_ms`` on: after two rounds, which wait for a commit each, like their plan."""
-    return now_ms + 2 * keep_ms(config.lake) + 3 * LONGEST_INTERVAL * round(1000 * config.pipeline.checkpoint_interval_s)
+    kept_ms = keep_ms(config.lake)
+    return now_ms + kept_ms + max(kept_ms, _LEAST_MS) + 3 * LONGEST_INTERVAL * round(1000 * config.pipeline.checkpoint_interval_s)
 
 
 def build_lake(config: Config, state_url: str) -> LakeWriter | None:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from streamrec.code_version import code_version
-from streamrec.config import Config
 from streamrec.pipeline.ingest import Ingested
 from streamrec.pipeline.learned_since import of_a_new_topic
 from streamrec.pipeline.lineage import Current
@@ -16,9 +15,6 @@ from streamrec.pipeline.plan import Plan, StreamFacts, take_ranges, version_name
 from streamrec.pipeline.refresh_state import RefreshState
 from streamrec.state import ComponentState, Impersonal, digest_of
 from streamrec.teachers.policy import RefreshFacts
-
-LAKE_KEEPS_S = "lake_keeps_s"
-"""Fact of a commit: how long the lake keeps files that it does not need."""
 
 OUTCOMES = ("published", "promoted", "rejected")
 BOOK_COLUMNS = ("received", "applied", "duplicate", "rejected", "late", "quarantined")
@@ -225,13 +221,12 @@ class StreamState(Impersonal):
             self.batch = current.first_batch - 1
             self.forgot_batch = current.first_batch if self.forgot_batch else current.forgot_batch
 
-    def commit_facts(self, config: Config) -> dict[str, Any]:
+    def commit_facts(self) -> dict[str, Any]:
         """Return what a commit says of the stream: by student the live version and all that are held. A candidate is not older than the live one."""
         lines: dict[str, Line | StreamState] = {LIVE: self, **self.lines}
         live = {name: line.live for name, line in lines.items() if line.live is not None}
         held = {name: sorted(versions) for name, line in lines.items() if (versions := held_by(line))}
-        made = {"seed": config.seed, "code": code_version(), LAKE_KEEPS_S: config.lake.keep_for_s}
-        return {"offsets": self.offsets, "counts": self.counts, "teachers": self.teachers, "versions": live, "held": held, **made}
+        return {"offsets": self.offsets, "counts": self.counts, "teachers": self.teachers, "versions": live, "held": held, "code": code_version()}
 
     def line(self, name: str) -> Line:
         """Return a further student's, which begins when it is first asked for."""

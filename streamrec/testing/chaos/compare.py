@@ -13,7 +13,7 @@ from streamrec.clock import SystemClock
 from streamrec.config import Config
 from streamrec.errors import StorageError
 from streamrec.log.base import TableReader
-from streamrec.log.lake import lake_address
+from streamrec.log.lake_table import lake_address
 from streamrec.log.memory import MemoryLog
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.controller import Controller

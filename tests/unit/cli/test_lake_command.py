@@ -7,7 +7,6 @@ import pytest
 from deltalake import DeltaTable
 from typer.testing import CliRunner, Result
 
-from jobs import compact
 from streamrec.cli import app
 from streamrec.clock import ManualClock
 from streamrec.config import parse_config
@@ -15,11 +14,7 @@ from streamrec.events.codec import encode
 from streamrec.events.schema import EventId, Interaction, ItemId, UserId
 from streamrec.log.base import Record
 from streamrec.log.memory import MemoryLog
-from streamrec.pipeline import alone
-from streamrec.pipeline.alone import Seen
-from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.skipping import skip_lost
-from streamrec.pipeline.stream_state import LAKE_KEEPS_S
 from streamrec.pipeline.wiring import build_local
 
 NOW_MS = 1_700_000_000_000
@@ -84,29 +79,6 @@ def test_info_optimize_and_vacuum_say_what_is_there_and_what_they_did(state: Pat
     assert json.loads(call("optimize", "--json").output) == {"address": f"{state}/lake", "files_before": 2, "files_after": 1}
     assert "files_deleted: 2\n" in call("vacuum").output
     assert call("verify").exit_code == 0
-
-
-@pytest.mark.parametrize("seen", [Seen.RUNS, Seen.ELSEWHERE])
-@pytest.mark.parametrize("by", ["vacuum", "optimize", "jobs.compact"])
-def test_tidying_where_nothing_is_kept_is_refused_beside_a_stream_that_may_be_writing(
-    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], by: str, seen: Seen
-) -> None:
-    files = sorted((state / "lake").rglob("*.parquet"))
-    monkeypatch.setattr(alone, "_look", lambda head: seen)
-    if by == "jobs.compact":
-        assert compact.main(["--config", "streamrec.toml"]) == 1
-        told = capsys.readouterr().err
-    else:
-        refused = call(by)
-        assert refused.exit_code == 1
-        told = refused.stderr
-    assert "nothing is kept, and a stream may be writing" in told
-    assert "stop the stream first, or start it with a lake.keep_for_s of a second or more" in told
-    assert call("optimize", "--set", "lake.keep_for_s=1h").exit_code == 1  # The stream, too, would have to keep them.
-    assert sorted((state / "lake").rglob("*.parquet")) == files
-    monkeypatch.setattr(CheckpointStore, "kept_facts", lambda self: [{LAKE_KEEPS_S: 3600.0}])
-    assert call("vacuum").exit_code == 1
-    assert "files_deleted: 0\n" in call("vacuum", "--set", "lake.keep_for_s=1h").output
 
 
 @pytest.mark.parametrize("address", ["", "beside"])

@@ -13,12 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from deltalake.transaction import AddAction
 
 from streamrec.errors import Damaged, StorageError
 from streamrec.events.schema import EVENT
-from streamrec.log.lake import REOPEN_AFTER, EventLake, Held, lake_address
+from streamrec.log.lake import REOPEN_AFTER, EventLake, Held
 from streamrec.log.lake_deletion import Asked, Deleted
-from streamrec.log.lake_table import COLUMNS, lake_rows
+from streamrec.log.lake_table import COLUMNS, PARTITION_BY, lake_address, lake_rows
+
+Ages = Callable[[Path, float], None]
 
 DAY_MS = 86_400_000
 ODD_IDS = [
@@ -339,18 +342,42 @@ def test_whoever_reads_delta_tables_reads_it_after_all_that_we_do_to_it(tmp_path
     assert len(stored(tmp_path)) == 4
 
 
-def test_vacuum_takes_the_files_of_a_commit_that_was_never_finished(tmp_path: Path) -> None:
+def test_vacuum_takes_the_files_of_a_commit_that_was_never_finished_after_an_hour_whatever_is_kept(tmp_path: Path, age: Ages) -> None:
     lake = lake_at(tmp_path)
     lake.append(lake_rows(events(1), "events", 1), 1)
     orphan = tmp_path / "namespace=default" / "orphan.parquet"
     orphan.write_bytes(b"half")
-    assert lake.vacuum(3600.0) == 0
+    assert lake.vacuum(0.0) == 0
     assert orphan.exists()
+    age(tmp_path, 3601.0)
+    assert lake.vacuum(7200.0) == 0
     assert lake.vacuum(0.0) == 1
     assert not orphan.exists()
 
 
-def test_vacuum_takes_what_a_killed_merge_had_begun_to_write(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep_for_s", [0.0, 3600.0])
+def test_a_vacuum_beside_a_writer_that_has_not_committed_yet_costs_it_nothing(tmp_path: Path, keep_for_s: float) -> None:
+    """As a merge that is under way, or one that outlives the stream that began it: it has written its file, and its entry comes after the vacuum."""
+    lake = lake_at(tmp_path)
+    for batch in (1, 2):
+        lake.append(lake_rows(events(batch), "events", batch), batch)
+    lake.vacuum(keep_for_s)  # The first one tells the table how long its log is kept, which ends what others do meanwhile.
+    writer, beside = DeltaTable(tmp_path), lake_at(tmp_path / "scratch")
+    beside.append(lake_rows(events(3), "events", 3), 3)
+    (written,) = (tmp_path / "scratch").glob("namespace=*/**/*.parquet")
+    target = tmp_path / written.relative_to(tmp_path / "scratch")
+    target.parent.mkdir()
+    shutil.move(written, target)
+    shutil.rmtree(tmp_path / "scratch")
+    assert lake.vacuum(keep_for_s) == 0
+    path, size = str(target.relative_to(tmp_path)), target.stat().st_size
+    values = {name: value for name, _, value in (part.partition("=") for part in target.relative_to(tmp_path).parts[:-1])}
+    added = AddAction(path=path, size=size, partition_values=values, modification_time=0, data_change=True, stats="{}")
+    writer.create_write_transaction([added], "append", writer.schema(), partition_by=PARTITION_BY)
+    assert [row["offset"] for row in stored(tmp_path)] == [1, 2, 3]
+
+
+def test_vacuum_takes_what_a_killed_merge_had_begun_to_write(tmp_path: Path, age: Ages) -> None:
     lake = lake_at(tmp_path)
     lake.append(lake_rows(events(1), "events", 1), 1)
     (written,) = stored(tmp_path)
@@ -358,8 +385,9 @@ def test_vacuum_takes_what_a_killed_merge_had_begun_to_write(tmp_path: Path) -> 
     staged[0].parent.mkdir(parents=True, exist_ok=True)
     for path in staged:
         path.write_bytes(b"PAR1")
-    assert lake.vacuum(3600.0) == 0
+    assert lake.vacuum(0.0) == 0
     assert all(path.exists() for path in staged)
+    age(tmp_path, 3601.0)
     assert lake.vacuum(0.0) == 2
     assert not any(path.exists() for path in staged)
     assert stored(tmp_path) == [written]

@@ -58,11 +58,13 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.fixture
-def vacuumed(tmp_path: Path) -> Path:
+def vacuumed(tmp_path: Path, age: Callable[[Path, float], None]) -> Path:
     """A table of five rows, of which one was deleted, with entries since the checkpoint; the entries before it are gone."""
     filled(tmp_path, 1, 4)
     lake_at(tmp_path).delete_user("default", "u2")
     lake_at(tmp_path).vacuum(0.0)
+    age(tmp_path, 3601.0)
+    DeltaTable(tmp_path).cleanup_metadata()
     filled(tmp_path, 5, 5)
     assert not (tmp_path / "_delta_log" / f"{0:020d}.json").exists()
     return tmp_path

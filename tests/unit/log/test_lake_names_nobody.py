@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from streamrec.log.lake_table import COLUMNS, lake_rows
 GONE = "gone-for-ever"
 HOUR_S = 3600.0
 Naming = Callable[[Path, str], list[str]]
+Ages = Callable[[Path, float], None]
 
 
 def events(user: str, *offsets: int) -> pa.Table:
@@ -29,13 +29,6 @@ def both(batch: int, *offsets: int) -> pa.Table:
     """Rows of the user between those of others."""
     mixed = [events(GONE if n % 2 else f"u{n}", n) for n in offsets]
     return lake_rows(pa.concat_tables(mixed), "events", batch)
-
-
-def age(folder: Path, by_s: float) -> None:
-    """Let time pass for the files that are there; versions are as old as the entries of the log that made them."""
-    for path in folder.rglob("*"):
-        at_s = path.stat().st_mtime - by_s
-        os.utime(path, (at_s, at_s))
 
 
 def lake_with_rows(folder: Path) -> EventLake:
@@ -66,7 +59,7 @@ def test_merged_files_name_nobody_in_the_log_either(tmp_path: Path, files_naming
     assert files_naming(tmp_path, GONE) == []
 
 
-def test_what_the_log_of_an_older_table_says_goes_when_the_time_to_keep_has_passed(tmp_path: Path, files_naming: Naming) -> None:
+def test_what_the_log_of_an_older_table_says_goes_when_the_time_to_keep_has_passed(tmp_path: Path, files_naming: Naming, age: Ages) -> None:
     lake = lake_with_rows(tmp_path / "new")
     folder = tmp_path / "old"
     table = DeltaTable.create(str(folder), COLUMNS, name=lake.app, partition_by=["namespace", "event_date"])

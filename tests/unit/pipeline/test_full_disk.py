@@ -317,7 +317,7 @@ def test_a_disk_that_fills_up_below_a_checkpoint_leaves_the_commit_before_and_th
 
 @pytest.mark.parametrize("make_disk", LAKE_HOWS, indirect=True)
 def test_a_disk_that_fills_up_below_the_lake_leaves_the_commit_before_and_the_stream_goes_on_when_there_is_space(
-    world: World, undisturbed: tuple[Any, list[Plan]], make_disk: Callable[[Path], Disk]
+    world: World, undisturbed: tuple[Any, list[Plan]], make_disk: Callable[[Path], Disk], age: Callable[[Path, float], None]
 ) -> None:
     folder = world.folder / "lake"
     disk = make_disk(folder)
@@ -342,11 +342,14 @@ def test_a_disk_that_fills_up_below_the_lake_leaves_the_commit_before_and_the_st
     last = drive(world, lambda controller: controller)
     assert newest_commit(world) > (commit, batch)
     assert outcome(world, last) == undisturbed[0]
+    age(folder, 3601.0)
     last.parts.lake.lake.vacuum(0.0)
     assert unknown_to_the_log(folder) == []
 
 
-def test_a_log_entry_that_finds_no_room_though_all_rows_have_leaves_the_lake_as_it_was(make_record: Callable[..., Record], tmp_path: Path) -> None:
+def test_a_log_entry_that_finds_no_room_though_all_rows_have_leaves_the_lake_as_it_was(
+    make_record: Callable[..., Record], tmp_path: Path, age: Callable[[Path, float], None]
+) -> None:
     """An append to many days: its entry, which names a file each, is larger than any of them."""
     days = [json.loads(make_record("u1", "i1", number, event_time=86_400_000 * (18_000 + number)).value or b"") for number in range(60)]
     values = [{**day, "kind": "interaction", "namespace": "default", "partition": 0, "offset": number} for number, day in enumerate(days)]
@@ -366,5 +369,6 @@ def test_a_log_entry_that_finds_no_room_though_all_rows_have_leaves_the_lake_as_
     assert DeltaTable(lake.address).version() == version
     assert lake.append(rows, 2) == 59
     assert lake.info()["rows"] == 60
+    age(Path(lake.address), 3601.0)
     lake.vacuum(0.0)
     assert unknown_to_the_log(Path(lake.address)) == []

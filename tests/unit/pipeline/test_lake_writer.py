@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
@@ -14,6 +18,7 @@ from streamrec.errors import StorageError
 from streamrec.events.schema import EVENT
 from streamrec.log.base import Record
 from streamrec.log.lake import EventLake
+from streamrec.log.lake_table import lake_rows
 from streamrec.pipeline import lake_writer
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.lake_check import check_lake
@@ -128,8 +133,8 @@ def test_the_second_vacuum_waits_until_a_clock_that_was_ahead_is_caught_up_with_
     assert lake.delete_user("default", "u1") == 1
     for _ in range(5):
         lake.commit(24 * HOUR_MS)  # The time that plans keep while the clock is behind.
-    assert (len(done), lake.vacuum_at_ms) == (1, 24 * HOUR_MS + 1000)
-    lake.commit(24 * HOUR_MS + 1000)
+    assert (len(done), lake.vacuum_at_ms) == (1, 25 * HOUR_MS)  # What was never committed stays for an hour.
+    lake.commit(25 * HOUR_MS)
     assert (len(done), lake.vacuum_at_ms) == (2, None)
 
 
@@ -272,3 +277,21 @@ def test_a_merge_in_a_process_of_its_own_says_what_it_did_or_why_it_did_not(tmp_
     stranger = EventLake(str(tmp_path), lambda: "another")
     with pytest.raises(StorageError, match=r"could not be merged: Lake: the table at .* belongs to another state"):
         merge_apart(stranger)
+
+
+def test_a_merge_does_not_outlive_the_process_that_began_it(tmp_path: Path) -> None:
+    lake = EventLake(str(tmp_path), lambda: "one")
+    lake.append(lake_rows(events(1), "events", 1), 1)
+    entry = Path(lake.next_entry())
+    os.mkfifo(entry)
+    words = "from streamrec.log.lake import EventLake; from streamrec.pipeline.lake_merging import merge_apart; "
+    words += f"merge_apart(EventLake({str(tmp_path)!r}, lambda: 'one'))"
+    parent = subprocess.Popen([sys.executable, "-c", words])
+    with entry.open("wb"):  # Opens when the merge reads it, which goes on for as long as nothing comes.
+        merges = psutil.Process(parent.pid).children()
+        parent.kill()
+        parent.wait()
+        gone, alive = psutil.wait_procs(merges, timeout=60)
+        for process in alive:
+            process.kill()
+    assert (len(gone), alive) == (1, [])
