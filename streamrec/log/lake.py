@@ -38,6 +38,8 @@ ROWS_AT_ONCE = 20_000
 REOPEN_AFTER = 20
 """An open table keeps what each commit brings, 0.1 MB a commit. Opened anew, which takes some 10 ms, it keeps its files alone."""
 
+# A merge that takes longer commits what it has: what no commit names for `BESIDE_HOURS` is taken for nobody's.
+_MERGED_AFTER_S = 300
 _FORMAT = "streamrec.format"
 _KEPT_LOG = "delta.logRetentionDuration"
 # delta-rs knows the protocol's own properties only, and takes others when told.
@@ -316,9 +318,10 @@ class EventLake:
         table = self._table()
         if table is None:
             return {"files_before": 0, "files_after": 0}
-        before = table.get_add_actions().num_rows
-        table.optimize.compact(target_size=self.target_bytes)
-        sync_commit(self.address, table.version())
+        before, version = table.get_add_actions().num_rows, table.version()
+        table.optimize.compact(target_size=self.target_bytes, min_commit_interval=_MERGED_AFTER_S)
+        for commit in range(version + 1, table.version() + 1):
+            sync_commit(self.address, commit)
         return {"files_before": before, "files_after": table.get_add_actions().num_rows}
 
     def _vacuum(self, keep_hours: int) -> int:
@@ -354,15 +357,19 @@ class EventLake:
 
     def _retried(self, action: str, attempt: Callable[[], R]) -> R:
         """Commit, and look again and repeat when another process committed what this one had not seen."""
-        lost: CommitFailedError | None = None
+        lost: Exception | None = None
         for _ in range(_ATTEMPTS):
             try:
                 with self._explained(action):
                     return attempt()
             except CommitFailedError as error:
                 self._opened, lost = None, error
+            except StorageError as error:
+                if not error.facts.get("overtaken"):
+                    raise
+                lost = error
         assert lost is not None
-        raise self._refused(action, lost) from lost
+        raise lost if isinstance(lost, StorageError) else self._refused(action, lost) from lost
 
     @contextmanager
     def _explained(self, action: str) -> Iterator[None]:
@@ -381,8 +388,10 @@ class EventLake:
         lines = (_DECORATION.sub("", line).strip() for line in str(error).splitlines())
         told = takewhile(lambda line: not _BACKTRACE.match(line), (line for line in lines if line))
         reason = ": ".join(told)[:500] or type(error).__name__
-        if (damaged := damaged_log(self.address, reason) or damaged_file(self.address, opened, reason)) is not None:
+        if (damaged := damaged_log(self.address, reason)) is not None:
             return self._weighed(damaged)
+        if (of_a_file := damaged_file(self.address, opened, reason)) is not None:
+            return of_a_file
         what = f"Lake: could not {action} the table at {self.address} ({reason})"
         do = "restore what is gone from a copy" if "not found" in reason.lower() else "free space there or restore access"
         return StorageError(what, do=f"{do}, then start again", address=self.address)

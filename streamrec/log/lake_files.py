@@ -124,8 +124,10 @@ def _first_bad_entry(table: Path) -> tuple[Path, bytes | None, bool] | None:
     return None
 
 
-def damaged_file(address: str, table: DeltaTable | None, reason: str) -> Damaged | None:
+def damaged_file(address: str, table: DeltaTable | None, reason: str) -> StorageError | None:
     """Return an error if a file of the table's rows is gone or torn; of a bucket's only the one that delta-rs blames is looked at.
+
+    A file that the table does not need any more is no damage: another process has merged or deleted it, and a vacuum has taken it, meanwhile.
 
     Args:
         address: The table's.
@@ -140,6 +142,11 @@ def damaged_file(address: str, table: DeltaTable | None, reason: str) -> Damaged
     found = next((file for file in first if _is_gone_or_torn(address, file)), None) if "://" in address else _first_torn([*first, *files])
     if found is None:
         return None
+    with suppress(DeltaError, OSError, ValueError):
+        table.update_incremental()
+        if found not in table.file_uris():
+            what = f"Lake: another process replaced files of the table at {address} while they were read ({reason})"
+            return StorageError(what, do="start again; a longer `lake.keep_for_s` gives readers more time", address=address, overtaken=True)
     what = f"Lake: a file of the table's rows can't be read, {found} ({reason})"
     return Damaged(what, do=_RESTORE_ROWS, address=address, file=found)
 
@@ -192,7 +199,8 @@ def remove_unneeded(address: str, table: DeltaTable, keep_hours: int) -> int:
     The latter may be another writer's, whose commit comes: they stay for `BESIDE_HOURS`, whatever else is kept.
     """
     beside = max(keep_hours, BESIDE_HOURS)
-    asked = {(keep_hours, False), (beside, True)}  # Not in full: what the log says is gone, and nothing else.
+    # Not in full: what the log says is gone, and nothing else.
+    asked = [(keep_hours, False), (beside, True)] if keep_hours < beside else [(keep_hours, True)]
     gone = {name for hours, full in asked for name in table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=full)}
     return len(gone) + _remove_staged(address, beside)
 

@@ -19,7 +19,7 @@ from streamrec.log.lake import EventLake
 from streamrec.log.lake_deletion import Asked, Deleted
 from streamrec.log.lake_table import BESIDE_HOURS, lake_address, lake_rows
 from streamrec.pipeline.checkpoint import CheckpointStore
-from streamrec.pipeline.lake_merging import merge_apart
+from streamrec.pipeline.lake_merging import LIMIT_S, merge_apart
 from streamrec.pipeline.layout import checkpoint_url, lake_url
 from streamrec.pipeline.lineage import lineage_of, named_lineage, note_lake
 from streamrec.pipeline.plan import LONGEST_INTERVAL
@@ -224,8 +224,8 @@ class LakeWriter:
         return True
 
 
-_LEAST_MS = 3_600_000 * BESIDE_HOURS
-"""From one round to the next at least: so long a vacuum leaves what was never committed."""
+_LEAST_MS = 3_600_000 * BESIDE_HOURS + round(1000 * LIMIT_S)
+"""From what became garbage to the second round at least: a merge that was under way may have written for so long, and never committed it."""
 
 
 @dataclass(frozen=True)
@@ -252,14 +252,18 @@ class Rounds:
             done: The due round took place.
             garbage: There is more that is not needed.
         """
-        left, next_ms = max(self.left - done, int(now_ms < self.until_ms)), now_ms + max(keep_ms, _LEAST_MS)
+        left, next_ms = max(self.left - done, int(now_ms < self.until_ms)), now_ms + _between_ms(keep_ms)
         # Further ahead only where a clock was: see `streamrec.pipeline.plan_time`.
         due_ms = None if self.at_ms is None else min(self.at_ms, next_ms)
         at_ms = (next_ms if left > 0 else None) if done else due_ms
         if not garbage:
             return Rounds(at_ms, left, self.until_ms)
         first_ms = now_ms + keep_ms if at_ms is None else min(at_ms, now_ms + keep_ms)
-        return Rounds(first_ms, 2, max(self.until_ms, first_ms + max(keep_ms, _LEAST_MS)))
+        return Rounds(first_ms, 2, max(self.until_ms, first_ms + _between_ms(keep_ms)))
+
+
+def _between_ms(keep_ms: int) -> int:
+    return max(keep_ms, _LEAST_MS - keep_ms)
 
 
 def keep_ms(config: LakeConfig) -> int:
@@ -270,7 +274,7 @@ def keep_ms(config: LakeConfig) -> int:
 def gone_by_ms(now_ms: int, config: Config) -> int:
     """Return by when files are gone that are not needed from ``now_ms`` on: after two rounds, which wait for a commit each, like their plan."""
     kept_ms = keep_ms(config.lake)
-    return now_ms + kept_ms + max(kept_ms, _LEAST_MS) + 3 * LONGEST_INTERVAL * round(1000 * config.pipeline.checkpoint_interval_s)
+    return now_ms + kept_ms + _between_ms(kept_ms) + 3 * LONGEST_INTERVAL * round(1000 * config.pipeline.checkpoint_interval_s)
 
 
 def build_lake(config: Config, state_url: str) -> LakeWriter | None:

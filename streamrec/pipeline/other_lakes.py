@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from streamrec.config import Config
 from streamrec.errors import Damaged, OperatorError
@@ -19,6 +19,8 @@ from streamrec.state import ComponentState, Impersonal
 from streamrec.storage import open_storage
 
 logger = logging.getLogger(__name__)
+
+_AGAIN_MS = 3_600_000
 
 _UNFINISHED = (
     "checkpoints and teachers of a rebuild that is not finished: it deletes the user when it reads the request; "
@@ -89,16 +91,23 @@ class OtherLakes(Impersonal):
         return {url: _UNFINISHED if number > current else _BEFORE for number, url in held.items()}
 
     def commit(self, now_ms: int) -> None:
-        """Delete files that the lakes have not needed for the time to keep, if that is due: twice after a deletion, as `LakeWriter` does."""
-        done = self._rounds.at_ms is not None and now_ms >= self._rounds.at_ms
-        if done:
+        """Delete files that the lakes have not needed for the time to keep, if that is due: twice after a deletion, as `LakeWriter` does.
+
+        Where a lake refuses, all are tidied again later.
+        """
+        is_due = self._rounds.at_ms is not None and now_ms >= self._rounds.at_ms
+        done = is_due
+        if is_due:
             for address, lake in self._lakes():
                 try:
                     logger.info("lake %s, not in use: vacuum: %d files", address, lake.vacuum(self._config.lake.keep_for_s))
                 except OperatorError as error:
                     logger.warning("a lake that is not in use could not be tidied: %s", error)
+                    done = False
         self._rounds = self._rounds.after(now_ms, keep_ms(self._config.lake), done=done, garbage=self._has_garbage)
         self._has_garbage = False
+        if is_due and not done:  # One may be lost for ever: it is not asked at every commit.
+            self._rounds = replace(self._rounds, at_ms=now_ms + _AGAIN_MS)
 
     @property
     def vacuum_at_ms(self) -> int | None:

@@ -377,6 +377,42 @@ def test_a_vacuum_beside_a_writer_that_has_not_committed_yet_costs_it_nothing(tm
     assert [row["offset"] for row in stored(tmp_path)] == [1, 2, 3]
 
 
+class Overtaken(EventLake):
+    """A table whose files another process merges and vacuums, once, after it was opened and before it is used."""
+
+    is_yet = False
+
+    def _table(self) -> DeltaTable | None:
+        opened = super()._table()
+        if not self.is_yet:
+            self.is_yet = True
+            other = lake_at(Path(self.address))
+            other.append(lake_rows(events(9, user_id="other", event_time=5), "events", 3), 3)
+            other.optimize()
+            other.vacuum(0.0)
+        return opened
+
+
+@pytest.mark.parametrize("use", ["optimize", "delete"])
+def test_who_is_overtaken_by_a_merge_and_a_vacuum_looks_again(tmp_path: Path, use: str) -> None:
+    for batch in (1, 2):
+        lake_at(tmp_path).append(lake_rows(events(batch, event_time=5), "events", batch), batch)
+    lake = Overtaken(str(tmp_path), lambda: "one")
+    if use == "optimize":
+        assert lake.optimize()["files_after"] == 1
+    else:
+        assert lake.delete_user("default", "u1") == 2
+    assert len(stored(tmp_path)) == (3 if use == "optimize" else 1)
+
+
+def test_a_reader_that_is_overtaken_is_told_so_and_not_of_damage(tmp_path: Path) -> None:
+    for batch in (1, 2):
+        lake_at(tmp_path).append(lake_rows(events(batch, event_time=5), "events", batch), batch)
+    with pytest.raises(StorageError, match=r"another process replaced files of the table at .* while they were read") as caught:
+        Overtaken(str(tmp_path), lambda: "one").held(2, {})
+    assert not isinstance(caught.value, Damaged)
+
+
 def test_vacuum_takes_what_a_killed_merge_had_begun_to_write(tmp_path: Path, age: Ages) -> None:
     lake = lake_at(tmp_path)
     lake.append(lake_rows(events(1), "events", 1), 1)

@@ -121,7 +121,7 @@ def test_by_the_stated_time_no_file_below_the_lake_names_the_user(
     assert files_naming(lake / "_delta_log", PLANTED) == []
     while world.clock.now_ms() <= receipt_of(world)["lake_files_gone_by_ms"]:  # Nothing comes any more.
         controller.step()
-        world.clock.advance(60.0)
+        world.clock.advance(20.0)
     assert files_naming(lake, PLANTED) == []
     assert controller.parts.lake is not None
     assert controller.parts.lake.vacuum_at_ms is None

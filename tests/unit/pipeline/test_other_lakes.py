@@ -158,6 +158,26 @@ def test_files_of_lakes_out_of_use_go_within_the_stated_time_also_in_an_idle_str
     assert controller.state.batch == batch
 
 
+def test_a_lake_that_refuses_to_be_tidied_is_asked_again_within_an_hour_until_it_is_tidied(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = changed(world, lake={"enabled": False})
+    receipt = forgotten(world)
+    asked: list[bool] = []
+
+    def vacuum(lake: EventLake, keep_for_s: float) -> int:
+        asked.append(len(asked) > 3)
+        if not asked[-1]:
+            what = "Lake: away"
+            raise StorageError(what)
+        return 0
+
+    monkeypatch.setattr(EventLake, "vacuum", vacuum)
+    controller = current(world)
+    while world.clock.now_ms() < receipt["lake_files_gone_by_ms"] + 4 * 3_600_000:
+        world.clock.advance(30.0)
+        controller.step()
+    assert asked == [False, False, False, False, True, True]
+
+
 def switched_off(world: World) -> World:
     return changed(world, lake={"enabled": False})
 
