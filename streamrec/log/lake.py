@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 from typing import Any, TypeVar
@@ -25,8 +24,20 @@ from streamrec.errors import Damaged, StorageError
 from streamrec.events.schema import EVENT
 from streamrec.events.tables import take
 from streamrec.log.lake_deletion import DELETED_BY, Asked, Deleted, Place, owners, rows_of
-from streamrec.log.lake_files import Counted, damaged_file, damaged_log, damaged_unopened, remove_unneeded, sync_commit, sync_log, unknown, weighed
-from streamrec.log.lake_table import BESIDE_HOURS, COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, places_of, recount
+from streamrec.log.lake_files import (
+    Counted,
+    damaged_file,
+    damaged_log,
+    damaged_unopened,
+    moved_on,
+    remove_unneeded,
+    sync_commit,
+    sync_commits,
+    sync_log,
+    unknown,
+    weighed,
+)
+from streamrec.log.lake_table import BESIDE_HOURS, COLUMNS, EXTENT, PARTITION_BY, PROPERTIES, Held, places_of, recount
 from streamrec.migrations import migrated, number_of
 
 # A commit that loses against another process reads what that one wrote and tries again.
@@ -49,29 +60,6 @@ _DECORATION = re.compile(r"\x1b\[\d*m|↳")
 _BACKTRACE = re.compile(r"\d+: ")
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Held:
-    """Say what the table holds of one partition of the topic.
-
-    Attributes:
-        rows: Rows up to the batch that was asked about.
-        rows_before: Rows, of those, of topics before the one of today.
-        highest: The highest offset of the others, -1 without rows.
-        rows_ahead: Rows of later batches.
-        lowest_ahead: Their lowest offset, None without rows.
-        duplicates: Rows, of any batch, whose offset another row of the topic has; of topics before, another row of the batch.
-        removed: Rows that deletions took away, ever.
-    """
-
-    rows: int = 0
-    rows_before: int = 0
-    highest: int = -1
-    rows_ahead: int = 0
-    lowest_ahead: int | None = None
-    duplicates: int = 0
-    removed: int = 0
 
 
 class EventLake:
@@ -319,9 +307,10 @@ class EventLake:
         if table is None:
             return {"files_before": 0, "files_after": 0}
         before, version = table.get_add_actions().num_rows, table.version()
-        table.optimize.compact(target_size=self.target_bytes, min_commit_interval=_MERGED_AFTER_S)
-        for commit in range(version + 1, table.version() + 1):
-            sync_commit(self.address, commit)
+        try:
+            table.optimize.compact(target_size=self.target_bytes, min_commit_interval=_MERGED_AFTER_S)
+        finally:  # Some of its commits may stand where a later one lost.
+            sync_commits(self.address, version + 1)
         return {"files_before": before, "files_after": table.get_add_actions().num_rows}
 
     def _vacuum(self, keep_hours: int) -> int:
@@ -390,11 +379,14 @@ class EventLake:
         reason = ": ".join(told)[:500] or type(error).__name__
         if (damaged := damaged_log(self.address, reason)) is not None:
             return self._weighed(damaged)
-        if (of_a_file := damaged_file(self.address, opened, reason)) is not None:
-            return of_a_file
+        is_overtaken = moved_on(opened)
+        if (damaged := damaged_file(self.address, opened, reason)) is not None:
+            return damaged
         what = f"Lake: could not {action} the table at {self.address} ({reason})"
         do = "restore what is gone from a copy" if "not found" in reason.lower() else "free space there or restore access"
-        return StorageError(what, do=f"{do}, then start again", address=self.address)
+        if is_overtaken:
+            do = "another process has changed it meanwhile; a longer `lake.keep_for_s` gives readers more time"
+        return StorageError(what, do=f"{do}, then start again", address=self.address, overtaken=is_overtaken)
 
     def _weighed(self, damaged: Damaged) -> Damaged:
         return weighed(damaged, lambda: self.app, self._counted_on) if damaged.facts.get("append") else damaged

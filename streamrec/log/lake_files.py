@@ -124,14 +124,22 @@ def _first_bad_entry(table: Path) -> tuple[Path, bytes | None, bool] | None:
     return None
 
 
-def damaged_file(address: str, table: DeltaTable | None, reason: str) -> StorageError | None:
-    """Return an error if a file of the table's rows is gone or torn; of a bucket's only the one that delta-rs blames is looked at.
+def moved_on(table: DeltaTable | None) -> bool:
+    """Bring a table up to date and return whether another process has committed to it; False where that can't be known."""
+    if table is None:
+        return False
+    before = table.version()
+    with suppress(Exception):  # delta-rs raises the bare class for some of what it can't read.
+        table.update_incremental()
+    return bool(table.version() > before)
 
-    A file that the table does not need any more is no damage: another process has merged or deleted it, and a vacuum has taken it, meanwhile.
+
+def damaged_file(address: str, table: DeltaTable | None, reason: str) -> Damaged | None:
+    """Return an error if a file of the table's rows is gone or torn; of a bucket's only the one that delta-rs blames is looked at.
 
     Args:
         address: The table's.
-        table: As it was when something could not be read; None where that is not known.
+        table: As it is now; None where that is not known. What it does not need any more is no damage.
         reason: Why, in delta-rs's words.
     """
     if table is None or "parquet" not in reason.lower():
@@ -142,11 +150,6 @@ def damaged_file(address: str, table: DeltaTable | None, reason: str) -> Storage
     found = next((file for file in first if _is_gone_or_torn(address, file)), None) if "://" in address else _first_torn([*first, *files])
     if found is None:
         return None
-    with suppress(DeltaError, OSError, ValueError):
-        table.update_incremental()
-        if found not in table.file_uris():
-            what = f"Lake: another process replaced files of the table at {address} while they were read ({reason})"
-            return StorageError(what, do="start again; a longer `lake.keep_for_s` gives readers more time", address=address, overtaken=True)
     what = f"Lake: a file of the table's rows can't be read, {found} ({reason})"
     return Damaged(what, do=_RESTORE_ROWS, address=address, file=found)
 
@@ -170,6 +173,14 @@ def _first_torn(files: Iterable[str]) -> str | None:
             except (OSError, pa.ArrowException):
                 return file
     return None
+
+
+def sync_commits(address: str, version: int) -> None:
+    """Bring this commit of a local table and those after it to the disk, of whomever; what another process has removed since needs no disk."""
+    while "://" not in address and (Path(address) / "_delta_log" / f"{version:020d}.json").exists():
+        with suppress(FileNotFoundError):
+            sync_commit(address, version)
+        version += 1
 
 
 def sync_commit(address: str, version: int) -> None:

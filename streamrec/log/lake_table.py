@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -45,8 +46,31 @@ EXTENT = (
 )
 
 
+@dataclass(frozen=True)
+class Held:
+    """Say what the table holds of one partition of the topic.
+
+    Attributes:
+        rows: Rows up to the batch that was asked about.
+        rows_before: Rows, of those, of topics before the one of today.
+        highest: The highest offset of the others, -1 without rows.
+        rows_ahead: Rows of later batches.
+        lowest_ahead: Their lowest offset, None without rows.
+        duplicates: Rows, of any batch, whose offset another row of the topic has; of topics before, another row of the batch.
+        removed: Rows that deletions took away, ever.
+    """
+
+    rows: int = 0
+    rows_before: int = 0
+    highest: int = -1
+    rows_ahead: int = 0
+    lowest_ahead: int | None = None
+    duplicates: int = 0
+    removed: int = 0
+
+
 def recount(batch: int, since: int) -> str:
-    """Return a query by partition; see `streamrec.log.lake.Held`.
+    """Return a query by partition; see `Held`.
 
     Args:
         batch: Later ones are ahead.

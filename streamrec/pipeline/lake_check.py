@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from streamrec.errors import OperatorError
-from streamrec.log.lake import EventLake, Held
-from streamrec.log.lake_table import lake_address
+from streamrec.log.lake import EventLake
+from streamrec.log.lake_table import Held, lake_address
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.layout import lake_url
 from streamrec.pipeline.lineage import noted_lakes

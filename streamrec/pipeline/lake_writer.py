@@ -273,8 +273,7 @@ def keep_ms(config: LakeConfig) -> int:
 
 def gone_by_ms(now_ms: int, config: Config) -> int:
     """Return by when files are gone that are not needed from ``now_ms`` on: after two rounds, which wait for a commit each, like their plan."""
-    kept_ms = keep_ms(config.lake)
-    return now_ms + kept_ms + _between_ms(kept_ms) + 3 * LONGEST_INTERVAL * round(1000 * config.pipeline.checkpoint_interval_s)
+    return now_ms + 2 * _between_ms(keep_ms(config.lake)) + 3 * LONGEST_INTERVAL * round(1000 * config.pipeline.checkpoint_interval_s)
 
 
 def build_lake(config: Config, state_url: str) -> LakeWriter | None:

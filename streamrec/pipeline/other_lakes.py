@@ -73,7 +73,7 @@ class OtherLakes(Impersonal):
         asked = Asked(self._url.removeprefix(self._state_url).strip("/") or "first", batch)
         for address, lake in self._lakes():
             try:
-                for one, num in zip(reached, lake.delete_users(users, None, asked), strict=True):
+                for one, num in zip(reached, lake.delete_users(users, None, asked) if lake.is_there() else (), strict=False):
                     one.rows[address] = num
             except OperatorError as error:
                 for one in reached:
@@ -100,7 +100,8 @@ class OtherLakes(Impersonal):
         if is_due:
             for address, lake in self._lakes():
                 try:
-                    logger.info("lake %s, not in use: vacuum: %d files", address, lake.vacuum(self._config.lake.keep_for_s))
+                    if lake.is_there():
+                        logger.info("lake %s, not in use: vacuum: %d files", address, lake.vacuum(self._config.lake.keep_for_s))
                 except OperatorError as error:
                     logger.warning("a lake that is not in use could not be tidied: %s", error)
                     done = False
@@ -131,8 +132,7 @@ class OtherLakes(Impersonal):
         if url == self._url and wanted.enabled and configured == wanted.address:
             return None
         as_it_was = self._config.model_copy(update={"lake": wanted.model_copy(update={"address": configured})})
-        lake = open_lake(as_it_was, url, lambda: name or known_lineage(url))
-        return lake if lake.is_there() else None
+        return open_lake(as_it_was, url, lambda: name or known_lineage(url))
 
     def snapshot(self) -> ComponentState:
         """Return when files are to go."""

@@ -12,8 +12,8 @@ from deltalake import DeltaTable
 
 from streamrec.errors import Damaged, StorageError
 from streamrec.events.schema import EVENT
-from streamrec.log.lake import EventLake, Held
-from streamrec.log.lake_table import lake_rows
+from streamrec.log.lake import EventLake
+from streamrec.log.lake_table import Held, lake_rows
 from streamrec.storage import open_storage
 
 pytestmark = pytest.mark.skipif(

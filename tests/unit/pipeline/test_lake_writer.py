@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from streamrec.config import LakeConfig
+from streamrec.config import LakeConfig, parse_config
 from streamrec.errors import StorageError
 from streamrec.events.schema import EVENT
 from streamrec.log.base import Record
@@ -23,7 +23,7 @@ from streamrec.pipeline import lake_writer
 from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.lake_check import check_lake
 from streamrec.pipeline.lake_merging import merge_apart
-from streamrec.pipeline.lake_writer import LakeWriter
+from streamrec.pipeline.lake_writer import LakeWriter, Rounds, gone_by_ms, keep_ms
 from streamrec.pipeline.layout import checkpoint_url
 from streamrec.pipeline.lineage import known_lineage, lineage_of
 from streamrec.state import from_bytes, to_bytes
@@ -73,6 +73,22 @@ def test_a_full_buffer_is_committed_early_so_memory_is_bounded(tmp_path: Path) -
         assert lake._waiting_bytes <= 2000
     assert 1 < DeltaTable(tmp_path).version() < 50
     assert lake.lake.last_batch() > 50
+
+
+@pytest.mark.parametrize("keep_for_s", [0.0, 3600.0, 86_400.0])
+@pytest.mark.parametrize("again", range(0, 30, 3))
+def test_what_a_merge_under_way_had_written_goes_by_the_stated_time_whatever_becomes_garbage_meanwhile(keep_for_s: float, again: int) -> None:
+    """The merge read a deleted user's rows before the deletion, wrote them ten minutes after it, and its commit lost."""
+    config = parse_config({"lake": {"keep_for_s": keep_for_s}})
+    minute, keep = 60_000, keep_ms(config.lake)
+    end = gone_by_ms(0, config)
+    meanwhile = again * end // 30 // minute * minute
+    rounds, done = Rounds(), []
+    for now_ms in range(0, end + 1, minute):
+        is_due = rounds.at_ms is not None and now_ms >= rounds.at_ms
+        done += [now_ms] if is_due else []
+        rounds = rounds.after(now_ms, keep, done=is_due, garbage=now_ms in (0, meanwhile))
+    assert any(now_ms - 10 * minute >= max(keep, HOUR_MS) for now_ms in done)
 
 
 def test_small_files_are_merged_after_so_many_commits_and_their_files_go_after_the_time_to_keep(tmp_path: Path) -> None:

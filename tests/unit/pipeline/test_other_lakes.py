@@ -366,3 +366,19 @@ def test_a_lineage_that_has_lost_its_pointer_holds_no_deletion_up_and_is_named(w
     rebuild(world)
     (world.folder / "checkpoint" / "HEAD").unlink()
     assert list(forgotten(world)["out_of_reach"]) == [str(world.folder)]
+
+
+def test_a_lake_out_of_use_that_nobody_can_look_for_holds_nobody_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = changed(world, lake={"enabled": False})
+
+    def away(lake: EventLake) -> bool:
+        what = "Lake: could not look for the table"
+        raise StorageError(what)
+
+    monkeypatch.setattr(EventLake, "is_there", away)
+    receipt = forgotten(world)
+    assert receipt["out_of_reach"][str(world.folder / "lake")] == "Lake: could not look for the table"
+    controller = current(world)
+    world.clock.advance(7300.0)
+    controller.step()
+    assert controller.parts.other_lakes.vacuum_at_ms > world.clock.now_ms()
