@@ -379,12 +379,13 @@ class EventLake:
         reason = ": ".join(told)[:500] or type(error).__name__
         if (damaged := damaged_log(self.address, reason)) is not None:
             return self._weighed(damaged)
-        is_overtaken = moved_on(opened)
+        # A disk's own error, with its number, may come after our commit, which is not to be taken for nothing to do when tried again.
+        is_overtaken = moved_on(opened) and getattr(error, "errno", None) is None
         if (damaged := damaged_file(self.address, opened, reason)) is not None:
             return damaged
         what = f"Lake: could not {action} the table at {self.address} ({reason})"
         do = "restore what is gone from a copy" if "not found" in reason.lower() else "free space there or restore access"
-        if is_overtaken:
+        if is_overtaken and (".parquet" in reason or "not found" in reason.lower()):
             do = "another process has changed it meanwhile; a longer `lake.keep_for_s` gives readers more time"
         return StorageError(what, do=f"{do}, then start again", address=self.address, overtaken=is_overtaken)
 

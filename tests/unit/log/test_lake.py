@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import re
 import shutil
@@ -427,6 +428,24 @@ def test_a_deletion_beside_another_commit_looks_again(tmp_path: Path, act: Calla
         lake_at(tmp_path).append(lake_rows(pa.concat_tables([events(batch, event_time=5), events(50 + batch, user_id="u2")]), "events", batch), batch)
     assert Beside(tmp_path, act).delete_user("default", "u1") == 2
     assert {row["user_id"] for row in stored(tmp_path)} == {"u2"}
+
+
+@pytest.mark.parametrize("use", [lambda lake: lake.append(lake_rows(events(3), "events", 3), 3), lambda lake: lake.delete_user("default", "u1")])
+def test_a_commit_that_could_not_be_brought_to_the_disk_is_told_also_beside_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[[EventLake], object]
+) -> None:
+    for batch in (1, 2):
+        lake_at(tmp_path).append(lake_rows(events(batch), "events", batch), batch)
+    lake_at(tmp_path).delete_user("default", "nobody")
+
+    def refuse(address: str, version: int) -> None:
+        monkeypatch.undo()
+        lake_at(tmp_path).append(lake_rows(events(9, user_id="other"), "events", 9), 9)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("streamrec.log.lake.sync_commit", refuse)
+    with pytest.raises(StorageError, match=r"Input/output error.*free space there or restore access"):
+        use(lake_at(tmp_path))
 
 
 def test_a_merge_beside_which_another_commit_came_and_went_is_no_failure(tmp_path: Path) -> None:
