@@ -73,8 +73,9 @@ class OtherLakes(Impersonal):
         asked = Asked(self._url.removeprefix(self._state_url).strip("/") or "first", batch)
         for address, lake in self._lakes():
             try:
-                for one, num in zip(reached, lake.delete_users(users, None, asked) if lake.is_there() else (), strict=False):
-                    one.rows[address] = num
+                if lake.is_there():
+                    for one, num in zip(reached, lake.delete_users(users, None, asked), strict=True):
+                        one.rows[address] = num
             except OperatorError as error:
                 for one in reached:
                     one.refused[address] = str(error)
