@@ -111,7 +111,7 @@ class EmbeddedKafka:
         """Return why the broker has ended by itself, in its own words; None while it runs."""
         if self.is_running:
             return None
-        lines = [line for line in _log_since(self._folder, self._since).splitlines() if not line.startswith("\tat ")]
+        lines = _log_since(self._folder, self._since)
         quoted = _quoted([line for line in lines if any(mark in line for mark in _TROUBLE)] or lines)
         status, log = self._supervisor.returncode, self._folder / "broker.log"
         by = " (SIGKILL, by somebody or by the kernel for want of memory)" if status == _KILLED else ""
@@ -295,7 +295,7 @@ def _launch(folder: Path, node: _Node, command: list[str], lock: TextIO, output:
         while time.monotonic() < deadline:
             if supervisor.poll() is not None:
                 _stop(supervisor)
-                if "Address already in use" in _log_since(folder, since):
+                if any("Address already in use" in line for line in _log_since(folder, since)):
                     return None
                 raise _did_not_start(folder, f"it ended with status {supervisor.returncode}", since)
             if _answers(node.broker_port):
@@ -337,7 +337,7 @@ def _stop(supervisor: subprocess.Popen[bytes]) -> None:
 
 
 def _did_not_start(folder: Path, reason: str, since: int) -> EmbeddedBrokerError:
-    what = f"Embedded Kafka: it did not start on {folder} ({reason}{_quoted(_log_since(folder, since).splitlines())})"
+    what = f"Embedded Kafka: it did not start on {folder} ({reason}{_quoted(_log_since(folder, since))})"
     return EmbeddedBrokerError(what, do=f"read {folder / 'broker.log'}, or {ALTERNATIVES}")
 
 
@@ -348,7 +348,9 @@ def _quoted(lines: list[str]) -> str:
     return f"; its last lines: {' | '.join(shown)}"
 
 
-def _log_since(folder: Path, since: int) -> str:
+def _log_since(folder: Path, since: int) -> list[str]:
+    """Return the log's lines from an offset on, without the frames of Java's stacks."""
     with (folder / "broker.log").open("rb") as file:
         file.seek(since)
-        return file.read().decode(errors="replace")
+        lines = file.read().decode(errors="replace").splitlines()
+    return [line for line in lines if not line.startswith("\tat ")]

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +13,7 @@ from confluent_kafka.admin import AdminClient, ScramCredentialInfo, ScramMechani
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
+from serve.haproxy import free_port
 from streamrec.config import LogConfig
 from streamrec.errors import EmbeddedBrokerError
 from streamrec.log.embedded import EmbeddedKafka, start_embedded
@@ -81,9 +80,10 @@ def cfg() -> LogConfig:
 def doors(tmp_path_factory: pytest.TempPathFactory) -> Doors:
     folder, password = tmp_path_factory.mktemp("doors"), secrets.token_hex(16)
     (folder / "password").write_text(f"{password}\n")
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in DOORS]
-        where = {door: f"127.0.0.1:{each.getsockname()[1]}" for door, each in zip(DOORS, sockets, strict=True)}
+    ports: set[int] = set()
+    while len(ports) < len(DOORS):
+        ports.add(free_port())  # None that the kernel gives to the broker's plain listener, or to another program before the broker starts.
+    where = {door: f"127.0.0.1:{port}" for door, port in zip(DOORS, ports, strict=True)}
     return Doors(Authority(folder / "authority", "the test's authority"), password, folder / "password", where)
 
 

@@ -69,6 +69,15 @@ def test_a_broker_that_ends_by_itself_says_why(tmp_path: Path, own: list[Embedde
     assert str(tmp_path / "broker.log") in str(ended)
 
 
+def test_a_broker_whose_storage_can_t_be_formatted_says_why_in_its_own_words(tmp_path: Path) -> None:
+    doors: dict[str, str | int] = {
+        "listeners": "ONE://127.0.0.1:1024,OTHER://127.0.0.1:1024",
+        "listener.security.protocol.map": "ONE:PLAINTEXT,OTHER:PLAINTEXT",
+    }
+    with pytest.raises(EmbeddedBrokerError, match=r"its storage could not be formatted; its last lines: .*two listeners on the same port"):
+        start_embedded(tmp_path, lambda _: None, settings=doors)
+
+
 def test_a_broker_goes_on_with_its_data_after_a_stop_and_after_a_kill(
     tmp_path: Path, own: list[EmbeddedKafka], cfg: LogConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
