@@ -96,8 +96,9 @@ def _vocabulary_3(state: ComponentState) -> ComponentState:
 FORMATS: Mapping[str, Format] = {
     "head": Format("Checkpoint: the pointer", 3, {1: _same, 2: _head_3}),
     # Tombstones of 2 don't say how far ahead events lay, those of 3 don't name requests. Linear statistics of 4 are square matrices. Up to 5
-    # students have replay buffers of their own, with one mixture a query (`streamrec.soft_labels.store`).
-    "commit": Format("Checkpoint: a commit", 6, {1: _commit_2, 2: _same, 3: _same, 4: _same, 5: _commit_6}),
+    # students have replay buffers of their own, with one mixture a query (`streamrec.soft_labels.store`). Students of 6 know no order but which item
+    # is the newest.
+    "commit": Format("Checkpoint: a commit", 7, {1: _commit_2, 2: _same, 3: _same, 4: _same, 5: _commit_6, 6: _same}),
     "current": Format("Lineage: the pointer"),
     "lineage": Format("Lineage: the name"),
     "rebuild": Format("Rebuild: the record", 2, {1: _rebuild_2}),
@@ -108,7 +109,7 @@ FORMATS: Mapping[str, Format] = {
     "vocabulary": Format("Vocabulary: the state", 3, {1: _vocabulary_2, 2: _vocabulary_3}),
     # A version of 1 has no generations: all rows held their first item. Linear ones of 2 are square matrices. Transformers of 3 favour no own items.
     "teacher": Format("Teacher: the version", 4, {1: _same, 2: _same, 3: _same}),
-    "version": Format("Registry: the version", 2, {1: _same}),  # As of teachers.
+    "version": Format("Registry: the version", 3, {1: _same, 2: _same}),  # 1 as of teachers; `last_projection` of 2 is for the newest item alone.
     "move": Format("Registry: a record of the alias"),
     "forgotten": Format("Registry: the record of deletions"),
     "decision": Format("Registry: a decision"),

@@ -169,6 +169,8 @@ class StudentConfig(Section):
 
     ``element_dropout``: at 64 dimensions and more; fewer get as much less as makes the same noise in a score.
 
+    ``ordered_items``: so many of a history's newest items count by their place, too; all of them by how recent they are.
+
     ``replay_kind``: ``uniform``; ``recency`` draws half of the replay among the newest queries; ``quota`` draws no item as a target more often than
     the average one. ``bootstrap_rounds``: a step of a bootstrap or an offline protocol learns in rounds of ``bootstrap_passes`` passes, at most so
     many, as long as each finds more of what users did last, which is held out; 1 holds none out. ``bootstrap_rate``: a factor on the learning
@@ -180,6 +182,7 @@ class StudentConfig(Section):
     losses: LossesConfig = LossesConfig()
     dim: int = Field(default=64, ge=2, le=1024)
     scale: float = Field(default=9.0, gt=0)
+    ordered_items: int = Field(default=3, ge=1, le=64)
     distill_weight: float = Field(default=0.6, ge=0, le=1)
     learning_rate: float = Field(default=4e-3, gt=0)
     bootstrap_rate: float = Field(default=0.6, gt=0, le=100)

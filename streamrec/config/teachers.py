@@ -21,14 +21,14 @@ class TransformerConfig(Section):
     each of several workers keeps a share of the item rows. ``checkpoint_steps``: a training that is cut off loses at most so many steps.
     """
 
-    dim: int = Field(default=64, ge=4, le=4096)
-    num_layers: int = Field(default=2, ge=1, le=64)
+    dim: int = Field(default=128, ge=4, le=4096)
+    num_layers: int = Field(default=1, ge=1, le=64)
     num_heads: int = Field(default=2, ge=1, le=64)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     sequence_length: int = Field(default=32, ge=2, le=2048)
     batch_events: int = Field(default=1024, ge=1)
     first_epochs: float = Field(default=12, gt=0)
-    refresh_epochs: float = Field(default=4, gt=0)
+    refresh_epochs: float = Field(default=8, gt=0)
     first_steps: int = Field(default=5000, ge=1)
     refresh_steps: int = Field(default=1000, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)

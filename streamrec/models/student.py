@@ -1,10 +1,11 @@
 """Define the student: a recency-weighted encoder of the user's history, linear in the history's item vectors up to one scalar.
 
-    w = softmax(position_logits[:L])                     [L]
-    q = (Σ wᵢ u_{hᵢ}) P + u_{h₀} R,  q ← q / max(‖q‖, ε)   [D]
+    w = softmax(position_logits[:L])                                  [L]
+    q = (Σ wᵢ u_{hᵢ}) P + Σ_{i < K} u_{hᵢ} Rᵢ,  q ← q / max(‖q‖, ε)   [D]
     score(j) = scale · ⟨q, u_j⟩ + bias_j + Σ_{i : hᵢ = j} own_i
 
 u = v + c: a unit-norm row of the item table plus the mean of the item's word vectors (the content part). h₀ is the newest item.
+The K newest items have a projection each, because in a session what comes next depends on the order of what came last.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ class StudentModel(nn.Module):
         history_length: N.
         word_buckets: Size of the content table.
         scale: Fixed logit scale; a learned one trains far worse (docs/experiments.md).
+        ordered_items: K.
     """
 
-    def __init__(self, dim: int, history_length: int, word_buckets: int, scale: float) -> None:
+    def __init__(self, dim: int, history_length: int, word_buckets: int, scale: float, ordered_items: int = 1) -> None:
         super().__init__()
         self.scale = scale
         self.position_logits = nn.Parameter(-0.1 * torch.arange(history_length, dtype=torch.float32))
         self.own_bias = nn.Parameter(torch.zeros(history_length))
         self.pool_projection = nn.Parameter(torch.eye(dim))
         self.last_projection = nn.Parameter(0.5 * torch.eye(dim))
+        self.recent_projection = nn.Parameter(torch.zeros((min(ordered_items, history_length) - 1) * dim, dim))
         self.words = nn.Parameter(torch.zeros(word_buckets, dim))
 
     def content(self, words: torch.Tensor) -> torch.Tensor:
@@ -66,6 +69,10 @@ class StudentModel(nn.Module):
             pooled = nn.functional.dropout(pooled, element_dropout)
             newest = nn.functional.dropout(newest, element_dropout)
         query = pooled @ self.pool_projection + newest @ self.last_projection
+        if num := len(self.recent_projection) // vectors.shape[1]:
+            recent = vectors.index_select(0, index[:, 1 : 1 + num].flatten()).view(len(index), -1, vectors.shape[1])
+            recent = (recent * pooled_over[:, 1 : 1 + num, None]).flatten(1)  # [B, num * D]
+            query = query + nn.functional.dropout(recent, element_dropout) @ self.recent_projection[: recent.shape[1]]
         unit: torch.Tensor = query / query.norm(dim=1, keepdim=True).clamp(min=EPSILON)
         return unit
 

@@ -359,6 +359,7 @@ def check_shapes(arrays: Arrays, meta: Mapping[str, Any]) -> None:
         what = "Model: a part is missing"
         raise ModelRejected(what, got=f"no {', '.join(missing) or 'item_bias'}", do="publish the version again")
     rows, dim, length = len(arrays["item_bias"]), int(meta["dim"]), int(meta["history_length"])
+    num_ordered = min(max(1, len(arrays.get("last_projection", ())) // dim), length)
     wanted: dict[str, tuple[int, ...]] = {
         "item_vectors": (rows, dim),
         "popularity": (rows,),
@@ -367,7 +368,7 @@ def check_shapes(arrays: Arrays, meta: Mapping[str, Any]) -> None:
         "position_logits": (length,),
         "own_bias": (length,),
         "pool_projection": (dim, dim),
-        "last_projection": (dim, dim),
+        "last_projection": (num_ordered * dim, dim),
     }
     for name, shape in wanted.items():
         if name not in arrays or arrays[name].shape != shape:

@@ -61,7 +61,9 @@ class FrozenStudent:
         empty = ~inside[:, 0]
         weights = torch.softmax(logits.masked_fill(empty[:, None], 0.0), 1)
         pooled = torch.nn.functional.embedding_bag(index, vectors, per_sample_weights=weights, mode="sum")
-        query = pooled @ tensors["pool_projection"] + vectors[index[:, 0]] @ tensors["last_projection"]
+        num = len(tensors["last_projection"]) // vectors.shape[1]
+        recent = (vectors[index[:, :num]] * inside[:, :num, None]).flatten(1)  # [Q, num * D]
+        query = pooled @ tensors["pool_projection"] + recent @ tensors["last_projection"][: recent.shape[1]]
         query = query / query.norm(dim=1, keepdim=True).clamp(min=1e-6)
         scores = torch.addmm(tensors["item_bias"], query, vectors.T, alpha=float(self.meta["scale"]))
         scores.scatter_add_(1, index, tensors["own_bias"].expand(index.shape) * inside)

@@ -29,8 +29,9 @@ logger = logging.getLogger(__name__)
 CURRENT = "current"
 _MOMENTS = ("m", "v")
 
-FAST_RATES = {"own_bias": 10.0, "position_logits": 10.0}
-"""Factors on the learning rate of parameters that have far to go: a bias on the user's own items of 2 to 4 is usual."""
+RATES = {"own_bias": 10.0, "position_logits": 10.0, "recent_projection": 0.2}
+"""Factors on the learning rate of parameters: some have far to go, a bias on the user's own items of 2 to 4 is usual; where the order of a history
+says nothing, as in baskets, fast projections of its items would learn the training set by heart (docs/experiments.md)."""
 
 _FASTER = "faster/"
 PROJECTION = "projection."
@@ -66,7 +67,7 @@ class Learner:
         self.config = student
         self.seed = seed
         with _seeded(seed):
-            self.model = StudentModel(student.dim, features.history_length, features.word_buckets, student.scale)
+            self.model = StudentModel(student.dim, features.history_length, features.word_buckets, student.scale, student.ordered_items)
         self.tables = ItemTables(student.dim, features.words_per_item, seed)
         self._features, self._top_k = features, top_k
         self._element_dropout = element_dropout_at(student.element_dropout, student.dim)
@@ -245,7 +246,7 @@ class Learner:
         with torch.no_grad():
             tables.step(rows, grads[0], grads[1], learning_rate, self._num_steps)
             for name, grad in zip(names, grads[2:], strict=True):
-                rate = learning_rate * FAST_RATES.get(name, 1.0)
+                rate = learning_rate * RATES.get(name, 1.0)
                 adam_step(self._dense[name], grad, self._moments[f"{name}_m"], self._moments[f"{name}_v"], rate, self._num_steps)
         return parts
 
@@ -316,8 +317,9 @@ class Learner:
                 "item_namespace": self.tables.rows("namespace").numpy().copy(),
                 "item_generation": self.tables.rows("generation").numpy().copy(),
             }
-            for name in ("position_logits", "own_bias", "pool_projection", "last_projection"):
+            for name in ("position_logits", "own_bias", "pool_projection"):
                 arrays[name] = self._dense[name].detach().numpy().copy()
+            arrays["last_projection"] = torch.cat([self._dense["last_projection"], self._dense["recent_projection"]]).detach().numpy()
             meta = {"scale": self.config.scale, "history_length": len(arrays["own_bias"]), "dim": self.config.dim}
             self._held[CURRENT] = FrozenStudent(arrays, meta)
         return self._held[version]
@@ -369,9 +371,9 @@ class Learner:
                 self._add_dense(name.removeprefix("dense/"), torch.zeros(values.shape))
         with torch.no_grad():
             for name, parameter in self._dense.items():
-                parameter.copy_(torch.from_numpy(np.array(arrays[f"dense/{name}"])))
+                _fill(parameter, arrays.get(f"dense/{name}"))
         for name, moment in self._moments.items():
-            moment.copy_(torch.from_numpy(np.array(arrays[f"moment/{name}"])))
+            _fill(moment, arrays.get(f"moment/{name}"))
         self._num_steps, self._pace = int(state.meta["num_steps"]), float(state.meta.get("pace", 1.0))
         faster = {name.removeprefix(_FASTER): array for name, array in arrays.items() if name.startswith(_FASTER)}
         self._faster, self._num_judged = None, int(state.meta.get("num_judged", 0))
@@ -386,3 +388,10 @@ class Learner:
     def digest(self) -> str:
         """Return the SHA-256 of the state, in hex."""
         return digest_of(self._state(self.tables.state()))
+
+
+def _fill(values: torch.Tensor, stored: NDArray[Any] | None) -> None:
+    """Take what a state has; 0 where it has none or less, as of items beyond the newest one, which once had no projections."""
+    values.zero_()
+    if stored is not None:
+        values[: len(stored)] = torch.from_numpy(np.array(stored))[: len(values)]

@@ -155,7 +155,7 @@ SAMPLES: Mapping[str, Sample] = {
             1: {**COMMIT, "components": {**COMPONENTS, "histories": ENTRY}},
             **{number: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": COMPONENTS} for number in (2, 3, 4)},
             5: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": {**COMPONENTS, "control_replay": ENTRY}},
-            6: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": COMPONENTS},
+            **{number: {**COMMIT, "facts": {"batch": 3, NEEDS_REBUILD: True}, "components": COMPONENTS} for number in (6, 7)},
         },
     ),
     "current": Sample(
@@ -171,7 +171,7 @@ SAMPLES: Mapping[str, Sample] = {
         read_vocabulary, {1: {"namespaces": ["n"]}, 2: {**VOCABULARY, "arrays": KNOWN}, 3: {**VOCABULARY, "arrays": {**KNOWN, **SAID}}}
     ),
     "teacher": Sample(read_teacher, {number: {"teacher": "linear", "facts": {"loss": 1.0}} for number in (1, 2, 3, 4)}),
-    "version": Sample(parsed_by(VersionManifest.from_json), {1: VERSION, 2: VERSION}),
+    "version": Sample(parsed_by(VersionManifest.from_json), dict.fromkeys((1, 2, 3), VERSION)),
     "move": Sample(parsed_by(Move.from_json), {1: MOVE}),
     "forgotten": Sample(
         read_at("default/forgotten", lambda storage: Deletions(storage, "default").newest()), {1: {"version": "v1", "event_id": "e"}}

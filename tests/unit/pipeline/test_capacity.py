@@ -55,7 +55,7 @@ def test_a_million_histories_and_items_take_what_was_measured() -> None:
         ({}, {"features": {"max_users": 10}}, "driver", False),
         ({}, {"student": {"replay_capacity": 10}}, "driver", False),
         ({}, {"lake": {"enabled": False}}, "lake, a day", False),
-        ({}, {"teachers": {"transformer": {"dim": 128}}}, "scorer", True),
+        ({}, {"teachers": {"transformer": {"dim": 256}}}, "scorer", True),
     ],
 )
 def test_what_is_asked_and_what_is_set_change_what_it_takes(load: dict[str, Any], settings: dict[str, Any], name: str, *, grows: bool) -> None:

@@ -180,7 +180,7 @@ def test_a_stored_version_of_format_one_is_read_with_first_items_throughout_and_
     changed = {**arrays, "item_generation": generations, "item_id_bytes": ids, "item_id_offsets": offsets}
     registry.publish("v00000002", changed, meta, VersionFacts(parent="v00000001"), as_delta=True)
     newest = Registry(storage).load("v00000002")
-    assert newest.manifest.format == 2
+    assert newest.manifest.format == number_of("version")
     first.load(json.loads(newest.manifest.to_json()), newest.arrays, newest.meta)
     assert first.current.recommender.catalog.ids_of([7]) == ["another"]
     assert first.previous.recommender.catalog.ids_of([7]) == ["item-7"]

@@ -78,7 +78,9 @@ def naive_scores(arrays: Any, meta: Any, history: list[int]) -> np.ndarray[Any, 
     weights = np.exp(arrays["position_logits"][: len(history)].astype(float))
     weights /= weights.sum()
     pooled = sum(weight * arrays["item_vectors"][row].astype(float) for weight, row in zip(weights, history, strict=True))
-    query = pooled @ arrays["pool_projection"] + arrays["item_vectors"][history[0]].astype(float) @ arrays["last_projection"]
+    query = pooled @ arrays["pool_projection"]
+    for row, projection in zip(history, np.split(arrays["last_projection"], len(arrays["last_projection"]) // meta["dim"]), strict=False):
+        query = query + arrays["item_vectors"][row].astype(float) @ projection
     query = query / max(float(np.linalg.norm(query)), 1e-6)
     scores = np.array(
         [meta["scale"] * float(vector @ query) + bias for vector, bias in zip(arrays["item_vectors"], arrays["item_bias"], strict=True)]
