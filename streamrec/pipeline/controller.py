@@ -24,7 +24,7 @@ from streamrec.pipeline.given_up import take_over
 from streamrec.pipeline.guarding import Guarding
 from streamrec.pipeline.ingest import POPULAR, Ingest, Ingested
 from streamrec.pipeline.intake import Intake
-from streamrec.pipeline.labelling import Labelling
+from streamrec.pipeline.labelling import CONTROL, Labelling
 from streamrec.pipeline.lost_plans import check_plans
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Measured, Plan, next_plan, version_name
@@ -304,7 +304,7 @@ class Controller:
         if control is not None:
             with timer.stage("evaluate"):
                 values = per_query_metrics(control.result()[CURRENT], examples)
-                report.metrics["student_events_only"] = self.progressive.add("student_events_only", values)
+                report.metrics[CONTROL] = self.progressive.add(CONTROL, values)
                 self.progressive.compare(by_version[CURRENT], values)
                 report.gain = self.gain.add(by_version[CURRENT]["recall@20"], values["recall@20"])
         for name, (own, pending) in further.items():

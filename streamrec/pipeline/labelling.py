@@ -37,6 +37,9 @@ CHALLENGE_QUERIES = 512
 ENSEMBLE = "ensemble"
 """Name of the mixture among the teachers' metrics; its list ends where the longest of theirs does, after twice ``soft_labels.top_k`` rows."""
 
+CONTROL = "student_events_only"
+"""Name of the student on events alone among the metrics."""
+
 _Unjudged = tuple[Examples, NDArray[np.int64], dict[str, TeacherScores], dict[str, Answer], Candidates | None]
 """Queries, which of them are judged, what teachers gave to them, the same weighed, and all candidates."""
 
@@ -165,7 +168,7 @@ class Labelling:
         return self._parts.student.submit(Learner.target_log_probs, examples.take(spread(len(examples), OBSERVED_QUERIES)))
 
     def judge(self, report: StepReport) -> None:
-        """Note how good the teachers were before the step that `finish` has made labels for."""
+        """Note how good the teachers were before the step that `finish` has made labels for, beside the student on events alone."""
         if self._unjudged is None:
             return
         (examples, judged, scores, answers, candidates), self._unjudged = self._unjudged, None
@@ -179,6 +182,10 @@ class Labelling:
             report.metrics[f"teachers.{name}"] = self._progressive.add(f"teachers.{name}", values)
             if name in scores:
                 self._record.add_scores(name, scores[name].version, values[METRIC])
+        control = report.metrics.get(CONTROL)
+        mixture = report.metrics[f"teachers.{ENSEMBLE if len(ranks) > 1 else next(iter(ranks))}"] if ranks else None
+        if control and mixture:
+            self.ensemble.compare(len(judged), mixture[METRIC], control[METRIC])
         self._compare(examples, scores)
 
     def _compare(self, examples: Examples, scores: dict[str, TeacherScores]) -> None:

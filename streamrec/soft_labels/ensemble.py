@@ -27,6 +27,12 @@ WINDOW = 4096
 ENOUGH = 0.2
 """Labels count in full where teachers explain so much of what they and the student explain together. A student spreads its chances over all items and
 so explains something of every target, a list nothing of what it lacks: asked to explain as much as the student, good lists would count half."""
+LEAD = 0.1
+"""Labels count in full where the mixture ranks a tenth better than a student on events alone."""
+LEAST = 0.4
+"""So much they count where it ranks no better: in full they would hold back a student that knows as much, and yet they tell it something."""
+LEAD_QUERIES = 8192
+"""Who ranks better is looked for among about so many newest queries; of fewer than an eighth of them nothing is concluded."""
 _ITERATIONS = 10
 _PRIOR = 20.0
 """Targets' worth of belief in the weights of before: a teacher that has explained nothing keeps a small weight, and can come back."""
@@ -46,6 +52,8 @@ class Ensemble(Impersonal):
 
     Chance takes part in the mixture, and so does the student as it is before it learns from the events: what it explains by itself, no teacher
     needs to tell it. So the teachers' common weight says how much their labels are worth (`share`), and teachers that add nothing lose their say.
+    But who explains what a student does not may still rank worse, so labels also count less where the mixture ranks no better than a student on
+    events alone (`compare`).
 
     **Contract.** `observe` must get scores that were made before any teacher learned from the examples.
 
@@ -58,6 +66,7 @@ class Ensemble(Impersonal):
         self._weights: dict[str, list[float]] = {}
         self._temperatures: dict[str, float] = {}
         self._observed = _Observed((), np.zeros((0, 0), np.float32), np.zeros(0, np.int8))
+        self._found = np.zeros(3)  # Of so many queries the sums of how the mixture and the student on events alone ranked.
 
     def temperatures(self, teachers: Iterable[str]) -> dict[str, float]:
         """Return each teacher's temperature."""
@@ -70,10 +79,21 @@ class Ensemble(Impersonal):
         return dict(zip(names, (raw / raw.sum(0)).tolist(), strict=True)) if names else {}
 
     def share(self, teachers: Iterable[str]) -> NDArray[np.float64]:
-        """Return how much the labels count per length bucket: 1 when the teachers explain `ENOUGH`, 0 when they add nothing. [buckets]."""
+        """Return how much labels count per length bucket: 1 when teachers explain `ENOUGH` and have a `LEAD`, 0 when they add nothing. [buckets]."""
         weights = self.weights(dict.fromkeys((*teachers, *self._observed.names)))
         told = np.sum([weights[name] for name in teachers], axis=0)
-        return np.asarray(np.minimum(1.0, told / ENOUGH))
+        return np.asarray(np.minimum(1.0, told / ENOUGH)) * self._standing()
+
+    def _standing(self) -> float:
+        """Return how much labels count by how the mixture ranks: from `LEAST` to 1, and 1 while nothing is known."""
+        num, mixture, control = self._found.tolist()
+        if num < LEAD_QUERIES / 8 or control <= 0:
+            return 1.0
+        return LEAST + (1 - LEAST) * min(1.0, max(0.0, (mixture / control - 1) / LEAD))
+
+    def compare(self, num: int, mixture: float, control: float) -> None:
+        """Note how well the mixture and a student on events alone ranked ``num`` queries' targets before either learned from them: means."""
+        self._found = self._found * np.exp(-num / LEAD_QUERIES) + num * np.array([1.0, mixture, control])
 
     def observe(self, examples: Examples, scores: Mapping[str, TeacherScores], student: NDArray[np.float32] | None, num_items: int) -> None:
         """Fit the weights to the newest targets, these included, and move temperatures one step towards what explains these best.
@@ -120,10 +140,10 @@ class Ensemble(Impersonal):
         return {name: replace(answer, say=(np.asarray(weights[name])[buckets] * share).astype(np.float32)) for name, answer in answers.items()}
 
     def snapshot(self) -> ComponentState:
-        """Return weights, temperatures and the window."""
+        """Return weights, temperatures, the window and how well the mixture ranks."""
         names, likelihood, buckets = self._observed
         meta = {"weights": dict(self._weights), "temperatures": dict(self._temperatures), "observed": list(names)}
-        return ComponentState({"likelihood": likelihood, "bucket": buckets}, meta)
+        return ComponentState({"likelihood": likelihood, "bucket": buckets, "found": self._found.copy()}, meta)
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`. States of before there was a window begin with an empty one."""
@@ -132,6 +152,7 @@ class Ensemble(Impersonal):
         names = tuple(base.meta.get("observed", ()))
         likelihood, buckets = base.arrays.get("likelihood", np.zeros((0, len(names)))), base.arrays.get("bucket", np.zeros(0))
         self._observed = _Observed(names, np.asarray(likelihood, np.float32), np.asarray(buckets, np.int8))
+        self._found = np.array(base.arrays.get("found", np.zeros(3)), np.float64)
 
 
 def mix(answers: Mapping[str, Answer], num: int, top_k: int, temperature: float, candidates: Candidates | None = None) -> SoftLabels:

@@ -66,3 +66,25 @@ def test_harm_asks_for_new_teachers_and_survives_a_restart(make_world: Callable[
     again = world.controller()
     assert again.gain.is_harmful
     assert again.gain.digest() == controller.gain.digest()
+
+
+def test_the_mixture_is_compared_with_the_student_on_events_alone_by_the_steps_own_queries(
+    make_world: Callable[..., Any], mixed: list[Record], tmp_path: Path
+) -> None:
+    controller = (world := make_world(mixed, folder=tmp_path / "state")).controller()
+    expected = np.zeros(3)
+    for report in world.play(controller):
+        mixture, control = (report.metrics.get(name) for name in ("teachers.ensemble", "student_events_only"))
+        if mixture and control:
+            assert report.num_queries
+            expected += report.num_queries * np.array([1.0, mixture["ndcg@20"], control["ndcg@20"]])
+    assert expected.all()
+    found = controller.labelling.ensemble.snapshot().arrays["found"]
+    np.testing.assert_allclose(found[1:] / found[0], expected[1:] / expected[0], rtol=0.2)  # What is long ago counts less.
+    assert 0.5 * expected[0] < found[0] <= expected[0]
+
+
+def test_without_a_student_on_events_alone_labels_count_in_full(make_world: Callable[..., Any], mixed: list[Record], tmp_path: Path) -> None:
+    controller = (world := make_world(mixed, {"student": {"control": False}}, folder=tmp_path / "state")).controller()
+    world.play(controller)
+    assert not controller.labelling.ensemble.snapshot().arrays["found"].any()

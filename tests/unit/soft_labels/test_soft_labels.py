@@ -145,6 +145,32 @@ def test_labels_count_for_little_once_the_student_explains_more_than_the_teacher
     )
 
 
+@pytest.mark.parametrize(("mixture", "expected"), [(0.6, 1.0), (0.55, 1.0), (0.525, 0.7), (0.5, 0.4), (0.3, 0.4)])
+def test_labels_count_by_how_much_better_the_mixture_ranks_than_the_student_on_events_alone(mixture: float, expected: float) -> None:
+    made = Ensemble()
+    data = some_examples(200, 1)
+    made.observe(data, {"t": planted(data, 6.0)}, None, NUM_ITEMS)
+    assert made.share(["t"]).tolist() == [1.0] * 4
+    made.compare(1000, mixture, 0.5)
+    assert made.share(["t"]).tolist() == [1.0] * 4, "so few say nothing"
+    made.compare(3000, mixture, 0.5)
+    np.testing.assert_allclose(made.share(["t"]), expected)
+    restored = Ensemble()
+    restored.restore(made.snapshot())
+    assert restored.share(["t"]).tolist() == made.share(["t"]).tolist()
+    for _ in range(10):
+        made.compare(8192, 0.6, 0.5)
+    np.testing.assert_allclose(made.share(["t"]), 1.0, err_msg="what was long ago does not count")
+
+
+def test_a_student_that_finds_nothing_yet_is_taught_in_full() -> None:
+    made = Ensemble()
+    data = some_examples(200, 1)
+    made.observe(data, {"t": planted(data, 6.0)}, None, NUM_ITEMS)
+    made.compare(5000, 0.0, 0.0)
+    assert made.share(["t"]).tolist() == [1.0] * 4
+
+
 def test_a_teacher_that_knows_nothing_of_a_query_leaves_it_unlabelled() -> None:
     data = some_examples(2)
     none = np.full((2, 3), -np.inf, np.float32)
