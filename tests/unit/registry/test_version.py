@@ -53,8 +53,8 @@ def test_a_manifest_comes_back_from_its_json() -> None:
 
 
 def test_a_newer_format_is_refused_by_name_and_not_called_damaged() -> None:
-    newer = json.dumps(json.loads(_manifest().to_json()) | {"format": 3, "something": "new"}).encode()
-    with pytest.raises(RegistryError, match="the version was written by a newer streamrec, got format 3, allowed up to 2, upgrade"):
+    newer = json.dumps(json.loads(_manifest().to_json()) | {"format": 4, "something": "new"}).encode()
+    with pytest.raises(RegistryError, match="the version was written by a newer streamrec, got format 4, allowed up to 3, upgrade"):
         VersionManifest.from_json(newer)
 
 
