@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any, TextIO, cast
 
 from streamrec.environment import cache_folder
 from streamrec.errors import EmbeddedBrokerError
@@ -32,6 +32,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
+    from kafka.net import KafkaNetSocket
     from kafka.net.compat import KafkaNetClient
 
 LOOPBACK = "127.0.0.1"
@@ -80,6 +81,7 @@ _MAX_PORT_ATTEMPTS = 3
 _LOOK_EVERY_S = 0.02
 # Longer than a slow machine needs: an admin client that gives up leaves its thread behind.
 _BOOTSTRAP_MS = 5000
+_SCHEME = "direct"
 _QUOTED_LINES, _QUOTED_CHARS = 8, 200
 _KILLED = 137
 """Status of a broker that SIGKILL ended, as its supervisor passes it on."""
@@ -308,6 +310,20 @@ def _launch(folder: Path, node: _Node, command: list[str], lock: TextIO, output:
     raise _did_not_start(folder, "it did not answer in time", since)
 
 
+class _Closing(KafkaNetSocket):  # type: ignore[misc] # kafka-python ships it untyped
+    """Close a socket whose connection is refused; kafka-python 3.0 leaves that to the garbage collector. Asked for by the scheme of a proxy."""
+
+    SCHEMES = (_SCHEME,)
+
+    async def sock_connect(self, net: Any, sock: socket.socket, sockaddr: Any, timeout_at: float | None = None) -> socket.socket:
+        """Connect, or close the socket and raise."""
+        try:
+            return cast("socket.socket", await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at))
+        except BaseException:
+            sock.close()
+            raise
+
+
 def _answers(port: int) -> bool:
     networks: list[KafkaNetClient] = []
 
@@ -317,7 +333,8 @@ def _answers(port: int) -> bool:
 
     try:
         socket.create_connection((LOOPBACK, port), timeout=1.0).close()
-        with KafkaAdminClient(bootstrap_servers=f"{LOOPBACK}:{port}", bootstrap_timeout_ms=_BOOTSTRAP_MS, kafka_client=network) as admin:
+        where, direct = f"{LOOPBACK}:{port}", f"{_SCHEME}://"
+        with KafkaAdminClient(bootstrap_servers=where, bootstrap_timeout_ms=_BOOTSTRAP_MS, kafka_client=network, proxy_url=direct) as admin:
             return bool(admin.describe_cluster()["brokers"])
     except (OSError, KafkaError):
         return False
