@@ -36,8 +36,8 @@ WATCH_EVERY_S = 0.5
 WATCH_LOCALLY_EVERY_S = 0.05
 # A version that can't be loaded is read whole at each try.
 WATCH_AT_MOST_S = 8.0
-# A push follows the gate's promotion by milliseconds and spares the load; a person's is followed by none.
-PUSH_LEAD_S = 0.1
+# A push follows the gate's promotion, by the time that a delta takes to find, spares the load and says what to trace; a person's is followed by none.
+PUSH_LEAD_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ class Board:
         # Two looks at once would load the same version twice.
         self._looking = asyncio.Lock()
         self._last_error = ""
+        # Not where the stream runs on another Ray: it reaches this board by the registry alone.
+        self._expects_push = True
         self._server = ("", False)
 
     async def publish(self, manifest: dict[str, Any], arrays: Arrays, meta: dict[str, Any], promotion: int | None = None) -> int:
@@ -106,13 +108,13 @@ class Board:
             promotion: The registry's number of this promotion; a number that is not above the live one changes nothing. None counts up, for
                 boards without a registry; the two ways don't mix.
         """
-        if promotion is None or promotion > self._state.seq:
-            self._holding.begin(key_of(manifest), arrays)
-            self._post(manifest, meta, promotion)
+        self._expects_push = True
+        self._begin(manifest, arrays, meta, promotion)
         return self._state.seq
 
     async def publish_delta(self, manifest: dict[str, Any], delta: Delta, meta: dict[str, Any], promotion: int | None = None) -> int | None:
         """Make the version that a delta gives the newest promoted one; see `publish`. None asks for the whole: this board's newest is another one."""
+        self._expects_push = True
         if promotion is None or promotion > self._state.seq:
             if key_of(manifest) != delta.digest or not self._holding.extend(delta):
                 return None
@@ -146,8 +148,8 @@ class Board:
         try:
             move = await asyncio.to_thread(self._read_alias)
             if move is not None and move.number > self._state.seq:
-                if move.decision is not None:
-                    await asyncio.sleep(PUSH_LEAD_S)
+                if move.decision is not None and self._expects_push:
+                    self._expects_push = await self._is_pushed()
                 await self.promote_from_registry()
         except StreamrecError as error:
             if str(error) != self._last_error:
@@ -281,7 +283,20 @@ class Board:
         if await asyncio.to_thread(registry.is_withdrawn, move.version):  # Nothing is live until the student learns again.
             return
         version = await asyncio.to_thread(registry.load_named, move.version)
-        await self.publish(version.manifest.model_dump(mode="json"), version.arrays, version.meta, move.number)
+        self._begin(version.manifest.model_dump(mode="json"), version.arrays, version.meta, move.number)
+
+    async def _is_pushed(self) -> bool:
+        """Wait for the next push; False where none came."""
+        try:
+            await asyncio.wait_for(self._changed.wait(), PUSH_LEAD_S)
+        except TimeoutError:
+            return False
+        return True
+
+    def _begin(self, manifest: dict[str, Any], arrays: Arrays, meta: dict[str, Any], promotion: int | None) -> None:
+        if promotion is None or promotion > self._state.seq:
+            self._holding.begin(key_of(manifest), arrays)
+            self._post(manifest, meta, promotion)
 
     def _post(self, manifest: dict[str, Any], meta: dict[str, Any], promotion: int | None) -> None:
         if self._state.publish(str(manifest["version"]), promotion):

@@ -134,25 +134,54 @@ def test_a_pushed_version_is_not_loaded_from_storage(tmp_path: Path, registry: R
     assert loaded == ["v1"]
 
 
-def test_only_a_gates_promotion_waits_for_a_push(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    promote(registry, 1)
-    waited: list[float] = []
-    sleep = asyncio.sleep
+def test_a_push_that_follows_a_gates_promotion_is_taken_however_long_it_takes(
+    tmp_path: Path, registry: Registry, loaded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board_module, "PUSH_LEAD_S", PATIENCE_S)
+    push_1 = promote(registry, 1)
 
-    async def noting(seconds: float) -> None:
-        waited.append(seconds)
-        await sleep(0)
+    async def test(board: Board) -> None:
+        posted = await after(board, None)
+        board._watching.cancel()  # type: ignore[union-attr] # Only our own looks count.
+        loaded.clear()
+        number = promote(registry, 2, decided(2))
+        look = asyncio.create_task(board.watch_once())
+        await asyncio.sleep(0.2)
+        assert not look.done()
+        manifest = {**registry.manifest("v2").model_dump(mode="json"), "traceparent": "a trace"}
+        await board.publish(manifest, arrays_of(2), {"dim": 2}, number)
+        assert await look
+        posted = await after(board, posted)
+        assert (posted.seq, posted.manifest["traceparent"], loaded) == (push_1 + 1, "a trace", [])
+
+    on_a_loop(test, tmp_path)
+
+
+def test_only_a_gates_promotion_waits_for_a_push_and_none_where_the_last_one_waited_in_vain(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(registry, 1)
+    waited: list[int] = []
+    is_pushed = Board._is_pushed
+
+    async def noting(board: Board) -> bool:
+        waited.append(board._state.seq)
+        return await is_pushed(board)
 
     async def test(board: Board) -> None:
         await after(board, None)
+        monkeypatch.setattr(Board, "_is_pushed", noting)
         board._watching.cancel()  # type: ignore[union-attr] # Only our own looks count.
-        monkeypatch.setattr(board_module.asyncio, "sleep", noting)
-        for number, decision, lead in ((2, None, []), (3, decided(3), [0.02])):
+        for number, decision, lead in ((2, None, []), (3, decided(3), [2]), (4, decided(4), [])):
             waited.clear()
             promote(registry, number, decision)
             assert await board.watch_once()
             assert (await board.live(), waited) == ((number, f"v{number}"), lead)
             board._watching.cancel()  # type: ignore[union-attr]
+        await push(board, registry, 4, 4)  # Late, and a sign that pushes come after all.
+        promote(registry, 5, decided(5))
+        assert await board.watch_once()
+        assert waited == [4]
         assert [mark["what"] for mark in (await board.course())["marks"]] == ["v2"]  # What the gate does by itself is no mark.
 
     on_a_loop(test, tmp_path)
