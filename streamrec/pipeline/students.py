@@ -174,7 +174,9 @@ class Students:
         return -(-len(examples) // config.batch_size)
 
     def _teach(self, lesson: Lesson, control: Pending[StepMetrics] | None = None) -> list[Pending[StepMetrics]]:
-        """Give all a lesson, the student first; the control unless it has begun with it."""
+        """Give all a lesson, the student first; the control unless it has begun with it. Labels count by how the mixture ranks now."""
+        if lesson.labels is not None:
+            lesson = replace(lesson, labels=lesson.labels.scaled(self._labelling.ensemble.standing()))
         asked, usage = [self._parts.student.submit(Learner.step, lesson)], self._labelling.usage
         usage.used += lesson.num_labelled()
         if control is not None:

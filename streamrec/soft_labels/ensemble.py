@@ -52,8 +52,8 @@ class Ensemble(Impersonal):
 
     Chance takes part in the mixture, and so does the student as it is before it learns from the events: what it explains by itself, no teacher
     needs to tell it. So the teachers' common weight says how much their labels are worth (`share`), and teachers that add nothing lose their say.
-    But who explains what a student does not may still rank worse, so labels also count less where the mixture ranks no better than a student on
-    events alone (`compare`).
+    But who explains what a student does not may still rank worse, so lessons count labels less where the mixture ranks no better than a student on
+    events alone (`compare`, `standing`).
 
     **Contract.** `observe` must get scores that were made before any teacher learned from the examples.
 
@@ -79,13 +79,13 @@ class Ensemble(Impersonal):
         return dict(zip(names, (raw / raw.sum(0)).tolist(), strict=True)) if names else {}
 
     def share(self, teachers: Iterable[str]) -> NDArray[np.float64]:
-        """Return how much labels count per length bucket: 1 when teachers explain `ENOUGH` and have a `LEAD`, 0 when they add nothing. [buckets]."""
+        """Return how much labels count per length bucket: 1 when teachers explain `ENOUGH`, 0 when they add nothing. [buckets]."""
         weights = self.weights(dict.fromkeys((*teachers, *self._observed.names)))
         told = np.sum([weights[name] for name in teachers], axis=0)
-        return np.asarray(np.minimum(1.0, told / ENOUGH)) * self._standing()
+        return np.asarray(np.minimum(1.0, told / ENOUGH))
 
-    def _standing(self) -> float:
-        """Return how much labels count by how the mixture ranks: from `LEAST` to 1, and 1 while nothing is known."""
+    def standing(self) -> float:
+        """Return how much all labels count now, replayed ones too, by how the mixture ranks: from `LEAST` to 1, and 1 while nothing is known."""
         num, mixture, control = self._found.tolist()
         if num < LEAD_QUERIES / 8 or control <= 0:
             return 1.0

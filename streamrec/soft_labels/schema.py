@@ -133,6 +133,10 @@ class SoftLabels:
         representations = {name: vectors[index] for name, vectors in self.representations.items()}
         return SoftLabels(self.rows[index], self.probs[index], self.versions, representations)
 
+    def scaled(self, factor: float) -> SoftLabels:
+        """Return labels that count ``factor`` times as much, from 0 to 1."""
+        return self if factor == 1.0 else replace(self, probs=self.probs * np.float32(factor))
+
     @staticmethod
     def concat(parts: Sequence[SoftLabels]) -> SoftLabels:
         """Join the labels of parts in order; there must be at least one."""

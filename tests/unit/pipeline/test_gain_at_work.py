@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from streamrec.log.base import Record
 from streamrec.pipeline.controller import Controller
+from streamrec.pipeline.students import Students
 from streamrec.student.learner import Learner
+from streamrec.student.lesson import Lesson
 from streamrec.teachers.policy import Reason
 
 
@@ -88,3 +91,35 @@ def test_without_a_student_on_events_alone_labels_count_in_full(make_world: Call
     controller = (world := make_world(mixed, {"student": {"control": False}}, folder=tmp_path / "state")).controller()
     world.play(controller)
     assert not controller.labelling.ensemble.snapshot().arrays["found"].any()
+
+
+def test_labels_of_replayed_queries_too_count_by_how_the_mixture_ranks_now(
+    make_world: Callable[..., Any], mixed: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = (world := make_world(mixed, folder=tmp_path / "state")).controller()
+    given: list[tuple[Lesson, float]] = []
+    learned: list[Lesson] = []
+    teach, step = Students._teach, Learner.step
+
+    def giving(self: Students, lesson: Lesson, *further: Any) -> Any:
+        given.append((lesson, controller.labelling.ensemble.standing()))
+        return teach(self, lesson, *further)
+
+    def learning(self: Learner, lesson: Lesson) -> Any:
+        if lesson.labels is not None:
+            learned.append(lesson)
+        return step(self, lesson)
+
+    monkeypatch.setattr(Students, "_teach", giving)
+    monkeypatch.setattr(Learner, "step", learning)
+    controller.labelling.ensemble.compare(4096, 0.51, 0.5)
+    world.play(controller)
+    assert len(given) == len(learned) > 3
+    counted = set()
+    for (lesson, standing), mine in zip(given, learned, strict=True):
+        assert lesson.labels is not None
+        assert mine.labels is not None
+        np.testing.assert_allclose(mine.labels.probs, lesson.labels.probs * standing, rtol=1e-5)
+        counted |= {is_new for is_new in (False, True) if lesson.labels.probs[(np.arange(len(lesson.examples)) < lesson.num_new) == is_new].any()}
+    assert counted == {False, True}
+    assert 0.4 <= min(standing for _, standing in given) < 1.0
