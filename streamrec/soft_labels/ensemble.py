@@ -29,6 +29,8 @@ ENOUGH = 0.2
 so explains something of every target, a list nothing of what it lacks: asked to explain as much as the student, good lists would count half."""
 LEAD = 0.1
 """Labels count in full where the mixture ranks a tenth better than a student on events alone."""
+TIE = 0.05
+"""It ranks no better by less than this."""
 LEAST = 0.4
 """So much they count where it ranks no better: in full they would hold back a student that knows as much, and yet they tell it something."""
 LEAD_QUERIES = 8192
@@ -89,7 +91,7 @@ class Ensemble(Impersonal):
         num, mixture, control = self._found.tolist()
         if num < LEAD_QUERIES / 8 or control <= 0:
             return 1.0
-        return LEAST + (1 - LEAST) * min(1.0, max(0.0, (mixture / control - 1) / LEAD))
+        return LEAST + (1 - LEAST) * min(1.0, max(0.0, (mixture / control - 1 - TIE) / (LEAD - TIE)))
 
     def compare(self, num: int, mixture: float, control: float) -> None:
         """Note how well the mixture and a student on events alone ranked ``num`` queries' targets before either learned from them: means."""

@@ -145,7 +145,7 @@ def test_labels_count_for_little_once_the_student_explains_more_than_the_teacher
     )
 
 
-@pytest.mark.parametrize(("mixture", "expected"), [(0.6, 1.0), (0.55, 1.0), (0.525, 0.7), (0.5, 0.4), (0.3, 0.4)])
+@pytest.mark.parametrize(("mixture", "expected"), [(0.6, 1.0), (0.55, 1.0), (0.5375, 0.7), (0.525, 0.4), (0.3, 0.4)])
 def test_labels_count_by_how_much_better_the_mixture_ranks_than_the_student_on_events_alone(mixture: float, expected: float) -> None:
     made = Ensemble()
     assert made.standing() == 1.0
