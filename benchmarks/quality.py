@@ -31,6 +31,7 @@ import numpy as np
 
 from benchmarks._common import ROOT, facts, finish
 from streamrec.config import Config, parse_config, parse_overrides
+from streamrec.config.teacher_names import CONTROL, ENSEMBLE, STUDENT
 from streamrec.environment import cache_folder
 from streamrec.events.datasets import load_dataset
 from streamrec.events.demo import demo_dataset
@@ -39,8 +40,7 @@ from streamrec.pipeline.controller import Controller
 from streamrec.testing.spoiled import SPOILINGS, Spoiling, spoil
 
 METRICS = ("recall@20", "mrr@20", "ndcg@10", "ndcg@20")
-STUDENT, CONTROL = "student", "student_events_only"
-WATCHED = (STUDENT, CONTROL, "ensemble")
+WATCHED = (STUDENT, CONTROL, ENSEMBLE)
 CODE = ("evaluation", "events", "features", "models", "pipeline", "soft_labels", "student", "teachers")
 """Rooms of the library that a backtest's figures depend on."""
 

@@ -19,6 +19,7 @@ from jobs import cli, dry_run
 from streamrec.cli import backtest
 from streamrec.cli.options import Backtest, Settings
 from streamrec.cli.show_config import resolve_only
+from streamrec.config.teacher_names import CONTROL, STUDENT
 from streamrec.evaluation.protocols import check_protocol
 from streamrec.events.datasets import load_dataset, parse_mapping
 
@@ -41,7 +42,7 @@ def _backtest(options: argparse.Namespace) -> int:
         check_protocol(options.protocol)
         config = resolve_only(settings)
         dataset = load_dataset(options.data, parse_mapping(options.map) if options.map else None)
-        models = ", ".join(["student", *(["student_events_only"] * config.student.control), *config.teachers.enabled])
+        models = ", ".join([STUDENT, *([CONTROL] * config.student.control), *config.teachers.enabled])
         step = f"it would play {dataset.events.num_rows} events of {dataset.name} by the protocol {options.protocol}, with {models}, in this process"
         return dry_run.show(dry_run.DryRun("backtest", (step,)))
     return backtest.run(Backtest(settings, options.data, options.protocol, json=True, mapping=options.map, max_blocks=options.max_blocks))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from streamrec.config.teacher_names import CONTROL, STUDENT
 from streamrec.pipeline.controller import Controller
 from streamrec.registry.registry import Registry
 from streamrec.registry.remote_board import RemoteBoard
@@ -97,7 +98,7 @@ def problems(summary: dict[str, Any]) -> list[str]:
         (requests["failed"] > 0, f"{requests['failed']} requests failed: {requests['failures']}"),
         (summary["swaps"]["to_nothing_new"] > 0, f"{summary['swaps']['to_nothing_new']} swaps were to the same weights or to no later offsets"),
         (summary["freshness"]["lost"] > 0, f"{summary['freshness']['lost']} events never changed an answer"),
-        *((recall["student"] <= recall[name], f"the student does not beat {name}") for name in ("popular", "recent_popular")),
+        *((recall[STUDENT] <= recall[name], f"the student does not beat {name}") for name in ("popular", "recent_popular")),
     ]
     return [text for is_wrong, text in found if is_wrong]
 
@@ -113,9 +114,9 @@ def shortfalls(summary: dict[str, Any]) -> list[str]:
     open_s, recall = summary["freshness"]["open_s_max"] or 0.0, summary["recall20"]
     if open_s > MOST_OPEN_S:
         found.append(f"at the end an event had waited {open_s:.0f} s for a version that has read it")
-    if recall["student"] <= recall["student_events_only"]:
+    if recall[STUDENT] <= recall[CONTROL]:
         found.append("the student does not beat itself on events alone: the teachers added nothing")
-    if recall["student"] <= recall["own_history"]:
+    if recall[STUDENT] <= recall["own_history"]:
         found.append("the student does not beat the user's own history: here most of what users take next, they have taken before")
     return found
 
@@ -150,7 +151,7 @@ def show(summary: dict[str, Any], path: Path, wrong: list[str]) -> None:
     recall = summary["recall20"]
     rows = {**{name: value for name, value in recall.items() if name != "teachers"}, **{f"teacher {k}": v for k, v in recall["teachers"].items()}}
     for name, value in sorted(rows.items(), key=lambda item: -item[1]):
-        scores.add_row(name, f"{value:.4f}", style="bold" if name == "student" else "")
+        scores.add_row(name, f"{value:.4f}", style="bold" if name == STUDENT else "")
     _print(console, scores)
     for text in shortfalls(summary):
         console.print(f"note: {text}", markup=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.live_reader import LiveReader
 from jobs.live_view import LiveView, Situation
+from streamrec.config.teacher_names import CONTROL, STUDENT
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.report import StepReport
 
@@ -65,7 +66,7 @@ class View:
     def _line(self, driver: Driver, outside: dict[str, Any]) -> str:
         controller = driver.controller
         recent = controller.progressive.recent()
-        scores = ", ".join(f"{name} {recent[name]['recall@20']:.3f}" for name in ("student", "student_events_only", "popular") if name in recent)
+        scores = ", ".join(f"{name} {recent[name]['recall@20']:.3f}" for name in (STUDENT, CONTROL, "popular") if name in recent)
         freshness = f"state {_number(outside.get('state_ms_p50'))} ms, model {_number(outside.get('model_s_p50'), 2)} s"
         requests = f"{outside.get('sent', 0)} requests, {outside.get('failed', 0)} failed"
         return f"{self._events_per_s():.0f} events/s, lag {_lag(driver)}, live {controller.state.live}, recall@20 {scores}, {freshness}, {requests}"

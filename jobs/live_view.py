@@ -19,6 +19,7 @@ from jobs import cli
 from jobs.live_facts import Facts
 from streamrec.cli.telling import span
 from streamrec.clock import Clock, SystemClock
+from streamrec.config.teacher_names import CONTROL, STUDENT
 from streamrec.telemetry import logs
 
 WIDE = 80
@@ -31,8 +32,8 @@ QUIET_EVERY_S = 60.0
 """A plain line comes at least so often, also where nothing happens."""
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_NAMES = {"student_events_only": "student, events only", "recent_popular": "recently popular", "own_history": "own history"}
-_ALWAYS = ("student", "student_events_only")
+_NAMES = {CONTROL: "student, events only", "recent_popular": "recently popular", "own_history": "own history"}
+_ALWAYS = (STUDENT, CONTROL)
 
 
 @dataclass
@@ -140,7 +141,7 @@ class Picture:
             table.add_column("")
         most = max(scores.values()) or 1.0
         for name, value in sorted(scores.items(), key=lambda pair: -pair[1]):
-            style = {"student": "bold green", "student_events_only": "cyan"}.get(name, "")
+            style = {STUDENT: "bold green", CONTROL: "cyan"}.get(name, "")
             shown = [Text(_NAMES.get(name, name.replace("teachers.", "teacher ")), style=style), Text(f"{value:.4f}", style=style)]
             table.add_row(*shown, *([Text(bar(value / most, bar_width), style=style)] if bar_width else []))
         return table

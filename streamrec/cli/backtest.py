@@ -14,13 +14,14 @@ from streamrec.cli.options import Backtest
 from streamrec.cli.sending import err_console
 from streamrec.cli.show_config import resolve_only
 from streamrec.code_version import code_version
+from streamrec.config.teacher_names import CONTROL, STUDENT
 from streamrec.evaluation.protocols import check_protocol
 from streamrec.evaluation.ranking import METRICS
 from streamrec.events.datasets import load_dataset, parse_mapping
 from streamrec.pipeline.backtest import BacktestResult, run_backtest
 from streamrec.report.numbers import public
 
-FIRST = ("student", "student_events_only")
+FIRST = (STUDENT, CONTROL)
 BLOCK_METRIC = "recall@20"
 PLAIN_WIDTH = 200  # columns of a table that goes to a file: none is cut off
 

@@ -16,7 +16,10 @@ COUNTED = ("repeats", "transitions", "neighbours")
 """Learn with each micro-batch; see `streamrec.teachers.counted`."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
-_TAKEN = {"ensemble", "student", "chance", "counted", "student_events_only", "popular", "recent_popular", "own_history"}
+STUDENT, CONTROL, ENSEMBLE = "student", "student_events_only", "ensemble"
+"""Names among the metrics of the student, of the one on events alone and of the teachers' mixture."""
+
+_TAKEN = {ENSEMBLE, STUDENT, CONTROL, "chance", "counted", "popular", "recent_popular", "own_history"}
 """Names of other things that metrics and weights are kept under."""
 
 

@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.config.teacher_names import CONTROL
 from streamrec.errors import OperatorError
 from streamrec.evaluation.gain import Gain
 from streamrec.evaluation.progressive import Progressive
@@ -24,7 +25,7 @@ from streamrec.pipeline.given_up import take_over
 from streamrec.pipeline.guarding import Guarding
 from streamrec.pipeline.ingest import POPULAR, Ingest, Ingested
 from streamrec.pipeline.intake import Intake
-from streamrec.pipeline.labelling import CONTROL, Labelling
+from streamrec.pipeline.labelling import Labelling
 from streamrec.pipeline.lost_plans import check_plans
 from streamrec.pipeline.parts import Parts
 from streamrec.pipeline.plan import Measured, Plan, next_plan, version_name
@@ -71,8 +72,7 @@ class Controller:
         self._forgetting = Forgetting(parts, self.ingest, self.components(), self.labelling.store, self.students)
         self._saver = Saver(parts.checkpoints, self.components(), shape_of(self.config))
         self._committed_counts, self._committed_batch = dict(self.state.counts), self.state.batch
-        now = parts.clock.monotonic_s()
-        self._checkpoint_s = now
+        self._checkpoint_s = parts.clock.monotonic_s()
         self.time = PlanTime(parts.clock, parts.plans, self.state)
         self._plans_ahead: dict[int, int] | None = None  # By the batch that they follow.
         self._is_torn = False

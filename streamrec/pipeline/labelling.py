@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.config.teacher_names import CONTROL, ENSEMBLE
 from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.ranking import per_query_metrics
 from streamrec.features.examples import Examples
@@ -33,12 +34,6 @@ OBSERVED_QUERIES = 512
 
 CHALLENGE_QUERIES = 512
 """A new version is asked for so many queries of a batch at most: it costs a part of what the one in use does, and a few batches tell."""
-
-ENSEMBLE = "ensemble"
-"""Name of the mixture among the teachers' metrics; its list ends where the longest of theirs does, after twice ``soft_labels.top_k`` rows."""
-
-CONTROL = "student_events_only"
-"""Name of the student on events alone among the metrics."""
 
 _Unjudged = tuple[Examples, NDArray[np.int64], dict[str, TeacherScores], dict[str, Answer], Candidates | None]
 """Queries, which of them are judged, what teachers gave to them, the same weighed, and all candidates."""
@@ -173,7 +168,7 @@ class Labelling:
             return
         (examples, judged, scores, answers, candidates), self._unjudged = self._unjudged, None
         ranks = {name: part.target_ranks for name, part in scores.items()}
-        if len(scores) > 1:
+        if len(scores) > 1:  # Its list ends where the longest of theirs does.
             config = self._parts.config.soft_labels
             mixed = mix(answers, len(examples), CANDIDATES_A_LABEL * config.top_k, config.temperature, candidates)
             ranks[ENSEMBLE] = list_ranks(mixed.rows, examples, self._seen)

@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.config.teacher_names import CONTROL, STUDENT
 from streamrec.evaluation.forgetting import forgetting
 from streamrec.evaluation.ranking import per_query_metrics
 from streamrec.features.examples import Examples
@@ -54,9 +55,9 @@ class Retention:
     def __init__(self, parts: Parts) -> None:
         assert isinstance(parts.student, LocalWorker)
         self._student = parts.student = _Listening(parts.student.target)
-        self._models: dict[str, Worker[Learner]] = {"student": self._student}
+        self._models: dict[str, Worker[Learner]] = {STUDENT: self._student}
         if parts.control is not None:
-            self._models["student_events_only"] = parts.control
+            self._models[CONTROL] = parts.control
         self._blocks: list[_Block] = []
 
     def learned(self) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from streamrec.config.teacher_names import CONTROL, STUDENT
+
 METRIC = "recall@20"
 Z = 1.96
 """Standard errors of a band: 95 % of chance lies within."""
 
-STUDENT, CONTROL = "student", "student_events_only"
 BASELINES = ("popular", "recent_popular", "own_history")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from streamrec.report.facts import CONTROL, METRIC, STUDENT, Course, Line, Mark, Report, Score, Z
+from streamrec.config.teacher_names import CONTROL, STUDENT
+from streamrec.report.facts import METRIC, Course, Line, Mark, Report, Score, Z
 from streamrec.report.parts import NUMBER, Column, card, facts, folded, legend, note, table
 from streamrec.report.plots import Axes, Flag, Stroke, bar, lines
 from streamrec.report.words import data, model_name, moment, percent_text, signed, signed_text, text, three, tick_text, whole

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from streamrec.config.teacher_names import CONTROL, STUDENT
 from streamrec.errors import DatasetError
 from streamrec.evaluation.curve import GAIN
-from streamrec.report.facts import CONTROL, METRIC, STUDENT, CameIn, Costs, Course, Freshness, Gain, Line, Report, Score, Z, in_order, kind_of
+from streamrec.report.facts import METRIC, CameIn, Costs, Course, Freshness, Gain, Line, Report, Score, Z, in_order, kind_of
 from streamrec.report.numbers import public
 from streamrec.report.software import versions_here
 

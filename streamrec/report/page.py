@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict
 from importlib.resources import files
 
+from streamrec.config.teacher_names import CONTROL, STUDENT
 from streamrec.report import learning, running
-from streamrec.report.facts import CONTROL, METRIC, STUDENT, Report, Z
+from streamrec.report.facts import METRIC, Report, Z
 from streamrec.report.parts import tiles
 from streamrec.report.words import NOTHING, moment, percent, seconds, signed, text, three, whole
 

@@ -7,9 +7,11 @@ import math
 from datetime import UTC, datetime
 from html import escape
 
+from streamrec.config.teacher_names import CONTROL, STUDENT
+
 _MODELS = {
-    "student": "Student",
-    "student_events_only": "Student without teachers",
+    STUDENT: "Student",
+    CONTROL: "Student without teachers",
     "popular": "Popular items",
     "recent_popular": "Popular of late",
     "own_history": "Own history",
