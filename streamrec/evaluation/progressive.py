@@ -32,6 +32,7 @@ class Progressive(Impersonal):
         self._sums: dict[str, list[float]] = {}
         self._queries: dict[str, int] = {}
         self._recent: dict[str, list[float]] = {}
+        self._recent_weight: dict[str, float] = {}
         self._errors: dict[str, float] = {}
         self.curve = Curve()
 
@@ -52,8 +53,9 @@ class Progressive(Impersonal):
         self._queries[model] = self._queries.get(model, 0) + num
         keep = float(np.exp(-num / RECENT_QUERIES))
         means = [total / num for total in totals]
-        recent = self._recent.get(model, means)
+        recent = self._recent.get(model, [0.0] * len(METRICS))
         self._recent[model] = [keep * old + (1 - keep) * new for old, new in zip(recent, means, strict=True)]
+        self._recent_weight[model] = keep * self._recent_weight.get(model, 0.0) + 1 - keep
         self._errors[model] = self.curve.add(model, values[METRIC])
         return dict(zip(METRICS, means, strict=True))
 
@@ -68,7 +70,8 @@ class Progressive(Impersonal):
 
     def recent(self) -> dict[str, dict[str, float]]:
         """Return each model's metric means over about the last `RECENT_QUERIES` queries."""
-        return {model: dict(zip(METRICS, values, strict=True)) for model, values in self._recent.items()}
+        weights = self._recent_weight
+        return {model: {name: value / weights[model] for name, value in zip(METRICS, values, strict=True)} for model, values in self._recent.items()}
 
     def errors(self) -> dict[str, float]:
         """Return the standard error of each model's mean recall@20 in the step that began last, and of `GAIN`."""
@@ -81,13 +84,16 @@ class Progressive(Impersonal):
     def snapshot(self) -> ComponentState:
         """Return all sums."""
         arrays, meta = self.curve.state()
-        return ComponentState(arrays, {"sums": dict(self._sums), "queries": dict(self._queries), "recent": dict(self._recent), **meta})
+        meta |= {"sums": dict(self._sums), "queries": dict(self._queries), "recent": dict(self._recent), "recent_weight": dict(self._recent_weight)}
+        return ComponentState(arrays, meta)
 
     def restore(self, base: ComponentState, deltas: Iterable[ComponentState] = ()) -> None:
         """Replace the state; see `streamrec.state.Component`."""
         self._sums = {model: list(values) for model, values in base.meta.get("sums", {}).items()}
         self._queries = dict(base.meta.get("queries", {}))
         self._recent = {model: list(values) for model, values in base.meta.get("recent", {}).items()}
+        # Those of states that have no weights began with the first batch's means.
+        self._recent_weight = dict.fromkeys(self._recent, 1.0) | base.meta.get("recent_weight", {})
         self._errors = {}
         self.curve.restore(base.arrays, base.meta)
 

@@ -84,8 +84,16 @@ class Course:
                 self.mark(kind, what)
 
 
+_WITHOUT_LABELS = {
+    "streamrec_queries_total": "queries",
+    "streamrec_teachers_gain": "gain",
+    "streamrec_teachers_gain_error": "gain_error",
+    "streamrec_lag_records": "lag",
+}
+
+
 def point_of(numbers: Taken) -> dict[str, float]:
-    """Return what is drawn over time: recall of each model, what teachers add, their weights, versions that were promoted.
+    """Return what is drawn over time: recall of each model, of how many queries, what teachers add, their weights, versions that were promoted.
 
     Example:
         >>> from streamrec.telemetry.numbers import Numbers
@@ -96,8 +104,8 @@ def point_of(numbers: Taken) -> dict[str, float]:
         {'score/student': 0.25, 'gain': 0.01}
     """
     point = {f"score/{model}": one.value for (model, measure), one in numbers.get("streamrec_score", {}).items() if measure == MEASURE}
-    for metric, name in (("streamrec_teachers_gain", "gain"), ("streamrec_teachers_gain_error", "gain_error"), ("streamrec_lag_records", "lag")):
-        if metric in numbers:  # Without labels it is one series.
+    for metric, name in _WITHOUT_LABELS.items():
+        if metric in numbers:
             point[name] = numbers[metric][()].value
     point.update({f"weight/{teacher}": one.value for (teacher,), one in numbers.get("streamrec_teacher_weight", {}).items()})
     for (student, outcome), one in numbers.get("streamrec_versions_total", {}).items():

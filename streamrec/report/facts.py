@@ -12,6 +12,9 @@ METRIC = "recall@20"
 Z = 1.96
 """Standard errors of a band: 95 % of chance lies within."""
 
+LEAST_QUERIES = 100
+"""Fewer say nothing: they have no error and no verdict, and make no point of a curve."""
+
 BASELINES = ("popular", "recent_popular", "own_history")
 
 

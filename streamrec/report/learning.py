@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from streamrec.config.teacher_names import CONTROL, STUDENT
-from streamrec.report.facts import METRIC, Course, Line, Mark, Report, Score, Z
+from streamrec.report.facts import LEAST_QUERIES, METRIC, Course, Line, Mark, Report, Score, Z
 from streamrec.report.parts import NUMBER, Column, card, facts, folded, legend, note, table
 from streamrec.report.plots import Axes, Flag, Stroke, bar, lines
 from streamrec.report.words import data, model_name, moment, percent_text, signed, signed_text, text, three, tick_text, whole
@@ -38,6 +38,8 @@ def verdict(report: Report) -> str:
     student = scores.get(STUDENT)
     if student is None:
         return "Nothing was evaluated yet"
+    if next(score.num_queries for score in report.scores if score.model == STUDENT) < LEAST_QUERIES:
+        return "Too few queries yet to say whether the student is better than what is popular"
     rivals = [(value, name) for name, value in scores.items() if name in {"popular", "recent_popular"}]
     better = "The student is better than what is popular" if rivals and student > max(rivals)[0] else "The student is not better than what is popular"
     gain = report.gain

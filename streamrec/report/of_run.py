@@ -31,6 +31,7 @@ from streamrec.registry.version import batch_of
 from streamrec.report.decided import decisions_of, promotion_waits
 from streamrec.report.exposure import exposure_of
 from streamrec.report.facts import (
+    LEAST_QUERIES,
     METRIC,
     CameIn,
     Costs,
@@ -59,8 +60,6 @@ SUMMARY = "summary.json"
 
 MOST_DRAWN = 64
 """Points of a curve: with more, their bands would hide what they show."""
-LEAST_QUERIES = 100
-"""Of a point: fewer say nothing."""
 
 _COMPONENTS = ("metrics", "gain", "worth")
 
@@ -180,9 +179,9 @@ def _scores(progressive: Progressive) -> tuple[Score, ...]:
 
 
 def _error(progressive: Progressive, model: str, num_queries: int) -> float | None:
-    """Return the standard error of a model's mean, None where its curve does not hold all of its queries."""
+    """Return the standard error of a model's mean, None of few, and where its curve does not hold all of its queries."""
     counted, total, squares = progressive.curve.total(model)
-    if counted < num_queries or counted < 2:
+    if counted < max(num_queries, LEAST_QUERIES):
         return None
     mean = total / counted
     return float((max(0.0, squares / counted - mean**2) / (counted - 1)) ** 0.5)

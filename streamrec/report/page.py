@@ -55,7 +55,9 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
     found = []
     if student is not None:
         value = student.metrics[METRIC]
-        error = f"±{three(Z * student.error)}, 95 %" if student.error is not None else "its error is not recorded"
+        error = (
+            f"±{three(Z * student.error)}, 95 %" if student.error is not None else f"of {whole(student.num_queries)} queries; its error is not known"
+        )
         found.append(("Student’s Recall@20", three(value), error))
         rivals = [scores[name].metrics[METRIC] for name in ("popular", "recent_popular") if name in scores]
         best = max(rivals, default=0.0)

@@ -147,6 +147,7 @@ class Stream:
         numbers.put("streamrec_teacher_weight", 1 - say, teacher="linear")
         learned = round(300 * passed_s + float(self._rng.normal(scale=8)))
         numbers.add("streamrec_events_total", learned, outcome="applied")
+        numbers.add("streamrec_queries_total", learned)
         numbers.series("streamrec_books_records", column="applied").value += learned
         # Batches take what waits, now and then a burst comes.
         self._lag = max(4.0, 0.9 * self._lag + float(self._rng.gamma(1.2, 7.0)) + 260 * (self._rng.random() < 0.004))

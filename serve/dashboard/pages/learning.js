@@ -16,6 +16,7 @@ const FIRST = ["student", "student_events_only"];
 const MARKS = { return: "went back", rollback: "rolled back", promote: "promoted by hand", refresh_failed: "refresh failed:" };
 const ALARMS = { choices_moved: "choices moved", teacher_fell: "a teacher's score fell", labels_harm: "labels do harm", unlike_events: "unlike events" };
 const HAPPENED = 12;
+const LEAST_QUERIES = 100;
 const three = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
 const signed = (value) => (value === null || value === undefined ? "–" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(4)}`);
 const percent = (value) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(0)} %`);
@@ -110,6 +111,7 @@ function allMarks({ at_ms: xs, series, marks }, student) {
 }
 
 function verdict(series) {
+  if (Math.max(0, ...(series.queries ?? [])) < LEAST_QUERIES) return "Is it learning? Too few queries yet to say";
   const gain = series.gain?.at(-1) ?? null;
   const error = series.gain_error?.at(-1) ?? 0;
   const student = series["score/student"]?.at(-1) ?? null;

@@ -164,6 +164,26 @@ def test_progressive_means_weigh_each_query_once_and_recent_ones_forget() -> Non
     assert held.meta["queries"]["a"] == 40
 
 
+def test_what_few_queries_found_of_late_is_their_mean() -> None:
+    progressive = Progressive()
+    progressive.add("a", values(0.0, 1))
+    assert progressive.recent()["a"]["recall@20"] == 0.0
+    progressive.add("a", values(1.0, 3))
+    assert progressive.recent()["a"]["recall@20"] == pytest.approx(0.75, abs=1e-3)
+    again = Progressive()
+    again.restore(progressive.snapshot())
+    assert again.recent() == progressive.recent()
+
+
+def test_what_was_found_of_late_is_read_from_states_that_have_no_weights() -> None:
+    progressive, again = Progressive(), Progressive()
+    progressive.add("a", values(0.5, 10 * RECENT_QUERIES))
+    held = progressive.snapshot()
+    del held.meta["recent_weight"]  # type: ignore[attr-defined]
+    again.restore(held)
+    assert again.recent()["a"]["recall@20"] == pytest.approx(0.5, rel=1e-3)
+
+
 def table(rows: list[tuple[str, int]], **columns: list[object]) -> pa.Table:
     return pa.table({"user_id": [user for user, _ in rows], "event_time": [time for _, time in rows], **columns})
 

@@ -64,7 +64,7 @@ def recorded(make_world: Callable[..., World], mixed: list[Record], tmp_path_fac
     bootstrap(controller, world.log.latest(world.config.log.events_topic))
     told = {"kind": "item_update", "title": HOSTILE, "event_time": NOW_MS - 1000}
     world.append(Record(b"i", json.dumps({**told, "event_id": f"h{number}", "item_id": f"i{number}"}).encode()) for number in range(40))
-    world.append(mixed[200:300])
+    world.append(mixed[200:400])
     world.play(controller)
     return world
 

@@ -14,6 +14,7 @@ def test_a_point_has_what_is_drawn_and_no_other_measure_or_number_that_is_none()
     numbers.put("streamrec_score", 0.251234567, model="student", measure="recall@20")
     numbers.put("streamrec_score", 0.5, model="student", measure="ndcg@20")
     numbers.put("streamrec_score", float("nan"), model="popular", measure="recall@20")
+    numbers.add("streamrec_queries_total", 512)
     numbers.put("streamrec_teachers_gain", 0.01)
     numbers.put("streamrec_teachers_gain_error", 0.002)
     numbers.put("streamrec_teacher_weight", 0.6, teacher="linear")
@@ -21,6 +22,7 @@ def test_a_point_has_what_is_drawn_and_no_other_measure_or_number_that_is_none()
     numbers.put("streamrec_versions_total", 9, student="default", outcome="published")
     assert point_of(numbers.taken()) == {
         "score/student": 0.25123,
+        "queries": 512,
         "gain": 0.01,
         "gain_error": 0.002,
         "weight/linear": 0.6,

@@ -3,10 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from streamrec.config.teacher_names import STUDENT
 from streamrec.evaluation.curve import MOST_POINTS, Curve
 from streamrec.evaluation.progressive import Progressive
 from streamrec.evaluation.ranking import METRICS
 from streamrec.pipeline.spending import WAIT_BOUNDS_S, waits_of
+from streamrec.report import of_run
+from streamrec.report.facts import METRIC, Report, Score
+from streamrec.report.learning import verdict
 from streamrec.report.numbers import HIDDEN, public, shares_of, spread_of, spread_of_times
 
 
@@ -72,6 +76,24 @@ def test_shares_tell_even_from_uneven() -> None:
     assert even.lorenz[0] == one.lorenz[0] == 0.0
     assert even.lorenz[-1] == one.lorenz[-1] == 1.0
     assert shares_of(np.zeros(3), 3) is None
+
+
+@pytest.mark.parametrize(("num_queries", "expected"), [(99, "Too few queries yet to say"), (100, "The student is better than what is popular")])
+def test_a_handful_of_queries_has_no_verdict(num_queries: int, expected: str) -> None:
+    scores = tuple(
+        Score(model, kind, num_queries, {METRIC: value}) for model, kind, value in ((STUDENT, "student", 0.5), ("popular", "baseline", 0.1))
+    )
+    assert verdict(Report("run", "a run", 0, scores=scores)).startswith(expected)
+
+
+def test_a_handful_of_queries_has_no_error_and_that_it_is_missing_is_said() -> None:
+    def error_of(num: int) -> float | None:
+        progressive = Progressive()
+        progressive.begin(1, 0, num)
+        progressive.add(STUDENT, dict.fromkeys(METRICS, np.zeros(num, np.float32)))
+        return of_run._error(progressive, STUDENT, num)
+
+    assert (error_of(1), error_of(99), error_of(100)) == (None, None, 0.0)
 
 
 def test_nothing_secret_is_left_of_a_configuration() -> None:
