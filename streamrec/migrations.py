@@ -104,7 +104,7 @@ FORMATS: Mapping[str, Format] = {
     "rebuild": Format("Rebuild: the record", 2, {1: _rebuild_2}),
     "plan": Format("Plan: one"),
     "receipt": Format("Receipt: one"),
-    "switches": Format("Switches: they"),
+    "switches": Format("Switches: they", 2, {1: _same}),  # 1 has nobody who asks for teachers.
     "quarantine": Format("Quarantine: a record", 2, {1: _quarantine_2}),
     "vocabulary": Format("Vocabulary: the state", 3, {1: _vocabulary_2, 2: _vocabulary_3}),
     # A version of 1 has no generations: all rows held their first item. Linear ones of 2 are square matrices. Transformers of 3 favour no own items.

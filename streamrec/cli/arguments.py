@@ -22,4 +22,5 @@ At = Annotated[
 ReasonCode = Annotated[str | None, typer.Option("--reason", metavar="CODE", help="Only letters with this reason.")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Goes into the history of the switches.")]
 By = Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who does it. Default: this user on this host.")]
+Refreshed = Annotated[list[str] | None, typer.Argument(help="Such as transformer. Default: all that come in versions.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Nothing but JSON on the output.")]

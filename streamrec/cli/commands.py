@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import streamrec
-from streamrec.cli.arguments import AsJson, At, Broker, By, ConfigFile, Mapping, Overrides, Reason, ReasonCode, Student
+from streamrec.cli.arguments import AsJson, At, Broker, By, ConfigFile, Mapping, Overrides, Reason, ReasonCode, Refreshed, Student
 from streamrec.cli.ask_commands import app as ask_app
 from streamrec.cli.options import (
     Backtest,
@@ -220,6 +220,16 @@ def freeze_publishing(reason: Reason = "", by: By = None, config: ConfigFile = N
 def unfreeze_publishing(reason: Reason = "", by: By = None, config: ConfigFile = None, overrides: Overrides = None) -> None:
     """Let the stream publish and promote again."""
     _run("switches", Turn(_settings(config, overrides), "unfreeze", reason, by))
+
+
+@app.command()
+def refresh(teachers: Refreshed = None, reason: Reason = "", by: By = None, config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Ask the running stream for new versions of all teachers that come in versions, or of those named. It goes on meanwhile.
+
+    It begins within two seconds, of teachers that something is new for since their last one, unless one is under way, the budget of worker-minutes
+    is spent, or failed ones make it wait: then it begins afterwards. A stream that does not run begins when it runs again.
+    """
+    _run("switches", Turn(_settings(config, overrides), "refresh", reason, by, tuple(teachers or ())))
 
 
 @app.command()

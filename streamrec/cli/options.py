@@ -103,12 +103,13 @@ class Pin:
 
 @dataclass(frozen=True)
 class Turn:
-    """``streamrec pause|resume|freeze-publishing|unfreeze-publishing``; see `streamrec.pipeline.switches`."""
+    """``streamrec pause|resume|freeze-publishing|unfreeze-publishing|refresh``; see `streamrec.pipeline.switches`. ``teachers``: of a refresh."""
 
     settings: Settings
     action: str
     reason: str = ""
     by: str | None = None
+    teachers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import getpass
 import socket
 import sys
+from collections.abc import Sequence
 from typing import cast
 
 from streamrec.cli.options import ShowSwitches, Turn
 from streamrec.cli.show_config import resolve
 from streamrec.clock import SystemClock
-from streamrec.pipeline.switches import Action, Flip, SwitchBoard, Switches
+from streamrec.errors import OperatorError
+from streamrec.pipeline.switches import ALL, Action, Flip, SwitchBoard, Switches
 from streamrec.storage import open_storage
 
 
@@ -28,17 +30,32 @@ def _user() -> str:
 
 def run(options: Turn | ShowSwitches) -> int:
     """Turn a switch and print what is in force then; or print the history, and what is in force."""
-    board = SwitchBoard(open_storage(resolve(options.settings).state))
+    config = resolve(options.settings)
+    board = SwitchBoard(open_storage(config.state))
     if isinstance(options, ShowSwitches):
         for entry in board.history():
             sys.stdout.write((entry.model_dump_json() if options.json else _line(entry)) + "\n")
         if not options.json:
             _print_in_force(board.now())
         return 0
+    if options.action == "refresh":
+        return _ask(board, options, config.teachers.refreshed)
     now, is_new = board.turn(cast("Action", options.action), flip(options.by, options.reason))
     if not is_new:
         sys.stderr.write(f"nothing to {options.action}: it is so already\n")
     _print_in_force(now)
+    return 0
+
+
+def _ask(board: SwitchBoard, options: Turn, refreshed: Sequence[str]) -> int:
+    """Ask for new versions of teachers, and say of which."""
+    if unknown := [name for name in options.teachers if name not in refreshed]:
+        what = "Refresh: this configuration has no such teacher that comes in versions"
+        allowed = ", ".join(refreshed) or "none: teachers.enabled has none"
+        raise OperatorError(what, got=", ".join(unknown), allowed=allowed, do="name one of these, or none for all of them")
+    for name in options.teachers or (ALL,):
+        board.turn("refresh", flip(options.by, options.reason), name)
+    sys.stdout.write(f"asked for new versions of {', '.join(options.teachers or refreshed)}: `streamrec status` says when they are under way\n")
     return 0
 
 

@@ -211,7 +211,7 @@ class Controller:
         due_ms = [lakes.vacuum_at_ms for lakes in (self.parts.lake, self.parts.other_lakes) if lakes is not None and lakes.vacuum_at_ms is not None]
         if self._saver.holds_older(self.state.forgot_batch):  # Commits that know a deleted user go with later ones, which come in any case.
             due_ms.append(self.state.planned_ms)
-        refreshes = self.refreshing.facts(measured.now_ms)
+        refreshes = self.refreshing.facts(measured.now_ms, switches)
         must_publish = any(line.must_publish(self.state.due) for line in self._lines() if line.student_name not in holds)
         facts = self.state.facts(self._has_uncommitted(), must_publish, min(due_ms, default=None), self.refreshing.record, refreshes)
         return next_plan(facts, measured, self.config)

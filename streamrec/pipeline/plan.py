@@ -13,7 +13,7 @@ from streamrec.pipeline.challenge import LEAST_QUERIES, ChallengeDecision, decid
 from streamrec.registry.gate import Window
 from streamrec.registry.guard import Guarded
 from streamrec.registry.version import version_id
-from streamrec.teachers.policy import RefreshDecision, RefreshFacts, decide_refresh, latest_events, must_forget
+from streamrec.teachers.policy import Reason, RefreshDecision, RefreshFacts, decide_refresh, latest_events, must_forget
 
 STUDENT = "default"
 """Name of the student among those of a registry."""
@@ -295,7 +295,7 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     failed = {name: reason for name, reason in measured.failed.items() if name in state.pending}
     lag = lag_of(state.offsets, measured.ends) - num
     decisions = tuple(each for each in refresh_decisions(state, measured.now_ms, config, lag).values() if each.refresh or each.is_put_off)
-    start_refresh = tuple(each.teacher for each in decisions if each.refresh and (num or each.teacher in forgets))
+    start_refresh = tuple(each.teacher for each in decisions if each.refresh and (num or each.teacher in forgets or each.code is Reason.ASKED))
     # A refresh that began before the deletion must come into use, or be given up, before the one after it can begin.
     must_go = _must_go(state, measured.now_ms, config)
     settles = any(name in finished or name in failed or name in state.challengers for name in must_go)

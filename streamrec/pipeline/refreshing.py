@@ -18,6 +18,7 @@ from streamrec.pipeline.refresh_state import RefreshState
 from streamrec.pipeline.refresh_times import RefreshTimes
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.stream_state import StreamState
+from streamrec.pipeline.switches import Switches
 from streamrec.teachers.policy import Reason, RefreshFacts, wait_after_failures_s
 
 logger = logging.getLogger(__name__)
@@ -43,12 +44,14 @@ class Refreshing:
         self._failed: dict[str, str] = {}
         self._said: dict[str, str] = {}
 
-    def facts(self, now_ms: int) -> dict[str, RefreshFacts]:
+    def facts(self, now_ms: int, switches: Switches) -> dict[str, RefreshFacts]:
         """Return what is known of each teacher that comes in versions."""
-        items, is_harmful = self._ingest.vocabulary.facts(), self._gain.is_harmful
-        return {
-            teacher: replace(self.record.facts(teacher, now_ms, items), is_harmful=is_harmful) for teacher in self._parts.config.teachers.refreshed
-        }
+        items, is_harmful, found = self._ingest.vocabulary.facts(), self._gain.is_harmful, {}
+        for teacher in self._parts.config.teachers.refreshed:
+            asked = switches.asked_for(teacher)
+            known = self.record.facts(teacher, now_ms, items)
+            found[teacher] = replace(known, is_harmful=is_harmful, asked_ms=asked.at_ms if asked else None, asked_by=str(asked or ""))
+        return found
 
     def failed(self) -> dict[str, str]:
         """Return teacher name to reason for refreshes under way that have failed, until a plan says so."""

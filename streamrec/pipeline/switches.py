@@ -1,4 +1,4 @@
-"""Let the person on call hold a stream: pause it, freeze what is live, keep one version live; each turn of a switch stays in a history.
+"""Let a person hold a stream (pause it, freeze what is live, keep one version live) or ask it for new teachers; each turn stays in a history.
 
 **Contract.** A turn first takes its number in the history, which decides between concurrent writers and is never rewritten; then the pointer
 follows. A writer that died between the two is completed by the next one. A stream reads the pointer alone, at most every `LOOK_EVERY_S`, and
@@ -20,7 +20,10 @@ from streamrec.errors import Damaged, OperatorError, RegistryError
 from streamrec.migrations import number_of, read_record
 from streamrec.storage import Storage
 
-Action = Literal["pause", "resume", "freeze", "unfreeze", "hold", "release"]
+Action = Literal["pause", "resume", "freeze", "unfreeze", "hold", "release", "refresh"]
+
+ALL = ""
+"""Who asks for a refresh of no teacher by name asks for all of them."""
 
 LOOK_EVERY_S = 0.5
 """On a bucket each look is one paid request; whoever turns a switch waits a second or two anyhow."""
@@ -52,11 +55,12 @@ class Switches(BaseModel):
     Attributes:
         number: Position in the history, from 1; 0 while nothing was ever turned.
         action: What was done.
-        student: Of a hold and its release.
+        student: Of a hold and its release; of a refresh the teacher.
         turn: Who did it, when and why.
         paused: No micro-batches are made.
         frozen: Nothing is published or promoted; learning goes on.
         held: Student to the version that stays live.
+        asked: Teacher, or `ALL`, to who asked last for its next version.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +72,7 @@ class Switches(BaseModel):
     paused: Flip | None = None
     frozen: Flip | None = None
     held: dict[str, Flip] = {}
+    asked: dict[str, Flip] = {}
 
     def why_held(self, student: str) -> str:
         """Return why nothing is promoted for a student, as a sentence; empty where nothing keeps it from that."""
@@ -75,6 +80,10 @@ class Switches(BaseModel):
             return f"publishing is frozen {self.frozen}"
         held = self.held.get(student)
         return "" if held is None else f"{held.version} is pinned live {held}"
+
+    def asked_for(self, teacher: str) -> Flip | None:
+        """Return who asked last for a teacher's next version."""
+        return max((self.asked[name] for name in (ALL, teacher) if name in self.asked), key=lambda flip: flip.at_ms, default=None)
 
     def in_force(self) -> list[str]:
         """Return what holds the stream, a sentence each."""
@@ -84,7 +93,7 @@ class Switches(BaseModel):
 
     def turned(self, action: Action, turn: Flip, student: str) -> Switches:
         """Return the switches after a turn, with the next number; these themselves where it changes nothing."""
-        paused, frozen, held = self.paused, self.frozen, dict(self.held)
+        paused, frozen, held, asked = self.paused, self.frozen, dict(self.held), dict(self.asked)
         if action in {"pause", "resume"}:
             paused = (paused or turn) if action == "pause" else None
         elif action in {"freeze", "unfreeze"}:
@@ -93,9 +102,11 @@ class Switches(BaseModel):
             held[student] = turn
         elif action == "release":
             held.pop(student, None)
-        if (paused, frozen, held) == (self.paused, self.frozen, self.held):
+        elif action == "refresh":
+            asked[student] = turn
+        if (paused, frozen, held, asked) == (self.paused, self.frozen, self.held, self.asked):
             return self
-        return Switches(number=self.number + 1, action=action, student=student, turn=turn, paused=paused, frozen=frozen, held=held)
+        return Switches(number=self.number + 1, action=action, student=student, turn=turn, paused=paused, frozen=frozen, held=held, asked=asked)
 
     def to_json(self) -> bytes:
         """Return the JSON, keys sorted."""

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     DROP = "drop"
     DRIFT = "drift"
     HARM = "harm"
+    ASKED = "asked"
     UNDER_WAY = "under_way"
     BACKS_OFF = "backs_off"
     BUDGET = "budget"
@@ -82,6 +83,8 @@ class RefreshFacts:
         num_failed: Refreshes that have failed in a row.
         retry_ms: After failures, when the next may begin.
         lag: Records that wait after this step.
+        asked_ms: When somebody asked last for a new version.
+        asked_by: Who that was, and why.
         is_harmful: All teachers' labels together make the student worse than it is on events alone, by more than chance.
     """
 
@@ -103,6 +106,8 @@ class RefreshFacts:
     retry_ms: int = 0
     lag: int = 0
     is_harmful: bool = False
+    asked_ms: int | None = None
+    asked_by: str = ""
 
 
 class RefreshDecision(BaseModel):
@@ -134,8 +139,8 @@ def decide_refresh(facts: RefreshFacts, now_ms: int, config: TeachersConfig) -> 
     """Decide whether a refresh of a teacher begins now; the first that applies counts.
 
     A deletion whose time is nearly over comes before everything but a refresh under way and a failed one's wait. Otherwise nothing begins before
-    the earliest number of events but the refresh of a version that is too old or lost, and nothing at all once the budget is spent. While the stream
-    is behind, what `CAN_WAIT` waits for several times as many events: a refresh may share the stream's cores.
+    the earliest number of events but the refresh of a version that is too old, lost or asked for, and nothing at all once the budget is spent. While
+    the stream is behind, what `CAN_WAIT` waits for several times as many events: a refresh may share the stream's cores.
 
     Args:
         facts: What is known of the teacher.
@@ -195,6 +200,8 @@ def _wishes(facts: RefreshFacts, now_ms: int, config: TeachersConfig, earliest: 
         yield Reason.AGE, f"it is {age_s:.0f} s old, {config.refresh_age_s:.0f} s are the most"
     if facts.version is None and facts.had_version:
         yield Reason.LOST, "its version is lost"
+    if facts.num_events and facts.asked_ms is not None and (facts.began_ms is None or facts.asked_ms > facts.began_ms):
+        yield Reason.ASKED, f"it was asked for {facts.asked_by}"
     if facts.num_events < earliest:
         return
     if facts.version is None:

@@ -148,6 +148,8 @@ def pods(resources: list[Resource]) -> dict[str, dict[str, Any]]:
         if each["kind"] == "RayCluster":
             groups = [("head", each["spec"]["headGroupSpec"]), *((group["groupName"], group) for group in each["spec"]["workerGroupSpecs"])]
             found |= {f"RayCluster {name}": group["template"]["spec"] for name, group in groups}
+        elif each["kind"] == "CronJob":
+            found[f"CronJob {each['metadata']['name']}"] = each["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         elif "template" in each["spec"] if "spec" in each else False:
             found[f"{each['kind']} {each['metadata']['name']}"] = each["spec"]["template"]["spec"]
     return found

@@ -15,10 +15,12 @@ import yaml
 from ray.dashboard.modules.job.cli import submit
 from ray.scripts.scripts import start
 from ray.serve.scripts import deploy
+from typer.main import get_command
 
 import streamrec
 from jobs import cli
 from serve.haproxy import flags
+from streamrec.cli.commands import app
 from streamrec.config import Config
 from streamrec.log.kafka_facts import TopicFacts
 from streamrec.log.kafka_security import check_security
@@ -174,6 +176,29 @@ def test_jobs_are_called_as_they_are_and_join_the_cluster(jobs: list[Resource], 
         assert job["spec"]["clusterSelector"] == {"ray.io/cluster": one("RayCluster")["metadata"]["name"]}
         assert "backoffLimit" not in job["spec"]  # KubeRay refuses it beside clusterSelector.
         assert job["spec"]["submissionMode"] == "HTTPMode"  # Its schema takes any text.
+
+
+def test_the_cron_job_only_asks_where_the_state_and_its_settings_are(pods: dict[str, dict[str, Any]], config: Config) -> None:
+    pod, learns = pods["CronJob streamrec-refresh"], pods["RayCluster training"]
+    (container,), (learner,) = pod["containers"], learns["containers"]
+    options = resolve_commands(container["command"])
+    assert options == ("refresh", [], "cron")
+    assert container["envFrom"] == learner["envFrom"]
+    assert container["image"] == learner["image"]
+    mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert ("/state" in mounted) == config.state.startswith("/")
+    assert mounted <= {mount["mountPath"] for mount in learner["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in learns["volumes"]}
+    assert [volume for volume in pod["volumes"] if volume["name"] != "tmp" and volume != volumes[volume["name"]]] == []
+
+
+def resolve_commands(words: list[str]) -> tuple[str, list[str], str]:
+    """Parse a call of ``streamrec``: its verb, teachers and who asks."""
+    program, verb, *rest = words
+    assert program == "streamrec"
+    commands: Any = get_command(app)
+    params = commands.commands[verb].make_context(verb, rest).params
+    return verb, list(params["teachers"] or ()), params["by"]
 
 
 def test_a_command_that_is_no_more_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ def test_there_are_pods_of_each_kind(pods: dict[str, dict[str, Any]]) -> None:
         "RayCluster spot",
         "StatefulSet streamrec-redis",
         "Job streamrec-serve-deploy",
+        "CronJob streamrec-refresh",
     }
 
 
@@ -57,7 +58,7 @@ def test_containers_say_what_they_need(pods: dict[str, dict[str, Any]]) -> None:
 
 def test_what_runs_for_long_is_probed(pods: dict[str, dict[str, Any]]) -> None:
     for name, container in containers(pods).items():
-        if not name.startswith("Job "):
+        if not name.startswith(("Job ", "CronJob ")):
             assert set(SERVER_PROBES) <= set(container), name
 
 

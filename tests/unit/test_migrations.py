@@ -165,7 +165,10 @@ SAMPLES: Mapping[str, Sample] = {
     "rebuild": Sample(read_at("REBUILD", read_record), {1: RECORD, 2: {**RECORD, "lake_to": None}}),
     "plan": Sample(read_plan, {1: {"plan": {"batch": 4}}}),
     "receipt": Sample(read_at(receipt_key("n", "e"), lambda storage: read_receipt(storage, "n", "e")), {1: {"event_id": "e"}}),
-    "switches": Sample(parsed_by(Switches.from_json), {1: {"number": 3, "action": "pause", "paused": FLIP}}),
+    "switches": Sample(
+        parsed_by(Switches.from_json),
+        {1: {"number": 3, "action": "pause", "paused": FLIP}, 2: {"number": 3, "action": "pause", "paused": FLIP, "asked": {}}},
+    ),
     "quarantine": Sample(parsed_by(Quarantined.from_json), {number: {**QUARANTINED, **learned} for number, learned in LEARNED.items()}),
     "vocabulary": Sample(
         read_vocabulary, {1: {"namespaces": ["n"]}, 2: {**VOCABULARY, "arrays": KNOWN}, 3: {**VOCABULARY, "arrays": {**KNOWN, **SAID}}}

@@ -17,6 +17,7 @@ from streamrec.events.codec import EventCodec
 from streamrec.log.base import LogAddress
 from streamrec.log.connect import open_table_reader
 from streamrec.log.offsets import OffsetRange
+from streamrec.pipeline.switches import SwitchBoard
 from streamrec.registry.registry import Registry
 from streamrec.storage import LocalStorage
 
@@ -200,6 +201,23 @@ def test_a_stream_is_paused_and_frozen_by_a_verb_and_each_turn_is_shown(tmp_path
     turns = ["pause", "freeze", "resume", "unfreeze"]
     assert [line.split()[1] for line in shown[:-1]] == turns
     assert [json.loads(line)["action"] for line in call("switches", "--json", *state).stdout.splitlines()] == turns
+
+
+def test_a_running_stream_is_asked_for_teachers_by_a_verb(tmp_path: Path) -> None:
+    state = ("--set", f"state={tmp_path / 'state'}")
+    every = call("refresh", *state, "--by", "cron", "--set", "teachers.enabled=['linear', 'transformer', 'repeats']")
+    assert (every.exit_code, every.stderr) == (0, "")
+    assert every.stdout.startswith("asked for new versions of linear, transformer: ")
+    assert call("refresh", "linear", *state, "--by", "ann", "--reason", "new season").exit_code == 0
+    refused = call("refresh", "linear", "repeats", *state)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "no such teacher that comes in versions, got repeats, allowed " in refused.stderr
+    shown = call("switches", *state).stdout.splitlines()
+    assert [" ".join(line.split()[1:3]) for line in shown[:-1]] == ["refresh since", "refresh linear"]
+    assert shown[-1] == "nothing is held: the stream runs and promotes"
+    switches = SwitchBoard(LocalStorage(tmp_path / "state")).now()
+    asked = {name: switches.asked_for(name) for name in ("linear", "transformer")}
+    assert {name: flip.by for name, flip in asked.items() if flip is not None} == {"linear": "ann", "transformer": "cron"}
 
 
 def test_a_version_that_is_pinned_live_is_live_and_a_rollback_is_refused_until_it_is_unpinned(tmp_path: Path) -> None:

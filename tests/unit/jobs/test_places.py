@@ -46,6 +46,7 @@ VERBS = {
     "freeze-publishing": [],
     "unfreeze-publishing": [],
     "switches": [],
+    "refresh": [],
     "quarantine": [],
     "worth": [],
     "status": [],

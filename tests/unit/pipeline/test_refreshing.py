@@ -15,7 +15,8 @@ from streamrec.log.base import Record
 from streamrec.pipeline.bootstrap import plan_of
 from streamrec.pipeline.plan_store import PlanStore
 from streamrec.pipeline.refresh_state import ENOUGH_QUERIES, FIRST_QUERIES, RefreshState
-from streamrec.storage import open_storage
+from streamrec.pipeline.switches import ALL, LOOK_EVERY_S, Flip, SwitchBoard
+from streamrec.storage import LocalStorage, open_storage
 from streamrec.teachers.policy import Reason
 from streamrec.teachers.requests import Refresher, RefreshRequest
 from streamrec.teachers.store import TeacherStore
@@ -73,6 +74,25 @@ def test_a_refresh_begins_for_a_reason_that_the_plan_the_version_and_the_lines_t
         facts = store.facts("linear", report.refreshes_started["linear"])
         assert facts["why"] == decision.code.value
         assert any(decision.reason in line for line in report.about_teachers())
+
+
+def test_a_refresh_that_is_asked_for_begins_once_also_in_an_idle_stream_and_one_that_starts_again(
+    make_world: Callable[..., World], mixed: list[Record], tmp_path: Path
+) -> None:
+    seldom = {"linear_refresh_events": 1000, "refresh_earliest": 0.05, "refresh_new_items": 100.0, "refresh_drift": 0.99, "refresh_drop": 0.99}
+    world = make_world(mixed, {**SETTINGS, "teachers": {"enabled": ["linear"], **seldom}}, folder=tmp_path / "state")
+    controller = world.controller()
+    assert [report.plan.decisions[0].code for report in world.play(controller) if report.refreshes_started] == [Reason.FIRST]
+    for _ in range(2):
+        world.clock.advance(LOOK_EVERY_S)
+        SwitchBoard(LocalStorage(world.folder)).turn("refresh", Flip(by="cron", reason="nightly", at_ms=world.clock.now_ms()), ALL)
+    world.clock.advance(LOOK_EVERY_S)
+    again = world.controller()
+    (started,) = [report for report in world.play(again) if report.refreshes_started]
+    assert (started.num_queries, started.plan.decisions[0].code) == (0, Reason.ASKED)
+    assert started.plan.decisions[0].reason.endswith(" by cron: nightly")
+    world.append([click("one")])
+    assert not any(report.refreshes_started for report in world.play(again))
 
 
 def test_a_failed_refresh_gives_back_what_it_had_counted_and_the_promise_to_forget(linear_world: World) -> None:

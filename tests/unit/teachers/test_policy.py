@@ -58,6 +58,11 @@ CHANGED: list[tuple[str, dict[str, Any], Reason]] = [
     ("a drift of choices", {"drift": 0.11}, Reason.DRIFT),
     ("labels that do harm", {"is_harmful": True}, Reason.HARM),
     ("age", {"began_ms": NOW_MS - 12 * HOUR_MS}, Reason.AGE),
+    ("somebody asked", {"asked_ms": NOW_MS - HOUR_MS + 1, "asked_by": "by ann", "num_events": 1, "lag": 9_000}, Reason.ASKED),
+    ("somebody asked before the last one began", {"asked_ms": NOW_MS - HOUR_MS}, Reason.NOTHING),
+    ("somebody asked, and nothing is new", {"asked_ms": NOW_MS - 1, "num_events": 0}, Reason.FEW_EVENTS),
+    ("somebody asked, and nobody knows when it began", {"asked_ms": 1, "began_ms": None}, Reason.ASKED),
+    ("somebody asked beyond the budget", {"asked_ms": NOW_MS - 1, "spent_s": 1800.0}, Reason.BUDGET),
     ("no version yet", {"version": None}, Reason.FIRST),
     ("its version is lost", {"version": None, "had_version": True, "num_events": 0}, Reason.LOST),
     ("a deletion's time", {"forget_since_ms": NOW_MS - 9 * HOUR_MS}, Reason.FORGET),
@@ -75,7 +80,11 @@ def test_each_measured_fact_changes_the_decision_and_is_named_by_it(values: dict
     decision = decide(**values)
     assert (decision.teacher, decision.code) == ("linear", code)
     assert decision.refresh == (
-        code in {Reason.FORGET, Reason.FIRST, Reason.LOST, Reason.EVENTS, Reason.AGE, Reason.NEW_ITEMS, Reason.DROP, Reason.DRIFT, Reason.HARM}
+        code
+        in {
+            *(Reason.FORGET, Reason.FIRST, Reason.LOST, Reason.EVENTS, Reason.AGE, Reason.NEW_ITEMS),
+            *(Reason.DROP, Reason.DRIFT, Reason.HARM, Reason.ASKED),
+        }
     )
     assert decision.is_put_off == (code in {Reason.BACKS_OFF, Reason.BUDGET, Reason.BEHIND})
     assert decision.reason
