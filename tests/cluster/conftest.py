@@ -130,6 +130,12 @@ def jobs() -> list[Resource]:
 
 
 @pytest.fixture(scope="session")
+def servers() -> list[Resource]:
+    """Return the servers that have a Ray of their own."""
+    return build(CLUSTER / "kuberay" / "servers")
+
+
+@pytest.fixture(scope="session")
 def one(resources: list[Resource]) -> Callable[..., Resource]:
     """Return the only resource of a kind, or the one of a name."""
 

@@ -192,6 +192,33 @@ def test_the_cron_job_only_asks_where_the_state_and_its_settings_are(pods: dict[
     assert [volume for volume in pod["volumes"] if volume["name"] != "tmp" and volume != volumes[volume["name"]]] == []
 
 
+def test_servers_apart_are_the_ray_clusters_pods_and_deploy_the_same_application(servers: list[Resource], one: One) -> None:
+    service, policy = servers
+    ours, theirs = service["spec"]["rayClusterConfig"], one("RayCluster")["spec"]
+    assert ours["rayVersion"] == theirs["rayVersion"]
+    assert yaml.safe_load(service["spec"]["serveConfigV2"]) == SERVE_CONFIG
+    label = {"streamrec.io/servers": "true"}
+    assert policy["spec"]["podSelector"]["matchLabels"] == label
+    (group,) = ours["workerGroupSpecs"]
+    (serving,) = [each for each in theirs["workerGroupSpecs"] if each["groupName"] == group["groupName"]]
+    assert (group["resources"], group["rayStartParams"]) == (serving["resources"], serving["rayStartParams"])
+    for mine, other in ((ours["headGroupSpec"], theirs["headGroupSpec"]), (group, serving)):
+        assert mine["template"]["metadata"]["labels"] == label
+        pods = [each["template"]["spec"] for each in (mine, other)]
+        # An overlay's volume of a state that is no bucket is left out, and the operator itself knows when Serve answers.
+        stripped = [without_state(pod) for pod in pods]
+        assert stripped[0] == stripped[1]
+
+
+def without_state(pod: dict[str, Any]) -> dict[str, Any]:
+    """Return what a pod is but for a state's volume, its readiness, its size and where it spreads."""
+    (container,) = pod["containers"]
+    mounts = [mount for mount in container["volumeMounts"] if mount["name"] != "state"]
+    kept = {name: value for name, value in container.items() if name not in {"readinessProbe", "resources"}} | {"volumeMounts": mounts}
+    rest = {name: value for name, value in pod.items() if name not in {"containers", "topologySpreadConstraints"}}
+    return rest | {"containers": [kept], "volumes": [volume for volume in pod["volumes"] if volume["name"] != "state"]}
+
+
 def resolve_commands(words: list[str]) -> tuple[str, list[str], str]:
     """Parse a call of ``streamrec``: its verb, teachers and who asks."""
     program, verb, *rest = words

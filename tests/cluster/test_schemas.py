@@ -57,6 +57,12 @@ def test_every_resource_is_valid(resources: list[Resource]) -> None:
     assert len(set(names)) == len(names)
 
 
+def test_servers_apart_are_valid(servers: list[Resource]) -> None:
+    assert [each["kind"] for each in servers] == ["RayService", "NetworkPolicy"]
+    for resource in servers:
+        check(resource)
+
+
 def test_every_job_is_valid(jobs: list[Resource]) -> None:
     assert jobs
     for job in jobs:
