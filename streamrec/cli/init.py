@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import tomllib
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 
 from streamrec.cli.first_config import first_config
 from streamrec.cli.options import Init
+from streamrec.cli.output import write_whole
 from streamrec.cli.telling import lines_of
 from streamrec.config import DEFAULT_MEANINGS, Config, parse_config
 from streamrec.errors import ConfigError
@@ -36,7 +36,7 @@ def run(options: Init) -> int:
     meanings = {name: guess_meaning(name) for name in types if name not in DEFAULT_MEANINGS}
     text = first_config(_name_of(file), _about(file, dataset, mapping), dataset.facts, meanings)
     _check(parse_config(tomllib.loads(text)), dataset)
-    _write(options.out, text)
+    write_whole(options.out, text, "Init")
     steps = _next(options, mapping, dataset)
     if options.json:
         described = {"config": str(options.out), "file": str(file), "kind": dataset.kind, "mapping": mapping, "facts": dict(dataset.facts)}
@@ -47,18 +47,6 @@ def run(options: Init) -> int:
         _say(options.out, dataset, guesses, types, meanings)
         sys.stdout.writelines(f"    {command}\n        {what}\n" for command, what in steps)
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    """Write the whole file or nothing."""
-    making = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        making.write_text(text, encoding="utf-8")
-        making.replace(path)
-    except OSError as error:
-        making.unlink(missing_ok=True)
-        what = f"Init: {path} can't be written ({error.strerror})"
-        raise ConfigError(what, do="name another file with --out") from error
 
 
 def _check(config: Config, dataset: Dataset) -> None:

@@ -91,7 +91,14 @@ def test_settings_that_are_there_stay_unless_they_are_to_go(shop: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["nowhere.csv"], ["bad.csv"], ["my shop.csv", "--map", "user=nobody"], ["my shop.csv", "--out", "no/folder/a.toml"]]
+    "words",
+    [
+        ["nowhere.csv"],
+        ["bad.csv"],
+        ["my shop.csv", "--map", "user=nobody"],
+        ["my shop.csv", "--out", "no/folder/a.toml"],
+        ["my shop.csv", "--out", ".", "--force"],
+    ],
 )
 def test_where_it_fails_nothing_is_written(shop: Path, words: list[str]) -> None:
     Path("bad.csv").write_text("user,item,time\nu,i,1764000000\nu,,1764000001\n")
