@@ -88,7 +88,7 @@ def guess_mapping(table: pa.Table, path: Path, given: Mapping[str, str] | None =
     """Return the columns of a file's fields: those that are given, and guesses of the others.
 
     Args:
-        table: The file, see `streamrec.events.datasets.read_columns`.
+        table: The file, see `streamrec.events.readers.read_any_table`.
         path: Its path, for errors.
         given: What is known already; `NO_TIME` for ``time`` leaves it out.
 
@@ -183,7 +183,7 @@ def _by_content(field: str, head: Columns, taken: Iterable[str], path: Path) -> 
 
 def _usable(head: Columns, taken: Iterable[str]) -> list[str]:
     """Return the columns that are not taken and that ``--map`` can name."""
-    return [name for name in head.table.column_names if name not in taken and name == name.strip() and name and not set(",=") & set(name)]
+    return [name for name in head.table.column_names if name not in taken and name and name == name.strip()]
 
 
 def _rank(field: str, name: str) -> int | None:

@@ -99,7 +99,6 @@ def test_a_column_that_is_named_like_a_time_and_is_none_is_told_of_unless_times_
             {"price": "price", "user": "user"},
             "looks like the item, got price, user, name it: streamrec init a.csv --map item=COLUMN",
         ),
-        ({"u=x": "user", "item": "item"}, "looks like the user"),
         ({"17": "user", "23": "item", "name": "iso"}, "line 1 of a.csv is no header"),
     ],
 )
