@@ -10,6 +10,7 @@ from typing import cast
 from streamrec.cli.options import ShowSwitches, Turn
 from streamrec.cli.show_config import resolve
 from streamrec.clock import SystemClock
+from streamrec.pipeline.alone import check_has_run
 from streamrec.pipeline.switches import Action, Flip, SwitchBoard, Switches
 from streamrec.storage import open_storage
 
@@ -28,13 +29,15 @@ def _user() -> str:
 
 def run(options: Turn | ShowSwitches) -> int:
     """Turn a switch and print what is in force then; or print the history, and what is in force."""
-    board = SwitchBoard(open_storage(resolve(options.settings).state))
+    config = resolve(options.settings)
+    board = SwitchBoard(open_storage(config.state))
     if isinstance(options, ShowSwitches):
         for entry in board.history():
             sys.stdout.write((entry.model_dump_json() if options.json else _line(entry)) + "\n")
         if not options.json:
             _print_in_force(board.now())
         return 0
+    check_has_run(config)
     now, is_new = board.turn(cast("Action", options.action), flip(options.by, options.reason))
     if not is_new:
         sys.stderr.write(f"nothing to {options.action}: it is so already\n")
