@@ -20,9 +20,10 @@ import argparse
 import json
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from jobs import cli
 from jobs.demo_view import happenings
@@ -105,13 +106,16 @@ def _dev(options: argparse.Namespace) -> int:
             numbers.ended(driver.controller, driver.controller.finish())
             summary = cli.summary(driver.controller)
             leave(actors_of(driver.controller))
-    if sys.stdout.isatty():
-        cli.say(
-            f"stopped: {summary['books']['applied']} events are learned, {summary['live'] or 'nothing'} is live; the next start goes on from here"
-        )
-    else:
-        sys.stdout.write(json.dumps(summary) + "\n")
+    ended(summary)
     return 0
+
+
+def ended(summary: Mapping[str, Any]) -> None:
+    """Say how it stands at the end; in a pipe the summary is the output besides."""
+    learned, live = summary["books"]["applied"], summary["live"] or "nothing"
+    cli.say(f"stopped: {learned} events are learned, {live} is live; the next start goes on from here")
+    if not sys.stdout.isatty():
+        sys.stdout.write(json.dumps(summary) + "\n")
 
 
 def _situation(config: Config, session: Session, url: str) -> Situation:

@@ -69,12 +69,7 @@ def of_stream(config: Config, *, takes_over: bool = False) -> DryRun:
     if found.commit is None or not _live(found):
         return DryRun("stream", (f"it would stop at once: {cli.not_live(config)}",), status=NO_VERSION)
     steps = [*_state(found), f"it would go on after batch {found.commit.batch + found.commit.steps_since}, {_behind(found)}", *_refreshes(config)]
-    try:
-        if not takes_over:
-            check_alone(config)
-    except StreamrecError as error:
-        return _on_ray(config, "stream", (*steps, f"it would stop at once: {error}"), status=1)
-    return _on_ray(config, "stream", steps)
+    return _alone(config, "stream", steps, takes_over=takes_over)
 
 
 def of_bootstrap(config: Config, dataset: Dataset | None, max_events: int | None) -> DryRun:
@@ -99,15 +94,15 @@ def of_bootstrap(config: Config, dataset: Dataset | None, max_events: int | None
     return _on_ray(config, "bootstrap", (*_state(found), *steps))
 
 
-def of_refresh(config: Config, teachers: Sequence[str]) -> DryRun:
+def of_refresh(config: Config, teachers: Sequence[str], *, takes_over: bool = False) -> DryRun:
     """Return what `jobs.refresh_teachers` would do."""
     found = _look(config)
     if found.commit is None or not _live(found):
         return DryRun("refresh_teachers", (f"it would stop at once: {cli.not_live(config)}",), status=NO_VERSION)
     steps = [*_state(found), f"it would execute {found.commit.steps_since} steps that are planned, train {', '.join(teachers)}, and commit"]
-    if found.writer is not None and found.writer.is_alive:
+    if takes_over and found.writer is not None and found.writer.is_alive:
         steps.append(f"it would take the state over from process {found.writer.pid} on {found.writer.host}, which stops at its next step")
-    return _on_ray(config, "refresh_teachers", steps)
+    return _alone(config, "refresh_teachers", steps, takes_over=takes_over)
 
 
 def of_rebuild(config: Config, what: str) -> DryRun:
@@ -145,6 +140,16 @@ def _behind(found: Standing) -> str:
 def _refreshes(config: Config) -> tuple[str, ...]:
     teachers = config.teachers.refreshed
     return (f"it would refresh {', '.join(teachers)} when they are due",) if teachers else ()
+
+
+def _alone(config: Config, job: str, steps: Sequence[str], *, takes_over: bool) -> DryRun:
+    """Return what a job would do that moves the state alone."""
+    try:
+        if not takes_over:
+            check_alone(config)
+    except StreamrecError as error:
+        return _on_ray(config, job, (*steps, f"it would stop at once: {error}"), status=1)
+    return _on_ray(config, job, steps)
 
 
 def _on_ray(config: Config, job: str, steps: Sequence[str], status: int = 0) -> DryRun:

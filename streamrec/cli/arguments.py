@@ -10,7 +10,9 @@ import typer
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Default: $STREAMREC_CONFIG, then ./streamrec.toml.")]
 Student = Annotated[str, typer.Option("--student", metavar="NAME", help="A further student of the configuration.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as student.dim=32.")]
-Mapping = Annotated[str | None, typer.Option("--map", metavar="FIELD=COLUMN,…", help="The columns of a file of an unknown format.")]
+Mapping = Annotated[
+    str | None, typer.Option("--map", metavar="FIELD=COLUMN,…", help="The columns of a file of an unknown format; quote a part that has a comma.")
+]
 Broker = Annotated[
     str | None,
     typer.Option("--to", metavar="BROKER", help="HOST:PORT, local:///FOLDER, auto, embedded or local. Default: log.broker of the configuration."),

@@ -262,8 +262,9 @@ def schema(
         str | None,
         typer.Option("--kind", metavar="KIND", help="interaction, impression, item_update, deletion or dead_letter. Default: any event."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Print the JSON Schema (draft 2020-12) of the wire format."""
+    """Print the JSON Schema (draft 2020-12) of the wire format: JSON, with or without --json."""
     _run("schema", Schema(kind))
 
 

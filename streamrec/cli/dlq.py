@@ -24,19 +24,30 @@ from streamrec.log.base import LogAddress
 from streamrec.log.connect import open_table_reader, open_writer
 from streamrec.pipeline.dead_letter_box import DeadLetterBox, Letter, Place
 from streamrec.pipeline.forgotten_letters import WHY, ForgottenLetters, load_forgotten
+from streamrec.pipeline.layout import run_folder
 from streamrec.pipeline.letter_text import printable, shown
+from streamrec.pipeline.log_place import log_there
 from streamrec.pipeline.resend import Refused, Repair, Resender, in_batches
 
 
 def run(options: DlqList | DlqShow | DlqReplay) -> int:
     """Do what was asked for."""
     config, console = resolve(options.settings, options.broker), err_console()
+    _check_log(config, options.broker or config.log.broker)
     with opened_broker(options.broker, config, console) as address:
         forgotten = load_forgotten(config)
         if isinstance(options, DlqReplay):
             return _replay(options, config, address, console, forgotten)
         with _opened_box(address, config) as box:
             return _list(options, box, console, forgotten) if isinstance(options, DlqList) else _show(options, box, forgotten)
+
+
+def _check_log(config: Config, broker: str) -> None:
+    """Return unless an embedded Kafka would be started for the first time: nobody has rejected anything then."""
+    folder = run_folder(config)
+    if log_there(config, broker) is None and not (folder / "kafka").exists():
+        what = "Dead letters: there are none, no log has ever run on this state"
+        raise DataError(what, got=str(folder), do="name the state with --config or --set state=ADDRESS, or its log with --broker")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import tomllib
@@ -14,12 +13,14 @@ import pyarrow.compute as pc
 
 from streamrec.cli.first_config import first_config
 from streamrec.cli.options import Init
+from streamrec.cli.output import write_whole
 from streamrec.cli.telling import lines_of
 from streamrec.config import DEFAULT_MEANINGS, Config, parse_config
 from streamrec.errors import ConfigError
-from streamrec.events.datasets import Dataset, known_kind, load_dataset, parse_mapping, read_columns, single_file
+from streamrec.events.datasets import Dataset, known_kind, load_dataset, parse_mapping, show_mapping, single_file
 from streamrec.events.guessing import Guess, GuessedMeaning, guess_mapping, guess_meaning
 from streamrec.events.meaning import TARGET, roles_of
+from streamrec.events.readers import read_any_table
 
 
 def run(options: Init) -> int:
@@ -29,14 +30,14 @@ def run(options: Init) -> int:
         raise ConfigError(what, do="name another file with --out, or take --force to write it anew")
     file, given = single_file(options.file), parse_mapping(options.mapping) if options.mapping else {}
     kind = known_kind(file) if not given else None
-    guesses = guess_mapping(read_columns(file), file, given) if kind is None else []
+    guesses = guess_mapping(read_any_table(file), file, given) if kind is None else []
     mapping = {guess.field: guess.column for guess in guesses}
     dataset = load_dataset(file, mapping or None)
     types = sorted(pc.unique(dataset.events["event_type"]).to_pylist())
     meanings = {name: guess_meaning(name) for name in types if name not in DEFAULT_MEANINGS}
     text = first_config(_name_of(file), _about(file, dataset, mapping), dataset.facts, meanings)
     _check(parse_config(tomllib.loads(text)), dataset)
-    _write(options.out, text)
+    write_whole(options.out, text, "Init")
     steps = _next(options, mapping, dataset)
     if options.json:
         described = {"config": str(options.out), "file": str(file), "kind": dataset.kind, "mapping": mapping, "facts": dict(dataset.facts)}
@@ -49,18 +50,6 @@ def run(options: Init) -> int:
     return 0
 
 
-def _write(path: Path, text: str) -> None:
-    """Write the whole file or nothing."""
-    making = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        making.write_text(text, encoding="utf-8")
-        making.replace(path)
-    except OSError as error:
-        making.unlink(missing_ok=True)
-        what = f"Init: {path} can't be written ({error.strerror})"
-        raise ConfigError(what, do="name another file with --out") from error
-
-
 def _check(config: Config, dataset: Dataset) -> None:
     """Look whether the settings give every event of the sample a meaning, and say so where nothing of it is to be predicted."""
     roles, _ = roles_of(dataset.events, config.events.meanings)
@@ -71,7 +60,7 @@ def _check(config: Config, dataset: Dataset) -> None:
 def _about(file: Path, dataset: Dataset, mapping: Mapping[str, str]) -> str:
     facts = dataset.facts
     counted = f"{facts['events']} events, {facts['users']} users, {facts['items']} items"
-    columns = f"\nIts columns, for replay and backtest: --map {_mapping(mapping)}" if mapping else ""
+    columns = f"\nIts columns, for replay and backtest: --map {show_mapping(mapping)}" if mapping else ""
     return (
         f"Written by `streamrec init` from {file.name}: {counted}.{columns}\n"
         "What is commented out is the default; `streamrec config show` prints every setting."
@@ -96,7 +85,7 @@ def _role(name: str, meanings: Mapping[str, GuessedMeaning]) -> str:
 def _next(options: Init, mapping: Mapping[str, str], dataset: Dataset) -> list[tuple[str, str]]:
     """Return the next commands, each with what it does."""
     config = "" if options.out == Path("streamrec.toml") else f" --config {shlex.quote(str(options.out))}"
-    mapped = f" --map {shlex.quote(_mapping(mapping))}" if mapping else ""
+    mapped = f" --map {shlex.quote(show_mapping(mapping))}" if mapping else ""
     file, user = shlex.quote(str(options.file)), shlex.quote(dataset.events["user_id"][-1].as_py())
     port = parse_config({}).serving.port
     return [
@@ -108,10 +97,6 @@ def _next(options: Init, mapping: Mapping[str, str], dataset: Dataset) -> list[t
         (f"python -m serve{config}", f"answer at port {port}"),
         (f"streamrec status{config}", "how does it stand?"),
     ]
-
-
-def _mapping(mapping: Mapping[str, str]) -> str:
-    return ",".join(f"{field}={column}" for field, column in mapping.items())
 
 
 def _name_of(file: Path) -> str:

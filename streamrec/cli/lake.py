@@ -42,7 +42,7 @@ def _say(outcome: Mapping[str, Any] | str, options: Lake) -> None:
     elif isinstance(outcome, str):
         sys.stdout.write(outcome + "\n")
     else:
-        sys.stdout.write("".join(f"{name}: {value}\n" for name, value in outcome.items()))
+        sys.stdout.write("".join(f"{name}: {'nothing was written yet' if value is None else value}\n" for name, value in outcome.items()))
 
 
 def _sentences(report: LakeReport) -> str:

@@ -76,7 +76,7 @@ def _row(registry: Registry, version: str) -> dict[str, Any]:
 
 def _marks(registry: Registry, version: str) -> list[str]:
     move = registry.alias()
-    marks = {"live": move is not None and move.version == version, "previous": move is not None and move.previous == version}
+    marks = {"live": move is not None and move.version == version, "previous": registry.previous() == version}
     return [name for name, holds in {**marks, "pinned": version in registry.pinned()}.items() if holds]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from dataclasses import asdict
@@ -24,6 +25,10 @@ _AS_ON_A_CPU = "a training step counted as long as on a CPU core: how much short
 def run(options: Plan) -> int:
     """Print the estimate; its figures' sources are in the JSON."""
     config = resolve_only(options.settings)
+    for name, given in (("events-per-s", options.events_per_s), ("requests-per-s", options.requests_per_s), ("memory-gb", options.memory_gb)):
+        if given is not None and not math.isfinite(given):
+            what = f"Plan: --{name} is no number to plan with"
+            raise ConfigError(what, got=given, allowed="a finite one", do="say how many are expected")
     try:
         retention_s = parse_duration_s(options.retention)
     except ValueError as error:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from contextlib import suppress
 
 from streamrec.cli.options import WriteReport
+from streamrec.cli.output import write_whole
 from streamrec.cli.show_config import resolve_only
 from streamrec.clock import Clock, SystemClock
-from streamrec.errors import ConfigError
 from streamrec.pipeline.places import check_places
 from streamrec.report.facts import Report
 from streamrec.report.of_backtest import report_of_backtest
@@ -22,7 +22,9 @@ def run(options: WriteReport, clock: Clock | None = None) -> int:
     if options.json:
         sys.stdout.write(f"{to_json(report)}\n")
         return 0
-    _write(options.out, to_html(report))
+    with suppress(OSError):  # Whoever writes the file says what is wrong.
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(options.out, to_html(report), "Report")
     sys.stdout.write(f"{options.out}\n")
     return 0
 
@@ -33,15 +35,3 @@ def _made(options: WriteReport, now_ms: int) -> Report:
     config = resolve_only(options.settings, {} if options.of is None else {"state": str(options.of)})
     check_places(config)
     return report_of_run(config, now_ms)
-
-
-def _write(path: Path, page: str) -> None:
-    """Write a file in one move, so that nobody opens half of one."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        what = f"Report: {path} can't be written"
-        raise ConfigError(what, got=error.strerror, do="give another file with --out") from error

@@ -12,6 +12,7 @@ from streamrec.cli.options import ShowSwitches, Turn
 from streamrec.cli.show_config import resolve
 from streamrec.clock import SystemClock
 from streamrec.errors import OperatorError
+from streamrec.pipeline.alone import check_has_run
 from streamrec.pipeline.switches import ALL, Action, Flip, SwitchBoard, Switches
 from streamrec.storage import open_storage
 
@@ -38,6 +39,7 @@ def run(options: Turn | ShowSwitches) -> int:
         if not options.json:
             _print_in_force(board.now())
         return 0
+    check_has_run(config)
     if options.action == "refresh":
         return _ask(board, options, config.teachers.refreshed)
     now, is_new = board.turn(cast("Action", options.action), flip(options.by, options.reason))

@@ -137,10 +137,13 @@ def _default_path() -> Path | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Some editors begin UTF-8 with a mark.
     except OSError as error:
         what = f"Config: the file can't be read ({error.strerror})"
         raise ConfigError(what, got=str(path), do="give an existing .toml or .yaml file") from error
+    except UnicodeDecodeError as error:
+        what = f"Config: {path} is not UTF-8"
+        raise ConfigError(what, got=f"byte 0x{error.object[error.start]:02x} at {error.start}", allowed="UTF-8", do="save it as UTF-8") from error
     try:
         values = yaml.safe_load(text) if path.suffix in {".yaml", ".yml"} else tomllib.loads(text)
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from streamrec.errors import DatasetError
 
-_TIMES_ALLOWED = "seconds, milliseconds, or ISO 8601 such as 2010-12-01 08:26:00 or 2010-12-01T08:26:00Z"
+TIMES_ALLOWED = "seconds, milliseconds, or ISO 8601 such as 2010-12-01 08:26:00 or 2010-12-01T08:26:00Z"
 _ISO_TIME = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2})?"
 _SCALES = ((1e11, 1000, 1), (1e14, 1, 1), (1e17, 1, 1000), (np.inf, 1, 1_000_000))  # largest number below, multiply by, divide by
 
@@ -64,12 +64,12 @@ class Columns:
             column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
         return self._cast(name, pa.float64(), "a number", column)
 
-    def times_ms(self, name: str) -> pa.Array:
+    def times_ms(self, name: str, *, is_month_first: bool = False) -> pa.Array:
         """Return a column of times as int64 milliseconds since the epoch, UTC.
 
         Numbers are seconds while the column's largest is below 1e11 (the year 5138), else milliseconds below 1e14, else microseconds
         below 1e17, else nanoseconds. Texts are ISO 8601 with an optional offset from UTC; without one they are UTC. Texts such as
-        ``12/31/2010 8:26`` are month, day, year, UTC.
+        ``12/31/2010 8:26`` are month, day, year, UTC, where ``is_month_first`` says so or some day of them is beyond 12; else they are an error.
         """
         column = _whole(self.table[name])
         if pa.types.is_temporal(column.type):
@@ -80,12 +80,18 @@ class Columns:
                 return self._without_nulls(_scale_to_ms(column.cast(kind)), name)
             except pa.ArrowInvalid:
                 continue
-        parsed = _parse_times(column.cast(pa.string()))
-        return self._without_nulls(parsed, name)
+        texts = column.cast(pa.string())
+        times = _parse_iso(texts)
+        if times.null_count:
+            american = pc.strptime(texts, format="%m/%d/%Y %H:%M", unit="s", error_is_null=True)
+            times = self._without_nulls(pc.coalesce(times, pc.multiply(american.cast(pa.int64()), 1000)), name)
+            if not is_month_first and pc.max(pc.day(american)).as_py() <= 12:
+                raise self._unsettled(int(np.argmax(american.is_valid().to_numpy(zero_copy_only=False))), name)
+        return self._without_nulls(times, name)
 
     def _without_nulls(self, times: pa.Array, name: str) -> pa.Array:
         if times.null_count:
-            raise self._wrong(int(np.argmax(times.is_null().to_numpy(zero_copy_only=False))), name, _TIMES_ALLOWED)
+            raise self._wrong(int(np.argmax(times.is_null().to_numpy(zero_copy_only=False))), name, TIMES_ALLOWED)
         return times
 
     def _cast(self, name: str, kind: pa.DataType, allowed: str, column: pa.Array | None = None) -> pa.Array:
@@ -94,6 +100,11 @@ class Columns:
             return column.cast(kind)
         except pa.ArrowInvalid as error:
             raise self._wrong(_first_failure(column, kind), name, allowed) from error
+
+    def _unsettled(self, row: int, name: str) -> DatasetError:
+        line = row + self.first_line
+        what = f"Dataset: line {line}, column {name!r} of {self.path} begins with a month or with a day, and no line settles which"
+        return DatasetError(what, got=repr(self.table[name][row].as_py()), allowed=TIMES_ALLOWED, do="write them so", line=line, column=name)
 
     def _wrong(self, row: int, name: str, allowed: str) -> DatasetError:
         line = row + self.first_line
@@ -137,8 +148,8 @@ def _scale_to_ms(numbers: pa.Array) -> pa.Array:
     return pa.array(np.round(scaled).astype(np.int64), mask=~known)
 
 
-def _parse_times(texts: pa.Array) -> pa.Array:
-    """Return int64 milliseconds; null where a text is no time."""
+def _parse_iso(texts: pa.Array) -> pa.Array:
+    """Return int64 milliseconds; null where a text is no time in ISO 8601."""
     nothing = pa.scalar(None, pa.string())
     zoned = pc.match_substring_regex(texts, _ISO_TIME + r"(\.\d{1,9})?(Z|[+-]\d{2}(:?\d{2})?)$")
     plain = pc.match_substring_regex(texts, _ISO_TIME + r"(\.\d{1,9})?$|^\d{4}-\d{2}-\d{2}$")
@@ -146,11 +157,7 @@ def _parse_times(texts: pa.Array) -> pa.Array:
         _cast_where_possible(pc.if_else(zoned, texts, nothing), pa.timestamp("ns", "UTC")),
         _cast_where_possible(pc.if_else(plain, texts, nothing), pa.timestamp("ns")),
     ]
-    millis = pc.coalesce(*(part.cast(pa.timestamp("ms", part.type.tz), safe=False).cast(pa.int64()) for part in parts))
-    if millis.null_count:
-        american = pc.strptime(texts, format="%m/%d/%Y %H:%M", unit="s", error_is_null=True)
-        millis = pc.coalesce(millis, pc.multiply(american.cast(pa.int64()), 1000))
-    return millis
+    return pc.coalesce(*(part.cast(pa.timestamp("ms", part.type.tz), safe=False).cast(pa.int64()) for part in parts))
 
 
 def _cast_where_possible(texts: pa.Array, kind: pa.DataType) -> pa.Array:

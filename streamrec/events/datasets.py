@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-
-import pyarrow as pa
 
 from streamrec.errors import DatasetError
 from streamrec.events.assemble import Dataset, RawEvents, assemble
@@ -25,9 +25,9 @@ from streamrec.events.formats import (
     read_taobao,
     read_u_data,
 )
-from streamrec.events.readers import first_line, is_parquet, read_parquet, read_text_table, split_header
+from streamrec.events.readers import first_line, header_of, is_parquet, read_any_table, read_parquet, split_header
 
-__all__ = ["EVENT_FIELDS", "KINDS", "Dataset", "known_kind", "load_dataset", "parse_mapping", "read_columns", "single_file"]
+__all__ = ["EVENT_FIELDS", "KINDS", "Dataset", "known_kind", "load_dataset", "parse_mapping", "show_mapping", "single_file"]
 
 EVENT_FIELDS = ("user", "item", "time", "type", "value", "session", "basket", "split")
 
@@ -44,6 +44,7 @@ _KNOWN: dict[str, tuple[str, _Reader]] = {  # kind → (the name in event ids, o
     "citeulike": ("citeulike", read_citeulike),
 }
 KINDS = (*_KNOWN, "table")
+_DO_MAP = "add --map user=COLUMN,item=COLUMN,time=COLUMN"
 _IN_FOLDER = ("ratings.csv", "ratings.csv.gz", "ratings.dat", "u.data", "*.inter", "*.csv", "*.csv.gz", "*.parquet")
 _TAOBAO_LINE = re.compile(rf"-?\d+,-?\d+,-?\d+,({'|'.join(TAOBAO_TYPES)}),-?\d+")
 
@@ -52,8 +53,8 @@ def load_dataset(path: str | Path, mapping: Mapping[str, str] | None = None, kin
     """Load the interactions of a file, or of a folder that holds one.
 
     Recognised by content, plain or gzip: UCI Online Retail; MovieLens ``ratings.csv``, ``u.data`` and ``ratings.dat``; RecBole atomic files;
-    sessions (period, session, item); Taobao UserBehavior with and without a header; pairs with a split (split, user, item). Any other CSV
-    or Parquet file is read with a mapping.
+    sessions (period, session, item); Taobao UserBehavior with and without a header; pairs with a split (split, user, item). Any other file
+    of columns, Parquet or text that ``,``, ``;``, tab or ``|`` separates, is read with a mapping.
 
     Args:
         path: The file or folder.
@@ -82,7 +83,7 @@ def load_dataset(path: str | Path, mapping: Mapping[str, str] | None = None, kin
 
 
 def parse_mapping(text: str) -> dict[str, str]:
-    """Parse ``user=CustomerID,item=StockCode`` into fields and columns.
+    """Parse ``user=CustomerID,item=StockCode`` into fields and columns; a part that holds a comma is quoted, as in CSV.
 
     Raises:
         DatasetError: A part has no ``=`` or a field comes twice.
@@ -90,15 +91,28 @@ def parse_mapping(text: str) -> dict[str, str]:
     Example:
         >>> parse_mapping("user=u, item=i")
         {'user': 'u', 'item': 'i'}
+        >>> parse_mapping('"user=Customer, No.",item=i')
+        {'user': 'Customer, No.', 'item': 'i'}
     """
     mapping: dict[str, str] = {}
-    for part in text.split(","):
+    try:
+        parts = next(csv.reader([text], skipinitialspace=True)) or [""]
+    except csv.Error:  # Of several lines.
+        parts = [""]
+    for part in parts:
         field, equals, column = (piece.strip() for piece in part.partition("="))
         if not (field and equals and column) or field in mapping:
             what = "Dataset: the mapping does not parse"
-            raise DatasetError(what, got=repr(part), allowed="FIELD=COLUMN,FIELD=COLUMN,… with each field once")
+            raise DatasetError(what, got=repr(part or text), allowed="FIELD=COLUMN,FIELD=COLUMN,… with each field once")
         mapping[field] = column
     return mapping
+
+
+def show_mapping(mapping: Mapping[str, str]) -> str:
+    """Return fields and columns as `parse_mapping` reads them."""
+    shown = io.StringIO()
+    csv.writer(shown, lineterminator="").writerow(f"{field}={column}" for field, column in mapping.items())
+    return shown.getvalue()
 
 
 def _stem(path: Path) -> str:
@@ -129,9 +143,10 @@ def _recognise(path: Path) -> str:
         return found
     if is_parquet(path):
         what = f"Dataset: {path} is Parquet, whose columns need a mapping"
-        raise DatasetError(what, got=", ".join(read_parquet(path).column_names), do="add --map user=COLUMN,item=COLUMN,time=COLUMN")
-    line = first_line(path)
-    raise _unrecognised(path, line, set(split_header(line)))
+        raise DatasetError(what, got=", ".join(read_parquet(path).column_names), do=_DO_MAP)
+    header_of(path)
+    what = f"Dataset: line 1 of {path} is no header of a known format"
+    raise DatasetError(what, got=repr(first_line(path)[:80]), allowed=", ".join(KINDS), do=_DO_MAP, line=1)
 
 
 def known_kind(path: Path) -> str | None:
@@ -165,36 +180,8 @@ def known_kind(path: Path) -> str | None:
     return None
 
 
-def _unrecognised(path: Path, line: str, names: set[str]) -> DatasetError:
-    what = f"Dataset: line 1 of {path} is no header of a known format"
-    separator = next((mark for mark in ";\t|" if mark in line and len(names) == 1), None)
-    if separator is not None:
-        return DatasetError(f"{what}, and looks separated by {separator!r}", got=repr(line[:80]), allowed="','", do="convert the file", line=1)
-    return DatasetError(
-        what,
-        got=repr(line[:80]),
-        allowed=", ".join(KINDS),
-        do="add --map user=COLUMN,item=COLUMN,time=COLUMN",
-        line=1,
-    )
-
-
-def read_columns(path: Path) -> pa.Table:
-    """Read any CSV or Parquet file; columns of a CSV file are strings.
-
-    Raises:
-        DatasetError: The file can't be read, or has another separator.
-    """
-    if is_parquet(path):
-        return read_parquet(path)
-    line = first_line(path)
-    if len(split_header(line)) == 1 and any(mark in line for mark in ";\t|"):
-        raise _unrecognised(path, line, {line})
-    return read_text_table(path)
-
-
 def _read_mapped(path: Path, mapping: dict[str, str], name: str) -> Dataset:
-    table = read_columns(path)
+    table = read_any_table(path)
     check_mapping(mapping, EVENT_FIELDS, ("user", "item"), table.column_names, path)
     columns = Columns(table, path)
     values = columns.numbers(mapping["value"]) if "value" in mapping else None

@@ -32,7 +32,7 @@ def read_online_retail(path: Path, name: str) -> Dataset:
     invoice, item = columns.ids("InvoiceNo"), columns.ids("StockCode")
     rows = rows[first_rows(invoice.take(pa.array(rows)), item.take(pa.array(rows)))]
     chosen = pa.array(rows)
-    times, quantity = columns.times_ms("InvoiceDate").take(chosen), columns.numbers("Quantity").take(chosen)
+    times, quantity = columns.times_ms("InvoiceDate", is_month_first=True).take(chosen), columns.numbers("Quantity").take(chosen)
     invoice, item = invoice.take(chosen), item.take(chosen)
     returned = pc.starts_with(invoice, "C")
     raw = RawEvents(

@@ -16,7 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from streamrec.errors import DatasetError
-from streamrec.events.columns import Columns
+from streamrec.events.columns import TIMES_ALLOWED, Columns
+
+NO_TIME = "none"
+"""Given as the column of the time, where there is none of that name: the file's order is time."""
 
 LOOKED_AT = 20_000
 """Rows, the first ones, by which columns are judged."""
@@ -85,21 +88,24 @@ def guess_mapping(table: pa.Table, path: Path, given: Mapping[str, str] | None =
     """Return the columns of a file's fields: those that are given, and guesses of the others.
 
     Args:
-        table: The file, see `streamrec.events.datasets.read_columns`.
+        table: The file, see `streamrec.events.readers.read_any_table`.
         path: Its path, for errors.
-        given: What is known already.
+        given: What is known already; `NO_TIME` for ``time`` leaves it out.
 
     Raises:
-        DatasetError: There is no header, or no column for the user or the item.
+        DatasetError: There is no header, no column for the user or the item, or one that is named like a time holds none.
     """
     _check_header(table, path)
-    head, given = Columns(table.slice(0, LOOKED_AT), path), given or {}
+    head, given = Columns(table.slice(0, LOOKED_AT), path), dict(given or {})
+    sought = [field for field in _NAMES if field not in given]
+    if given.get("time") == NO_TIME and NO_TIME not in table.column_names:
+        del given["time"]
     found = [Guess(field, column, "you said so") for field, column in given.items()]
     taken = set(given.values())
-    for field in _NAMES:
-        if field in given:
-            continue
+    for field in sought:
         guess = _by_name(field, head, taken)
+        if guess is None and field == "time":
+            _check_timeless(head, taken)
         if guess is not None:
             found.append(guess)
             taken.add(guess.column)
@@ -135,12 +141,32 @@ def _check_header(table: pa.Table, path: Path) -> None:
 
 def _by_name(field: str, head: Columns, taken: Iterable[str]) -> Guess | None:
     """Return the column whose name says so and whose cells fit, the best name first; of equal ones the first column."""
-    ranked = sorted((rank, at, name) for at, name in enumerate(_usable(head, taken)) if (rank := _rank(field, name)) is not None)
-    for _, _, name in ranked:
+    for name in _ranked(field, head, taken):
         fits = _fits(field, head, name)
         if fits is not None:
             return Guess(field, name, f"its name says so, {fits}" if fits else "its name says so")
     return None
+
+
+def _ranked(field: str, head: Columns, taken: Iterable[str]) -> list[str]:
+    """Return the columns whose name fits a field, the best first."""
+    ranked = sorted((rank, at, name) for at, name in enumerate(_usable(head, taken)) if (rank := _rank(field, name)) is not None)
+    return [name for _, _, name in ranked]
+
+
+def _check_timeless(head: Columns, taken: Iterable[str]) -> None:
+    """Raise a `DatasetError` where a column is named like a time, and none of those can be read as one: its order would be lost in silence."""
+    name = next(iter(_ranked("time", head, taken)), None)
+    if name is None:
+        return
+    try:
+        bounds = pc.min_max(head.times_ms(name)).as_py()
+        got = f"{' to '.join(str(np.datetime64(bounds[end], 'ms')) for end in ('min', 'max'))}, read as a time"
+    except DatasetError as error:
+        got = repr(head.table[name][error.facts["line"] - head.first_line].as_py())[:80]
+    what = f"Dataset: column {name!r} of {head.path} is named like a time and can't be read as one"
+    do = f"write it so, name another column with --map time=COLUMN, or leave it out with --map time={NO_TIME}, which makes the file's order time"
+    raise DatasetError(what, got=got, allowed=f"{TIMES_ALLOWED}, from 1990 to 2100", do=do, column=name)
 
 
 def _by_content(field: str, head: Columns, taken: Iterable[str], path: Path) -> Guess:
@@ -157,7 +183,7 @@ def _by_content(field: str, head: Columns, taken: Iterable[str], path: Path) -> 
 
 def _usable(head: Columns, taken: Iterable[str]) -> list[str]:
     """Return the columns that are not taken and that ``--map`` can name."""
-    return [name for name in head.table.column_names if name not in taken and name == name.strip() and name and not set(",=") & set(name)]
+    return [name for name in head.table.column_names if name not in taken and name and name == name.strip()]
 
 
 def _rank(field: str, name: str) -> int | None:

@@ -16,6 +16,8 @@ from streamrec.errors import DatasetError
 HEAD_BYTES = 65_536
 _GZIP_MAGIC = b"\x1f\x8b"
 _PARQUET_MAGIC = b"PAR1"
+_DELIMITERS = ",;\t|"
+"""Of those that make as many columns the first one."""
 
 
 def open_plain(path: Path) -> IO[bytes]:
@@ -80,6 +82,32 @@ def _read(path: Path, num_bytes: int | None) -> bytes:
 def _broken(path: Path, error: Exception) -> DatasetError:
     what = f"Dataset: {path} ends early or is damaged ({error})"
     return DatasetError(what, do="download the file again")
+
+
+def read_any_table(path: Path) -> pa.Table:
+    """Read any Parquet file, or text below a header, see `header_of`; columns of text are strings, names have no spaces around them.
+
+    Raises:
+        DatasetError: The file can't be read, or holds JSON.
+    """
+    table = read_parquet(path) if is_parquet(path) else read_text_table(path, delimiter=header_of(path)[1])
+    names = [name.strip() for name in table.column_names]
+    return table.rename_columns(names) if len(set(names)) == len(names) else table
+
+
+def header_of(path: Path) -> tuple[list[str], str]:
+    """Return the columns of a text file by its first line, and the separator: the one that makes most columns of it.
+
+    Raises:
+        DatasetError: The file can't be read, or holds JSON.
+    """
+    line = first_line(path)
+    if line.lstrip().startswith(("{", "[")):
+        what = f"Dataset: {path} holds JSON, which is not read from files"
+        do = "write a column for each field into CSV or Parquet, or send the events themselves to POST /v1/events"
+        raise DatasetError(what, got=repr(line[:80]), allowed="text with a header line, or Parquet", do=do, line=1)
+    delimiter = max(_DELIMITERS, key=lambda mark: len(split_header(line, mark)))
+    return split_header(line, delimiter), delimiter
 
 
 def read_text_table(path: Path, *, names: list[str] | None = None, delimiter: str = ",", quoted: bool = True) -> pa.Table:

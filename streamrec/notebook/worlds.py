@@ -10,8 +10,9 @@ import pyarrow as pa
 from pyarrow import csv
 
 from streamrec.config import Config, parse_config
-from streamrec.events.datasets import Dataset, known_kind, load_dataset, read_columns, single_file
+from streamrec.events.datasets import Dataset, known_kind, load_dataset, single_file
 from streamrec.events.guessing import guess_mapping
+from streamrec.events.readers import read_any_table
 from streamrec.events.synthetic import synthetic_dataset
 
 _SAVED = {"user_id": "user", "item_id": "item", "event_type": "type", "event_time": "time", "value": "value"}
@@ -38,7 +39,7 @@ def load_events(path: str | Path, columns: Mapping[str, str] | None = None) -> D
     file, given = single_file(path), dict(columns or {})
     if not given and known_kind(file) is not None:
         return load_dataset(file)
-    return load_dataset(file, {guess.field: guess.column for guess in guess_mapping(read_columns(file), file, given)})
+    return load_dataset(file, {guess.field: guess.column for guess in guess_mapping(read_any_table(file), file, given)})
 
 
 def sample_events(*, num_users: int = 60, num_items: int = 120, num_events: int = 2000, seed: int = 0) -> Dataset:

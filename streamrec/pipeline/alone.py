@@ -14,7 +14,7 @@ from pathlib import PurePath
 import psutil
 
 from streamrec.config import Config
-from streamrec.errors import OperatorError
+from streamrec.errors import Damaged, OperatorError
 from streamrec.pipeline.checkpoint import read_head
 from streamrec.pipeline.commit import Head
 from streamrec.pipeline.layout import checkpoint_url
@@ -55,6 +55,22 @@ def check_alone(config: Config, *, may_take_over: bool = True) -> Seen:
     if seen is Seen.RUNS:
         raise _taken(head, may_take_over=may_take_over)
     return seen
+
+
+def check_has_run(config: Config) -> None:
+    """Return if a driver has ever moved the state: what holds a stream would lie in a folder where none will look for it.
+
+    Raises:
+        OperatorError: None has.
+    """
+    state = state_address(config)
+    try:
+        head, _ = read_head(open_storage(checkpoint_url(current_url(state))))
+    except Damaged:  # Of a driver, so there was one.
+        return
+    if head is None:
+        what = "Stream: none has ever run on this state"
+        raise OperatorError(what, got=state, do="name the state with --config or --set state=ADDRESS, or run python -m jobs.bootstrap first")
 
 
 def check_silent(config: Config, told_age_s: Callable[[], float | None], wait: Callable[[float], None], *, may_take_over: bool = True) -> None:

@@ -273,6 +273,10 @@ def _ends(config: Config, load: Workload, machine: Machine, minutes: float) -> l
     for name, bound in (("items", config.features.max_items), ("users", config.features.max_users)):
         if getattr(load, name) > bound:
             found.append(f"{name}: features.max_{name} is {bound}; those that were used longest ago leave")
+    empty = _total(config, replace(load, items=1, users=0))
+    if empty > machine.memory_bytes:
+        of = f"one machine of {machine.cores} cores and {_mb(machine.memory_bytes)}"
+        return [*found, f"{of} is too small for any items and users: the processes alone take {_mb(empty)}"]
     items = _largest(lambda num: _total(config, replace(load, items=num)) <= machine.memory_bytes)
     users = _largest(lambda num: _total(config, replace(load, users=num)) <= machine.memory_bytes)
     rate = min(most, (SPARE * machine.cores - _serving_cores(load)) / _MEASURED_CORES * most)

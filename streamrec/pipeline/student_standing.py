@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streamrec.config import Config
+from streamrec.errors import Damaged
 from streamrec.evaluation.worth import Worth
 from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.plan import STUDENT
+from streamrec.pipeline.receipts import check_deletions_noted
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.stream_state import Line, StreamState
 from streamrec.pipeline.worth_view import worth_facts
 from streamrec.registry.gate import Decision, Verdict
 from streamrec.registry.registry import Registry
-from streamrec.storage import open_storage
+from streamrec.storage import Storage, open_storage
 
 NEWEST_DECISIONS = 3
 """How many of the gate's decisions are told."""
@@ -34,7 +36,7 @@ class Live:
         since_ms: When it went live.
         because: Why it did.
         parent: Version that it continues.
-        previous: Where a rollback goes.
+        previous: Where a rollback goes; None where it would be refused.
         offsets: What it has learned of each topic: next offset by partition.
         teachers: Version of each teacher whose labels it learned from.
         metrics: Its numbers.
@@ -98,7 +100,16 @@ def stand_of(config: Config, name: str, state: StreamState, worth: Worth | None)
     line: StreamState | Line = state if name == STUDENT else state.lines.get(name, Line())
     decisions = tuple(decision.model_dump(mode="json") for decision in newest_decisions(registry, NEWEST_DECISIONS))
     newest, pinned = versions[-1] if versions else None, tuple(sorted(registry.pinned()))
-    return StudentStanding(name, _live(registry, worth), _waiting(registry, line), line.versions, newest, len(versions), pinned, decisions)
+    return StudentStanding(
+        name,
+        _live(registry, worth, open_storage(state_address(config))),
+        _waiting(registry, line),
+        line.versions,
+        newest,
+        len(versions),
+        pinned,
+        decisions,
+    )
 
 
 def _waiting(registry: Registry, line: StreamState | Line) -> str | None:
@@ -106,7 +117,16 @@ def _waiting(registry: Registry, line: StreamState | Line) -> str | None:
     return None if decided and decided[-1].verdict is not Verdict.WAIT else line.candidate
 
 
-def _live(registry: Registry, worth: Worth | None) -> Live | None:
+def _previous(registry: Registry, state: Storage) -> str | None:
+    """Return where a rollback goes, None where it would be refused."""
+    try:
+        check_deletions_noted(state, registry)
+        return registry.previous()
+    except Damaged:  # Which `streamrec doctor` tells.
+        return None
+
+
+def _live(registry: Registry, worth: Worth | None, state: Storage) -> Live | None:
     move = registry.alias()
     if move is None or registry.is_withdrawn(move.version):
         return None
@@ -117,7 +137,7 @@ def _live(registry: Registry, worth: Worth | None) -> Live | None:
         move.at_ms,
         move.reason,
         manifest.parent,
-        move.previous,
+        _previous(registry, state),
         manifest.offsets,
         manifest.teachers,
         manifest.metrics,

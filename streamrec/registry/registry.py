@@ -178,6 +178,14 @@ class Registry:
                 raise
             raise forgotten.refusal(refused[0], self.versions(), self.live()) from error
 
+    def previous(self) -> VersionId | None:
+        """Return where `rollback` goes; None where it would be refused."""
+        move = self.alias()
+        with suppress(Damaged):  # Of the record of deletions, without which nothing is known to be allowed.
+            oldest = found.version if (found := self.forgotten()) is not None else ""
+            return next((VersionId(name) for name in (move.trail if move else ()) if name >= oldest and self._store.exists(name)), None)
+        return None
+
     def return_to(self, version: str, live: str, reason: str) -> Move:
         """Make a version live that was before, however many moves ago; nothing happens where another than ``live`` is live.
 

@@ -63,7 +63,7 @@ def curves(report: Report) -> str:
     strokes = [_stroke(line, by_model[line.model]) for line in course.lines]
     is_run = course.scale == "events"
     of = "events read so far" if is_run else "test blocks"
-    axes = Axes(f"Recall@20 of each model over {of}", of, lambda x: f"{x:,.0f}", lambda y: f"{y:.2f}", 340, from_zero=True)
+    axes = Axes(f"Recall@20 of each model over {of}", of, lambda x: f"{x:,.0f}", lambda y: f"{y:.2f}", 340, from_zero=True, is_whole=True)
     marks = " Ticks at the bottom are promotions, dotted lines the first labels of a new teacher." if course.marks else ""
     newest = [three(next((value for value in reversed(line.mean) if value is not None), None)) for line in course.lines]
     said = f"{lead} The bands hold 95 % of chance, as if queries were independent.{marks}"
@@ -164,7 +164,7 @@ def _difference(course: Course | None) -> str:
         return ""
     stroke = Stroke("Gain", "c1", course.gain.mean, course.gain.low, course.gain.high, is_main=True)
     title = f"Recall@20 with teachers less without, over {'events read so far' if course.scale == 'events' else 'test blocks'}"
-    axes = Axes(title, title.partition("over ")[2], lambda x: f"{x:,.0f}", tick_text, 190, has_zero=True)
+    axes = Axes(title, title.partition("over ")[2], lambda x: f"{x:,.0f}", tick_text, 190, has_zero=True, is_whole=True)
     return f"<figure>{lines(axes, course.at, [stroke], size='half')}</figure>"
 
 

@@ -79,6 +79,7 @@ class Axes:
         from_zero: Whether nothing lies below 0.
         most: Upper end of what is shown; None follows the values.
         has_zero: Whether a line is drawn at 0.
+        is_whole: Whether what is at the bottom is counted, so that only whole numbers are marked.
     """
 
     title: str
@@ -89,20 +90,22 @@ class Axes:
     from_zero: bool = False
     most: float | None = None
     has_zero: bool = False
+    is_whole: bool = False
 
 
-def ticks(low: float, high: float, most: int) -> list[float]:
-    """Return round numbers between two, no more than ``most`` and one.
+def ticks(low: float, high: float, most: int, *, is_whole: bool = False) -> list[float]:
+    """Return round numbers between two, no more than ``most`` and one; with ``is_whole`` whole ones alone.
 
     Example:
-        >>> ticks(0.0, 0.27, 4), ticks(0, 95_000, 5)
-        ([0.0, 0.1, 0.2], [0.0, 20000.0, 40000.0, 60000.0, 80000.0])
+        >>> ticks(0.0, 0.27, 4), ticks(0, 95_000, 5), ticks(1, 2, 9, is_whole=True)
+        ([0.0, 0.1, 0.2], [0.0, 20000.0, 40000.0, 60000.0, 80000.0], [1.0, 2.0])
     """
     if high <= low:
         return [low]
-    rough = (high - low) / most
+    rough = max((high - low) / most, 1.0 if is_whole else 0.0)
     unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * (1 - 1e-9))
+    steps = [unit * factor for factor in (1, 2, 2.5, 5, 10) if not is_whole or (unit * factor).is_integer()]
+    step = next(step for step in steps if step >= rough * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
     return [round(number * step, 12) for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -134,7 +137,7 @@ class _Frame:
             y = self.y(value)
             parts.append(f'<line class="grid" x1="{_LEFT}" y1="{y}" x2="{self.right}" y2="{y}"/>')
             parts.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{escape(self.axes.label_y(value))}</text>')
-        for value in ticks(*self._xs, max(2, (self.right - _LEFT) // 90)):
+        for value in ticks(*self._xs, max(2, (self.right - _LEFT) // 90), is_whole=self.axes.is_whole):
             x = self.x(value)
             anchor = "end" if x > self.right - 20 else "middle"
             parts.append(f'<text x="{x}" y="{self.bottom + 18}" text-anchor="{anchor}">{escape(self.axes.label_x(value))}</text>')

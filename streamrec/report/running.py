@@ -94,7 +94,7 @@ def _drawn(scored: Sequence[Decided], num: int) -> str:
     ]
     of = f", the newest {len(scored)} of {num}" if len(scored) < num else ""
     title = f"Candidate less live version, Recall@20, with its 95 % range, decision by decision{of}"
-    picture = whiskers(Axes(title, "decisions, oldest first", lambda x: f"{x:.0f}", tick_text, 240), found)
+    picture = whiskers(Axes(title, "decisions, oldest first", lambda x: f"{x:.0f}", tick_text, 240, is_whole=True), found)
     keys = [Stroke("promoted", "promote", ()), Stroke("rejected", "reject", ()), Stroke("waits", "wait", ())]
     verdicts = {one.verdict for one in scored}
     shown = [key for key in keys if key.css in verdicts]
@@ -219,7 +219,7 @@ def _lorenz(sides: Mapping[str, Shares]) -> str:
     strokes = [Stroke(name, looks[name][0], side.lorenz, dash=looks[name][1], is_main=looks[name][2]) for name, side in sides.items()]
     strokes.append(Stroke("If all got as much", "c7", [x / 100 for x in xs], dash="2 3"))
     title = "Share of places that went to the first items"
-    axes = Axes(title, "% of items, those with most first", lambda x: f"{x:.0f}", percent_text, 260, from_zero=True, most=1.0)
+    axes = Axes(title, "% of items, those with most first", lambda x: f"{x:.0f}", percent_text, 260, from_zero=True, most=1.0, is_whole=True)
     picture = lines(axes, xs, strokes, size="half")
     values = [percent(side.lorenz[2]) for side in sides.values()] + [percent_text(0.1)]
     rows = [[f"{x:.0f} %", *(percent(side.lorenz[place]) for side in sides.values())] for place, x in enumerate(xs)]

@@ -236,6 +236,16 @@ def test_a_file_that_does_not_parse_is_named(tmp_path: Path, name: str, text: st
         load_config(tmp_path / "missing.toml")
 
 
+@pytest.mark.parametrize("name", ["a.toml", "a.yaml"])
+def test_a_file_as_editors_of_windows_save_it_is_read_or_its_encoding_told(tmp_path: Path, name: str) -> None:
+    text = {"a.toml": "seed = 9\n", "a.yaml": "seed: 9\n"}[name]
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert load_config(tmp_path / name).seed == 9
+    (tmp_path / name).write_bytes(b"\xff\xfe" + text.encode("utf-16-le"))
+    with pytest.raises(ConfigError, match=rf"{name} is not UTF-8, got byte 0xff at 0, allowed UTF-8, save it as UTF-8$"):
+        load_config(tmp_path / name)
+
+
 def test_an_override_below_a_value_that_is_no_section_is_refused() -> None:
     with pytest.raises(ConfigError, match="seed"):
         load_config(None, {"seed": 3, "seed.x": 1})

@@ -17,6 +17,7 @@ from streamrec.events.codec import EventCodec
 from streamrec.log.base import LogAddress
 from streamrec.log.connect import open_table_reader
 from streamrec.log.offsets import OffsetRange
+from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.switches import SwitchBoard
 from streamrec.registry.registry import Registry
 from streamrec.storage import LocalStorage
@@ -188,6 +189,13 @@ def test_a_version_is_pinned_and_unpinned_by_name(tmp_path: Path) -> None:
 
 def test_a_stream_is_paused_and_frozen_by_a_verb_and_each_turn_is_shown(tmp_path: Path) -> None:
     state = ("--set", f"state={tmp_path / 'state'}")
+    for verb in ("pause", "resume", "freeze-publishing", "unfreeze-publishing"):
+        refused = call(verb, *state)
+        assert (refused.exit_code, refused.stdout) == (1, "")
+        assert refused.stderr.startswith(f"Stream: none has ever run on this state, got {tmp_path / 'state'}, name the state with")
+    assert call("pin", "v1", "--live", *state).exit_code == 1
+    assert not (tmp_path / "state").exists()
+    CheckpointStore(LocalStorage(tmp_path / "state" / "checkpoint")).acquire()
     paused = call("pause", *state, "--reason", "incident 12", "--by", "ann")
     assert paused.exit_code == 0, paused.stderr
     assert paused.stdout.startswith("the stream is paused since ")
@@ -205,6 +213,8 @@ def test_a_stream_is_paused_and_frozen_by_a_verb_and_each_turn_is_shown(tmp_path
 
 def test_a_running_stream_is_asked_for_teachers_by_a_verb(tmp_path: Path) -> None:
     state = ("--set", f"state={tmp_path / 'state'}")
+    assert "none has ever run" in call("refresh", *state).stderr
+    CheckpointStore(LocalStorage(tmp_path / "state" / "checkpoint")).acquire()
     every = call("refresh", *state, "--by", "cron", "--set", "teachers.enabled=['linear', 'transformer', 'repeats']")
     assert (every.exit_code, every.stderr) == (0, "")
     assert every.stdout.startswith("asked for new versions of linear, transformer: ")

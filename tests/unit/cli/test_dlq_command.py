@@ -38,6 +38,18 @@ def dlq(log: LogAddress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
     return call
 
 
+@pytest.mark.parametrize("words", [["list"], ["show", PLACE], ["replay", "--all"]])
+@pytest.mark.parametrize("broker", ["auto", "embedded"])
+def test_where_no_log_ever_ran_none_is_started_to_say_so(words: list[str], broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STREAMREC_CONFIG", raising=False)
+    monkeypatch.setattr("streamrec.cli.sending.resolve_broker", lambda *_, **__: pytest.fail("a broker was looked for"))
+    refused = CliRunner().invoke(app, ["dlq", *words, "--set", f"log.broker={broker}"])
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("Dead letters: there are none, no log has ever run on this state, got ")
+    assert list(tmp_path.iterdir()) == []
+
+
 def listed(dlq: Callable[..., Result], *arguments: str) -> list[dict[str, object]]:
     result = dlq("list", "--json", *arguments)
     assert result.exit_code == 0, result.stderr

@@ -91,7 +91,14 @@ def test_settings_that_are_there_stay_unless_they_are_to_go(shop: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["nowhere.csv"], ["bad.csv"], ["my shop.csv", "--map", "user=nobody"], ["my shop.csv", "--out", "no/folder/a.toml"]]
+    "words",
+    [
+        ["nowhere.csv"],
+        ["bad.csv"],
+        ["my shop.csv", "--map", "user=nobody"],
+        ["my shop.csv", "--out", "no/folder/a.toml"],
+        ["my shop.csv", "--out", ".", "--force"],
+    ],
 )
 def test_where_it_fails_nothing_is_written(shop: Path, words: list[str]) -> None:
     Path("bad.csv").write_text("user,item,time\nu,i,1764000000\nu,,1764000001\n")
@@ -111,6 +118,25 @@ def test_a_known_format_needs_no_mapping_and_parquet_is_read_by_its_columns() ->
     assert guessed["mapping"] == {"user": "member", "item": "track", "value": "score"}
     assert guessed["event_types"] == {"rating": "target"}
     assert "time          none: the file's order" in call("init", "plays.parquet", "--force").stdout
+
+
+def test_what_it_says_of_columns_with_commas_separated_by_semicolons_can_be_copied() -> None:
+    header = '"Kunden Nr., neu";Artikel;item id;Zeit;at'
+    Path("laden.csv").write_text(header + "\n" + "".join(f"k{row % 3};x{row};i{row % 4};0;2025-11-24 08:{row:02d}\n" for row in range(12)))
+    said = json.loads(call("init", "laden.csv", "--map", '"user=Kunden Nr., neu"', "--json").stdout)
+    assert said["mapping"] == {"user": "Kunden Nr., neu", "item": "item id", "time": "at"}
+    played = call(*shlex.split(said["next"][1])[1:])
+    assert (played.exit_code, "12" in played.stdout + played.stderr) == (0, True), played.stderr
+
+
+def test_a_time_that_cannot_be_read_is_told_of_and_left_out_only_when_it_is_asked_for() -> None:
+    Path("shop.csv").write_text("user,item,time\n" + "".join(f"u{row % 3},i{row % 4},13/11/2025 08:{row:02d}\n" for row in range(12)))
+    refused = call("init", "shop.csv")
+    assert (refused.exit_code, refused.stdout, Path("streamrec.toml").exists()) == (1, "", False)
+    assert "column 'time' of shop.csv is named like a time and can't be read as one, got '13/11/2025 08:00', allowed seconds" in refused.stderr
+    said = call("init", "shop.csv", "--map", "time=none")
+    assert "time          none: the file's order, one second a row" in said.stdout
+    assert "--map user=user,item=item\n" in said.stdout
 
 
 def test_where_nothing_is_to_be_predicted_it_is_said() -> None:

@@ -49,6 +49,13 @@ def test_a_lake_that_agrees_is_said_to_in_one_sentence(state: Path) -> None:
     assert (values["agrees"], values["rows"], values["expected"], values["applied"], values["differences"]) == (True, 40, 40, 40, [])
 
 
+def test_of_a_lake_that_has_no_table_yet_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = call("info")
+    assert (said.exit_code, said.stdout.splitlines()[1]) == (0, "version: nothing was written yet")
+    assert json.loads(call("info", "--json").stdout)["version"] is None
+
+
 def test_a_lake_that_differs_ends_with_status_1_and_says_where(state: Path) -> None:
     DeltaTable(state / "lake").delete("user_id = 'u3'")
     result = call("verify")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 import streamrec
 from streamrec.cli import app
 from streamrec.cli.order import ORDER
+from streamrec.cli.output import told_output
 
 DOCS = Path(streamrec.__file__).parents[1] / "docs"
 
@@ -43,6 +45,32 @@ def test_a_shell_completes_verbs_and_their_subcommands(words: str, found: set[st
     code = "from streamrec.cli import app; app(prog_name='streamrec')"
     completed = subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=True)
     assert set(completed.stdout.split()) == found
+
+
+@pytest.mark.parametrize(("words", "is_unbuffered"), [("version", False), ("config show", False), ("config show", True), ("--help", True)])
+def test_an_output_that_cannot_be_written_is_told_in_a_sentence(words: str, is_unbuffered: bool, tmp_path: Path) -> None:
+    asked = {**os.environ, "PYTHONUNBUFFERED": "1" if is_unbuffered else ""}
+    with Path("/dev/full").open("w") as full:
+        run = [sys.executable, "-m", "streamrec", *words.split()]
+        ended = subprocess.run(run, cwd=tmp_path, env=asked, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "Output: it can't be written (No space left on device), make room, or send it elsewhere\n")
+
+
+def test_an_output_that_nobody_reads_any_more_is_left_in_silence(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        run = [sys.executable, "-m", "streamrec", "config", "show"]
+        ended = subprocess.run(run, cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_a_failure_that_is_not_the_outputs_stays_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OSError, match="of a socket"), told_output():
+        raise OSError(errno.ENOSPC, "of a socket")
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("words", [["bogus"], ["replay"], ["plan", "--users", "many"], ["models", "list", "--bogus"]])

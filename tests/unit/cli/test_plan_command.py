@@ -43,6 +43,9 @@ def test_as_json_it_has_the_figures_with_their_sources_and_follows_the_settings(
     ("words", "status", "message"),
     [
         (["--retention", "long"], 1, "Plan: --retention is no duration"),
+        (["--events-per-s", "inf"], 1, "Plan: --events-per-s is no number to plan with, got inf, allowed a finite one"),
+        (["--requests-per-s", "inf"], 1, "Plan: --requests-per-s is no number"),
+        (["--memory-gb", "inf"], 1, "Plan: --memory-gb is no number"),
         (["--items", "0"], 2, "Invalid value for '--items'"),
         (["--cores", "0"], 2, "Invalid value for '--cores'"),
     ],

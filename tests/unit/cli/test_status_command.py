@@ -94,6 +94,24 @@ def test_of_a_state_that_nothing_has_run_on_it_says_so(ask: Ask) -> None:
     assert not Path("state").exists()
 
 
+def test_no_rollback_is_promised_that_would_be_refused(ask: Ask, state: StreamState, tmp_path: Path) -> None:
+    commit(tmp_path / "state", state)
+    registry = publish(tmp_path / "state")
+
+    def said() -> str:
+        return next(line for line in ask().stdout.splitlines() if line.startswith("  rollback"))
+
+    def marked() -> list[str]:
+        listed = CliRunner().invoke(app, ["models", "list", "--json", "--set", f"state={tmp_path / 'state'}"]).stdout.splitlines()
+        return [row["version"] for row in map(json.loads, listed) if "previous" in row["is"]]
+
+    assert (said(), marked()) == ("  rollback    would go to v00000002", ["v00000002"])
+    registry.forget_before("v00000003", "d1")
+    assert (said(), marked()) == ("  rollback    has nothing to go to", [])
+    refused = CliRunner().invoke(app, ["rollback", "--set", f"state={tmp_path / 'state'}"])
+    assert (refused.exit_code, "was made before the deletion" in refused.stderr) == (1, True)
+
+
 def test_books_lag_versions_and_teachers_as_of_the_newest_commit(ask: Ask, state: StreamState, tmp_path: Path) -> None:
     commit(tmp_path / "state", state)
     publish(tmp_path / "state").pin("v00000002")

@@ -32,6 +32,7 @@ def call(*arguments: str, stdin: str | None = None) -> Result:
 def test_the_printed_schema_is_the_kinds() -> None:
     assert json.loads(call("schema", "--kind", "deletion").stdout) == schema_of("deletion")
     assert json.loads(call("schema").stdout)["$id"] == "urn:streamrec:wire:1:event"
+    assert call("schema", "--json").stdout == call("schema").stdout
     wrong = call("schema", "--kind", "user")
     assert (wrong.exit_code, wrong.stdout) == (1, "")
     assert "no such kind, got 'user', allowed interaction, impression, item_update, deletion, dead_letter" in wrong.stderr

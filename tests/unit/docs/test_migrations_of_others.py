@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from serve.operations import OPERATIONS
-from streamrec.events.datasets import load_dataset, parse_mapping, read_columns
+from streamrec.events.datasets import load_dataset, parse_mapping
 from streamrec.events.guessing import guess_mapping, guess_meaning
+from streamrec.events.readers import read_any_table
 
 GORSE = """
 feedback_type,user_id,item_id,time_stamp,comment
@@ -33,7 +34,7 @@ def test_the_command_of_the_page_reads_their_file_and_init_finds_the_same_column
     page = (docs / f"migrate/{other}.md").read_text()
     (mapping,) = set(re.findall(r"streamrec replay \S+ --map (\S+)", page))
     stated = parse_mapping(mapping)
-    guessed = {guess.field: guess.column for guess in guess_mapping(read_columns(file), file)}
+    guessed = {guess.field: guess.column for guess in guess_mapping(read_any_table(file), file)}
     assert {field: guessed[field] for field in stated} == stated
     loaded = load_dataset(file, stated)
     assert (loaded.facts["events"], loaded.facts["users"], loaded.facts["items"]) == (3, 2, 2)

@@ -29,7 +29,7 @@ def times(cells: list[Any]) -> list[int]:
         (["-5"], [-5_000]),
         (["2010-12-01 08:26:00", "2010-12-01", "2010-12-01T08:26Z"], [1_291_191_960_000, 1_291_161_600_000, 1_291_191_960_000]),
         (["2010-12-01T08:26:00.123456+02:00", "2010-12-01 08:26:00-0530"], [1_291_184_760_123, 1_291_211_760_000]),
-        (["12/1/2010 8:26", "1970-01-01"], [1_291_191_960_000, 0]),
+        (["12/1/2010 8:26", "1970-01-01", "12/31/2010 8:26"], [1_291_191_960_000, 0, 1_293_783_960_000]),
         ([datetime.datetime(2010, 12, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))], [1_291_154_400_000]),
         ([datetime.date(2010, 12, 1)], [1_291_161_600_000]),
         ([1.5, 2.0], [1_500, 2_000]),
@@ -44,6 +44,12 @@ def test_an_unparsable_time_is_named_by_line_and_column(bad: str | None) -> None
     with pytest.raises(DatasetError, match=r"line 4, column 't' of f.csv") as caught:
         times(["2010-12-01", "2010-12-02", bad, "2010-12-03"] if bad != "nan" else ["1", "2", bad])
     assert (caught.value.facts["line"], caught.value.facts["column"]) == (4, "t")
+
+
+@pytest.mark.parametrize("cells", [["2010-12-01", "1/12/2010 8:26"], ["1970-01-01", "12/11/2010 8:26", "1/1/2010 0:00"]])
+def test_where_no_line_settles_whether_the_month_comes_first_nothing_is_guessed(cells: list[str]) -> None:
+    with pytest.raises(DatasetError, match=r"line 3, column 't' of f.csv begins with a month or with a day, .* got '1.?/1.*write them so"):
+        times(cells)
 
 
 def test_an_unparsable_number_is_named_by_line_and_column() -> None:

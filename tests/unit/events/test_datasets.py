@@ -9,7 +9,7 @@ import pytest
 
 from streamrec.errors import DatasetError
 from streamrec.events.codec import encode_table
-from streamrec.events.datasets import KINDS, Dataset, load_dataset, parse_mapping
+from streamrec.events.datasets import KINDS, Dataset, load_dataset, parse_mapping, show_mapping
 
 RETAIL = '''InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
 536366,22633, HAND WARMER ,6,2010-12-01 08:28:00,1.85,17850.0,United Kingdom
@@ -184,8 +184,8 @@ def test_a_byte_order_mark_and_windows_line_ends_are_taken(tmp_path: Path) -> No
         ("period,session,item\nx,1,2\n", r"line 2, column 'period' .* got 'x', allowed an integer"),
         ("period,session,item\n0,1,2\n0,,2\n", r"line 3, column 'session' .* got '', allowed an id"),
         ("split,split,user,item\n0,0,1,2\n", r"names a column twice|no header"),
-        ("period;session;item\n0;1;2\n", r"looks separated by ';', got .*, allowed ','"),
-        ("period\tsession\titem\n0\t1\t2\n", r"looks separated by '\\t'"),
+        ("period;session;item\n0;1;2\n", r"line 1 .* got 'period;session;item', allowed online-retail, .*add --map"),
+        ('{"user": "u", "item": "i"}\n', r"holds JSON, which is not read from files, got '{\"user.*write a column for each field .*POST /v1/events$"),
         ("a,b,c\n1,2,3\n", r"line 1 .* got 'a,b,c', allowed online-retail, .*add --map"),
         ("userId,movieId,rating,timestamp\n1,2,3,soon\n", r"line 2, column 'timestamp' .* got 'soon'"),
         ("userId,movieId,rating,timestamp\n1,2,good,5\n", r"line 2, column 'rating' .* got 'good'"),
@@ -235,12 +235,18 @@ def test_a_wrong_mapping_is_an_error_that_names_the_columns(tmp_path: Path, mapp
         load_dataset(write(tmp_path / "log.csv", TABLE), mapping)
 
 
-def test_a_mapping_of_a_file_with_another_separator_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="looks separated by ';'"):
-        load_dataset(write(tmp_path / "log.csv", TABLE.replace(",", ";")), {"user": "who", "item": "what"})
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("name", ["what", " what ", "what, or which", "what=which", 'what "else"'])
+def test_a_file_is_read_whatever_separates_its_columns_and_whatever_they_are_called(tmp_path: Path, separator: str, name: str) -> None:
+    cells = [["who", f'"{name.replace(chr(34), chr(34) * 2)}"', "when"], ["u1", "i1", "2020-01-01"], ["u2", '"i;2,|"', "2020-01-02"]]
+    path = write(tmp_path / "log.csv", "".join(separator.join(row) + "\n" for row in cells))
+    mapping = {"user": "who", "item": name.strip(), "time": "when"}
+    assert parse_mapping(show_mapping(mapping)) == mapping
+    assert rows(load_dataset(path, mapping), "user_id", "item_id") == [("u1", "i1"), ("u2", "i;2,|")]
+    assert load_dataset(path, parse_mapping(f"user= who, {show_mapping({'item': name})}")).facts["items"] == 2
 
 
-@pytest.mark.parametrize("text", ["user", "user=", "=who", "user=a,user=b", ""])
+@pytest.mark.parametrize("text", ["user", "user=", "=who", "user=a,user=b", "", "user=a\nitem=b"])
 def test_a_mapping_that_does_not_parse_is_an_error(text: str) -> None:
     with pytest.raises(DatasetError, match="mapping does not parse"):
         parse_mapping(text)

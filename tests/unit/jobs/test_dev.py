@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -94,6 +95,13 @@ def test_events_that_teach_nothing_are_told_and_more_are_waited_for(monkeypatch:
 def test_a_broker_of_its_own_that_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EmbeddedBrokerError):
         first(Stub([0]), monkeypatch, [], EmbeddedBrokerError("Embedded Kafka: it ended by itself"))
+
+
+def test_in_a_pipe_its_end_is_told_as_in_a_terminal_and_the_summary_is_the_output(capsys: pytest.CaptureFixture[str]) -> None:
+    summary = {"books": {"applied": 12}, "live": "v00000003"}
+    dev.ended(summary)
+    out, err = capsys.readouterr()
+    assert (json.loads(out), err) == (summary, "stopped: 12 events are learned, v00000003 is live; the next start goes on from here\n")
 
 
 def test_the_verbs_give_their_options_to_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:

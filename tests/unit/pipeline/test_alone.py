@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs import bootstrap, stream
+from jobs import bootstrap, refresh_teachers, stream
 from streamrec.config import Config, parse_config
 from streamrec.errors import OperatorError
 from streamrec.pipeline.alone import PATIENCE_S, Seen, check_alone, check_silent
@@ -56,12 +56,13 @@ def test_a_state_whose_driver_runs_is_refused_and_the_driver_named(
     owned(config, first.pid)
     with pytest.raises(OperatorError, match=f"got process {first.pid} on {socket.gethostname()}, epoch 7, allowed one at a time"):
         check_alone(config)
-    monkeypatch.setattr(stream, "has_commits", lambda _: True)
-    monkeypatch.setattr(stream, "open_session", lambda *_: pytest.fail("something was started"))
-    assert stream.main(["--set", f"state={config.state}"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith(f"Stream: another job moves this state already, got process {first.pid} on ")
-    assert "--take-over goes on in its place" in told
+    for module in (stream, refresh_teachers):
+        monkeypatch.setattr(module, "has_commits", lambda _: True)
+        monkeypatch.setattr(module, "open_session", lambda *_: pytest.fail("something was started"))
+        assert module.main(["--set", f"state={config.state}"]) == 1
+        told = capsys.readouterr().err
+        assert told.startswith(f"Stream: another job moves this state already, got process {first.pid} on ")
+        assert "--take-over goes on in its place" in told.replace("\n", " ")
     monkeypatch.setattr(bootstrap, "open_session", lambda *_: pytest.fail("something was started"))
     assert bootstrap.main(["--set", f"state={config.state}"]) == 1
     told = capsys.readouterr().err

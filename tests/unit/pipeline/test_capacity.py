@@ -127,6 +127,11 @@ def test_a_machine_ends_where_the_next_item_does_not_fit() -> None:
     assert (any(line.startswith("memory") for line in fits), any(line.startswith("memory") for line in misses)) == (False, True)
 
 
+def test_a_machine_that_holds_no_process_ends_nowhere() -> None:
+    said = of(SMALL, Machine(2, 0.1e9)).ends[-1]
+    assert re.fullmatch(r"one machine of 2 cores and .* is too small for any items and users: the processes alone take \S+ \S+", said), said
+
+
 def test_each_figure_is_used_and_says_where_it_is_written_down() -> None:
     source = Path(capacity.__file__).read_text()
     assert set(re.findall(r'measured\("(\w+)"\)', source)) == set(MEASURED)

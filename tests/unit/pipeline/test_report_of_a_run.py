@@ -194,6 +194,9 @@ def test_the_verb_writes_a_page_or_prints_json(recorded: World, tmp_path: Path, 
     (tmp_path / "file").touch()
     refused = CliRunner().invoke(app, ["report", str(recorded.folder), "--out", "file/report.html"])
     assert (refused.exit_code, refused.stderr.startswith("Report: file/report.html can't be written")) == (1, True)
+    refused = CliRunner().invoke(app, ["report", str(recorded.folder), "--out", "."])
+    assert refused.stderr == "Report: . can't be written, got a folder, allowed a file, name a file in it, such as NAME, with --out\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "file"}
 
 
 RESULT = {

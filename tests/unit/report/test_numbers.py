@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from streamrec.report import of_run
 from streamrec.report.facts import METRIC, Report, Score
 from streamrec.report.learning import verdict
 from streamrec.report.numbers import HIDDEN, public, shares_of, spread_of, spread_of_times
+from streamrec.report.plots import Axes, Stroke, lines
 
 
 def test_a_curve_is_bounded_and_loses_no_query_however_long_the_run_is() -> None:
@@ -28,6 +31,14 @@ def test_a_curve_is_bounded_and_loses_no_query_however_long_the_run_is() -> None
     again = Curve()
     again.restore(*curve.state())
     assert (again.points, again.span) == (curve.points, curve.span)
+
+
+@pytest.mark.parametrize(("last", "marked"), [(2, ["1", "2"]), (3, ["1", "2", "3"]), (25, ["5", "10", "15", "20", "25"])])
+def test_blocks_are_marked_by_whole_numbers_each_once(last: int, marked: list[str]) -> None:
+    axes = Axes("Recall", "blocks", lambda x: f"{x:.0f}", lambda y: f"{y:.2f}", is_whole=True)
+    drawn = lines(axes, range(1, last + 1), [Stroke("student", "student", [0.1] * last)])
+    wide, phone = (re.findall(r">(\d+)</text>", picture) for picture in drawn.split("<svg")[1:])
+    assert (wide, len(phone)) == (marked, len(set(phone)))
 
 
 def test_a_points_error_is_that_of_a_mean() -> None:
