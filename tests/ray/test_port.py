@@ -92,3 +92,8 @@ def test_why_serve_did_not_start_is_told_in_a_paragraph(monkeypatch: pytest.Monk
     monkeypatch.setattr(launcher, "_launched", launcher._Launched(ray=ExitStack()))
     with pytest.raises(OperatorError, match=f"Ray Serve did not start, {told}"):
         launcher._start_serve("127.0.0.1", 0, "python", told=False)
+
+
+def test_a_proxy_that_compiles_what_it_imports_is_not_killed_before_serve_gives_up_by_itself() -> None:
+    check_s = float(haproxy.flags(Path("/tmp"))["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"])
+    assert 3 * check_s >= 60  # The third that fails kills it; serve.start waits a minute.
