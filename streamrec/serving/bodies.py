@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from streamrec.config import FLOAT32_MAX, MAX_TIME_MS
+from streamrec.config import FLOAT32_MAX, MAX_TIME_MS, MIN_SENT_TIME_MS
 from streamrec.serving.checks import MAX_DEADLINE_MS, RequestLimits, check_ids, check_n, check_namespace, refuse, refuse_unknown
 
 MAX_LISTS = 20
@@ -24,7 +24,7 @@ Count = Annotated[int, Field(ge=1)]
 Place = Annotated[str, Field(min_length=1, max_length=300)]
 Money = Annotated[float, Field(allow_inf_nan=False)]
 Float32 = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX, allow_inf_nan=False)]
-EventTime = Annotated[int, Field(ge=0, le=MAX_TIME_MS, description="Milliseconds since the epoch.")]
+EventTime = Annotated[int, Field(ge=MIN_SENT_TIME_MS, le=MAX_TIME_MS, description="Milliseconds since the epoch.")]
 
 
 _SOMEBODY: list[Any] = [

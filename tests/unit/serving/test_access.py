@@ -242,7 +242,7 @@ def test_a_key_is_refused_in_another_tenants_namespace_by_query_and_body(tenants
         ("DELETE", f"/v1/users/%2e%2e?{there}", None),
         ("POST", "/v1/events", event),
         ("POST", "/v1/events", [{**event, "namespace": None}]),
-        ("POST", "/v1/events", {"kind": "deletion", "event_id": "y", "user_id": "..", "event_time": 1, "namespace": theirs}),
+        ("POST", "/v1/events", {"kind": "deletion", "event_id": "y", "user_id": "..", "event_time": 1_764_000_000_001, "namespace": theirs}),
     ]
     assert [(path, replica.ask(method, path, body, own).status) for method, path, body in asked] == [(path, 403) for _, path, _ in asked]
     assert replica.facts()["history_view"]["offsets"] == before
