@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streamrec.config import FLOAT32_MAX, MAX_TIME_MS, MIN_SENT_TIME_MS
+from streamrec.errors import RequestError
 from streamrec.serving.checks import MAX_DEADLINE_MS, RequestLimits, check_ids, check_n, check_namespace, refuse, refuse_unknown
 
 MAX_LISTS = 20
@@ -198,7 +199,11 @@ def refuse_invalid(fault: Mapping[str, Any]) -> NoReturn:
     """
     if fault["loc"] and fault["loc"][0] == "exclude_seen":  # Pydantic names each kind that it tried.
         refuse("exclude_seen", fault["input"], SEEN_IS)
-    refuse(".".join(str(part) for part in fault["loc"]) or "body", fault["input"], fault["msg"][:1].lower() + fault["msg"][1:])
+    field = ".".join(str(part) for part in fault["loc"]) or "body"
+    if fault["type"] == "missing":  # Pydantic's input is then the whole body.
+        what, allowed = f"Request: {field} is missing", "a value"
+        raise RequestError(what, allowed=allowed, do=f"add {field}", field=field, shown=None, bounds=allowed)
+    refuse(field, fault["input"], fault["msg"][:1].lower() + fault["msg"][1:])
 
 
 def check_bounds(body: Body, limits: RequestLimits) -> None:

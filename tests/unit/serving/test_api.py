@@ -282,6 +282,17 @@ def test_refusals_name_the_field(shop, method, path, body, status, field):
     assert answer.body["error"]["message"]
 
 
+def test_refusals_say_what_was_asked_and_what_there_is(shop):
+    allowed = shop.ask("GET", "/v9").body["error"]["allowed"].split(", ")
+    assert {"/v1/recommend", "/metrics", "/v1/live", "/openapi.json", "/"} <= set(allowed)
+    assert {shop.ask("PATCH", path).status for path in allowed if "{" not in path} == {405}
+    lacks = shop.ask("POST", "/v1/similar", {"n": 3}).body["error"]
+    assert (lacks["message"], lacks["got"]) == ("Request: like is missing, allowed a value, add like", None)
+    twice = shop.ask("POST", "/v1/similar", {"like": "i1"}).body["error"]
+    assert (twice["field"], twice["got"]) == ("like", "i1")
+    assert shop.ask("POST", "/v1/models/v00000099:promote").body["error"]["got"] == "/v1/models/v00000099:promote"
+
+
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)
 def test_every_route_asks_for_access_before_it_does_anything(shop, operation, monkeypatch):
     asked = []
