@@ -36,6 +36,7 @@ import pyarrow.compute as pc
 from jobs import cli, demo_report
 from jobs.demo_view import View
 from jobs.together import serving
+from serve.launch import check_port
 from streamrec.clock import SystemClock
 from streamrec.config import Config, parse_config, parse_overrides
 from streamrec.config.keys import check_own_key
@@ -130,6 +131,7 @@ def _demo(options: argparse.Namespace) -> int:
     first = _config(folder, options, 0)
     check_places(first)  # Before a data set is fetched.
     check_own_key(first, api_key(), "the demo")
+    check_port(first)
     path = Path(options.data) if options.data else demo_dataset(cache_folder())
     source = ["--data", str(path), *(["--map", options.map] if options.map else [])]
     run = Run(load_dataset(path, parse_mapping(options.map) if options.map else None), folder, source)

@@ -31,6 +31,7 @@ from jobs.live_reader import LiveReader
 from jobs.live_view import LiveView, Situation
 from jobs.stream import actors_of, started
 from jobs.together import serving
+from serve.launch import check_port
 from streamrec.clock import Clock, SystemClock
 from streamrec.config import Config
 from streamrec.environment import api_key
@@ -87,6 +88,7 @@ def _dev(options: argparse.Namespace) -> int:
     given = [*options.set, *([f"state={json.dumps(options.state)}"] if options.state else [])]
     config = cli.resolve(options.config, given)
     seen = Seen.NOBODY if options.take_over else check_alone(config)
+    check_port(config)
     cli.end_on_signals()
     clock = SystemClock()
     began_s = clock.monotonic_s()

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from serve.http import Headers, Refusal, Scope, header
 from serve.limits import TokenBucket, again_after
+from serve.origins import Origins
 from streamrec.clock import Clock, SystemClock
 from streamrec.config.keys import ApiKey, digest_of
 from streamrec.events.schema import Kind
@@ -41,7 +42,6 @@ _REMEDIES = {
     "or set serving.keys_file or serving.remote_promotion",
     Action.DELETE_USERS: "send the deletion to the log itself, or set serving.keys_file",
 }
-_BY_HAND = frozenset({Action.MOVE_MODELS, Action.DELETE_USERS})
 _ALLOWED = "a server on loopback, or a key with scope admin"
 
 
@@ -124,7 +124,7 @@ class Access:
         is_local: Whether the server is known to listen on loopback alone.
         moves_models: Whether models may be promoted and rolled back by whoever reaches a server without keys that is not local.
         clock: For rates.
-        origins: Pages that may move models and delete users where no keys are asked for, though they come from elsewhere; `*` stands for all.
+        origins: Pages that may change something where no keys are asked for, though they come from elsewhere; see `Origins`.
     """
 
     keys: Mapping[str, ApiKey] = field(default_factory=dict)
@@ -134,6 +134,7 @@ class Access:
     origins: Collection[str] = ()
 
     def __post_init__(self) -> None:
+        self._origins = Origins(self.origins)
         self._anybody = Caller(deletes=self.is_local, moves=self.is_local or self.moves_models)
         self._known: dict[str, _Known] = {}
         self.replace(self.keys)
@@ -163,11 +164,12 @@ class Access:
         """Return who asks; a second time for the same request the same, without counting it again.
 
         Raises:
-            Refusal: The request has no key that is known, or the key's requests come too fast.
+            Refusal: The request has no key that is known, or the key's requests come too fast; or no key is asked for, and it came by a name that
+                is not this server's.
         """
         found: Caller | None = scope.get(_CALLER)
         if found is None:
-            found = scope[_CALLER] = self._bearer(scope) if self._known else self._anybody
+            found = scope[_CALLER] = self._bearer(scope) if self._known else self._nobody(scope)
         return found
 
     def check(self, scope: Scope, action: Action) -> None:
@@ -179,8 +181,8 @@ class Access:
         if action is Action.PROBE:
             return
         caller = self.identify(scope)
-        if action in _BY_HAND and not self._known:
-            self._check_origin(scope)
+        if action is not Action.READ and not self._known:
+            self._origins.check_page(scope)
         if caller.scopes is not None and SCOPE_OF[action] not in caller.scopes:
             got, allowed = f"a key with {', '.join(sorted(caller.scopes))}", f"a key with scope {SCOPE_OF[action]}"
             raise Refusal(403, "authorization", got, allowed, "Access: this key does not have the scope that this takes")
@@ -191,16 +193,10 @@ class Access:
             what = f"Access: this server does not {action.replace('_', ' ')} by HTTP, {_REMEDIES[action]}"
             raise Refusal(403, "path", scope["path"][:200], _ALLOWED, what)
 
-    def _check_origin(self, scope: Scope) -> None:
-        """Return when no page of another site has the browser ask: without keys nothing else tells it from the person in front of it.
-
-        A browser says where a request comes from (`sec-fetch-site`), and no page can say otherwise; programs say nothing.
-        """
-        site, origin = header(scope, b"sec-fetch-site"), header(scope, b"origin") or b""
-        if site not in {b"cross-site", b"same-site"} or not {b"*", origin.lower()}.isdisjoint(one.lower().encode() for one in self.origins):
-            return
-        what = "Access: a page of another site asks for this, which only this server's own pages may, or those of serving.cors_origins"
-        raise Refusal(403, "sec-fetch-site", site.decode(), "same-origin", what)
+    def _nobody(self, scope: Scope) -> Caller:
+        if self.is_local:  # Else its names are not known, and whoever reaches it may read.
+            self._origins.check_host(scope)
+        return self._anybody
 
     def _bearer(self, scope: Scope) -> Caller:
         given = header(scope, b"authorization") or b""

@@ -26,7 +26,7 @@ from serve.document import DocumentedApp, HotRoutes
 from serve.failures import failed
 from serve.http import Headers, Message, Receive, Refusal, Scope, Send, last_of_three, no_model, path_of, read_body, wrong_method
 from serve.limits import Gate, again_after
-from serve.operations import OPERATIONS, Operation
+from serve.operations import OPERATIONS, UNLISTED, Operation
 from streamrec.clock import Clock, SystemClock
 from streamrec.errors import BrokerError, ConfigError, OperatorError, RequestError
 from streamrec.events.schema import Kind
@@ -286,7 +286,7 @@ class ColdRoutes:
         except BrokerError as error:
             raise Refusal(503, "broker", "no answer", "an answer", str(error), again_after(1)) from error
         except (OperatorError, ConfigError) as error:
-            raise Refusal(409, field, "what is not possible", allowed, str(error)) from error
+            raise Refusal(409, field, path_of(request.scope)[:200], allowed, str(error)) from error
         return self._json({**done, "request_id": request_id})
 
     async def _write(self, event: dict[str, Any], query: WhereQuery, request: Request) -> Response:
@@ -351,8 +351,8 @@ class ColdRoutes:
         if error.status_code == 405:
             refusal = wrong_method(path, request.method, *_methods_of(path_of(request.scope)))
         else:
-            known = ", ".join(dict.fromkeys(operation.path for operation in OPERATIONS))
-            refusal = Refusal(error.status_code, "path", path, f"{known}, /openapi.json", "Request: unknown path")
+            known = ", ".join([*dict.fromkeys(operation.path for operation in OPERATIONS), *UNLISTED])
+            refusal = Refusal(error.status_code, "path", path, known, "Request: unknown path")
         return self._json(refusal.body, refusal.status, refusal.headers)
 
 

@@ -97,8 +97,7 @@ def launch(
     own = sharing.application_name(registry_url, student)
     names = {own, *(beside or {})}
     host, port = config.serving.host, config.serving.port or haproxy.free_port()
-    if not ray.is_initialized() and ray_address() is None:  # On a cluster that is there, Serve itself may listen already.
-        check_free(host, port)
+    check_port(config)
     try:
         _launched.ray = ExitStack()
         _launched.ray.enter_context(ray_cluster())
@@ -152,10 +151,24 @@ def _start_serve(host: str, port: int, proxy: Proxy, *, told: bool) -> tuple[str
             proxy_location=ProxyLocation.HeadOnly,
             controller_options=ControllerOptions(runtime_env={"env_vars": flags}) if flags else None,
         )
-    except RayError as error:  # Such as a proxy that Serve ended, because it was not ready in its time.
-        what, do = "Serving: Ray Serve did not start", "see what else takes this machine's cores, then start again"
-        raise OperatorError(what, got=type(error).__name__, do=do) from error
+    except (RayError, TimeoutError) as error:
+        what = "Serving: Ray Serve did not start"
+        lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # HAProxy goes on to say that it exits; a proxy that Serve ended was not ready in its time.
+        taken = next((line for line in reversed(lines) if "bind" in line), None)
+        do = "see what else takes this machine's cores, then start again" if taken is None else "choose another serving.port"
+        raise OperatorError(what, got=taken or lines[-1], do=do) from error
     return host, port
+
+
+def check_port(config: Config) -> None:
+    """Raise where this process would start a Ray of its own, and ``serving.port`` is taken; for jobs to ask before they start anything.
+
+    Raises:
+        OperatorError: It is.
+    """
+    if config.serving.port and not ray.is_initialized() and ray_address() is None:  # On a cluster that is there, Serve itself may listen already.
+        check_free(config.serving.host, config.serving.port)
 
 
 def check_free(host: str, port: int) -> None:

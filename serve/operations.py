@@ -197,3 +197,6 @@ OPERATIONS = (
     ),
 )  # fmt: skip
 """Every route but the OpenAPI document itself."""
+
+UNLISTED = ("/openapi.json", "/metrics", "/v1/live", "/")
+"""Further paths that are answered: the document itself, and what no client is made from."""

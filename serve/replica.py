@@ -25,7 +25,7 @@ from serve.subscription import BoardSubscription
 from serve.system import System
 from serve.tracing import SwapTraces
 from streamrec.clock import SystemClock
-from streamrec.config import Config
+from streamrec.config import MIN_SENT_TIME_MS, Config
 from streamrec.config.keys import ApiKey
 from streamrec.environment import tombstone_key
 from streamrec.errors import BrokerUnavailable, OperatorError
@@ -126,7 +126,7 @@ class Replica:
             )
             self._follower = LogFollower(self._view, self._load_histories, self._open_tail)
             topic, waiting = config.log.events_topic, config.serving.max_waiting
-            self._sink = EventSink(self._codec, self._open_writer, topic, waiting, kinds=config.serving.accepts)
+            self._sink = EventSink(self._codec, self._open_writer, topic, waiting, kinds=config.serving.accepts, earliest_ms=MIN_SENT_TIME_MS)
         self.shown: Callable[[RecommendRequest, Mapping[str, Any]], None] | None = None
         self._impressions: ImpressionLog | None = None
         if settings.log_address is not None and config.serving.log_impressions:

@@ -18,6 +18,8 @@ LEAST_BATCH_EVENTS = 1024
 
 MAX_NAMESPACE_CHARS = 64
 MAX_TIME_MS = 253_402_300_799_999
+MIN_SENT_TIME_MS = 100_000_000_000
+"""In 1973. What HTTP clients send from before it is in seconds, up to the year 5138, and would be late for ever."""
 """The last millisecond of the year 9999, the end of ISO 8601's four-digit years."""
 FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
 """Of a number in an item's vectors."""
@@ -271,7 +273,8 @@ class ServingConfig(Section):
     recommendations is logged as impressions. ``remote_promotion``: let models be promoted, rolled back and pinned, and the stream's switches
     turned, by HTTP also where the server listens on more than loopback and has no keys. ``keys_file``: the TOML file of `streamrec.config.keys`;
     empty asks nobody for a key. ``max_waiting``: so many requests of a replica may wait for broker or registry. ``cors_origins``: pages of these
-    origins may ask from a browser, ``*`` for all. ``explore_share``: so large a share of each recommended list's places, rounded down, is given to
+    origins may ask from a browser, ``*`` for all; without keys they may change things, and a server on loopback goes by their hosts as well as by
+    loopback's. ``explore_share``: so large a share of each recommended list's places, rounded down, is given to
     items drawn by chance among those that would have them and the ``explore_among`` next, at ``explore_temperature``; 0 explores nothing.
     """
 

@@ -231,7 +231,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.EMPTY_ID: "An id is the empty string.",
     Reason.ID_TOO_LONG: "An id is longer than events.max_id_bytes, or a namespace than 64 characters or 81 bytes.",
     Reason.UNKNOWN_EVENT_TYPE: "The event type has no entry in events.meanings.",
-    Reason.BAD_TIME: "The event time is before 1970 or after the year 9999.",
+    Reason.BAD_TIME: "The event time is before 1970 or after the year 9999; of `POST /v1/events`, before March 1973.",
     Reason.FUTURE_TIME: "The event time is later than now plus events.future_tolerance_s.",
 }
 """Each reason's meaning in one line."""

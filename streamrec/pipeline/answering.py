@@ -127,9 +127,11 @@ def _load(config: Config, student: str, version: str | None) -> LiveModel:
     registry = Registry(open_storage(registry_url(state_address(config))), check_student(config, student))
     live = registry.live()
     if version is None and (live is None or registry.is_withdrawn(live)):
-        what = f"Registry: student {student!r} has no live version"
-        do = "let python -m jobs.bootstrap or jobs.stream promote one, or name one with --version"
-        raise RegistryError(what, allowed=", ".join(registry.versions()[-5:]) or "there is none at all yet", do=do)
+        what, do = f"Registry: student {student!r} has no live version", "let python -m jobs.bootstrap or jobs.stream promote one"
+        if known := registry.versions()[-5:]:
+            raise RegistryError(what, allowed=", ".join(known), do=f"{do}, or name one with --version")
+        what += ", and none at all"
+        raise RegistryError(what, do=do)
     found = registry.load_named(str(live)) if version is None else registry.load(version)
     # The digest of what comes from the registry was looked at there.
     return ModelSlot().load(found.manifest.model_dump(mode="json"), found.arrays, found.meta)

@@ -11,7 +11,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from streamrec.config import FLOAT32_MAX, MAX_TIME_MS
+from streamrec.config import FLOAT32_MAX, MAX_TIME_MS, MIN_SENT_TIME_MS
+from streamrec.errors import RequestError
 from streamrec.serving.checks import MAX_DEADLINE_MS, RequestLimits, check_ids, check_n, check_namespace, refuse, refuse_unknown
 
 MAX_LISTS = 20
@@ -24,7 +25,7 @@ Count = Annotated[int, Field(ge=1)]
 Place = Annotated[str, Field(min_length=1, max_length=300)]
 Money = Annotated[float, Field(allow_inf_nan=False)]
 Float32 = Annotated[float, Field(ge=-FLOAT32_MAX, le=FLOAT32_MAX, allow_inf_nan=False)]
-EventTime = Annotated[int, Field(ge=0, le=MAX_TIME_MS, description="Milliseconds since the epoch.")]
+EventTime = Annotated[int, Field(ge=MIN_SENT_TIME_MS, le=MAX_TIME_MS, description="Milliseconds since the epoch.")]
 
 
 _SOMEBODY: list[Any] = [
@@ -198,7 +199,11 @@ def refuse_invalid(fault: Mapping[str, Any]) -> NoReturn:
     """
     if fault["loc"] and fault["loc"][0] == "exclude_seen":  # Pydantic names each kind that it tried.
         refuse("exclude_seen", fault["input"], SEEN_IS)
-    refuse(".".join(str(part) for part in fault["loc"]) or "body", fault["input"], fault["msg"][:1].lower() + fault["msg"][1:])
+    field = ".".join(str(part) for part in fault["loc"]) or "body"
+    if fault["type"] == "missing":  # Pydantic's input is then the whole body.
+        what, allowed = f"Request: {field} is missing", "a value"
+        raise RequestError(what, allowed=allowed, do=f"add {field}", field=field, shown=None, bounds=allowed)
+    refuse(field, fault["input"], fault["msg"][:1].lower() + fault["msg"][1:])
 
 
 def check_bounds(body: Body, limits: RequestLimits) -> None:

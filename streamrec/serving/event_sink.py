@@ -12,9 +12,10 @@ import orjson
 import pyarrow as pa
 
 from streamrec.clock import Clock, SystemClock
+from streamrec.config import MAX_TIME_MS
 from streamrec.errors import BrokerError, BrokerUnavailable, DataError
 from streamrec.events.codec import EventCodec
-from streamrec.events.schema import LOG_ROW, Kind
+from streamrec.events.schema import LOG_ROW, Kind, Reason
 from streamrec.log.base import LogWriter, Record
 
 Results = list[dict[str, Any]]
@@ -45,6 +46,7 @@ class EventSink:
         topic: Where events go.
         max_waiting: Requests that may wait; more are refused at once.
         kinds: Kinds of events that are taken.
+        earliest_ms: Earlier event times are rejected as being in seconds.
 
     **Contract.** `submit` may be called by any thread and never blocks. `step` is called in a loop by one thread and blocks while the broker
     answers. When an append fails its outcome is unknown: the client sends again, and the learner drops what it has already by ``event_id``.
@@ -56,6 +58,7 @@ class EventSink:
     max_waiting: int = 1000
     clock: Clock = field(default_factory=SystemClock)
     kinds: Collection[str] = tuple(Kind)
+    earliest_ms: int = 0
     num_accepted: int = 0
     num_rejected: int = 0
     _writer: LogWriter | None = None
@@ -133,9 +136,13 @@ class EventSink:
         refused = [decoded.rejected[name].to_pylist() for name in ("offset", "reason", "detail")]
         for index, reason, detail in zip(*refused, strict=True):
             results[index] = {"status": "rejected", "reason": reason, "detail": detail}
-        valid = [decoded.valid[name].to_pylist() for name in ("offset", "kind", "user_id", "item_id", "namespace")]
+        valid = [decoded.valid[name].to_pylist() for name in ("offset", "kind", "event_time", "user_id", "item_id", "namespace")]
         indices, records = [], []
-        for index, kind, user_id, item_id, namespace in zip(*valid, strict=True):
+        for index, kind, time_ms, user_id, item_id, namespace in zip(*valid, strict=True):
+            if time_ms < self.earliest_ms:
+                detail = f"event_time: got {time_ms}, allowed {self.earliest_ms} to {MAX_TIME_MS}; if these are seconds, send milliseconds"
+                results[index] = {"status": "rejected", "reason": Reason.BAD_TIME.value, "detail": detail}
+                continue
             if kind not in self.kinds:
                 detail = f"kind: got {kind}, allowed {', '.join(self.kinds)} here; send others to the log itself, or set serving.accepts"
                 results[index] = {"status": "rejected", "reason": "kind_not_accepted", "detail": detail}

@@ -180,6 +180,10 @@ class Stream:
             numbers.put("streamrec_end_offset", round(read * share) + round(lag * share), **where)
 
 
+# As a foreign site's DNS may say, and a company's own.
+NAMES = "--host-resolver-rules=MAP *.example 127.0.0.1, MAP shop.internal 127.0.0.1"
+
+
 class Machine(System):
     """A machine that is the same for everybody who makes pictures, with this process among others."""
 
@@ -351,7 +355,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("no chromium on PATH: install Debian's package chromium")
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", NAMES])
         yield started
         started.close()
 

@@ -281,6 +281,31 @@ def test_a_key_is_asked_for_once_and_one_that_only_reads_moves_nothing(open_page
     page.get_by_role("button", name="Roll back…").wait_for()
 
 
+POST = """async ([url, mode]) => {
+  const sent = { method: "POST", mode, body: '{"reason": "a page"}' };
+  return (await fetch(url, sent).catch(() => ({ status: "failed" }))).status;
+}"""
+
+
+def test_over_plain_http_a_page_of_another_site_changes_nothing(browser: Any, make_server: Callable[..., Any]) -> None:
+    local, open_to_all = make_server(), make_server(is_local=False, serving={"remote_promotion": True})
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"http://other.example:{local.port}/healthz")
+    for one in (local, open_to_all):
+        for host in ("127.0.0.1", "shop.internal"):
+            assert page.evaluate(POST, [f"http://{host}:{one.port}/v1/stream:pause", "no-cors"]) == 0  # The page is not told what came of it.
+        assert "paused" not in one.ask("GET", "/v1/stream")[1]
+    assert page.evaluate(POST, [f"http://other.example:{local.port}/v1/stream:pause", "cors"]) == 403
+    for path in ("stream/dead-letters", "models", "recommend/u1"):
+        assert page.evaluate("async url => (await fetch(url)).status", f"http://other.example:{local.port}/v1/{path}") == 403
+    page.goto(f"http://shop.internal:{open_to_all.port}/#models")
+    page.wait_for_selector(".big")
+    assert page.evaluate(POST, [f"http://shop.internal:{open_to_all.port}/v1/stream:pause", "cors"]) == 200
+    assert open_to_all.ask("GET", "/v1/stream")[1]["paused"]["reason"] == "a page"
+    context.close()
+
+
 def test_rejected_records_are_text_and_go_to_the_stream_again_once(open_page: Open, server: Any) -> None:
     opened = open_page("stream")
     page = filled(opened, "stream")

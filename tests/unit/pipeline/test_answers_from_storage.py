@@ -137,7 +137,7 @@ def test_another_namespace_has_items_and_users_of_its_own(ask: Ask, plain: World
     [
         (["recommend"], "nobody to recommend to"),
         (["recommend", "u1", "-n", "100000"], "got 100000"),
-        (["recommend", "u1", "--set", "state=elsewhere"], "student 'default' has no live version, allowed there is none at all yet"),
+        (["recommend", "u1", "--set", "state=elsewhere"], "student 'default' has no live version, and none at all, let python -m jobs.bootstrap"),
         (["explain", "u1", "--student", "edge"], "there is no such student"),
         (["recommend", "u1", "--url", "http://127.0.0.1:1", "--version", "v1"], "takes no --version"),
     ],

@@ -242,7 +242,7 @@ def test_a_key_is_refused_in_another_tenants_namespace_by_query_and_body(tenants
         ("DELETE", f"/v1/users/%2e%2e?{there}", None),
         ("POST", "/v1/events", event),
         ("POST", "/v1/events", [{**event, "namespace": None}]),
-        ("POST", "/v1/events", {"kind": "deletion", "event_id": "y", "user_id": "..", "event_time": 1, "namespace": theirs}),
+        ("POST", "/v1/events", {"kind": "deletion", "event_id": "y", "user_id": "..", "event_time": 1_764_000_000_001, "namespace": theirs}),
     ]
     assert [(path, replica.ask(method, path, body, own).status) for method, path, body in asked] == [(path, 403) for _, path, _ in asked]
     assert replica.facts()["history_view"]["offsets"] == before
@@ -251,16 +251,67 @@ def test_a_key_is_refused_in_another_tenants_namespace_by_query_and_body(tenants
 
 
 @pytest.mark.parametrize("site", [b"cross-site", b"same-site"])
-def test_without_keys_no_page_of_another_site_has_the_browser_move_models(serving, version, tmp_path, site):
+def test_without_keys_no_page_of_another_site_has_the_browser_change_anything(serving, version, tmp_path, site):
     Registry(open_storage(str(tmp_path / "registry"))).publish("v00000012", *version(40, prefix="i"))
     local = serving(is_local=True, has_state=True, cors_origins=["https://Ops.example"])
-    elsewhere = ((b"sec-fetch-site", site), (b"origin", b"https://evil.example"), (b"content-type", b"text/plain"))
-    for path, body in (("/v1/models/v00000012:promote", None), ("/v1/stream:pause", None), ("/v1/stream/dead-letters:replay", {"places": ["a/0/0"]})):
-        refused = local.ask("POST", path, body, elsewhere)
-        assert (refused.status, refused.body["error"]["field"]) == (403, "sec-fetch-site")
-        for own in ((), ((b"sec-fetch-site", b"same-origin"),), ((b"sec-fetch-site", site), (b"origin", b"https://ops.example"))):
-            assert local.ask("POST", path, body, own).status == 200
-    assert local.ask("DELETE", "/v1/users/u1", None, elsewhere).status == 403
-    assert local.ask("GET", "/v1/recommend/u1", None, elsewhere).status == 200
-    guarded = serving(has_state=True, keys=KEYS)  # A key is nothing that a browser sends by itself.
-    assert guarded.ask("POST", "/v1/stream:resume", None, (*elsewhere, *bearer("k-admin"))).status == 200
+    here = (b"host", b"127.0.0.1:8000")
+    told = ((b"sec-fetch-site", site), (b"origin", b"https://evil.example"), (b"content-type", b"text/plain"), here)
+    plain = (*told[1:],)  # To a plain HTTP host browsers send no more.
+    asked = [("/v1/models/v00000012:promote", None), ("/v1/stream:pause", None), ("/v1/stream/dead-letters:replay", {"places": ["a/0/0"]})]
+    event = {"event_id": "e1", "user_id": "u1", "item_id": "i1", "event_type": "click", "event_time": 1_764_000_000_000}
+    own = (
+        (),
+        ((b"sec-fetch-site", b"same-origin"), (b"origin", b"https://of-a-proxy.example"), here),
+        ((b"sec-fetch-site", site), (b"origin", b"https://ops.example")),
+        ((b"origin", b"http://127.0.0.1:8000"), here),
+    )
+    for path, body in [*asked, ("/v1/events", event)]:
+        for headers, field in ((told, "sec-fetch-site"), (plain, "origin"), ((here, (b"origin", b"null")), "origin")):
+            refused = local.ask("POST", path, body, headers)
+            assert (refused.status, refused.body["error"]["field"]) == (403, field)
+        assert [local.ask("POST", path, body, headers).status for headers in own] == [200] * len(own)
+    assert local.ask("POST", "/v1/stream:pause", None, ((b"origin", b"http://127.0.0.1:9000"), here)).status == 403
+    for elsewhere in (told, plain):
+        assert [local.ask(method, path, None, elsewhere).status for method, path in (("DELETE", "/v1/users/u1"), ("DELETE", "/v1/items/i1"))] == [
+            403
+        ] * 2
+        assert local.ask("GET", "/v1/recommend/u1", None, elsewhere).status == 200
+        guarded = serving(has_state=True, keys=KEYS)  # A key is nothing that a browser sends by itself.
+        assert guarded.ask("POST", "/v1/stream:resume", None, (*elsewhere, *bearer("k-admin"))).status == 200
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)
+def test_a_name_that_was_made_to_lead_to_loopback_is_none_of_the_servers(open_replica, operation):
+    rebound = ((b"host", b"evil.example:8000"), (b"origin", b"http://evil.example:8000"))
+    refused = open_replica.ask(operation.method, operation.example_path, operation.body, rebound)
+    if operation.action is Action.PROBE:  # Whoever looks after a process calls it what they like.
+        assert refused.status == 200
+    else:
+        assert (refused.status, refused.body["error"]["field"], refused.body["error"]["got"]) == (403, "host", "evil.example:8000")
+
+
+def test_a_server_on_loopback_without_keys_goes_by_loopbacks_names_addresses_and_those_of_its_origins(serving):
+    def status(replica, host, headers=()):
+        asked = (("GET", "/v1/recommend/u1"), ("HEAD", "/metrics"), ("GET", "/openapi.json"))
+        return [replica.ask(method, path, headers=((b"host", host), *headers)).status for method, path in asked]
+
+    shop = {"cors_origins": ["https://Recs.example:8443", "http://[fd00::1]:80"]}
+    local = serving(is_local=True, **shop)
+    own = (b"localhost", b"LOCALHOST:8000", b"127.0.0.1", b"127.0.0.1:80", b"[::1]", b"[::1]:8000", b"10.1.2.3:8000", b"[fd00::2]")
+    for host in (*own, b"recs.example", b"recs.example:9000"):
+        assert (host, status(local, host)) == (host, [200, 200, 200])
+    for host in (
+        b"",
+        b"evil.example",
+        b"localhost.evil.example",
+        b"127.0.0.1.evil.example",
+        b"127.0.0.1:80.evil.example",
+        b"evil.example:",
+        b"[",
+        b"\xff",
+    ):
+        assert (host, status(local, host)) == (host, [403, 403, 403])
+    strange = b"evil.example:8000"
+    assert status(serving(is_local=True, cors_origins=["*"]), strange) == [200, 200, 200]
+    assert status(serving(), strange) == [200, 200, 200]  # Others reach it, by names that it doesn't know.
+    assert status(serving(is_local=True, keys=KEYS), strange, bearer("k-read")) == [200, 200, 200]

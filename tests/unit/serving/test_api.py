@@ -193,8 +193,23 @@ def test_models_stay_where_one_is_pinned_live(shop, tmp_path):
     assert shop.ask("POST", "/v1/models/v00000013:promote").status == 200
 
 
+def test_a_time_in_seconds_is_rejected_and_says_so(shop):
+    event = {"user_id": "u6", "item_id": "i5", "event_type": "click"}
+    times = {"seconds": 1_795_901_562, "far": 99_999_999_999, "first": 100_000_000_000, "now": 1_764_000_000_000}
+    answer = shop.ask("POST", "/v1/events", [{**event, "event_id": name, "event_time": time} for name, time in times.items()])
+    assert [result.get("reason") for result in answer.body["results"]] == ["bad_time", "bad_time", None, None]
+    assert "got 1795901562, allowed 100000000000 to" in answer.body["results"][0]["detail"]
+    assert "milliseconds" in answer.body["results"][0]["detail"]
+    deletion = {"kind": "deletion", "event_id": "d", "user_id": "u6", "event_time": 1_795_901_562}
+    assert shop.ask("POST", "/v1/events", deletion).status == 400
+    assert len(shop.ask("GET", "/v1/users/u6").body["items"]) == 2
+
+
 def test_events_come_as_lines_and_each_stands_for_itself(shop):
-    lines = [orjson.dumps({"event_id": f"n{n}", "user_id": "u5", "item_id": "i5", "event_type": "click", "event_time": 1}) for n in range(2)]
+    lines = [
+        orjson.dumps({"event_id": f"n{n}", "user_id": "u5", "item_id": "i5", "event_type": "click", "event_time": 1_764_000_000_000})
+        for n in range(2)
+    ]
     answer = shop.ask(
         "POST", "/v1/events", b"\n".join([lines[0], b"{broken", b"", lines[1], b""]), ((b"content-type", b"application/x-ndjson; charset=utf-8"),)
     )
@@ -265,6 +280,17 @@ def test_refusals_name_the_field(shop, method, path, body, status, field):
     answer = shop.ask(method, path, body)
     assert (answer.status, answer.body["error"]["field"]) == (status, field)
     assert answer.body["error"]["message"]
+
+
+def test_refusals_say_what_was_asked_and_what_there_is(shop):
+    allowed = shop.ask("GET", "/v9").body["error"]["allowed"].split(", ")
+    assert {"/v1/recommend", "/metrics", "/v1/live", "/openapi.json", "/"} <= set(allowed)
+    assert {shop.ask("PATCH", path).status for path in allowed if "{" not in path} == {405}
+    lacks = shop.ask("POST", "/v1/similar", {"n": 3}).body["error"]
+    assert (lacks["message"], lacks["got"]) == ("Request: like is missing, allowed a value, add like", None)
+    twice = shop.ask("POST", "/v1/similar", {"like": "i1"}).body["error"]
+    assert (twice["field"], twice["got"]) == ("like", "i1")
+    assert shop.ask("POST", "/v1/models/v00000099:promote").body["error"]["got"] == "/v1/models/v00000099:promote"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)

@@ -18,7 +18,7 @@ from streamrec.registry.registry import Registry
 from streamrec.serving.bodies import PopularQuery, RankBody, RecommendBody, SimilarBody
 from streamrec.storage import open_storage
 
-URL = "http://shop.example"
+URL = "http://localhost:8000"
 EVENT = {"event_id": "e2", "user_id": "u2", "item_id": "i2", "event_type": "click", "event_time": 1_764_000_001_000}
 ASK = {
     "recommend": lambda one: one.recommend(user_id="u1", n=1, categories=["lamp"], max_price=100, explain=True),

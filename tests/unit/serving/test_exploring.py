@@ -170,7 +170,7 @@ def test_explanations_stay_with_their_items(view, model):
 
 def test_over_http_the_answer_and_the_impression_tell_what_was_drawn(serving, tmp_path):
     replica = serving(explore_share=0.2, explore_among=20, explore_temperature=3.0, log_impressions=1.0)
-    click = {"event_id": "e1", "user_id": "u1", "item_id": "i1", "event_type": "click", "event_time": 1}
+    click = {"event_id": "e1", "user_id": "u1", "item_id": "i1", "event_type": "click", "event_time": 1_764_000_000_000}
     replica.ask("POST", "/v1/events", click)
     answer = replica.ask("POST", "/v1/recommend", {"user_id": "u1", "n": 10}, ((b"x-request-id", b"mine"),)).body
     chances = explored(answer)
