@@ -18,9 +18,9 @@ LEAST_BATCH_EVENTS = 1024
 
 MAX_NAMESPACE_CHARS = 64
 MAX_TIME_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999, the end of ISO 8601's four-digit years."""
 MIN_SENT_TIME_MS = 100_000_000_000
 """In 1973. What HTTP clients send from before it is in seconds, up to the year 5138, and would be late for ever."""
-"""The last millisecond of the year 9999, the end of ISO 8601's four-digit years."""
 FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
 """Of a number in an item's vectors."""
 MAX_NAMESPACE_BYTES = 81
