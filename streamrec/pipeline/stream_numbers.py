@@ -28,6 +28,9 @@ _BESIDE = ("received", "pending", "applied")
 """Columns of the books that are no outcome: the whole, what is none yet, and what loses events to those that are quarantined."""
 
 
+_FROM_ZERO = tuple(f"streamrec_{what}_total" for what in ("steps", "queries", "returns", "rollbacks", "deletions", "commits"))
+
+
 class StreamNumbers:
     """Keep a stream's numbers.
 
@@ -40,6 +43,8 @@ class StreamNumbers:
         self._tells = tells
         self._due_s = -math.inf
         self._most: dict[tuple[str, ...], int] = {}
+        for name in _FROM_ZERO:  # So that a stream to which nothing comes has them, too.
+            self.numbers.add(name, 0)
         for what in (*ALARMS.values(), UNLIKE):
             self.numbers.add("streamrec_alarms_total", 0, what=what)
 
@@ -56,6 +61,8 @@ class StreamNumbers:
         now_s = controller.parts.clock.monotonic_s()
         if now_s < self._due_s:
             return
+        if report is None and self._due_s == -math.inf and controller.state.planned_ms:  # It goes on from a commit.
+            self.numbers.put("streamrec_last_commit_timestamp_seconds", controller.state.planned_ms / 1000)
         self._due_s = now_s + TELL_EVERY_S
         if (left := lag()) is not None:
             self.numbers.put("streamrec_lag_records", left)

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from streamrec.log.base import Record
 from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.stream_numbers import TELL_EVERY_S, StreamNumbers
 from streamrec.registry import gate
@@ -42,6 +44,24 @@ def played(world: World) -> tuple[World, Any, Ear, list[Any]]:
         world.clock.advance(TELL_EVERY_S)
     numbers(controller, None, lambda: 0)
     return world, controller, ear, reports
+
+
+def test_a_stream_that_goes_on_and_gets_nothing_tells_its_counters_and_when_it_committed_last(
+    make_world: Callable[..., World], mixed: list[Record], tmp_path: Path
+) -> None:
+    fresh = make_world(mixed[:100], folder=tmp_path / "state")
+    new, again = Ear(), Ear()
+    controller = fresh.controller()
+    StreamNumbers([new])(controller, None, lambda: None)
+    assert new.value("streamrec_commits_total") == new.value("streamrec_returns_total") == 0
+    assert "streamrec_last_commit_timestamp_seconds" not in new.heard[-1]
+    fresh.play(controller)
+    controller.finish()
+    fresh.clock.advance(60.0)
+    restored = fresh.controller()
+    StreamNumbers([again])(restored, None, lambda: None)
+    assert again.value("streamrec_commits_total") == 0
+    assert again.value("streamrec_last_commit_timestamp_seconds") == restored.state.planned_ms / 1000 < fresh.clock.now_ms() / 1000 - 59
 
 
 def test_what_is_told_is_what_the_books_and_the_steps_say(played: tuple[World, Any, Ear, list[Any]]) -> None:
