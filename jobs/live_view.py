@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -88,19 +88,10 @@ class Picture:
         return Panel(Group(*spaced), title=title, title_align="left", border_style="cyan", padding=(0, 1))
 
     def _flow(self, width: int) -> Table:
-        pairs = [*self._situation.places.items(), *self._pairs().items(), *self._situation.extra.items()]
-        by_line = 2 if width >= WIDE else 1
-        table = Table.grid(padding=(0, 2), expand=False)
-        for _ in range(by_line):
-            table.add_column(style="dim", no_wrap=True)
-            table.add_column(no_wrap=True, overflow="ellipsis")
-        for at in range(0, len(pairs), by_line):
-            table.add_row(*(cell for pair in pairs[at : at + by_line] for cell in pair))
-        notes = [note for note in (self._situation.phase, self._situation.trouble, *self._facts.notes) if note]
-        if not notes:
-            return table
         whole = Table.grid()
-        whole.add_row(table)
+        whole.add_row(_grid([*self._situation.places.items()], 1))  # An address is long, and of no use where it is cut.
+        whole.add_row(_grid([*self._pairs().items(), *self._situation.extra.items()], 2 if width >= WIDE else 1))
+        notes = [note for note in (self._situation.phase, self._situation.trouble, *self._facts.notes) if note]
         for note in notes:
             whole.add_row(Text(note, style="yellow"))
         return whole
@@ -136,7 +127,7 @@ class Picture:
         table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
         table.add_column("newest events, before they are learned", no_wrap=True, overflow="ellipsis")
         table.add_column("recall@20", justify="right")
-        bar_width = max(0, min(30, width - LEAST_WIDTH - 10))
+        bar_width = max(0, min(30, width - LEAST_WIDTH - 13))
         if bar_width:
             table.add_column("")
         most = max(scores.values()) or 1.0
@@ -149,6 +140,16 @@ class Picture:
     def _happened(self) -> RenderableType | None:
         lines = self._situation.happened[-SHOWN_MARKS:]
         return Text("\n".join(lines), style="dim", no_wrap=True, overflow="ellipsis") if lines else None
+
+
+def _grid(pairs: Sequence[tuple[str, RenderableType]], by_line: int) -> Table:
+    table = Table.grid(padding=(0, 2), expand=False)
+    for _ in range(by_line):
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis")
+    for at in range(0, len(pairs), by_line):
+        table.add_row(*(cell for pair in pairs[at : at + by_line] for cell in pair))
+    return table
 
 
 class LiveView:

@@ -124,6 +124,15 @@ def test_a_wide_one_has_all_and_a_low_one_leaves_out_what_matters_least() -> Non
     assert "is used" not in low
 
 
+def test_addresses_are_whole_in_a_usual_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {"API, dashboard": "http://127.0.0.1:8000/", "events": "streamrec.events at kafka://kafka.internal:42795"}
+    monkeypatch.setattr(SITUATION, "places", places)
+    for width in (80, 100):
+        whole = "\n".join(texts(width, 50))
+        assert [place for place in (*places, *places.values()) if place not in whole] == []
+        assert "…" not in whole
+
+
 def test_no_color_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[3" not in "\n".join(drawn(100, 40))
