@@ -29,6 +29,8 @@ _MAX_FOLDER_CHARS = 28
 
 FREE_PORTS = range(20_000, 32_768)
 """Above the ports that Ray gives to workers by default, below those that Linux gives to connections."""
+REPLICA_PORTS = 64
+"""So many replicas of a node have ports of their own."""
 _TRIES = 64
 
 
@@ -69,8 +71,13 @@ def flags(where: Path) -> dict[str, str]:
 
     Handing them to the controller works on any Ray cluster, whatever environment its nodes were started with.
     """
+    first = FREE_PORTS.start + REPLICA_PORTS * secrets.randbelow(len(FREE_PORTS) // REPLICA_PORTS)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        # Where replicas listen. All clusters of a machine would take the first of the same thousand, and one's proxy might ask a replica of another,
+        # with other keys, that has got the port of one that is gone.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + REPLICA_PORTS - 1),
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # After three of these Serve kills the proxy, and a first start compiles what it imports: a minute, as long as Serve waits, for 15 s.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20",

@@ -177,6 +177,9 @@ def check_free(host: str, port: int) -> None:
     Raises:
         OperatorError: It is taken, or is none of this machine's.
     """
+    if ":" in host:
+        what, allowed = "Serving: it listens on IPv4 alone", "an IPv4 address, or a name such as localhost"
+        raise OperatorError(what, got=host, allowed=allowed, do="set serving.host")
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -117,7 +117,9 @@ def _teacher(teacher: TeacherStanding, now_ms: int) -> str:
     since = f"{teacher.events_since} interactions since" if teacher.events_since is not None else ""
     pending = f"{teacher.pending} is being made" if teacher.pending else ""
     compared = f"{teacher.challenger} is compared" if teacher.challenger else ""
-    return ", ".join(filter(None, (kind, since, say, pending, compared)))
+    # Until that is over, failed ones' wait, the budget, or something new.
+    asked = f"the next was asked for {teacher.asked} and waits" if teacher.asked else ""
+    return ", ".join(filter(None, (kind, since, say, pending, compared, asked)))
 
 
 def _of_metric(metrics: Mapping[str, Any]) -> str:

@@ -55,9 +55,11 @@ def _ask(board: SwitchBoard, options: Turn, refreshed: Sequence[str]) -> int:
         what = "Refresh: this configuration has no such teacher that comes in versions"
         allowed = ", ".join(refreshed) or "none: teachers.enabled has none"
         raise OperatorError(what, got=", ".join(unknown), allowed=allowed, do="name one of these, or none for all of them")
-    for name in options.teachers or (ALL,):
+    for name in dict.fromkeys(options.teachers) or (ALL,):
         board.turn("refresh", flip(options.by, options.reason), name)
-    sys.stdout.write(f"asked for new versions of {', '.join(options.teachers or refreshed)}: `streamrec status` says when they are under way\n")
+    sys.stdout.write(
+        f"asked for new versions of {', '.join(dict.fromkeys(options.teachers or refreshed))}: `streamrec status` says when they are under way\n"
+    )
     return 0
 
 

@@ -34,7 +34,7 @@ from streamrec.pipeline.refresh_state import RefreshState
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.stream_state import BOOK_COLUMNS, StreamState
 from streamrec.pipeline.student_standing import StudentStanding, stand_of
-from streamrec.pipeline.switches import SwitchBoard
+from streamrec.pipeline.switches import SwitchBoard, Switches
 from streamrec.pipeline.worth_view import load_worth
 from streamrec.soft_labels.ensemble import Ensemble
 from streamrec.state import Component, ComponentState
@@ -112,6 +112,7 @@ class TeacherStanding:
         weights: Its say for histories of 1, 2 to 3, 4 to 10 and more items.
         pending: Version that is being made.
         challenger: Version that is compared with the one in use.
+        asked: Who asked for one that has not begun yet, as part of a sentence.
     """
 
     name: str
@@ -121,6 +122,7 @@ class TeacherStanding:
     weights: tuple[float, ...]
     pending: str | None
     challenger: str | None
+    asked: str = ""
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ def standing(config: Config, broker: str, clock: Clock) -> Standing:
     students = tuple(look.in_state(partial(stand_of, config, name, state, worth), StudentStanding(name, is_readable=False)) for name in names)
     look.troubles += look.in_state(lambda: [str(lost) for lost in lost_versions(address, held, names, reads_weights=False)], [])
     there = look.at(lambda: log_there(config, broker), None)
+    switches = look.in_state(lambda: SwitchBoard(open_storage(address)).now(), Switches())
     return Standing(
         clock.now_ms(),
         address,
@@ -221,8 +224,8 @@ def standing(config: Config, broker: str, clock: Clock) -> Standing:
         None if there is None else str(there),
         () if there is None else look.at(lambda: _lag(config, there, state, plans), ()),
         students,
-        _teachers(config, state, held.checkpoint) if held.checkpoint is not None else (),
-        look.in_state(lambda: tuple(SwitchBoard(open_storage(address)).now().in_force()), ()),
+        _teachers(config, state, held.checkpoint, switches) if held.checkpoint is not None else (),
+        tuple(switches.in_force()),
         look.in_state(lambda: _quarantine(url), {"ranges": 0, "events": 0}),
         None if there is None else look.at(lambda: _num_letters(config, there), None),
         None if "://" in address else disk_use(Path(address)),
@@ -288,14 +291,14 @@ def _num_letters(config: Config, address: LogAddress) -> int | None:
     return sum(end - earliest[partition] for partition, end in latest.items())
 
 
-def _teachers(config: Config, state: StreamState, checkpoint: Checkpoint) -> tuple[TeacherStanding, ...]:
+def _teachers(config: Config, state: StreamState, checkpoint: Checkpoint, switches: Switches) -> tuple[TeacherStanding, ...]:
     ensemble, refreshes = Ensemble(), RefreshState()
     for part in (ensemble, refreshes):
         _restore(part, checkpoint)
     counted = [name for name in config.teachers.enabled if name not in config.teachers.refreshed]
     weights = ensemble.weights([*state.teachers, *counted])
     names = dict.fromkeys([*config.teachers.enabled, *state.teachers])
-    return tuple(_teacher(name, state, refreshes, tuple(weights.get(name, ()))) for name in names)
+    return tuple(_teacher(name, state, refreshes, tuple(weights.get(name, ())), switches) for name in names)
 
 
 def _restore(part: Component, checkpoint: Checkpoint) -> None:
@@ -303,14 +306,16 @@ def _restore(part: Component, checkpoint: Checkpoint) -> None:
     part.restore(base, deltas)
 
 
-def _teacher(name: str, state: StreamState, refreshes: RefreshState, weights: tuple[float, ...]) -> TeacherStanding:
+def _teacher(name: str, state: StreamState, refreshes: RefreshState, weights: tuple[float, ...], switches: Switches) -> TeacherStanding:
     version, pending, challenger = state.teachers.get(name), state.pending.get(name), state.challengers.get(name)
     record, began_ms = refreshes.records.get(name), None
     if record is not None and version is not None:
         # While a later version is made or compared, what is in use is of the refresh before.
         before = record.held if pending or challenger else record.now
         began_ms = None if before is None else before.began_ms
-    return TeacherStanding(name, version, began_ms, state.events_since.get(name), weights, pending, challenger)
+    asked = switches.asked_for(name) if record is not None else None
+    waits = str(asked) if record is not None and asked is not None and asked.at_ms > record.now.began_ms else ""
+    return TeacherStanding(name, version, began_ms, state.events_since.get(name), weights, pending, challenger, waits)
 
 
 def _quarantine(lineage_url: str) -> dict[str, int]:

@@ -205,16 +205,16 @@ def test_servers_apart_are_the_ray_clusters_pods_and_deploy_the_same_application
     for mine, other in ((ours["headGroupSpec"], theirs["headGroupSpec"]), (group, serving)):
         assert mine["template"]["metadata"]["labels"] == label
         pods = [each["template"]["spec"] for each in (mine, other)]
-        # An overlay's volume of a state that is no bucket is left out, and the operator itself knows when Serve answers.
+        # An overlay's volume of a state that is no bucket is left out.
         stripped = [without_state(pod) for pod in pods]
         assert stripped[0] == stripped[1]
 
 
 def without_state(pod: dict[str, Any]) -> dict[str, Any]:
-    """Return what a pod is but for a state's volume, its readiness, its size and where it spreads."""
+    """Return what a pod is but for a state's volume, its size and where it spreads."""
     (container,) = pod["containers"]
     mounts = [mount for mount in container["volumeMounts"] if mount["name"] != "state"]
-    kept = {name: value for name, value in container.items() if name not in {"readinessProbe", "resources"}} | {"volumeMounts": mounts}
+    kept = {name: value for name, value in container.items() if name != "resources"} | {"volumeMounts": mounts}
     rest = {name: value for name, value in pod.items() if name not in {"containers", "topologySpreadConstraints"}}
     return rest | {"containers": [kept], "volumes": [volume for volume in pod["volumes"] if volume["name"] != "state"]}
 

@@ -97,3 +97,12 @@ def test_why_serve_did_not_start_is_told_in_a_paragraph(monkeypatch: pytest.Monk
 def test_a_proxy_that_compiles_what_it_imports_is_not_killed_before_serve_gives_up_by_itself() -> None:
     check_s = float(haproxy.flags(Path("/tmp"))["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"])
     assert 3 * check_s >= 60  # The third that fails kills it; serve.start waits a minute.
+
+
+def test_each_cluster_of_a_machine_has_its_replicas_in_a_range_of_its_own() -> None:
+    given = [haproxy.flags(Path("/tmp")) for _ in range(200)]
+    ranges = {tuple(int(flags[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"]) for end in ("MIN", "MAX")) for flags in given}
+    assert len(ranges) > 50
+    taken = [port for first, last in ranges for port in range(first, last + 1)]
+    assert len(taken) == len(set(taken)) == haproxy.REPLICA_PORTS * len(ranges)
+    assert set(taken) <= set(haproxy.FREE_PORTS)

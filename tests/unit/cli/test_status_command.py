@@ -29,6 +29,7 @@ from streamrec.pipeline.quarantined import FOLDER, Quarantined
 from streamrec.pipeline.refresh_state import Held, RefreshState
 from streamrec.pipeline.refresh_state import Record as RefreshRecord
 from streamrec.pipeline.stream_state import StreamState
+from streamrec.pipeline.switches import ALL, Flip, SwitchBoard
 from streamrec.registry.gate import Decision, Reason, Verdict
 from streamrec.registry.registry import Registry
 from streamrec.registry.version import VersionFacts
@@ -92,6 +93,19 @@ def test_of_a_state_that_nothing_has_run_on_it_says_so(ask: Ask) -> None:
     assert "stream        none has ever run on this state\ncommit        none\n" in shown.stdout
     assert "default: nothing is live" in shown.stdout
     assert not Path("state").exists()
+
+
+def test_who_asked_for_teachers_is_told_until_that_has_begun(ask: Ask, state: StreamState, tmp_path: Path) -> None:
+    commit(tmp_path / "state", state)
+    switches = SwitchBoard(open_storage(str(tmp_path / "state")))
+
+    def said(at_ms: int) -> str:
+        switches.turn("refresh", Flip(by="ann", reason="new season", at_ms=at_ms), ALL)
+        return next(line for line in ask().stdout.splitlines() if "linear" in line and "begun" in line)
+
+    assert "asked for" not in said(state.planned_ms)
+    assert ", the next was asked for since " in (line := said(state.planned_ms + 1))
+    assert line.endswith(" by ann: new season and waits")
 
 
 def test_no_rollback_is_promised_that_would_be_refused(ask: Ask, state: StreamState, tmp_path: Path) -> None:
