@@ -71,7 +71,11 @@ class Progressive(Impersonal):
     def recent(self) -> dict[str, dict[str, float]]:
         """Return each model's metric means over about the last `RECENT_QUERIES` queries."""
         weights = self._recent_weight
-        return {model: {name: value / weights[model] for name, value in zip(METRICS, values, strict=True)} for model, values in self._recent.items()}
+        # Rounding may bring a mean of ones above 1.
+        return {
+            model: {name: min(1.0, value / weights[model]) for name, value in zip(METRICS, values, strict=True)}
+            for model, values in self._recent.items()
+        }
 
     def errors(self) -> dict[str, float]:
         """Return the standard error of each model's mean recall@20 in the step that began last, and of `GAIN`."""

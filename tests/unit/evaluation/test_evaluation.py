@@ -175,6 +175,13 @@ def test_what_few_queries_found_of_late_is_their_mean() -> None:
     assert again.recent() == progressive.recent()
 
 
+def test_a_mean_of_ones_is_one() -> None:
+    progressive = Progressive()
+    for num in (1, 1, 3, 5, 1, 7) * 40:
+        progressive.add("a", values(1.0, num))
+        assert progressive.recent()["a"]["recall@20"] <= 1.0
+
+
 def test_what_was_found_of_late_is_read_from_states_that_have_no_weights() -> None:
     progressive, again = Progressive(), Progressive()
     progressive.add("a", values(0.5, 10 * RECENT_QUERIES))
