@@ -30,6 +30,8 @@ from streamrec.pipeline.bootstrap import refresh
 from streamrec.pipeline.session import has_commits, open_session
 from streamrec.registry.telling import STREAM
 
+INSTEAD = "ask it for new teachers by `streamrec refresh`"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job and return its exit status."""
@@ -54,11 +56,11 @@ def _refresh(options: argparse.Namespace) -> int:
     if not has_commits(config):  # Before Ray and a broker are started, which takes a while.
         cli.say(f"Refresh: {cli.not_live(config)}")
         return 2
-    seen = Seen.NOBODY if options.take_over else check_alone(config)
+    seen = Seen.NOBODY if options.take_over else check_alone(config, instead=INSTEAD)
     cli.end_on_signals()
     with open_session(config, cli.say) as session:
         if seen is Seen.ELSEWHERE:
-            check_silent(config, partial(session.board.told_age_s, STREAM), time.sleep)
+            check_silent(config, partial(session.board.told_age_s, STREAM), time.sleep, instead=INSTEAD)
         controller = session.controller()
         if not controller.recover() or controller.state.live is None:
             cli.say(f"Refresh: {cli.not_live(config)}")

@@ -38,12 +38,13 @@ class Seen(Enum):
     ELSEWHERE = "it is of another machine"
 
 
-def check_alone(config: Config, *, may_take_over: bool = True) -> Seen:
+def check_alone(config: Config, *, may_take_over: bool = True, instead: str = "") -> Seen:
     """Return what is known of the state's last driver, unless it is a process of this machine that still runs.
 
     Args:
         config: The resolved configuration.
         may_take_over: Whether the job has an option for it.
+        instead: What may be done beside the other one.
 
     Raises:
         OperatorError: It runs; it is named.
@@ -53,7 +54,7 @@ def check_alone(config: Config, *, may_take_over: bool = True) -> Seen:
     head, _ = read_head(open_storage(checkpoint_url(lineage)))
     seen = Seen.NOBODY if head is None else _look(head)
     if seen is Seen.RUNS:
-        raise _taken(head, may_take_over=may_take_over)
+        raise _taken(head, may_take_over=may_take_over, instead=instead)
     return seen
 
 
@@ -73,7 +74,9 @@ def check_has_run(config: Config) -> None:
         raise OperatorError(what, got=state, do="name the state with --config or --set state=ADDRESS, or run python -m jobs.bootstrap first")
 
 
-def check_silent(config: Config, told_age_s: Callable[[], float | None], wait: Callable[[float], None], *, may_take_over: bool = True) -> None:
+def check_silent(
+    config: Config, told_age_s: Callable[[], float | None], wait: Callable[[float], None], *, may_take_over: bool = True, instead: str = ""
+) -> None:
     """Return unless a stream that this machine can't see tells its board of itself while this listens: at once where none has told lately.
 
     Args:
@@ -81,6 +84,7 @@ def check_silent(config: Config, told_age_s: Callable[[], float | None], wait: C
         told_age_s: Says how long ago a stream has told the state's board its numbers; None where none has.
         wait: Waits so many seconds.
         may_take_over: Whether the job has an option for it.
+        instead: What may be done beside the other one.
 
     Raises:
         OperatorError: One does; the last driver is named.
@@ -92,7 +96,7 @@ def check_silent(config: Config, told_age_s: Callable[[], float | None], wait: C
         now_s = told_age_s()
         if now_s is not None and now_s < age_s:
             head, _ = read_head(open_storage(checkpoint_url(current_url(state_address(config)))))
-            raise _taken(head, may_take_over=may_take_over)
+            raise _taken(head, may_take_over=may_take_over, instead=instead)
         age_s = now_s
 
 
@@ -113,11 +117,11 @@ def _is_driver(words: list[str]) -> bool:
     return any(word.startswith("jobs.") or PurePath(word).name == "streamrec" for word in words)
 
 
-def _taken(head: Head | None, *, may_take_over: bool) -> OperatorError:
+def _taken(head: Head | None, *, may_take_over: bool, instead: str) -> OperatorError:
     what = "Stream: another job moves this state already"
     owner = head.owner if head is not None else None
     got = "one that has not committed yet" if owner is None or head is None else f"process {owner.pid} on {owner.host}, epoch {head.epoch}"
-    do = "leave it to that one, or end it first"
+    do = f"{instead}, leave it to that one, or end it first" if instead else "leave it to that one, or end it first"
     if may_take_over:
         do += "; --take-over goes on in its place, and it stops at its next step"
     return OperatorError(what, got=got, allowed="one at a time", do=do)

@@ -63,6 +63,7 @@ def test_a_state_whose_driver_runs_is_refused_and_the_driver_named(
         told = capsys.readouterr().err
         assert told.startswith(f"Stream: another job moves this state already, got process {first.pid} on ")
         assert "--take-over goes on in its place" in told.replace("\n", " ")
+        assert ("streamrec refresh" in told) == (module is refresh_teachers)
     monkeypatch.setattr(bootstrap, "open_session", lambda *_: pytest.fail("something was started"))
     assert bootstrap.main(["--set", f"state={config.state}"]) == 1
     told = capsys.readouterr().err
