@@ -106,3 +106,6 @@ def test_each_cluster_of_a_machine_has_its_replicas_in_a_range_of_its_own() -> N
     taken = [port for first, last in ranges for port in range(first, last + 1)]
     assert len(taken) == len(set(taken)) == haproxy.REPLICA_PORTS * len(ranges)
     assert set(taken) <= set(haproxy.FREE_PORTS)
+    # While it has no replica, a cluster's HAProxy asks here, and the ports of several clusters may not be one.
+    for kind in ("HTTP", "GRPC"):
+        assert len({flags[f"RAY_SERVE_FALLBACK_PROXY_{kind}_PORT"] for flags in given}) > 150
