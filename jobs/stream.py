@@ -162,7 +162,7 @@ def describe(report: StepReport, counts: Mapping[str, int] | None = None) -> str
         f"{report.plan.num_records} records{not_applied} in {seconds:.2f} s",
         f"{report.deletions} deletion{'s' * (report.deletions > 1)}" if report.deletions else "",
         f"{report.lag} behind" if report.lag else "",
-        f"recall@20 {student:.3f}" if student is not None else "",
+        f"recall@20 {student:.3f} of {report.num_queries} queries" if student is not None else "",
         f"teachers add {report.gain.mean:+.3f} ± {report.gain.error:.3f}" if report.gain is not None else "",
         f"published {report.published}" if report.published else "",
         decision,

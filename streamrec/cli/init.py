@@ -60,7 +60,7 @@ def _check(config: Config, dataset: Dataset) -> None:
 def _about(file: Path, dataset: Dataset, mapping: Mapping[str, str]) -> str:
     facts = dataset.facts
     counted = f"{facts['events']} events, {facts['users']} users, {facts['items']} items"
-    columns = f"\nIts columns, for replay and backtest: --map {show_mapping(mapping)}" if mapping else ""
+    columns = f"\nIts columns, for replay and backtest: --map {shlex.quote(show_mapping(mapping))}" if mapping else ""
     return (
         f"Written by `streamrec init` from {file.name}: {counted}.{columns}\n"
         "What is commented out is the default; `streamrec config show` prints every setting."

@@ -124,7 +124,9 @@ def _teacher(teacher: TeacherStanding, now_ms: int) -> str:
 
 def _of_metric(metrics: Mapping[str, Any]) -> str:
     found = {name.removesuffix(f".{METRIC}"): value for name, value in metrics.items() if name.endswith(f".{METRIC}") and value is not None}
-    return ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+    queries = metrics.get("student.queries")  # Of versions from before these were told it is not known.
+    of = "" if queries is None else f" of the newest {queries:.0f} queries"
+    return ", ".join(f"{name} {value:.4f}" for name, value in found.items()) + (of if found else "")
 
 
 def _disk(disk: Mapping[str, int]) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import getpass
 import socket
 import sys
-from collections.abc import Sequence
 from typing import cast
 
 from streamrec.cli.options import ShowSwitches, Turn
 from streamrec.cli.show_config import resolve
 from streamrec.clock import SystemClock
+from streamrec.config import Config
 from streamrec.errors import OperatorError
-from streamrec.pipeline.alone import check_has_run
+from streamrec.pipeline.alone import Seen, check_has_run, look
 from streamrec.pipeline.switches import ALL, Action, Flip, SwitchBoard, Switches
 from streamrec.storage import open_storage
 
@@ -41,7 +41,7 @@ def run(options: Turn | ShowSwitches) -> int:
         return 0
     check_has_run(config)
     if options.action == "refresh":
-        return _ask(board, options, config.teachers.refreshed)
+        return _ask(board, options, config)
     now, is_new = board.turn(cast("Action", options.action), flip(options.by, options.reason))
     if not is_new:
         sys.stderr.write(f"nothing to {options.action}: it is so already\n")
@@ -49,8 +49,9 @@ def run(options: Turn | ShowSwitches) -> int:
     return 0
 
 
-def _ask(board: SwitchBoard, options: Turn, refreshed: Sequence[str]) -> int:
+def _ask(board: SwitchBoard, options: Turn, config: Config) -> int:
     """Ask for new versions of teachers, and say of which."""
+    refreshed = config.teachers.refreshed
     if unknown := [name for name in options.teachers if name not in refreshed]:
         what = "Refresh: this configuration has no such teacher that comes in versions"
         allowed = ", ".join(refreshed) or "none: teachers.enabled has none"
@@ -60,12 +61,14 @@ def _ask(board: SwitchBoard, options: Turn, refreshed: Sequence[str]) -> int:
     sys.stdout.write(
         f"asked for new versions of {', '.join(dict.fromkeys(options.teachers or refreshed))}: `streamrec status` says when they are under way\n"
     )
+    if look(config) is Seen.ENDED:
+        sys.stderr.write("no stream runs on this state: the next one that does will make them\n")
     return 0
 
 
 def _line(entry: Switches) -> str:
     what = " ".join(filter(None, (entry.action, entry.student, entry.turn.version if entry.turn else "")))
-    return f"{entry.number:>4}  {what:<12}  {entry.turn}"
+    return f"{entry.number:>4}  {what:<12}  {entry.turn.told() if entry.turn else ''}"
 
 
 def _print_in_force(now: Switches) -> None:

@@ -77,6 +77,11 @@ class Progressive(Impersonal):
             for model, values in self._recent.items()
         }
 
+    def told(self) -> dict[str, float]:
+        """Return what a version says of itself: each model's recent means as ``MODEL.METRIC``, and over how many queries as ``MODEL.queries``."""
+        queries = {f"{model}.queries": float(min(num, RECENT_QUERIES)) for model, num in self._queries.items()}
+        return {f"{model}.{name}": value for model, values in self.recent().items() for name, value in values.items()} | queries
+
     def errors(self) -> dict[str, float]:
         """Return the standard error of each model's mean recall@20 in the step that began last, and of `GAIN`."""
         return dict(self._errors)

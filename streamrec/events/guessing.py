@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from streamrec.errors import DatasetError
 from streamrec.events.columns import TIMES_ALLOWED, Columns
@@ -51,6 +52,8 @@ _ROLES: tuple[tuple[Literal["target", "context", "negative"], float, str], ...] 
     ("target", 1.0, _WANTED),
 )
 _MOST_TYPES = 50
+_DAY_MS = 86_400_000
+_CLOCK = r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?$"
 _EARLIEST_MS, _LATEST_MS = 631_152_000_000, 4_102_444_800_000  # 1990 and 2100: numbers beyond are no times.
 
 
@@ -222,7 +225,21 @@ def _fits_time(head: Columns, name: str) -> str | None:
     if times.min() < _EARLIEST_MS or times.max() > _LATEST_MS:
         return None
     first, last = (np.datetime64(int(time), "ms").astype("datetime64[m]") for time in (times.min(), times.max()))
-    return f"from {first} to {last}"
+    clock = next((other for other in head.table.column_names if other != name and _is_clock(head, other)), None) if _are_days(times) else None
+    parted = f"; days alone, the hours of {clock!r} are not read: join both in one column where the order in a day matters" if clock else ""
+    return f"from {first} to {last}{parted}"
+
+
+def _are_days(times: NDArray[np.int64]) -> bool:
+    return not (times % _DAY_MS).any()
+
+
+def _is_clock(head: Columns, name: str) -> bool:
+    """Say whether a column's cells are times of a day, such as 14:05 or 14:05:59."""
+    cells, kind = head.table[name].drop_null(), head.table.schema.field(name).type
+    if not len(cells) or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        return len(cells) > 0 and pa.types.is_time(kind)
+    return bool(pc.all(pc.match_substring_regex(pc.utf8_trim_whitespace(cells), _CLOCK)).as_py())
 
 
 def _fits_value(head: Columns, name: str) -> str | None:

@@ -50,12 +50,24 @@ def check_alone(config: Config, *, may_take_over: bool = True, instead: str = ""
         OperatorError: It runs; it is named.
         Damaged: A pointer is torn or lost.
     """
-    lineage = current_url(state_address(config))
-    head, _ = read_head(open_storage(checkpoint_url(lineage)))
-    seen = Seen.NOBODY if head is None else _look(head)
+    head, seen = _last_driver(config)
     if seen is Seen.RUNS:
         raise _taken(head, may_take_over=may_take_over, instead=instead)
     return seen
+
+
+def look(config: Config) -> Seen:
+    """Return what is known of the state's last driver.
+
+    Raises:
+        Damaged: A pointer is torn or lost.
+    """
+    return _last_driver(config)[1]
+
+
+def _last_driver(config: Config) -> tuple[Head | None, Seen]:
+    head, _ = read_head(open_storage(checkpoint_url(current_url(state_address(config)))))
+    return head, Seen.NOBODY if head is None else _look(head)
 
 
 def check_has_run(config: Config) -> None:

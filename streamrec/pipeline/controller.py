@@ -352,7 +352,7 @@ class Controller:
         chosen = self.parts.control if self.gain.is_harmful and self.parts.control is not None else self.parts.student
         facts = VersionFacts(
             offsets={self.config.log.events_topic: dict(self.state.offsets)},
-            metrics={f"{model}.{name}": value for model, values in self.progressive.recent().items() for name, value in values.items()},
+            metrics={**self.progressive.told()},
             teachers=dict(self.state.teachers),
             config=self.config.model_dump(mode="json"),
             seed=self.config.seed,

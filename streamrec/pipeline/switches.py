@@ -45,8 +45,12 @@ class Flip(BaseModel):
 
     def __str__(self) -> str:
         """Return it as part of a sentence."""
-        since = datetime.fromtimestamp(self.at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        return f"since {since} by {self.by}{f': {self.reason}' if self.reason else ''}"
+        return f"since {self.told()}"
+
+    def told(self) -> str:
+        """Return when it was, who did it and why, as a line of a history."""
+        at = datetime.fromtimestamp(self.at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        return f"{at} by {self.by}{f': {self.reason}' if self.reason else ''}"
 
 
 class Switches(BaseModel):

@@ -240,6 +240,8 @@ class Gate:
         cfg = self._cfg
         numbers = self._numbers(window) | dict(doubts.like)
         scores = f"{window.metric} {numbers.get('candidate', 0.0):.4f} against {numbers.get('live', 0.0):.4f} on {window.num_queries} queries"
+        if not window.num_queries:
+            scores = "there were no queries to tell them apart by"
 
         def decision(verdict: Verdict, code: Reason, reason: str) -> Decision:
             name = live.version if live is not None else None

@@ -77,6 +77,7 @@ def test_people_are_told_what_was_guessed_and_why(shop: Path) -> None:
     assert "event type    wobble: target, its name says nothing: is it what you want to recommend for?" in said
     assert "400 events of 23 users with 31 items, 2025-11-24 to 2025-11-24" in said
     assert "    streamrec backtest --data 'my shop.csv' --map 'user=Visitor Id,item=productSku,time=event_time,type=action'" in said
+    assert "--map 'user=Visitor Id,item=productSku,time=event_time,type=action'\n" in Path("streamrec.toml").read_text()
 
 
 def test_settings_that_are_there_stay_unless_they_are_to_go(shop: Path) -> None:

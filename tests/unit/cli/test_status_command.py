@@ -75,7 +75,7 @@ def commit(folder: Path, state: StreamState) -> None:
 def publish(folder: Path) -> Registry:
     registry = Registry(open_storage(registry_url(str(folder))))
     made_of = {"offsets": {TOPIC: {0: 7, 1: 5}}, "teachers": {"linear": "v00000002"}, "parent": "v00000002"}
-    facts = VersionFacts(**made_of, metrics={"student.recall@20": 0.25, "student.mrr@20": 0.1})
+    facts = VersionFacts(**made_of, metrics={"student.recall@20": 0.25, "student.mrr@20": 0.1, "student.queries": 57.0})
     for version in ("v00000002", "v00000003"):
         registry.publish(version, {"w": np.zeros(2, np.float32)}, {}, facts)
         numbers = {"num_queries": 40.0, "candidate": 0.2, "live": 0.19}
@@ -139,7 +139,7 @@ def test_books_lag_versions_and_teachers_as_of_the_newest_commit(ask: Ask, state
         "books         15 received = 8 applied + 1 duplicate + 2 rejected + 1 late + 0 quarantined + 3 pending",
         f"lag           {TOPIC} 5 records behind (0:10/10 1:5/10)",
         f"  made of     v00000002, up to {TOPIC} 0:7 1:5, with linear v00000002",
-        "  recall@20   student 0.2500",
+        "  recall@20   student 0.2500 of the newest 57 queries",
         "  rollback    would go to v00000002",
         "  candidate   v00000001 waits for the gate",
         "  decision    promote v00000003: not worse than live",

@@ -175,6 +175,16 @@ def test_what_few_queries_found_of_late_is_their_mean() -> None:
     assert again.recent() == progressive.recent()
 
 
+def test_what_a_version_tells_of_itself_says_over_how_many_queries() -> None:
+    progressive = Progressive()
+    assert progressive.told() == {}
+    progressive.add("student", values(1.0, 3))
+    progressive.add("popular", values(0.0, RECENT_QUERIES + 1))
+    told = progressive.told()
+    assert (told["student.queries"], told["popular.queries"]) == (3.0, RECENT_QUERIES)
+    assert (told["student.recall@20"], told["popular.mrr@20"]) == (pytest.approx(1.0), 0.0)
+
+
 def test_a_mean_of_ones_is_one() -> None:
     progressive = Progressive()
     for num in (1, 1, 3, 5, 1, 7) * 40:

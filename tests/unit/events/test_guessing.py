@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,6 +60,19 @@ def test_a_name_counts_where_the_cells_fit(columns: dict[str, str], mapping: dic
 def test_in_a_small_sample_what_is_another_in_each_row_is_no_type() -> None:
     table = pa.table({"user": CELLS["user"][:20], "item": CELLS["item"][:20], "event": [f"e{row}" for row in range(20)]})
     assert {guess.field for guess in guess_mapping(table, Path("a.csv"))} == {"user", "item"}
+
+
+def test_of_a_date_beside_times_of_the_day_it_says_that_the_hours_are_not_read() -> None:
+    days, hours = ["2025-11-24", "2025-11-25"] * (NUM // 2), ["14:05", "9:30:15"] * (NUM // 2)
+    told = "from 2025-11-24T00:00 to 2025-11-25T00:00; days alone, the hours of 'hour' are not read: join both in one column"
+    for cells in (pa.array(hours), pa.array([None, *hours[1:]]), pa.array([time(14, 5)] * NUM)):
+        table = pa.table({"user": CELLS["user"], "item": CELLS["item"], "date": days, "hour": cells})
+        assert told in next(guess.why for guess in guess_mapping(table, Path("a.csv")) if guess.field == "time")
+    for cells in (pa.nulls(NUM, pa.string()), pa.array([*hours[1:], "noon"]), pa.array([1] * NUM)):
+        table = pa.table({"user": CELLS["user"], "item": CELLS["item"], "date": days, "hour": cells})
+        assert "hours" not in next(guess.why for guess in guess_mapping(table, Path("a.csv")) if guess.field == "time")
+    table = pa.table({"user": CELLS["user"], "item": CELLS["item"], "date": [f"{day} 10:00" for day in days], "hour": hours})
+    assert "hours" not in next(guess.why for guess in guess_mapping(table, Path("a.csv")) if guess.field == "time")
 
 
 def test_without_a_telling_name_ids_that_come_back_are_guessed_and_it_says_so() -> None:

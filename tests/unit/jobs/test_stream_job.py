@@ -47,6 +47,11 @@ def test_a_steps_line_says_why_records_were_not_applied_and_nothing_of_what_is_0
     assert describe(REPORT, some) == "batch 3, 16 records (2 duplicate, 1 rejected, 3 late) in 0.25 s, committed"
 
 
+def test_a_steps_line_says_of_how_many_queries_its_recall_is() -> None:
+    told = describe(replace(REPORT, num_queries=3, metrics={"student": {"recall@20": 2 / 3}}))
+    assert told == "batch 3, 16 records in 0.25 s, recall@20 0.667 of 3 queries, committed"
+
+
 @pytest.mark.parametrize(("num", "said"), [(1, "1 deletion"), (2, "2 deletions")])
 def test_a_steps_line_says_how_many_deletions_it_carried_out(num: int, said: str) -> None:
     assert describe(replace(REPORT, deletions=num)) == f"batch 3, 16 records in 0.25 s, {said}, committed"

@@ -194,6 +194,12 @@ def test_an_idle_stream_promotes_what_is_not_measurably_worse(num: int) -> None:
     assert _code(CANDIDATE, LIVE, Window.from_scores(2, scores, scores), is_idle=True) == (Verdict.PROMOTE, Reason.IDLE)
 
 
+def test_where_nobody_asked_it_says_so_and_names_no_scores() -> None:
+    none = np.zeros(0)
+    decision = GATE.decide(CANDIDATE, LIVE, Window.from_scores(2, none, none), is_idle=True)
+    assert decision.reason == "no events come in, and it is not measurably worse: there were no queries to tell them apart by"
+
+
 def test_an_idle_stream_does_not_excuse_what_is_clearly_worse() -> None:
     assert _code(CANDIDATE, LIVE, Window.from_scores(2, np.zeros(20), np.ones(20)), is_idle=True) == (Verdict.REJECT, Reason.WORSE)
 
