@@ -169,7 +169,7 @@ def build_on_ray(
 
     def worker(role: str, build: Callable[..., C], *args: Any) -> Worker[C]:
         actor, place = f"{prefix}-{role}", {"scorer": config.placement.scorer, "linear": config.placement.linear}.get(role, config.placement.learners)
-        handle = host(actor, place.cpus, checkpoints.check_owner, BEHIND if role in {"control", "linear"} else 0, place.resources)
+        handle = host(actor, place.cpus, checkpoints.check_owner, BEHIND if role in {"control", "linear"} else 0, place.resources, role)
         made: RayWorker[C] = RayWorker(handle, epoch, set_up_first, config.telemetry.log_format, role, build, *args, name=actor)
         workers.append(made)
         return made

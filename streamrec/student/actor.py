@@ -103,6 +103,7 @@ def host(
     check_owner: Callable[[], None] = lambda: None,
     niceness: int = 0,
     resources: Mapping[str, float] = MappingProxyType({}),
+    role: str = Host.__name__,
 ) -> ray.actor.ActorHandle[Any]:
     """Get the named detached actor that runs this driver's code in its job's environment and takes what it is to take, or make it.
 
@@ -112,6 +113,7 @@ def host(
         check_owner: Raises where another driver owns the state: called before an actor with other code is ended.
         niceness: See `Host`.
         resources: Ray's custom resources that it occupies: it runs on a node that has them.
+        role: What the process is called where processes are listed.
 
     Raises:
         OperatorError: An actor that was ended keeps its name.
@@ -122,7 +124,8 @@ def host(
     if name is not None:
         options |= {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
         _end_other_code(name, (code_version(), environment), check_owner)
-    make: Any = ray.remote(Host)  # Ray's types lose the class through options()
+    # Ray gives a process its class' name. Ray's types lose the class through options().
+    make: Any = ray.remote(type(role, (Host,), {"__module__": Host.__module__}))
     handle: ray.actor.ActorHandle[Any] = make.options(**options).remote(environment, niceness)
     return handle
 

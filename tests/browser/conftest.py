@@ -190,7 +190,7 @@ class Machine(System):
     def _look(self) -> dict[str, Any]:
         found = super()._look()
         others = [
-            ("jobs.stream", 0.61), ("Host", 0.44), ("Host", 0.36), ("RayReads", 0.19), ("Kafka", 0.52), ("ServeController", 0.13),
+            ("jobs.stream", 0.61), ("student", 0.44), ("control", 0.36), ("RayReads", 0.19), ("Kafka", 0.52), ("ServeController", 0.13),
             ("ProxyActor", 0.12), ("Board", 0.15), ("IDLE", 0.06), ("Ray: raylet", 0.04), ("Ray: control (GCS)", 0.05),
         ]  # fmt: skip
         own = [one for one in found["processes"] if one["name"] == "Server"]

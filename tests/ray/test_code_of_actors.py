@@ -15,6 +15,7 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
+from serve.system import processes
 from streamrec.errors import Fenced, OperatorError
 from streamrec.pipeline.ray_workers import RayWorker, leave
 from streamrec.pipeline.session import tell_other_code
@@ -85,6 +86,14 @@ def test_an_actor_is_adopted_while_its_code_is_the_drivers_and_else_made_anew(mo
     assert other.submit(pid_of).result() != pid
     with pytest.raises(RayActorError):
         again.submit(pid_of).result()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_actors_process_is_called_what_the_actor_is_for() -> None:
+    worker: RayWorker[dict[str, int]] = RayWorker(host(None, 0.1, role="student_events_only"), 1, dict)
+    worker.adopted()
+    pid = worker.submit(pid_of).result()
+    assert {one["name"] for one in processes() if one["pid"] == pid} == {"student_events_only"}
 
 
 @pytest.mark.usefixtures("ray_cluster")
