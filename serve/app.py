@@ -3,7 +3,8 @@
 Arguments (``serve run serve.app:app config=streamrec.toml log=kafka://HOST:9092``) or the ``args`` of the YAML file:
 
     config    configuration file; without it STREAMREC_CONFIG, then ./streamrec.toml
-    log       address of the event log: kafka://HOST:PORT or local:///FOLDER; without it no log is followed and no events are taken
+    log       address of the event log: kafka://HOST:PORT or local:///FOLDER; without it log.broker of the configuration. ``none`` follows no log:
+              what users did is not known then, and no events are taken
     state     address of the pipeline's state; without it the configuration's
     registry  address of the registry; without it the state's
     student   whose versions: "default", or a further student of the configuration
@@ -19,12 +20,16 @@ from ray.serve import Application
 
 from serve.deployments import build_application
 from serve.replica import ReplicaSettings
-from streamrec.config import check_student, load_config
+from streamrec.config import Config, check_student, load_config
 from streamrec.config.keys import absolute_path, load_keys
 from streamrec.errors import ConfigError
 from streamrec.log.base import LogAddress
 from streamrec.pipeline.layout import registry_url
+from streamrec.pipeline.log_place import log_there
 from streamrec.pipeline.places import misplacement
+
+NO_LOG = "none"
+"""Given as the log: follow none."""
 
 
 class Arguments(BaseModel):
@@ -44,8 +49,8 @@ def app(arguments: dict[str, Any]) -> Application:
     """Return the application that the arguments describe.
 
     Raises:
-        ConfigError: The configuration is not valid, an argument is unknown, the configuration has no such student, or the state would lie in Ray's
-            cache of working folders.
+        ConfigError: The configuration is not valid, an argument is unknown, the configuration has no such student, the state would lie in Ray's
+            cache of working folders, or there is no log to follow.
     """
     try:
         args = Arguments.model_validate(arguments)
@@ -53,16 +58,16 @@ def app(arguments: dict[str, Any]) -> Application:
         first = error.errors()[0]
         what = f"Serving: argument {'.'.join(map(str, first['loc']))} is not valid ({first['msg']})"
         raise ConfigError(what, got=repr(first["input"]), allowed=", ".join(Arguments.model_fields), do="correct the argument") from error
-    config = load_config(args.config)
+    config = load_config(args.config, {"state": args.state} if args.state else {})
     check_student(config, args.student)
-    state = args.state or config.state
+    state = config.state
     if (wrong := misplacement("state", state)) is not None:
         raise wrong
     # Replicas have other working folders.
     state = state if "://" in state else str(Path(state).absolute())
     settings = ReplicaSettings(
         config=config,
-        log_address=LogAddress.parse(args.log) if args.log else None,
+        log_address=_log(args.log, config),
         state_url=state,
         registry_url=args.registry or registry_url(state),
         student=args.student,
@@ -70,3 +75,16 @@ def app(arguments: dict[str, Any]) -> Application:
         keys_file=absolute_path(config.serving.keys_file),
     )
     return build_application(settings, args.num_cpus_per_replica)
+
+
+def _log(given: str | None, config: Config) -> LogAddress | None:
+    """Return the log to follow: nothing is started for it here, because nobody would be left to end it."""
+    if given == NO_LOG:
+        return None
+    if given:
+        return LogAddress.parse(given)
+    if (there := log_there(config, config.log.broker)) is not None:
+        return there
+    what = "Serving: there is no log to follow, so nothing would be known of users"
+    do = f"set log.broker or the argument log, start the stream that brings its Kafka first, or give log={NO_LOG}"
+    raise ConfigError(what, got=f"log.broker = {config.log.broker}, and none of this state runs here", allowed="HOST:PORT, local:///FOLDER", do=do)

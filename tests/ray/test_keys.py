@@ -60,5 +60,5 @@ def test_a_running_server_asks_for_keys(ray_cluster, tmp_path):
 def test_the_application_of_a_deployment_reads_the_keys(tmp_path):
     path = tmp_path / "streamrec.toml"
     path.write_text(f'state = "{tmp_path}/state"\n[serving]\nkeys_file = "{write_keys(tmp_path)}"\n', encoding="utf-8")
-    (settings,) = app({"config": str(path)})._bound_deployment.init_args
+    (settings,) = app({"config": str(path), "log": "none"})._bound_deployment.init_args
     assert (settings.keys["web"].namespaces, settings.keys_file) == (("shop",), str(tmp_path / "keys.toml"))

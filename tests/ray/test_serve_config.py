@@ -34,7 +34,7 @@ def test_a_student_that_the_configuration_lacks_is_refused_and_those_that_it_has
     path.write_text(f'state = "{tmp_path}/state"\n[students.edge]\ndim = 8\n', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"there is no such student, got 'egde', allowed default, edge"):
         app({"config": str(path), "student": "egde"})
-    (settings,) = app({"config": str(path), "student": "edge"})._bound_deployment.init_args
+    (settings,) = app({"config": str(path), "student": "edge", "log": "none"})._bound_deployment.init_args
     assert settings.student == "edge"
 
 
@@ -47,6 +47,25 @@ def test_the_application_takes_its_configuration_from_the_arguments(tmp_path):
     assert deployment.num_replicas == 3
     assert (str(settings.log_address), Path(settings.state_url).is_absolute()) == ("kafka://127.0.0.1:9092", True)
     assert settings.registry_url == f"{settings.state_url}/registry"
+
+
+def test_the_application_follows_the_log_of_its_configuration_as_every_job_does(tmp_path):
+    def log(broker: str, **given: str) -> str:
+        path = tmp_path / "streamrec.toml"
+        path.write_text(f'state = "{tmp_path}/state"\n[log]\nbroker = "{broker}"\n', encoding="utf-8")
+        (settings,) = app({"config": str(path), **given})._bound_deployment.init_args
+        return str(settings.log_address)
+
+    assert log("kafka.example:9092") == "kafka://kafka.example:9092"
+    assert log(f"local://{tmp_path}/files") == f"local://{tmp_path}/files"
+    assert log("local") == f"local://{tmp_path}/state/log"
+    assert log("local", state=str(tmp_path / "other")) == f"local://{tmp_path}/other/log"
+    assert log("kafka.example:9092", log=f"local://{tmp_path}/files") == f"local://{tmp_path}/files"
+    assert log("kafka.example:9092", log="none") == "None"
+    with pytest.raises(ConfigError, match=r"there is no log to follow.*got log.broker = auto, and none of this state runs here.*or give log=none"):
+        log("auto")
+    (tmp_path / "state" / "log").mkdir(parents=True)
+    assert log("auto") == f"local://{tmp_path}/state/log"
 
 
 def test_more_replicas_are_allowed_where_the_configuration_names_a_most():
