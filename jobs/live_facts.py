@@ -31,6 +31,8 @@ class Facts:
     Attributes:
         version: What is live.
         age_s: How long ago it was made.
+        state_s: Half of the events are in users' histories within.
+        model_s: Half of them are learned, and live, within.
         events_per_s: Records of the log that were booked.
         course: The same second by second, oldest first.
         lag: Records that wait in the log.
@@ -52,6 +54,8 @@ class Facts:
 
     version: str | None = None
     age_s: float | None = None
+    state_s: float | None = None
+    model_s: float | None = None
     events_per_s: float | None = None
     course: tuple[float, ...] = ()
     lag: int | None = None
@@ -84,11 +88,14 @@ def facts_of(frames: Sequence[Frame], bounds: Mapping[str, Sequence[float]], mar
     frame = frames[-1]
     live, swap = frame["live"], _last_swap(frame)
     spread = _spread(frames, bounds, "streamrec_request_seconds", lambda one: one["route"] == "recommend")
+    state, model = (_spread(frames, bounds, f"streamrec_{what}_freshness_seconds") for what in ("state", "model"))
     gain, error = _sum(frame, "streamrec_teachers_gain"), _sum(frame, "streamrec_teachers_gain_error")
     scores = {one["model"]: one["value"] for one in _series(frame, "streamrec_score", lambda one: one["measure"] == MEASURE)}
     return Facts(
         version=None if live is None else live["model_version"],
         age_s=None if live is None else max(0.0, (frame["at_ms"] - live["created_ms"]) / 1000),
+        state_s=None if state is None else state[0],
+        model_s=None if model is None else model[0],
         events_per_s=rate(frames, "streamrec_events_total"),
         course=tuple(rate(pair, "streamrec_events_total") or 0.0 for pair in zip(frames, frames[_SMOOTH:], strict=False)),
         lag=_whole(_sum(frame, "streamrec_lag_records")),
@@ -168,7 +175,7 @@ def _key(one: Series) -> tuple[tuple[str, Any], ...]:
     return tuple((label, value) for label, value in one.items() if label not in {"value", "buckets"})
 
 
-def _spread(frames: Sequence[Frame], bounds: Mapping[str, Sequence[float]], name: str, fits: Fits) -> tuple[float, float] | None:
+def _spread(frames: Sequence[Frame], bounds: Mapping[str, Sequence[float]], name: str, fits: Fits = lambda _: True) -> tuple[float, float] | None:
     """Return a histogram's median and its 99th percentile of late; None where it was shown nothing."""
     if len(frames) < 2 or name not in bounds:
         return None

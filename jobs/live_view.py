@@ -110,7 +110,7 @@ class Picture:
             "events/s": f"{_rate(facts.events_per_s)} {sparkline(facts.course[-20:])}".rstrip(),
             "lag": "-" if facts.lag is None else f"{facts.lag}",
             "live": live,
-            "freshness": "-" if facts.age_s is None else f"made {span(facts.age_s)} ago",
+            "freshness": _freshness(facts),
             "last swap": swap,
             "versions": "-" if facts.promoted is None else f"{facts.promoted} promoted, {facts.rejected or 0} rejected",
             "requests/s": _rate(facts.requests_per_s),
@@ -260,6 +260,7 @@ def line_of(facts: Facts) -> str:
     parts = [
         f"{_rate(facts.events_per_s)} events/s",
         f"lag {'-' if facts.lag is None else facts.lag}",
+        f"learned and live in {_within(facts.model_s)}" if facts.model_s is not None else "",
         f"live {facts.version}",
         f"recall@20 {scores}" if scores else "",
         f"teachers add {_gain(facts.gain)}" if facts.gain is not None else "",
@@ -297,3 +298,14 @@ def _rate(value: float | None) -> str:
 
 def _gain(gain: tuple[float, float] | None) -> str:
     return "-" if gain is None else f"{gain[0]:+.4f} ± {gain[1]:.4f}"
+
+
+def _freshness(facts: Facts) -> str:
+    """Return within what half of the events are in histories, and in the model that answers; while none came how old that one is."""
+    known = (("", facts.state_s), ("model ", facts.model_s))
+    told = ", ".join(f"{name}{_within(value)}" for name, value in known if value is not None)
+    return told or ("-" if facts.age_s is None else f"made {span(facts.age_s)} ago")
+
+
+def _within(seconds: float) -> str:
+    return span(seconds) if seconds >= 1 else f"{1000 * seconds:.0f} ms"

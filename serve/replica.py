@@ -43,6 +43,7 @@ from streamrec.serving.checks import RequestLimits
 from streamrec.serving.event_sink import EventSink, Permit
 from streamrec.serving.exploring import Exploration
 from streamrec.serving.follower import FollowerState, LogFollower
+from streamrec.serving.freshness import Freshness
 from streamrec.serving.full_answers import FullAnswerer
 from streamrec.serving.history_view import HistoryColumns, HistoryView
 from streamrec.serving.impressions import ImpressionLog
@@ -115,6 +116,8 @@ class Replica:
         connect_timeout_s = min(config.log.connect_timeout_s, _CONNECT_TIMEOUT_S)
         self._log_config = config.log.model_copy(update={"connect_timeout_s": connect_timeout_s})
         self._codec = EventCodec(config.events)
+        self.numbers = Numbers(replica=replica_id)
+        self._freshness = Freshness(self.numbers, config.log.events_topic, clock)
         self._view: HistoryView | None = None
         self._follower: LogFollower | None = None
         self._sink: EventSink | None = None
@@ -124,7 +127,7 @@ class Replica:
             self._view = HistoryView(
                 features.history_length, users, meanings, self._codec, clock, tombstones=tombstones, max_items=features.max_items
             )
-            self._follower = LogFollower(self._view, self._load_histories, self._open_tail)
+            self._follower = LogFollower(self._view, self._load_histories, self._open_tail, heard=self._freshness.heard)
             topic, waiting = config.log.events_topic, config.serving.max_waiting
             self._sink = EventSink(self._codec, self._open_writer, topic, waiting, kinds=config.serving.accepts, earliest_ms=MIN_SENT_TIME_MS)
         self.shown: Callable[[RecommendRequest, Mapping[str, Any]], None] | None = None
@@ -139,7 +142,7 @@ class Replica:
         self._key_file = KeyFile(settings.keys_file, self.access.replace, clock) if settings.keys_file else None
         explored = config.serving.explore_share, config.serving.explore_among, config.serving.explore_temperature
         self.answerer = FullAnswerer(self._view, clock, exploration=Exploration(*explored) if explored[0] else None)
-        self._slot = ModelSlot(warm_up=self.answerer.prepare, digest_of=digest_arrays)
+        self._slot = ModelSlot(self.answerer.prepare, lambda model: self._freshness.answers_with(model.offsets), digest_of=digest_arrays)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="model-loader")
         followed = settings.registry_url, settings.student
         self._subscription = BoardSubscription(replica_id, *followed, self._slot, self._loader, self._traces, telemetry.log_format)
@@ -147,7 +150,6 @@ class Replica:
         letters_config = config.model_copy(update={"log": self._log_config})
         self.letters = Letters(letters_config, settings.log_address, settings.state_url, clock)
         self.system = System(replica_id)
-        self.numbers = Numbers(replica=replica_id)
         self.gate, self.deadlines = Gate(config.serving.max_waiting), Deadlines()
         self._stopping = threading.Event()
         self._histories_tried = threading.Event()

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import pyarrow as pa
+
 from streamrec.errors import BrokerError, RetentionGap, StorageError, TopicReplaced
 from streamrec.log.base import LogTail
 from streamrec.serving.history_view import HistoryColumns, HistoryView
@@ -22,6 +24,10 @@ class FollowerState(StrEnum):
     FOLLOW = "follow"
 
 
+def _nobody(rows: pa.Table) -> None:
+    """Stand for nobody who wants to know."""
+
+
 @dataclass
 class LogFollower:
     """Feed a history view: the checkpoint's histories first, then the log from the checkpoint's offsets.
@@ -31,6 +37,7 @@ class LogFollower:
         bootstrap: Loads the checkpoint's histories; None means there is no checkpoint and the log is followed from its earliest offsets.
         open_tail: Opens the log at {partition: next offset}; partitions that are not named start at their earliest.
         poll_s: Longest time that one step waits for rows.
+        heard: Is told the rows that the view has just got.
 
     **Contract.** `step` is called in a loop by one thread. It blocks up to ``poll_s`` (longer when the broker does), never sleeps and never
     raises on a failing broker or storage: it keeps the reason in ``last_error`` and returns False, and the caller decides when to call again.
@@ -40,6 +47,7 @@ class LogFollower:
     bootstrap: Callable[[], HistoryColumns | None]
     open_tail: Callable[[Mapping[int, int]], LogTail]
     poll_s: float = 0.2
+    heard: Callable[[pa.Table], None] = _nobody
     state: FollowerState = FollowerState.BOOTSTRAP
     last_error: str = ""
     num_gaps: int = 0
@@ -56,7 +64,9 @@ class LogFollower:
                 self.state = FollowerState.FOLLOW
             else:
                 assert self._tail is not None
-                self.view.apply(self._tail.poll(self.poll_s))
+                rows = self._tail.poll(self.poll_s)
+                self.view.apply(rows)
+                self.heard(rows)
                 self.last_error = ""
         except RetentionGap as error:
             # The log no longer has what comes next, but a newer checkpoint may.

@@ -70,6 +70,7 @@ class ModelSlot:
 
     Args:
         warm_up: Called with the verified version before the swap, in the loading thread; whatever must be ready at the first answer.
+        swapped: Called with the version that answers from now on, right after a swap, in the same thread.
         digest_of: Computes the digest of (arrays, meta); None skips the check, for versions whose bytes were checked on the way.
         clock: Processing time.
 
@@ -78,6 +79,7 @@ class ModelSlot:
     """
 
     warm_up: Callable[[LiveModel], None] = _accept
+    swapped: Callable[[LiveModel], None] = _accept
     digest_of: Callable[[Arrays, Mapping[str, Any]], str] | None = None
     clock: Clock = field(default_factory=SystemClock)
     current: LiveModel | None = None
@@ -161,6 +163,7 @@ class ModelSlot:
     def _swap(self, candidate: LiveModel) -> None:
         self.previous, self.current = self.current, candidate
         self.counters.swaps += 1
+        self.swapped(candidate)
 
     def _build(self, version: str, manifest: Mapping[str, Any], arrays: Arrays, meta: Mapping[str, Any]) -> LiveModel:
         if not version:

@@ -18,6 +18,9 @@ class Kind(StrEnum):
 STEP_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 REQUEST_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
+STATE_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
+MODEL_BUCKETS_S = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0, 20.0, 60.0, 300.0)
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -77,6 +80,20 @@ _REPLICA = (
     Metric("streamrec_answers_total", Kind.COUNTER, "Recommendations by where they come from.", ("replica", "source")),
     Metric("streamrec_posted_events_total", Kind.COUNTER, "Events that clients posted, by what became of them.", ("replica", "outcome")),
     Metric("streamrec_refused_total", Kind.COUNTER, "Requests that were shed, and recommendations that were too late.", ("replica", "why")),
+    Metric(
+        "streamrec_state_freshness_seconds",
+        Kind.HISTOGRAM,
+        "Time from a record's append to the log until a replica's histories have it, of a sample.",
+        ("replica",),
+        STATE_BUCKETS_S,
+    ),
+    Metric(
+        "streamrec_model_freshness_seconds",
+        Kind.HISTOGRAM,
+        "Time from a record's append to the log until a replica answers with a version that has learned from it, of a sample.",
+        ("replica",),
+        MODEL_BUCKETS_S,
+    ),
     Metric("streamrec_model_age_seconds", Kind.GAUGE, "Age of the version that a replica answers with.", ("replica",)),
     Metric("streamrec_model_promotion", Kind.GAUGE, "Number of the promotion that a replica answers with.", ("replica",)),
     Metric("streamrec_swaps_total", Kind.COUNTER, "Versions that a replica was given, by what became of them.", ("replica", "outcome")),

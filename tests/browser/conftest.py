@@ -116,6 +116,9 @@ class BoardHere:
         return {"seq": self.state.seq, **self.counts, "last_error": None}
 
 
+TAUGHT_BY = {"transformer": "v00000001", "linear": "v00000001"}
+
+
 class Stream:
     """The numbers of a stream that learns: better at first quickly, then slowly; teachers are refreshed now and then."""
 
@@ -215,7 +218,7 @@ class Server:
         self.registry = Registry(open_storage(str(folder / "registry")))
         self.log = (address, config.log)
         settings = ReplicaSettings(config, address, str(folder / "state"), str(folder / "registry"), is_local=is_local, keys=keys or {})
-        replica = Replica(settings, REPLICA)
+        self.replica = replica = Replica(settings, REPLICA)
         replica.system = Machine(REPLICA, a_cluster)
         self.board = BoardHere(self.registry, replica._slot)
         replica._subscription = self.board  # type: ignore[assignment]
@@ -298,7 +301,7 @@ class Server:
             offsets={"streamrec.events": {0: 300 * self.num_versions}},
             parent=parent,
             metrics={"popular.recall@20": 0.08, "student.recall@20": 0.26 + 0.001 * self.num_versions},
-            teachers={"transformer": "v00000001", "linear": "v00000001"},
+            teachers=TAUGHT_BY,
         )
         self.registry.publish(version, *make_version(self.num_versions), facts)
         return version
@@ -313,6 +316,9 @@ class Server:
         began_s = time.monotonic()
         while not self._stopping.wait(0.5):
             self.stream.tell(HISTORY_S + time.monotonic() - began_s, 0.5)
+            for state_s, model_s in ((0.011, 1.2), (0.018, 1.7), (0.04, 2.6)):
+                self.replica.numbers.observe("streamrec_state_freshness_seconds", state_s)
+                self.replica.numbers.observe("streamrec_model_freshness_seconds", model_s)
 
     def _ask_on(self) -> None:
         number = 0
@@ -344,8 +350,10 @@ def make_version(seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "own_bias": np.full(10, -4.0, np.float32),
         "pool_projection": np.eye(12, dtype=np.float32),
         "last_projection": np.zeros((12, 12), np.float32),
+        "label_rows": np.arange(len(ids), dtype=np.int32),
+        "label_parts": np.stack([said := np.round(fixed.random(len(ids)), 2), 1 - said], 1).astype(np.float16),
     }
-    return arrays, {"scale": 9.0, "history_length": 10, "dim": 12}
+    return arrays, {"scale": 9.0, "history_length": 10, "dim": 12, "labels": {"teachers": TAUGHT_BY, "queries": 2048}}
 
 
 @pytest.fixture(scope="module")

@@ -131,6 +131,15 @@ def test_a_series_that_begins_counts_from_where_it_was_first_seen(open_page: Ope
     assert open_page("now").page.evaluate(BEGINS) == [10, 40, 5, 0]
 
 
+def test_how_fresh_answers_are_is_said_of_histories_and_of_the_model(open_page: Open) -> None:
+    page = filled(open_page("now"), "now")
+    tiles = page.locator(".tiles div")
+    until(page, "!document.querySelector('.tiles dd').textContent.includes('–')")
+    told = {title: tile for title, tile in (text.split("\n", 1) for text in tiles.all_inner_texts()[:2])}
+    assert re.fullmatch(r"1[0-9] ms\nin users' histories; 95 % within 4\d ms", told["Half of the events are in answers within"])
+    assert re.fullmatch(r"1\.\d+ s\nin the version that answers; 95 % within 2\.\d+ s", told["Half are learned and live within"])
+
+
 def test_a_version_shows_what_the_student_itself_finds(open_page: Open) -> None:
     """Its facts have the baselines', too, and there is room for a few."""
     page = filled(open_page("models"), "models")
@@ -166,6 +175,7 @@ def test_the_answer_changes_after_an_event_and_stays_beside_the_new_one_after_a_
     second = page.locator("li.item .title").all_inner_texts()
     assert second != first
     assert page.locator("li.item").first.locator(".why .name").first.inner_text() == "for Copper clock"
+    assert re.fullmatch(r"Expected by (transformer|linear) \d+ %(, (transformer|linear) \d+ %)?", page.locator("li.item").first.locator(".by").inner_text())
     before, version = server.board.state.version, server.promote()
     page.wait_for_selector(".answers.pair", timeout=15_000)
     sides = page.locator(".answer")

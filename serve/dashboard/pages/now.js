@@ -20,6 +20,8 @@ function mount(root, { live }) {
   const tiles = new Map();
   const list = h("dl", { class: "tiles" });
   for (const [name, title] of [
+    ["state", "Half of the events are in answers within"],
+    ["model", "Half are learned and live within"],
     ["age", "Age of the live version"],
     ["lag", "Lag"],
     ["step", "A step of learning takes"],
@@ -58,6 +60,8 @@ function mount(root, { live }) {
     }
     notes.hidden = !seen.notes.length;
     picture.set(seen.boxes);
+    put("state", seconds(seen.state?.quantiles[0]), fresh(seen.state, "in users' histories"));
+    put("model", seconds(seen.model?.quantiles[0]), fresh(seen.model, "in the version that answers"));
     put("age", seconds(seen.age), frame.live ? several(frame.live.items, "item", "items") : "");
     put("lag", number(seen.lag), seen.lag === null ? "no stream" : "events wait in the log");
     put("step", seconds(seen.step?.mean), seen.step ? "mean of the last minute" : "none in the last minute");
@@ -83,6 +87,8 @@ function mount(root, { live }) {
   };
 }
 
+const fresh = (times, where) => (times ? `${where}; 95 % within ${seconds(times.quantiles[1])}` : "no event in the last minute");
+
 function read(frames, frame, bounds) {
   const of = (name, where, overS) => rate(frames, name, where, overS);
   const age = frame.live ? Math.max(0, (frame.at_ms - frame.live.created_ms) / 1000) : null;
@@ -104,6 +110,8 @@ function read(frames, frame, bounds) {
   const version = frame.live?.model_version;
   const isLearning = lag !== null && !isStale && !held.some((one) => one.switch === "pause");
   return {
+    state: spread(frames, bounds, "streamrec_state_freshness_seconds", {}, [0.5, 0.95], 60),
+    model: spread(frames, bounds, "streamrec_model_freshness_seconds", {}, [0.5, 0.95], 60),
     age,
     lag,
     step,

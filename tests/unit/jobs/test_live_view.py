@@ -16,7 +16,11 @@ from jobs.live_reader import LiveReader, messages
 from jobs.live_view import LINE_EVERY_S, QUIET_EVERY_S, LiveView, Picture, Situation
 from streamrec.clock import ManualClock
 
-BOUNDS = {"streamrec_request_seconds": [0.001, 0.01, 0.1]}
+BOUNDS = {
+    "streamrec_request_seconds": [0.001, 0.01, 0.1],
+    "streamrec_state_freshness_seconds": [0.02, 0.1],
+    "streamrec_model_freshness_seconds": [2.0, 4.0],
+}
 
 
 def frame(second: int, **changes: Any) -> dict[str, Any]:
@@ -34,6 +38,8 @@ def frame(second: int, **changes: Any) -> dict[str, Any]:
         ],
         "streamrec_request_seconds": [{**asked, "value": 0.1 * second, "buckets": [10 * second, 10 * second, 0, 0]}],
         "streamrec_versions_total": [{"student": "student", "outcome": "promoted", "value": 41}],
+        "streamrec_state_freshness_seconds": [{"replica": "r1", "value": 0.1 * second, "buckets": [10 * second, 0, 0]}],
+        "streamrec_model_freshness_seconds": [{"replica": "r1", "value": 30.0 * second, "buckets": [0, 10 * second, 0]}],
         "streamrec_replicas": [{"value": 2}],
         "streamrec_score": [{"model": model, "measure": "recall@20", "value": value} for model, value in scores.items()],
         "streamrec_teachers_gain": [{"value": 0.01}],
@@ -61,6 +67,7 @@ def test_rates_are_what_counters_gained_and_errors_are_clients_own() -> None:
     assert facts.p50_ms == pytest.approx(1.0)
     assert facts.p99_ms == pytest.approx(9.82)
     assert facts.gain == (0.01, 0.002)
+    assert (facts.state_s, facts.model_s) == (pytest.approx(0.01), pytest.approx(3.0))
     assert facts.notes == ()
     assert set(facts.course) == {300.0}
 
@@ -109,7 +116,7 @@ def test_a_wide_one_has_all_and_a_low_one_leaves_out_what_matters_least() -> Non
     for said in (
         "http://127.0.0.1:8000/",
         "v00000041",
-        "made 1.2 s ago",
+        "10 ms, model 3.0 s",
         "28 ms to all 2 replicas",
         "+0.0100 ± 0.0020",
         "student, events only",
@@ -122,6 +129,13 @@ def test_a_wide_one_has_all_and_a_low_one_leaves_out_what_matters_least() -> Non
     assert "v00000041" in low
     assert "student, events only" not in low
     assert "is used" not in low
+
+
+def test_while_no_event_comes_freshness_is_the_age_of_what_answers() -> None:
+    console = Console(file=io.StringIO(), width=120, height=50)
+    console.print(Picture(facts_of(FRAMES[-1:], BOUNDS), SITUATION, 75.0))
+    assert isinstance(console.file, io.StringIO)
+    assert "made 1.2 s ago" in console.file.getvalue()
 
 
 def test_addresses_are_whole_in_a_usual_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +172,7 @@ def test_a_pipe_gets_plain_lines_when_something_is_new_and_once_a_minute() -> No
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert lines[:2] == ["    0 s  waiting for events", "    0 s  learning"]
-    told = "300 events/s, lag 12, live v00000041, recall@20 student 0.270, student_events_only 0.260, teachers add +0.0100 ± 0.0020"
+    told = "300 events/s, lag 12, learned and live in 3.0 s, live v00000041, recall@20 student 0.270, student_events_only 0.260, teachers add +0.0100 ± 0.0020"
     assert lines[2:4] == [f"   {at} s  {told}, 20 requests/s, 2 errors in the last minute" for at in (10, 70)]
     assert lines[4] == "  125 s  v9 rejected: worse"
     assert not any("\x1b" in line for line in lines)

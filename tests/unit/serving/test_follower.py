@@ -57,6 +57,14 @@ def world():
     return World()
 
 
+def test_whoever_wants_to_know_is_told_the_rows_once_histories_have_them(world):
+    told = []
+    world.follower.heard = lambda rows: told.append((rows["offset"].to_pylist(), world.items()))
+    world.produce("a", "b")
+    world.steps(3)
+    assert told == [([0, 1], ["a", "b"])]
+
+
 def checkpoint(offset, *items):
     ids = [("default", item) for item in items]
     return HistoryColumns([("default", "u")], np.array([0, len(ids)]), np.arange(len(ids), dtype=np.int32), ids, {0: offset})

@@ -179,6 +179,18 @@ def test_warming_up_comes_before_the_swap_and_its_failure_stops_it(version):
     assert slot.current is first
 
 
+def test_whoever_wants_to_know_is_told_of_each_version_that_answers_from_now_on(version):
+    told = []
+    slot = ModelSlot(swapped=lambda model: told.append((model.version, slot.current.version)))
+    arrays, meta = version(20)
+    for name in ("v1", "v1", "v2"):
+        slot.load({"version": name}, arrays, meta)
+    with pytest.raises(ModelRejected):
+        slot.load({"version": "v3", "digest": "another"}, {}, meta)
+    slot.rollback()
+    assert told == [("v1", "v1"), ("v2", "v2"), ("v1", "v1")]
+
+
 def following(old, new, meta):
     delta = Delta.between(digest_arrays(old, meta), old, digest_arrays(new, meta), new, meta)
     assert delta is not None
