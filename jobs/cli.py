@@ -21,6 +21,7 @@ from streamrec.memory import bound_heaps
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.lineage import current_lineage
 from streamrec.pipeline.places import check_places
+from streamrec.pipeline.plan import STUDENT
 from streamrec.pipeline.session import state_address
 from streamrec.telemetry import logs
 
@@ -149,13 +150,13 @@ def _failed(error: StreamrecError) -> int:
 
 def summary(controller: Controller) -> dict[str, Any]:
     """Return what a job ends with."""
-    state = controller.state
+    state, live = controller.state, controller.live()
     return {
         "batch": state.batch,
         "books": controller.books(),
         "versions": state.versions,
-        "live": state.live,
-        "students": {name: {"live": line.live, "versions": line.versions} for name, line in state.lines.items()},
+        "live": live.get(STUDENT),
+        "students": {name: {"live": live.get(name), "versions": line.versions} for name, line in state.lines.items()},
         "teachers": state.teachers,
         "labels": state.labels,
         "refresh_seconds": {teacher: took._asdict() for teacher, took in controller.refreshing.times.last.items()},

@@ -46,7 +46,7 @@ def _lines(found: Standing) -> Iterator[tuple[str, str]]:
     if found.teachers:
         yield "teachers", "their say is for histories of 1, 2–3, 4–10 and more items"
         for teacher in found.teachers:
-            yield f"  {teacher.name}", _teacher(teacher, found.at_ms)
+            yield f"  {teacher.name}", _teacher(teacher, found)
     yield "switches", "; ".join(found.switches) or "nothing is held"
     yield "quarantine", f"{found.quarantine['ranges']} ranges, {found.quarantine['events']} events"
     if found.dead_letters is not None:
@@ -107,16 +107,17 @@ def _student(student: StudentStanding, now_ms: int) -> Iterator[tuple[str, str]]
         yield "  decision", f"{decision['verdict']} {decision['candidate']}: {decision['reason']}"
 
 
-def _teacher(teacher: TeacherStanding, now_ms: int) -> str:
+def _teacher(teacher: TeacherStanding, found: Standing) -> str:
     kind = "counts with each event"
     if teacher.version is not None:
-        kind = f"{teacher.version}, begun {ago(teacher.began_ms, now_ms)}"
+        kind = f"{teacher.version}, begun {ago(teacher.began_ms, found.at_ms)}"
     elif teacher.events_since is not None or teacher.pending is not None:
         kind = "no version yet"
     say = f"say {' '.join(f'{weight:.2f}' for weight in teacher.weights)}" if teacher.weights else ""
     since = f"{teacher.events_since} interactions since" if teacher.events_since is not None else ""
-    pending = f"{teacher.pending} is being made" if teacher.pending else ""
-    compared = f"{teacher.challenger} is compared" if teacher.challenger else ""
+    is_made = found.writer is None or found.writer.is_alive is not False
+    pending = f"{teacher.pending} {'is being made' if is_made else 'was begun, and is made when a stream runs'}" if teacher.pending else ""
+    compared = f"{teacher.challenger} is made, and compared with it on new events: {teacher.compared} queries so far" if teacher.challenger else ""
     # Until that is over, failed ones' wait, the budget, or something new.
     asked = f"the next was asked for {teacher.asked} and waits" if teacher.asked else ""
     return ", ".join(filter(None, (kind, since, say, pending, compared, asked)))

@@ -319,9 +319,9 @@ class Controller:
         own = self.students.of(line.name, examples)
         return own, line.student.submit(Learner.ranks, own, line.asked(), self.parts.seen(own) if self.parts.seen is not None else None)
 
-    def live(self) -> list[str]:
-        """Return what is live in the registry, of the student and of each further one."""
-        return [live for line in self._lines() if (live := line.now_live()) is not None]
+    def live(self) -> dict[str, str]:
+        """Return what is live in the registry, by student's name: somebody may have moved it since the last step."""
+        return {line.student_name: live for line in self._lines() if (live := line.now_live()) is not None}
 
     def _lines(self) -> list[VersionLine]:
         return [self.line, *self._further.values()]

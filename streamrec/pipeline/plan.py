@@ -298,7 +298,8 @@ def next_plan(state: StreamFacts, measured: Measured, config: Config) -> Plan | 
     start_refresh = tuple(each.teacher for each in decisions if each.refresh and (num or each.teacher in forgets or each.code is Reason.ASKED))
     # A refresh that began before the deletion must come into use, or be given up, before the one after it can begin.
     must_go = _must_go(state, measured.now_ms, config)
-    settles = any(name in finished or name in failed or name in state.challengers for name in must_go)
+    # A version that is made, or could not be, is no longer "being made", also where no events come.
+    settles = bool(finished or failed) or any(name in state.challengers for name in must_go)
     in_use = _in_use(state, measured, must_go, config)
     waits_for_solve = "linear" in start_refresh or ("linear" in state.pending and not {"linear"} & {*finished, *failed})
     checkpoint = _commit_is_due(measured.since_checkpoint_s, config.pipeline.checkpoint_interval_s, waits_for_solve)

@@ -93,7 +93,7 @@ def _withdraw(controller: Controller, say: Callable[[str], None]) -> None:
             _tell(f"the receipt of deletion {event_id} is withdrawn, its step is given up: ask for it again, unless the log still has it", say)
         for quarantined in withdraw_quarantined(controller.parts.receipts, batch):
             _tell(f"the record of what batch {quarantined} quarantined is withdrawn, its step is given up: what is not lost is learned again", say)
-    for version in controller.live():
+    for version in controller.live().values():
         if version >= version_name(batch + 1):
             _tell(f"{version} learned in a step that is given up, also from what is lost, and is live until a better one takes its place", say)
 

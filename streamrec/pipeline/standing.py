@@ -112,6 +112,7 @@ class TeacherStanding:
         weights: Its say for histories of 1, 2 to 3, 4 to 10 and more items.
         pending: Version that is being made.
         challenger: Version that is compared with the one in use.
+        compared: On how many queries so far; 0 without one.
         asked: Who asked for one that has not begun yet, as part of a sentence.
     """
 
@@ -122,6 +123,7 @@ class TeacherStanding:
     weights: tuple[float, ...]
     pending: str | None
     challenger: str | None
+    compared: int = 0
     asked: str = ""
 
 
@@ -315,7 +317,8 @@ def _teacher(name: str, state: StreamState, refreshes: RefreshState, weights: tu
         began_ms = None if before is None else before.began_ms
     asked = switches.asked_for(name) if record is not None else None
     waits = str(asked) if record is not None and asked is not None and asked.at_ms > record.now.began_ms else ""
-    return TeacherStanding(name, version, began_ms, state.events_since.get(name), weights, pending, challenger, waits)
+    compared = int(record.pairs[0]) if record is not None and challenger is not None and record.challenger == challenger else 0
+    return TeacherStanding(name, version, began_ms, state.events_since.get(name), weights, pending, challenger, compared, waits)
 
 
 def _quarantine(lineage_url: str) -> dict[str, int]:

@@ -108,6 +108,13 @@ def test_who_asked_for_teachers_is_told_until_that_has_begun(ask: Ask, state: St
     assert line.endswith(" by ann: new season and waits")
 
 
+def test_a_version_that_is_made_and_not_in_use_yet_is_compared_on_so_many_queries(ask: Ask, state: StreamState, tmp_path: Path) -> None:
+    state.pending, state.challengers = {}, {"linear": "v00000004"}
+    commit(tmp_path / "state", state)
+    publish(tmp_path / "state")
+    assert ", v00000004 is made, and compared with it on new events: 0 queries so far" in ask().stdout
+
+
 def test_no_rollback_is_promised_that_would_be_refused(ask: Ask, state: StreamState, tmp_path: Path) -> None:
     commit(tmp_path / "state", state)
     registry = publish(tmp_path / "state")
@@ -126,7 +133,9 @@ def test_no_rollback_is_promised_that_would_be_refused(ask: Ask, state: StreamSt
     assert (refused.exit_code, "was made before the deletion" in refused.stderr) == (1, True)
 
 
-def test_books_lag_versions_and_teachers_as_of_the_newest_commit(ask: Ask, state: StreamState, tmp_path: Path) -> None:
+def test_books_lag_versions_and_teachers_as_of_the_newest_commit(
+    ask: Ask, state: StreamState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit(tmp_path / "state", state)
     publish(tmp_path / "state").pin("v00000002")
     CliRunner().invoke(app, ["pause", "--set", f"state={tmp_path / 'state'}", "--by", "ann", "--reason", "incident 12"])
@@ -152,6 +161,8 @@ def test_books_lag_versions_and_teachers_as_of_the_newest_commit(ask: Ask, state
     (linear,) = (line for line in shown.stdout.splitlines() if line.startswith("  linear"))
     assert "v00000002, begun 1.0 h ago, 5 interactions since, say " in linear
     assert "v00000004 is being made" in linear
+    monkeypatch.setattr("streamrec.pipeline.standing.psutil.pid_exists", lambda _: False)
+    assert "v00000004 was begun, and is made when a stream runs" in ask().stdout
     facts = json.loads(ask("--json").stdout)
     assert facts["students"][0]["live"]["version"] == "v00000003"
     assert facts["students"][0]["decisions"][0]["numbers"]["num_queries"] == 40

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs.cli import summary
 from streamrec.config import parse_config
 from streamrec.errors import ConfigError
 from streamrec.features.dedupe import hash_key
@@ -55,6 +56,19 @@ def test_each_student_has_a_size_metrics_and_promoted_versions_of_its_own(world:
         assert f"students.{name}" in controller.progressive.means()
     assert controller.progressive.means()["students.small"] != controller.progressive.means()["student"]
     assert registry_of(world, "default").live() == controller.state.live
+
+
+def test_a_job_ends_with_what_is_live_also_where_a_person_has_moved_it_since_the_last_step(world: World) -> None:
+    controller = world.controller()
+    world.play(controller)
+    for name in ("default", "small"):
+        registry = registry_of(world, name)
+        stored = registry.load_named(str(registry.live()))
+        registry.publish("v90000000", stored.arrays, stored.meta)
+        registry.promote("v90000000", "a person's")
+    told = summary(controller)
+    assert told["live"] == registry_of(world, "default").live() != controller.state.live
+    assert told["students"]["small"]["live"] == registry_of(world, "small").live() != controller.state.lines["small"].live
 
 
 def test_a_further_student_leaves_the_student_as_it_is_bit_for_bit(make_world: Callable[..., World], mixed: list[Record], tmp_path: Path) -> None:

@@ -115,6 +115,15 @@ def test_a_finished_refresh_is_used_only_when_it_is_the_one_that_was_started() -
     assert planned(facts(teachers={"linear": "v1"}), measured(ends=ends, finished={"linear": "v4"})).challengers == {}
 
 
+def test_a_refresh_that_has_ended_is_a_step_where_no_events_come_and_then_none() -> None:
+    begun = facts(teachers={"linear": "v1"}, pending={"linear": "v4"})
+    assert next_plan(begun, measured(finished={"linear": "v3"}), Config()) is None
+    assert planned(begun, measured(finished={"linear": "v4"})).challengers == {"linear": "v4"}
+    assert next_plan(facts(teachers={"linear": "v1"}, challengers={"linear": "v4"}), measured(finished={"linear": "v4"}), Config()) is None
+    assert planned(begun, measured(failed={"linear": "it broke"})).failed == {"linear": "it broke"}
+    assert next_plan(facts(teachers={"linear": "v1"}), measured(failed={"linear": "it broke"}), Config()) is None
+
+
 def test_a_refresh_is_due_after_enough_events_unless_one_is_under_way_or_the_teacher_is_off() -> None:
     config = parse_config({"teachers": {"linear_refresh_events": 10, "transformer_refresh_events": 20}})
     made = {"linear": "v1", "transformer": "v1"}

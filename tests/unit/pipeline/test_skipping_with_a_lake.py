@@ -116,13 +116,13 @@ def test_a_deletion_of_a_step_that_is_given_up_has_no_receipt_and_is_named(ahead
 
 
 def test_a_live_version_that_learned_from_what_is_lost_is_named(ahead: World) -> None:
-    batch, live = (controller := ahead.controller()).state.batch, controller.live()
+    batch, live = (controller := ahead.controller()).state.batch, list(controller.live().values())
     assert live
     assert live >= [version_name(batch + 1)]  # It was promoted by a step that no commit covers.
     drop(ahead, 1.0)
     said: list[str] = []
     skip_lost(again := ahead.controller(), said.append)
-    assert [line.split()[0] for line in said if "step that is given up, also from what is lost" in line] == live == again.live()
+    assert [line.split()[0] for line in said if "step that is given up, also from what is lost" in line] == live == list(again.live().values())
     assert not [line for line in said if "is live until" in line and version_name(batch) in line]
 
 
