@@ -109,6 +109,9 @@ def guess_mapping(table: pa.Table, path: Path, given: Mapping[str, str] | None =
         guess = _by_name(field, head, taken)
         if guess is None and field == "time":
             _check_timeless(head, taken)
+            guess = _time_by_content(head, taken)
+        if guess is None and field == "type":
+            guess = _type_by_content(head, taken)
         if guess is not None:
             found.append(guess)
             taken.add(guess.column)
@@ -128,11 +131,14 @@ def guess_meaning(event_type: str) -> GuessedMeaning:
         >>> guess_meaning("remove_from_cart").role, guess_meaning("page_view").weight, guess_meaning("frobnicate").role
         ('negative', 0.5, 'target')
     """
-    words = {*_words(event_type), _plain(event_type)}
     for role, weight, names in _ROLES:
-        if told := sorted(words & set(names.split())):
+        if told := _words_that_tell(event_type, names):
             return GuessedMeaning(role, weight, f"because of {told[0]!r}")
     return GuessedMeaning("target", 1.0, "its name says nothing: is it what you want to recommend for?")
+
+
+def _words_that_tell(event_type: str, names: str) -> list[str]:
+    return sorted({*_words(event_type), _plain(event_type)} & set(names.split()))
 
 
 def _check_header(table: pa.Table, path: Path) -> None:
@@ -170,6 +176,29 @@ def _check_timeless(head: Columns, taken: Iterable[str]) -> None:
     what = f"Dataset: column {name!r} of {head.path} is named like a time and can't be read as one"
     do = f"write it so, name another column with --map time=COLUMN, or leave it out with --map time={NO_TIME}, which makes the file's order time"
     raise DatasetError(what, got=got, allowed=f"{TIMES_ALLOWED}, from 1990 to 2100", do=do, column=name)
+
+
+def _time_by_content(head: Columns, taken: Iterable[str]) -> Guess | None:
+    """Return the first column of texts that are times: a number may be anything."""
+    for name in _usable(head, taken):
+        fits = _fits_time(head, name) if _is_text(head, name) and not _is_numeric(head, name) else None
+        if fits is not None:
+            return Guess("time", name, f"no name says so; {fits}: look whether it is right")
+    return None
+
+
+def _type_by_content(head: Columns, taken: Iterable[str]) -> Guess | None:
+    """Return the first column of texts at least half of which say by their words what somebody did."""
+    for name in _usable(head, taken):
+        distinct = pc.count_distinct(head.table[name]).as_py()
+        kinds = _fits_type(head, name, distinct) if _is_text(head, name) else None
+        if kinds is not None and 2 * sum(_says_what(kind) for kind in pc.unique(head.ids(name)).to_pylist()) >= distinct:
+            return Guess("type", name, f"no name says so; {kinds}: look whether it is right")
+    return None
+
+
+def _says_what(event_type: str) -> bool:
+    return any(_words_that_tell(event_type, names) for _, _, names in _ROLES)
 
 
 def _by_content(field: str, head: Columns, taken: Iterable[str], path: Path) -> Guess:
@@ -236,9 +265,9 @@ def _are_days(times: NDArray[np.int64]) -> bool:
 
 def _is_clock(head: Columns, name: str) -> bool:
     """Say whether a column's cells are times of a day, such as 14:05 or 14:05:59."""
-    cells, kind = head.table[name].drop_null(), head.table.schema.field(name).type
-    if not len(cells) or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        return len(cells) > 0 and pa.types.is_time(kind)
+    cells = head.table[name].drop_null()
+    if not len(cells) or not _is_text(head, name):
+        return len(cells) > 0 and pa.types.is_time(head.table.schema.field(name).type)
     return bool(pc.all(pc.match_substring_regex(pc.utf8_trim_whitespace(cells), _CLOCK)).as_py())
 
 
@@ -261,6 +290,19 @@ def _fits_type(head: Columns, name: str, distinct: int) -> str | None:
     if distinct > _MOST_TYPES or distinct == len(head.table) or all(re.fullmatch(r"-?[\d.]+", kind) for kind in types):
         return None
     return ", ".join(sorted(types)[:8])
+
+
+def _is_text(head: Columns, name: str) -> bool:
+    kind = head.table.schema.field(name).type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_numeric(head: Columns, name: str) -> bool:
+    try:
+        head.numbers(name)
+    except DatasetError:
+        return False
+    return True
 
 
 def _is_fractional(head: Columns, name: str) -> bool:

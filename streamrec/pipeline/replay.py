@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from streamrec.clock import Clock
 from streamrec.config import Config
 from streamrec.environment import cache_folder
-from streamrec.errors import BrokerError, DataError
+from streamrec.errors import BrokerError, ConfigError, DataError
 from streamrec.events.codec import encode_table
 from streamrec.events.datasets import Dataset
 from streamrec.events.progress import Anchor, Progress, load_progress, save_progress
@@ -192,7 +193,11 @@ def replay_dataset(
         progress_path: None for `default_progress_path`.
         on_step: See `run_replay`.
         should_stop: See `run_replay`.
+
+    Raises:
+        ConfigError: Events have a type that means nothing to this configuration: each of them would be rejected.
     """
+    _check_meanings(dataset.events.slice(0, max_events), config)
     topic = config.log.events_topic
     with (
         closing(open_admin(address, config.log)) as admin,
@@ -214,6 +219,17 @@ def replay_dataset(
         if with_items and dataset.items is not None and replayer.num_found == 0:
             import_items(dataset.items, writer, topic)
         return run_replay(replayer, sleep=sleep, on_step=on_step, should_stop=should_stop)
+
+
+def _check_meanings(events: pa.Table, config: Config) -> None:
+    """Raise a `ConfigError` where a type has no meaning, before anything is sent."""
+    counts = {one["values"]: one["counts"] for one in pc.value_counts(events["event_type"]).to_pylist()}
+    unknown = sorted(name for name in counts if name is not None and name not in config.events.meanings)
+    if unknown:
+        num, first = sum(counts[name] for name in unknown), unknown[0]
+        what = f"Replay: {num} of {events.num_rows} events have a type that means nothing here, and would be rejected"
+        do = f"write [events.meanings] as `streamrec init FILE` does, or say it: --set 'events.meanings.{first}.role=\"target\"'"
+        raise ConfigError(what, got=", ".join(unknown), allowed=", ".join(config.events.meanings), do=do)
 
 
 def import_items(items: pa.Table, writer: LogWriter, topic: str, on_batch: Callable[[int], None] = lambda sent: None) -> int:

@@ -48,7 +48,7 @@ def test_what_init_writes_and_says_works_with_backtest_and_replay_as_it_stands(s
     backtest, replay, *_ = (shlex.split(command)[1:] for command in found["next"])
     played = call(*backtest, "--no-teachers", "--max-blocks", "1", "--json", "--student-dim", "8")
     assert played.exit_code == 0, played.stderr
-    sent = call(*replay)
+    sent = call(*replay, "--to", "local")
     assert sent.exit_code == 0, sent.stderr
     config, log = load_config(), LogConfig()
     assert config.state == "runs/my-shop"
@@ -121,12 +121,30 @@ def test_a_known_format_needs_no_mapping_and_parquet_is_read_by_its_columns() ->
     assert "time          none: the file's order" in call("init", "plays.parquet", "--force").stdout
 
 
+def test_columns_whose_names_say_nothing_are_found_by_what_is_in_them_and_what_is_not_read_is_named() -> None:
+    rows = (f"k{row % 3};a{row % 4};{('view', 'buy')[row % 2]};01.03.2025 08:{row:02d}:36;{row}\n" for row in range(24))
+    Path("laden.csv").write_text("Kunden-Nr.;Artikel;was;Zeitpunkt;Menge\n" + "".join(rows))
+    said = call("init", "laden.csv", "--map", "user=Kunden-Nr.,item=Artikel")
+    assert "time          Zeitpunkt  (no name says so; from 2025-03-01T08:00 to 2025-03-01T08:23: look whether it is right)" in said.stdout
+    assert "type          was  (no name says so; buy, view: look whether it is right)" in said.stdout
+    assert "not read      Menge; name one with --map FIELD=COLUMN, of user, item, time, type, value, session, basket, split" in said.stdout
+    assert "event type    buy: target, because of 'buy'" in said.stdout
+    known = json.loads(call("init", "laden.csv", "--map", "user=Kunden-Nr.,item=Artikel", "--json", "--force").stdout)
+    assert (known["not_read"], known["mapping"]["time"], known["mapping"]["type"]) == (["Menge"], "Zeitpunkt", "was")
+
+
+def test_a_column_of_words_that_say_nothing_of_what_was_done_is_no_event_type() -> None:
+    Path("shop.csv").write_text("user,item,country\n" + "".join(f"u{row % 3},i{row % 4},{('France', 'Spain')[row % 2]}\n" for row in range(12)))
+    said = json.loads(call("init", "shop.csv", "--json").stdout)
+    assert (said["mapping"], said["not_read"]) == ({"user": "user", "item": "item"}, ["country"])
+
+
 def test_what_it_says_of_columns_with_commas_separated_by_semicolons_can_be_copied() -> None:
     header = '"Kunden Nr., neu";Artikel;item id;Zeit;at'
     Path("laden.csv").write_text(header + "\n" + "".join(f"k{row % 3};x{row};i{row % 4};0;2025-11-24 08:{row:02d}\n" for row in range(12)))
     said = json.loads(call("init", "laden.csv", "--map", '"user=Kunden Nr., neu"', "--json").stdout)
     assert said["mapping"] == {"user": "Kunden Nr., neu", "item": "item id", "time": "at"}
-    played = call(*shlex.split(said["next"][1])[1:])
+    played = call(*shlex.split(said["next"][1])[1:], "--to", "local")
     assert (played.exit_code, "12" in played.stdout + played.stderr) == (0, True), played.stderr
 
 

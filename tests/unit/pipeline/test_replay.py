@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streamrec.clock import ManualClock
-from streamrec.config import Config, parse_config
-from streamrec.errors import BrokerError, BrokerUnavailable, DataError
+from streamrec.config import Config, load_config, parse_config, parse_overrides
+from streamrec.errors import BrokerError, BrokerUnavailable, ConfigError, DataError
 from streamrec.events.assemble import Dataset
 from streamrec.events.codec import EventCodec
 from streamrec.events.replay import Pace, event_ids_in
@@ -222,6 +225,19 @@ def test_a_dataset_is_replayed_by_address_with_its_items_first_and_once(tmp_path
     assert replay_dataset(config, DATASET, address, **settled).sent == 1190  # type: ignore[arg-type]
     assert sum(MemoryLog.named("replay-by-address").latest(config.log.events_topic).values()) == 1200 + 120
     assert default_progress_path(config, DATASET).is_relative_to(tmp_path)
+
+
+def test_events_that_would_all_be_rejected_are_refused_before_any_is_sent(tmp_path: Path) -> None:
+    kinds = pa.array(["click", "buy", "purchase", "lend"] * 300)
+    dataset = replace(DATASET, events=DATASET.events.set_column(DATASET.events.column_names.index("event_type"), "event_type", kinds))
+    address, settled = memory_address("replay-of-strangers"), {"pace": Pace(), "clock": ManualClock(), "sleep": pytest.fail}
+    with pytest.raises(ConfigError, match=r"600 of 1200 events have a type that means nothing here.* got buy, lend, allowed .*click") as refused:
+        replay_dataset(Config(state=str(tmp_path)), dataset, address, **settled)  # type: ignore[arg-type]
+    with pytest.raises(BrokerError):  # There is no topic yet.
+        MemoryLog.named("replay-of-strangers").latest(Config().log.events_topic)
+    (said,) = re.findall(r"--set '(.*)'", str(refused.value))
+    told = load_config(None, {"state": str(tmp_path), **parse_overrides([said, "events.meanings.lend.role='context'"])})
+    assert replay_dataset(told, dataset, address, **settled).sent == 1200  # type: ignore[arg-type]
 
 
 def test_the_progress_of_a_run_in_a_bucket_is_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
