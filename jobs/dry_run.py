@@ -89,7 +89,8 @@ def of_bootstrap(config: Config, dataset: Dataset | None, max_events: int | None
     backlog = f"{lag} records of the log" if found.log is not None else "what is in the log, which does not run yet"
     size = chunk_of({}, {0: lag + to_send})
     teachers = ", ".join(config.teachers.refreshed) or "none"
-    steps += [f"it would learn {backlog}{f' and {to_send} of the file' if to_send else ''}, {size} in a step"]
+    at_once = f", {size} in a step" if lag + to_send else ""
+    steps += [f"it would learn {backlog}{f' and {to_send} of the file' if to_send else ''}{at_once}"]
     steps += [f"it would train the first teachers ({teachers}), and publish the first version"]
     return _on_ray(config, "bootstrap", (*_state(found), *steps))
 

@@ -160,6 +160,7 @@ function newest(values, place) {
 
 function room(low, high, zero) {
   if (low === null || high === null) return [0, 1];
+  if (zero && low === 0 && high === 0) return [0, 1]; // Else the axis has six times "0.00".
   const pad = Math.max((high - low) * 0.12, Math.abs(high) * 0.05, 1e-6);
   return [zero ? Math.min(0, low - (low < 0 ? pad : 0)) : low - pad, high + pad];
 }

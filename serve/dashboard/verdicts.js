@@ -22,7 +22,7 @@ export function verdicts(ask) {
   const body = h("tbody");
   const head = h("tr", {}, ...["Move", "Version", "By", "Why", "At"].map((name) => h("th", { scope: "col" }, name)));
   const table = h("table", { class: "move-list" }, h("caption", { class: "hidden" }, "Moves, newest first"), h("thead", {}, head), body);
-  const moved = h("section", { class: "card", "aria-labelledby": "moved" }, h("h2", { id: "moved" }, "Moves"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "moved" }, table));
+  const moved = h("section", { class: "card", "aria-labelledby": "moved" }, h("h2", { id: "moved" }, "Moves"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Moves, as a table" }, table));
   const state = asker(ask, "v1/models/history?last=10", NEWS_S, draw);
   decided.hidden = moved.hidden = true;
   let seen = null;

@@ -87,6 +87,9 @@ def explain(
 
 
 def _ask(options: Ask) -> None:
+    if options.user is None and not options.history:
+        msg = "name a user, or items of a history: --item ID, several times"
+        raise typer.BadParameter(msg, param_hint="'user'")
     # Two modules, because asking a server loads nothing heavy.
     run_verb("ask_server" if options.url is not None else "ask_storage", options)
 

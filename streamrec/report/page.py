@@ -61,8 +61,7 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
         found.append(("Student’s Recall@20", three(value), error))
         rivals = [scores[name].metrics[METRIC] for name in ("popular", "recent_popular") if name in scores]
         best = max(rivals, default=0.0)
-        times = f"{value / best:.1f}×" if best else NOTHING
-        found.append(("What is popular finds", three(best), f"the student finds {times} as much"))
+        found.append(("What is popular finds", three(best), f"the student finds {value / best:.1f}× as much" if best else "nothing yet"))
     gain = report.gain
     if gain is not None:
         error = f"±{Z * gain.error:.4f}, 95 %" if gain.error is not None else "beside the student without them"

@@ -135,7 +135,7 @@ def test_how_fresh_answers_are_is_said_of_histories_and_of_the_model(open_page: 
     page = filled(open_page("now"), "now")
     tiles = page.locator(".tiles div")
     until(page, "!document.querySelector('.tiles dd').textContent.includes('–')")
-    told = {title: tile for title, tile in (text.split("\n", 1) for text in tiles.all_inner_texts()[:2])}
+    told = dict(text.split("\n", 1) for text in tiles.all_inner_texts()[:2])
     assert re.fullmatch(r"1[0-9] ms\nin users' histories; 95 % within 4\d ms", told["Half of the events are in answers within"])
     assert re.fullmatch(r"1\.\d+ s\nin the version that answers; 95 % within 2\.\d+ s", told["Half are learned and live within"])
 
@@ -175,7 +175,8 @@ def test_the_answer_changes_after_an_event_and_stays_beside_the_new_one_after_a_
     second = page.locator("li.item .title").all_inner_texts()
     assert second != first
     assert page.locator("li.item").first.locator(".why .name").first.inner_text() == "for Copper clock"
-    assert re.fullmatch(r"Expected by (transformer|linear) \d+ %(, (transformer|linear) \d+ %)?", page.locator("li.item").first.locator(".by").inner_text())
+    taught = page.locator("li.item").first.locator(".by").inner_text()
+    assert re.fullmatch(r"Expected by (transformer|linear) \d+ %(, (transformer|linear) \d+ %)?", taught)
     before, version = server.board.state.version, server.promote()
     page.wait_for_selector(".answers.pair", timeout=15_000)
     sides = page.locator(".answer")

@@ -15,7 +15,7 @@ function mount(root, { live, ask }) {
   const head = h("tr", {}, ...columns.map((name, place) => h("th", { scope: "col", class: place === 2 || place === 3 ? "num" : null }, name || h("span", { class: "hidden" }, "Move"))));
   const table = h("table", {}, h("caption", { class: "hidden" }, "The last swaps, newest first"), h("thead", {}, head), body);
   const judged = verdicts(ask);
-  const swaps = h("section", { class: "card", "aria-labelledby": "swaps" }, h("h2", { id: "swaps" }, "The last swaps"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "swaps" }, table));
+  const swaps = h("section", { class: "card", "aria-labelledby": "swaps" }, h("h2", { id: "swaps" }, "The last swaps"), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "The last swaps, as a table" }, table));
   root.append(
     h("div", {}, h("h1", {}, "Models"), h("p", { class: "lead" }, "Versions of the student. The gate promotes them by numbers; a person may move them, too.")),
     told,

@@ -99,7 +99,7 @@ function partitionCard() {
   const head = h("tr", {}, ...columns.map((name, place) => h("th", { scope: "col", class: place ? "num" : null }, name)));
   const table = h("table", {}, h("caption", { class: "hidden" }, "How far each partition is read"), h("thead", {}, head), body, h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "All"), h("td"), h("td"), waits)));
   const told = h("p", { class: "soft small" });
-  const node = h("section", { class: "card", "aria-labelledby": "partitions" }, h("h2", { id: "partitions" }, "Topics"), told, h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-labelledby": "partitions" }, table));
+  const node = h("section", { class: "card", "aria-labelledby": "partitions" }, h("h2", { id: "partitions" }, "Topics"), told, h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Topics, as a table" }, table));
   const rows = new Map();
   return {
     node,

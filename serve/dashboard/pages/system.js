@@ -90,7 +90,7 @@ function table(id, title, columns) {
     { class: "card", "aria-labelledby": id },
     h("h2", { id }, title),
     lead,
-    h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-labelledby": id }, h("table", { class: id }, h("caption", { class: "hidden" }, title), h("thead", {}, head), body)),
+    h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": `${title}, as a table` }, h("table", { class: id }, h("caption", { class: "hidden" }, title), h("thead", {}, head), body)),
   );
   return {
     node,

@@ -212,6 +212,13 @@ def test_a_stream_is_paused_and_frozen_by_a_verb_and_each_turn_is_shown(tmp_path
     assert [json.loads(line)["action"] for line in call("switches", "--json", *state).stdout.splitlines()] == turns
 
 
+@pytest.mark.parametrize("verb", ["recommend", "explain"])
+def test_who_asks_for_nobody_and_nothing_is_told_the_options(verb: str) -> None:
+    refused = call(verb)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "name a user, or items of a history: --item ID, several times" in refused.stderr
+
+
 def test_a_running_stream_is_asked_for_teachers_by_a_verb(tmp_path: Path) -> None:
     state = ("--set", f"state={tmp_path / 'state'}")
     assert "none has ever run" in call("refresh", *state).stderr

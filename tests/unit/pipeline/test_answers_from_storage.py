@@ -135,7 +135,6 @@ def test_another_namespace_has_items_and_users_of_its_own(ask: Ask, plain: World
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["recommend"], "nobody to recommend to"),
         (["recommend", "u1", "-n", "100000"], "got 100000"),
         (["recommend", "u1", "--set", "state=elsewhere"], "student 'default' has no live version, and none at all, let python -m jobs.bootstrap"),
         (["explain", "u1", "--student", "edge"], "there is no such student"),
