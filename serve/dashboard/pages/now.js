@@ -20,14 +20,12 @@ function mount(root, { live }) {
   const tiles = new Map();
   const list = h("dl", { class: "tiles" });
   for (const [name, title] of [
-    ["state", "Half of the events are in answers within"],
-    ["model", "Half are learned and live within"],
-    ["age", "Age of the live version"],
+    ["state", "Events are in histories within"],
+    ["model", "Learned and live within"],
     ["lag", "Lag"],
     ["step", "A step of learning takes"],
     ["swap", "Last swap reached all in"],
-    ["p50", "Half of the answers within"],
-    ["p99", "99 % of them within"],
+    ["answers", "Answers take"],
     ["errors", "Errors"],
     ["source", "Answered by the student"],
   ]) {
@@ -60,14 +58,13 @@ function mount(root, { live }) {
     }
     notes.hidden = !seen.notes.length;
     picture.set(seen.boxes);
-    put("state", seconds(seen.state?.quantiles[0]), fresh(seen.state, "in users' histories"));
-    put("model", seconds(seen.model?.quantiles[0]), fresh(seen.model, "in the version that answers"));
-    put("age", seconds(seen.age), frame.live ? several(frame.live.items, "item", "items") : "");
+    put("state", seconds(seen.state?.quantiles[0]), fresh(seen.state));
+    put("model", seconds(seen.model?.quantiles[0]), fresh(seen.model));
     put("lag", number(seen.lag), seen.lag === null ? "no stream" : "events wait in the log");
     put("step", seconds(seen.step?.mean), seen.step ? "mean of the last minute" : "none in the last minute");
     put("swap", seconds(sum(frame, "streamrec_swap_seconds")), several(seen.replicas, "replica", "replicas"));
-    put("p50", seconds(seen.times?.quantiles[0]), seen.times ? `of ${number(seen.times.count)} in the last 30 s` : "nobody asked in the last 30 s");
-    put("p99", seconds(seen.times?.quantiles[1]), seen.times ? "time at the replica" : "");
+    const asked30 = seen.times ? `half of ${number(seen.times.count)}; 99 % within ${seconds(seen.times.quantiles[1])}` : "nobody asked in the last 30 s";
+    put("answers", seconds(seen.times?.quantiles[0]), asked30);
     put("errors", `${number(seen.errors ?? 0)} /s`, `${number(seen.refused ?? 0)} /s refused`, seen.errors > 0);
     put("source", share(seen.student), seen.student === null ? "nobody asked in the last 30 s" : "others got popular items");
     const line = (name, color, of) => ({ name, color, values: frames.map((_, at) => of(frames.slice(Math.max(0, at - 10), at + 1))) });
@@ -87,7 +84,7 @@ function mount(root, { live }) {
   };
 }
 
-const fresh = (times, where) => (times ? `${where}; 95 % within ${seconds(times.quantiles[1])}` : "no event in the last minute");
+const fresh = (times) => (times ? `half of them; 95 % within ${seconds(times.quantiles[1])}` : "no event in the last minute");
 
 function read(frames, frame, bounds) {
   const of = (name, where, overS) => rate(frames, name, where, overS);
@@ -112,7 +109,6 @@ function read(frames, frame, bounds) {
   return {
     state: spread(frames, bounds, "streamrec_state_freshness_seconds", {}, [0.5, 0.95], 60),
     model: spread(frames, bounds, "streamrec_model_freshness_seconds", {}, [0.5, 0.95], 60),
-    age,
     lag,
     step,
     replicas,
