@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Resource = dict[str, Any]
@@ -38,6 +41,27 @@ def test_no_container_may_change_its_image_or_gain_rights(pods: dict[str, dict[s
     locked = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
     for name, container in containers(pods).items():
         assert container["securityContext"] == locked, name
+
+
+def test_no_secret_is_an_argument(pods: dict[str, dict[str, Any]]) -> None:
+    """Kubernetes puts a variable in for $(NAME), and whoever lists processes reads it there."""
+    some = 0
+    for name, container in containers(pods).items():
+        words = [*container.get("command", ()), *container.get("args", ())]
+        for variable in container.get("env", ()):
+            if "secretKeyRef" in variable.get("valueFrom", {}):
+                some += 1
+                assert not any(f"$({variable['name']})" in word for word in words), name
+    assert some
+
+
+def test_the_password_reaches_redis_by_its_standard_input(pods: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    (container,) = pods["StatefulSet streamrec-redis"]["containers"]
+    (tmp_path / "valkey-server").write_text('#!/bin/sh\necho "$@"\ncat\n')
+    (tmp_path / "valkey-server").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "REDIS_PASSWORD": "a1b2"}
+    done = subprocess.run(container["command"], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["- --appendonly yes --dir /data", "requirepass a1b2"]
 
 
 def test_what_streamrec_writes_has_a_volume(pods: dict[str, dict[str, Any]]) -> None:
