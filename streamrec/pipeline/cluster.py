@@ -175,11 +175,14 @@ def _last_resort(folder: Path, ends: threading.Event) -> None:
 
 
 def _writers(folder: Path, *, orphans: bool = False) -> list[psutil.Process]:
-    """Return who writes into a cluster's folder, with those that they have started: all but this process, or those that lost their parents."""
+    """Return who writes into a cluster's folder, with those that they have started: all of them, or those that lost their parents.
+
+    Never this process: who started it may have ended, too, and then its parent is that of all orphans.
+    """
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # It has just ended, or is another user's.
-            is_wanted = process.ppid() == 1 if orphans else process.pid != os.getpid()
+            is_wanted = process.pid != os.getpid() and (not orphans or process.ppid() == 1)
             if is_wanted and any(file.path.startswith(f"{folder}/") for file in process.open_files()):
                 found += [process, *process.children(recursive=True)]
     return found

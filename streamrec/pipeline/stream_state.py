@@ -124,6 +124,7 @@ class StreamState(Impersonal):
     guard: dict[str, Any] = field(default_factory=dict)
     queries: int = 0
     told_batch: int = 0
+    applied_batch: int = 0
     num_steps: int = 0
     spent_s: dict[str, float] = field(default_factory=dict)
     waits: list[int] = field(default_factory=list)
@@ -155,7 +156,7 @@ class StreamState(Impersonal):
 
         Args:
             has_uncommitted: Whether steps were taken since the last commit.
-            must_publish: Whether no version was published since a user was deleted or words of items were told.
+            must_publish: Whether no version was published since users did something or were deleted, or words of items were told.
             tidy_at_ms: A commit is due then even if nothing comes.
             record: Has the scores of versions that are compared.
             refreshes: What is known of each teacher that comes in versions.
@@ -177,6 +178,7 @@ class StreamState(Impersonal):
         self.batch, self.planned_ms = plan.batch, plan.now_ms
         self.queries += len(ingested.examples)
         self.told_batch = plan.batch if ingested.told else self.told_batch
+        self.applied_batch = plan.batch if ingested.num_interactions and plan.new_passes else self.applied_batch
         # Ahead of the plan only where a clock was: see `streamrec.pipeline.plan_time`.
         self.forget_since_ms = {name: min(since_ms, plan.now_ms) for name, since_ms in self.forget_since_ms.items()}
         self.watermarks_ms = dict(ingested.watermarks_ms)
@@ -248,8 +250,11 @@ class StreamState(Impersonal):
 
     @property
     def due(self) -> str | None:
-        """The oldest version that knows all words of items, and nobody who was deleted: one is published even if nothing was learned."""
-        batch = max(self.forgot_batch, self.told_batch)
+        """The oldest version that has what users did and all words of items, and nobody who was deleted.
+
+        One is published even if nothing was learned then and no more comes: of what came while a candidate waited, too.
+        """
+        batch = max(self.forgot_batch, self.told_batch, self.applied_batch)
         return version_name(batch) if batch else None
 
     def versions_not_before(self, needed: str | None) -> str | None:

@@ -11,11 +11,14 @@ from streamrec.errors import BrokerUnavailable
 from streamrec.log.base import Record
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.labelling import Labelling
+from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.publisher import Publisher
 from streamrec.pipeline.report import StepReport
 from streamrec.registry.gate import Decision, Reason, Verdict, Window
+from streamrec.registry.registry import Registry
 from streamrec.soft_labels.lists import COUNTED_VERSION
 from streamrec.soft_labels.schema import SoftLabels
+from streamrec.storage import open_storage
 from streamrec.student.learner import CURRENT, Learner
 from streamrec.student.lesson import Lesson, StepMetrics
 
@@ -247,6 +250,44 @@ def test_the_promotion_of_an_idle_stream_is_committed_though_no_event_follows(wo
     again = world.controller()
     assert (again.state.live, again.state.candidate) == (controller.state.live, None)
     assert again.planned() is None
+
+
+def test_what_was_learned_while_a_version_waited_goes_live_though_no_event_follows(
+    make_world: Callable[..., World], make_record: Callable[..., Record], tmp_path: Path
+) -> None:
+    settings = {**NO_TEACHERS, "registry": {"gate_min_queries": 1000}, "pipeline": {"idle_promote_s": 2.0}}
+    world = make_world([make_record(f"u{n % 9}", f"i{n % 7}", 1000 + n) for n in range(90)], settings, folder=tmp_path)
+    controller = world.controller()
+    world.play(controller)
+    for second in range(4):  # Each a step of its own, the first of whose version waits for the gate.
+        world.append([make_record(f"u{n}", f"i{n + second}", 9000 + 100 * second + n) for n in range(5)])
+        world.clock.advance(1.0)
+        assert controller.step() is not None
+    assert controller.state.candidate is not None
+    learned = dict(controller.state.offsets)
+    for _ in range(12):
+        world.clock.advance(3.0)
+        controller.step()
+    registry = Registry(open_storage(registry_url(str(world.folder))), clock=world.clock)
+    assert registry.manifest(str(registry.live())).offsets == {controller.config.log.events_topic: learned}
+    assert controller.planned() is None
+
+
+def test_first_events_of_new_users_that_nothing_is_learned_from_go_live_too(world: World, make_record: Callable[..., Record]) -> None:
+    controller = world.controller()
+    world.play(controller)
+    for _ in range(12):
+        world.clock.advance(5.0)
+        controller.step()
+    applied = controller.state.counts["applied"]
+    world.append([make_record("somebody-new", "an-item-of-now", 400)])
+    for _ in range(12):
+        world.clock.advance(5.0)
+        controller.step()
+    registry = Registry(open_storage(registry_url(str(world.folder))), clock=world.clock)
+    assert controller.state.counts["applied"] == applied + 1
+    assert registry.manifest(str(registry.live())).offsets == {controller.config.log.events_topic: controller.state.offsets}
+    assert controller.planned() is None
 
 
 def test_a_live_version_and_a_candidate_can_be_compared_after_many_publications(world: World) -> None:

@@ -30,8 +30,9 @@ def test_actors_are_placed_by_their_role(tmp_path: Path, monkeypatch: pytest.Mon
     made: dict[str, tuple[float, dict[str, float]]] = {}
     refreshes: list[Any] = []
 
-    def host(name: str, num_cpus: float, check_owner: Any, niceness: int, resources: dict[str, float]) -> None:
-        made[name.removeprefix("ours-")] = num_cpus, resources
+    def host(name: str, num_cpus: float, check_owner: Any, niceness: int, resources: dict[str, float], role: str) -> None:
+        made[role] = num_cpus, resources
+        assert name == f"ours-{role}"
 
     def all_there(_: Any) -> None:
         raise Wired
