@@ -2,7 +2,8 @@
 
 Arguments (``serve run serve.app:app config=streamrec.toml log=kafka://HOST:9092``) or the ``args`` of the YAML file:
 
-    config    configuration file; without it STREAMREC_CONFIG, then ./streamrec.toml
+    config    configuration file; without it STREAMREC_CONFIG, then ./streamrec.toml, where the application is built: with ``serve deploy`` on the
+              cluster, so in the folder and the environment of its ``ray start``
     log       address of the event log: kafka://HOST:PORT or local:///FOLDER; without it log.broker of the configuration. ``none`` follows no log:
               what users did is not known then, and no events are taken
     state     address of the pipeline's state; without it the configuration's
@@ -86,5 +87,6 @@ def _log(given: str | None, config: Config) -> LogAddress | None:
     if (there := log_there(config, config.log.broker)) is not None:
         return there
     what = "Serving: there is no log to follow, so nothing would be known of users"
-    do = f"set log.broker or the argument log, start the stream that brings its Kafka first, or give log={NO_LOG}"
-    raise ConfigError(what, got=f"log.broker = {config.log.broker}, and none of this state runs here", allowed="HOST:PORT, local:///FOLDER", do=do)
+    do = f"give the argument config, which names a file, or log, start the stream that brings its Kafka first, or give log={NO_LOG}"
+    got = f"log.broker = {config.log.broker}, and none of {config.state} runs here ({Path.cwd()})"
+    raise ConfigError(what, got=got, allowed="HOST:PORT, local:///FOLDER", do=do)

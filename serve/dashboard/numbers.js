@@ -67,6 +67,15 @@ export function spread(frames, bounds, name, where, quantiles, overS = 30) {
   return { count, mean, quantiles: quantiles.map((share) => quantile(buckets, limits, share * count)) };
 }
 
+/** Return a histogram's quantiles of all that was ever shown to it, null where nothing was. */
+export function always(frame, bounds, name, where, quantiles) {
+  const limits = bounds?.[name];
+  const found = limits ? series(frame, name, where) : [];
+  const buckets = Array.from({ length: (limits?.length ?? 0) + 1 }, (_, place) => found.reduce((total, one) => total + one.buckets[place], 0));
+  const count = buckets.reduce((total, num) => total + num, 0);
+  return count ? { count, quantiles: quantiles.map((share) => quantile(buckets, limits, share * count)) } : null;
+}
+
 function quantile(buckets, limits, wanted) {
   let seen = 0;
   for (const [place, num] of buckets.entries()) {

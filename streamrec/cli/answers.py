@@ -64,7 +64,7 @@ def _explained(number: int, item: Mapping[str, Any], titles: Mapping[str, str]) 
     for one in sorted(because, key=lambda one: -abs(one["part"]))[:_MOST_PARTS]:
         yield f"     {one['part']:+9.4f}  {_named(one['item_id'], titles)}"
     if item.get("teachers"):
-        yield f"     expected by {', '.join(f'{teacher} {part:.2f}' for teacher, part in item['teachers'].items())}"
+        yield f"     in all users' newest labels by {', '.join(f'{teacher} {part:.2f}' for teacher, part in item['teachers'].items())}"
 
 
 def _named(item_id: str, titles: Mapping[str, str]) -> str:

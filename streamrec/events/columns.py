@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 
 from streamrec.errors import DatasetError
 
-TIMES_ALLOWED = "seconds, milliseconds, ISO 8601 such as 2010-12-01 08:26:00 or 2010-12-01T08:26:00Z, or 01.12.2010 08:26:00"
-_FULL_YEAR = r"^\d{1,2}[./]\d{1,2}[./]\d{4}"
-_DOTTED = ("%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y")
+TIMES_ALLOWED = "seconds, milliseconds, ISO 8601 such as 2010-12-01 08:26:00 or 2010-12-01T08:26:00Z, 01.12.2010 08:26:00, 2010/12/01 08:26:00, or 12/31/2010 08:26"
+_FULL_YEAR = r"^(\d{1,2}[./]\d{1,2}[./]\d{4}|\d{4}/\d{1,2}/\d{1,2})( |$)"
+_CLOCKS = (" %H:%M:%S", " %H:%M", "")
+_PLAIN = tuple(f"{day}{clock}" for day in ("%d.%m.%Y", "%Y/%m/%d") for clock in _CLOCKS)
+"""Forms in which nobody takes the day for the month."""
 _ISO_TIME = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2})?"
 _SCALES = ((1e11, 1000, 1), (1e14, 1, 1), (1e17, 1, 1000), (np.inf, 1, 1_000_000))  # largest number below, multiply by, divide by
 
@@ -71,8 +73,8 @@ class Columns:
 
         Numbers are seconds while the column's largest is below 1e11 (the year 5138), else milliseconds below 1e14, else microseconds
         below 1e17, else nanoseconds. Texts are ISO 8601 with an optional offset from UTC; without one they are UTC. Texts such as
-        ``31.12.2010 8:26`` are day, month, year, UTC, with or without a time of day or its seconds. Texts such as ``12/31/2010 8:26`` are month,
-        day, year, UTC, where ``is_month_first`` says so or some day of them is beyond 12; else they are an error.
+        ``31.12.2010 8:26`` and ``2010/12/31 8:26`` are UTC, with or without a time of day or its seconds. Texts such as ``12/31/2010 8:26`` are
+        month, day, year, UTC, where ``is_month_first`` says so or some day of them is beyond 12; else they are an error.
         """
         column = _whole(self.table[name])
         if pa.types.is_temporal(column.type):
@@ -88,8 +90,8 @@ class Columns:
         if times.null_count:
             # %Y takes 10 for the year 10.
             full = pc.if_else(pc.match_substring_regex(texts, _FULL_YEAR), texts, pa.scalar(None, pa.string()))
-            dotted = [pc.strptime(full, format=form, unit="s", error_is_null=True) for form in _DOTTED]
-            times = pc.coalesce(times, *(pc.multiply(each.cast(pa.int64()), 1000) for each in dotted))
+            told = [pc.strptime(full, format=form, unit="s", error_is_null=True) for form in _PLAIN]
+            times = pc.coalesce(times, *(pc.multiply(each.cast(pa.int64()), 1000) for each in told))
         if times.null_count:
             american = pc.strptime(full, format="%m/%d/%Y %H:%M", unit="s", error_is_null=True)
             times = self._without_nulls(pc.coalesce(times, pc.multiply(american.cast(pa.int64()), 1000)), name)

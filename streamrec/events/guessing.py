@@ -25,16 +25,29 @@ NO_TIME = "none"
 LOOKED_AT = 20_000
 """Rows, the first ones, by which columns are judged."""
 
-_PEOPLE = "user customer visitor client member account buyer shopper reviewer listener reader uid person"
-_THINGS = "item product sku article movie track song artist book isbn asin stockcode video content listing offer recipe game course news iid"
+# German, French and Spanish words come after the English ones: of two columns that fit, the English name counts.
+_PEOPLE = (
+    "user customer visitor client member account buyer shopper reviewer listener reader uid person "
+    "kunde kundin kundennr kundennummer kd benutzer nutzer käufer besucher mitglied utilisateur acheteur usuario cliente comprador"
+)
+_THINGS = (
+    "item product sku article movie track song artist book isbn asin stockcode video content listing offer recipe game course news iid "
+    "artikel artikelnr artikelnummer art produkt ware produit produto producto articulo artículo"
+)
 _NAMES: Mapping[str, Sequence[str]] = {
     "user": _PEOPLE.split(),
     "item": _THINGS.split(),
-    "time": ("timestamp", "time", "datetime", "date", "ts", "at", "when", "created", "occurred"),
-    "type": ("type", "event", "action", "behaviour", "behavior", "activity", "interaction", "verb", "kind"),
+    "time": (
+        *("timestamp", "time", "datetime", "date", "ts", "at", "when", "created", "occurred"),
+        *("zeitpunkt", "zeitstempel", "zeit", "datum", "buchungsdatum", "horodatage", "fecha", "hora"),
+    ),
+    "type": (
+        *("type", "event", "action", "behaviour", "behavior", "activity", "interaction", "verb", "kind"),
+        *("aktion", "ereignis", "vorgang", "typ", "evento", "acción", "accion", "événement", "evenement"),
+    ),
     "value": ("rating", "stars", "score", "value", "overall", "preference"),
     "session": ("session", "visit"),
-    "basket": ("basket", "invoice", "order", "transaction", "receipt"),
+    "basket": ("basket", "invoice", "order", "transaction", "receipt", "beleg", "bestellung", "rechnung", "facture", "factura", "pedido"),
 }
 _REQUIRED = ("user", "item")
 _IDS = (*_REQUIRED, "session", "basket")
@@ -52,6 +65,8 @@ _ROLES: tuple[tuple[Literal["target", "context", "negative"], float, str], ...] 
     ("target", 1.0, _WANTED),
 )
 _MOST_TYPES = 50
+_FEW = 100
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _DAY_MS = 86_400_000
 _CLOCK = r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?$"
 _EARLIEST_MS, _LATEST_MS = 631_152_000_000, 4_102_444_800_000  # 1990 and 2100: numbers beyond are no times.
@@ -142,8 +157,10 @@ def _words_that_tell(event_type: str, names: str) -> list[str]:
 
 
 def _check_header(table: pa.Table, path: Path) -> None:
-    numeric = [name for name in table.column_names if re.fullmatch(r"-?\d+(\.\d+)?", name.strip())]
-    if len(numeric) * 2 > len(table.column_names):
+    numeric = [name for name in table.column_names if _NUMBER.fullmatch(name.strip())]
+    # A number above numbers alone is one of them; above anything else it is somebody's name for it.
+    is_one = any(all(_NUMBER.fullmatch(str(cell).strip()) for cell in table[name].slice(0, _FEW).to_pylist()) for name in numeric)
+    if len(numeric) * 2 > len(table.column_names) or (is_one and table.num_rows):
         what = f"Dataset: line 1 of {path} is no header"
         raise DatasetError(what, got=", ".join(table.column_names)[:80], allowed="names of the columns", do="write a header line above", line=1)
 
@@ -221,7 +238,7 @@ def _usable(head: Columns, taken: Iterable[str]) -> list[str]:
 def _rank(field: str, name: str) -> int | None:
     """Return how well a name fits a field, 0 best; None where it does not."""
     words, plain = _words(name), _plain(name)
-    ends = ("id", "no", "code") if field in _IDS else ("type",) if field == "type" else ()
+    ends = ("id", "no", "nr", "code") if field in _IDS else ("type",) if field == "type" else ()
     for at, told in enumerate(_NAMES[field]):
         if plain in {told, f"event{told}", f"unix{told}", f"unixreview{told}", *(told + end for end in ends)}:
             return at
@@ -315,8 +332,8 @@ def _is_fractional(head: Columns, name: str) -> bool:
 
 def _words(name: str) -> set[str]:
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
-    return {word.lower() for word in re.split(r"[^A-Za-z0-9]+", parted) if word}
+    return {word.lower() for word in re.split(r"[\W_]+", parted) if word}
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    return re.sub(r"[\W_]", "", name.lower())

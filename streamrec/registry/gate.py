@@ -253,7 +253,7 @@ class Gate:
         if not candidate.probes_pass:
             return decision(Verdict.REJECT, Reason.PROBES_FAILED, f"its probe histories are not answered as recorded{detail}")
         if live is None:
-            return decision(Verdict.PROMOTE, Reason.FIRST_VERSION, "no version is live yet")
+            return decision(Verdict.PROMOTE, Reason.FIRST_VERSION, "it is the first, nothing was live before it")
         if not live.is_finite or not math.isfinite(window.live_sum):
             return decision(Verdict.PROMOTE, Reason.LIVE_NOT_FINITE, "the live version's weights or scores are not finite")
         if few := _few(doubts.like, cfg):

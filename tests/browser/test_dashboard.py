@@ -176,7 +176,7 @@ def test_the_answer_changes_after_an_event_and_stays_beside_the_new_one_after_a_
     assert second != first
     assert page.locator("li.item").first.locator(".why .name").first.inner_text() == "for Copper clock"
     taught = page.locator("li.item").first.locator(".by").inner_text()
-    assert re.fullmatch(r"Expected by (transformer|linear) \d+ %(, (transformer|linear) \d+ %)?", taught)
+    assert re.fullmatch(r"In all users' newest labels by (transformer|linear) \d+ %(, (transformer|linear) \d+ %)?", taught)
     before, version = server.board.state.version, server.promote()
     page.wait_for_selector(".answers.pair", timeout=15_000)
     sides = page.locator(".answer")

@@ -3,7 +3,7 @@
 import { chart } from "../charts.js";
 import { h, say } from "../dom.js";
 import { flow } from "../flow.js";
-import { greatest, rate, series, spread, sum } from "../numbers.js";
+import { always, greatest, rate, series, spread, sum } from "../numbers.js";
 import { number, seconds, several, share } from "../words.js";
 
 const STALE_S = 15;
@@ -58,15 +58,17 @@ function mount(root, { live }) {
     }
     notes.hidden = !seen.notes.length;
     picture.set(seen.boxes);
-    put("state", seconds(seen.state?.quantiles[0]), fresh(seen.state));
-    put("model", seconds(seen.model?.quantiles[0]), fresh(seen.model));
+    put("state", seconds(seen.state.quantiles?.[0]), fresh(seen.state));
+    put("model", seconds(seen.model.quantiles?.[0]), fresh(seen.model));
+    const span = (frame.at_ms - frames[0].at_ms) / 1000;
+    const late = (overS) => (span < overS ? "since this page is open" : `in the last ${overS === 60 ? "minute" : `${overS} s`}`);
     put("lag", number(seen.lag), seen.lag === null ? "no stream" : "events wait in the log");
-    put("step", seconds(seen.step?.mean), seen.step ? "mean of the last minute" : "none in the last minute");
+    put("step", seconds(seen.step?.mean), seen.step ? "mean of the last minute" : `none ${late(60)}`);
     put("swap", seconds(sum(frame, "streamrec_swap_seconds")), several(seen.replicas, "replica", "replicas"));
-    const asked30 = seen.times ? `half of ${number(seen.times.count)}; 99 % within ${seconds(seen.times.quantiles[1])}` : "nobody asked in the last 30 s";
+    const asked30 = seen.times ? `half of ${number(seen.times.count)}; 99 % within ${seconds(seen.times.quantiles[1])}` : `nobody asked ${late(30)}`;
     put("answers", seconds(seen.times?.quantiles[0]), asked30);
     put("errors", `${number(seen.errors ?? 0)} /s`, `${number(seen.refused ?? 0)} /s refused`, seen.errors > 0);
-    put("source", share(seen.student), seen.student === null ? "nobody asked in the last 30 s" : "others got popular items");
+    put("source", share(seen.student), seen.student === null ? `nobody asked ${late(30)}` : "others got popular items");
     const line = (name, color, of) => ({ name, color, values: frames.map((_, at) => of(frames.slice(Math.max(0, at - 10), at + 1))) });
     const lines = [
       line("Requests", "--series-1", (some) => rate(some, "streamrec_requests_total", asked, 5)),
@@ -84,7 +86,16 @@ function mount(root, { live }) {
   };
 }
 
-const fresh = (times) => (times ? `half of them; 95 % within ${seconds(times.quantiles[1])}` : "no event in the last minute");
+// Of the last minute, else of all that a replica has timed: a stream to which nothing comes was as fresh as its last events.
+function freshness(frames, frame, bounds, name) {
+  const late = spread(frames, bounds, name, {}, [0.5, 0.95], 60);
+  return late ?? { ...always(frame, bounds, name, {}, [0.5, 0.95]), isOld: true };
+}
+
+function fresh({ quantiles, isOld }) {
+  if (!quantiles) return "none came since the replicas began";
+  return `half of them; 95 % within ${seconds(quantiles[1])}${isOld ? ", since the replicas began" : ""}`;
+}
 
 function read(frames, frame, bounds) {
   const of = (name, where, overS) => rate(frames, name, where, overS);
@@ -107,8 +118,8 @@ function read(frames, frame, bounds) {
   const version = frame.live?.model_version;
   const isLearning = lag !== null && !isStale && !held.some((one) => one.switch === "pause");
   return {
-    state: spread(frames, bounds, "streamrec_state_freshness_seconds", {}, [0.5, 0.95], 60),
-    model: spread(frames, bounds, "streamrec_model_freshness_seconds", {}, [0.5, 0.95], 60),
+    state: freshness(frames, frame, bounds, "streamrec_state_freshness_seconds"),
+    model: freshness(frames, frame, bounds, "streamrec_model_freshness_seconds"),
     lag,
     step,
     replicas,

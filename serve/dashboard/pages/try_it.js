@@ -132,7 +132,7 @@ function entry(item, place, strongest, before) {
     fill.style.width = `${(100 * Math.abs(value)) / strongest}%`;
     return [h("span", { class: "name", title: name }, name), h("span", { class: "track", "aria-hidden": "true" }, fill), h("span", { class: "num" }, `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`)];
   });
-  // Whose labels spoke for the item when the version learned, each teacher's share.
+  // Whose labels spoke for the item, to anybody, when the version learned: each teacher's share.
   const teachers = Object.entries(item.teachers ?? {}).sort(([, one], [, other]) => other - one);
   return h(
     "li",
@@ -141,7 +141,7 @@ function entry(item, place, strongest, before) {
     h("span", {}, h("span", { class: "title" }, title ?? item.item_id), title ? h("span", { class: "soft small" }, ` ${item.item_id}`) : null),
     h("span", { class: "soft small num" }, moved ? h("span", { class: "moved" }, `${moved}  `) : null, item.score.toFixed(2)),
     why.length ? h("div", { class: "why" }, ...why) : null,
-    teachers.length ? h("p", { class: "by soft small" }, `Expected by ${teachers.map(([name, part]) => `${name} ${Math.round(100 * part)} %`).join(", ")}`) : null,
+    teachers.length ? h("p", { class: "by soft small" }, `In all users' newest labels by ${teachers.map(([name, part]) => `${name} ${Math.round(100 * part)} %`).join(", ")}`) : null,
   );
 }
 

@@ -123,14 +123,14 @@ def test_a_known_format_needs_no_mapping_and_parquet_is_read_by_its_columns() ->
 
 def test_columns_whose_names_say_nothing_are_found_by_what_is_in_them_and_what_is_not_read_is_named() -> None:
     rows = (f"k{row % 3};a{row % 4};{('view', 'buy')[row % 2]};01.03.2025 08:{row:02d}:36;{row}\n" for row in range(24))
-    Path("laden.csv").write_text("Kunden-Nr.;Artikel;was;Zeitpunkt;Menge\n" + "".join(rows))
+    Path("laden.csv").write_text("Kunden-Nr.;Artikel;was;Stempel;Menge\n" + "".join(rows))
     said = call("init", "laden.csv", "--map", "user=Kunden-Nr.,item=Artikel")
-    assert "time          Zeitpunkt  (no name says so; from 2025-03-01T08:00 to 2025-03-01T08:23: look whether it is right)" in said.stdout
+    assert "time          Stempel  (no name says so; from 2025-03-01T08:00 to 2025-03-01T08:23: look whether it is right)" in said.stdout
     assert "type          was  (no name says so; buy, view: look whether it is right)" in said.stdout
     assert "not read      Menge; name one with --map FIELD=COLUMN, of user, item, time, type, value, session, basket, split" in said.stdout
     assert "event type    buy: target, because of 'buy'" in said.stdout
     known = json.loads(call("init", "laden.csv", "--map", "user=Kunden-Nr.,item=Artikel", "--json", "--force").stdout)
-    assert (known["not_read"], known["mapping"]["time"], known["mapping"]["type"]) == (["Menge"], "Zeitpunkt", "was")
+    assert (known["not_read"], known["mapping"]["time"], known["mapping"]["type"]) == (["Menge"], "Stempel", "was")
 
 
 def test_a_column_of_words_that_say_nothing_of_what_was_done_is_no_event_type() -> None:

@@ -48,6 +48,10 @@ def guessed(**columns: str) -> dict[str, str]:
             {"item_type": "type", "item_id": "item", "user_id": "user", "created_at": "iso", "order_value": "price", "session_id": "user"},
             {"user": "user_id", "item": "item_id", "time": "created_at", "type": "item_type", "session": "session_id"},
         ),
+        (
+            {"Beleg-Nr": "id", "Kd.Nr.": "user", "Art.-Nr": "item", "Menge": "count", "Buchungsdatum": "iso", "Vorgang": "type"},
+            {"user": "Kd.Nr.", "item": "Art.-Nr", "time": "Buchungsdatum", "type": "Vorgang", "basket": "Beleg-Nr"},
+        ),
         ({"user": "user", "item": "item", "score": "price"}, {"user": "user", "item": "item"}),
         ({"user": "user", "item": "item", "type": "id"}, {"user": "user", "item": "item"}),
         (
@@ -117,6 +121,7 @@ def test_a_column_that_is_named_like_a_time_and_is_none_is_told_of_unless_times_
             "looks like the item, got price, user, name it: streamrec init a.csv --map item=COLUMN",
         ),
         ({"17": "user", "23": "item", "name": "iso"}, "line 1 of a.csv is no header"),
+        ({"u30": "user", "i18": "item", "1764000000123": "seconds"}, "line 1 of a.csv is no header"),
     ],
 )
 def test_what_can_not_be_guessed_is_asked_for(columns: dict[str, str], message: str) -> None:
