@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 
 from streamrec.errors import DatasetError
 
-TIMES_ALLOWED = "seconds, milliseconds, ISO 8601 such as 2010-12-01 08:26:00 or 2010-12-01T08:26:00Z, 01.12.2010 08:26:00, 2010/12/01 08:26:00, or 12/31/2010 08:26"
+TIMES_ALLOWED = (
+    "seconds, milliseconds, ISO 8601 such as 2010-12-01 08:26 or 2010-12-01T08:26:00Z, 01.12.2010 08:26:00, 2010/12/01 08:26:00, or 12/31/2010 08:26"
+)
 _FULL_YEAR = r"^(\d{1,2}[./]\d{1,2}[./]\d{4}|\d{4}/\d{1,2}/\d{1,2})( |$)"
 _CLOCKS = (" %H:%M:%S", " %H:%M", "")
 _PLAIN = tuple(f"{day}{clock}" for day in ("%d.%m.%Y", "%Y/%m/%d") for clock in _CLOCKS)
