@@ -212,7 +212,7 @@ class Controller:
         if self._saver.holds_older(self.state.forgot_batch):  # Commits that know a deleted user go with later ones, which come in any case.
             due_ms.append(self.state.planned_ms)
         refreshes = self.refreshing.facts(measured.now_ms, switches)
-        must_publish = any(line.must_publish(self.state.due) for line in self._lines() if line.student_name not in holds)
+        must_publish = any(line.must_publish(self.state) for line in self._lines() if line.student_name not in holds)
         facts = self.state.facts(self._has_uncommitted(), must_publish, min(due_ms, default=None), self.refreshing.record, refreshes)
         return next_plan(facts, measured, self.config)
 
@@ -362,11 +362,11 @@ class Controller:
         items = ItemFacts(self.ingest.vocabulary, recent.counts(ever), recent.facts(), lambda: say_of(self.labelling.store))
         mine = facts if chosen is self.parts.student else facts.model_copy(update={"teachers": {}})
         own = items if chosen is self.parts.student else items.without_say()
-        report.published = self.line.publish(plan, examples, chosen, own, mine, self.state.due)
+        report.published = self.line.publish(plan, examples, chosen, own, mine, self.state)
         if report.published is not None and self.state.live is None:  # Nothing to compare with: the first version goes live on its probes.
             report.decision = self.line.decide_first(plan)
         for name, line in self._further.items():
-            version = line.publish(plan, self.students.of(name, examples), line.student, items, facts, self.state.due)
+            version = line.publish(plan, self.students.of(name, examples), line.student, items, facts, self.state)
             if version is not None:
                 report.note(name, published=version)
                 if line.state.live is None:

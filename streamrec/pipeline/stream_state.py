@@ -254,8 +254,12 @@ class StreamState(Impersonal):
 
         One is published even if nothing was learned then and no more comes: of what came while a candidate waited, too.
         """
-        batch = max(self.forgot_batch, self.told_batch, self.applied_batch)
-        return version_name(batch) if batch else None
+        return _named(max(self.forgot_batch, self.told_batch, self.applied_batch))
+
+    @property
+    def due_for_each(self) -> str | None:
+        """The same without what users did, which may be in namespaces of which a further student learns nothing."""
+        return _named(max(self.forgot_batch, self.told_batch))
 
     def versions_not_before(self, needed: str | None) -> str | None:
         """Return the oldest version that has learned from nobody who was deleted since; None while nobody was, or no kept commit has a version.
@@ -287,6 +291,10 @@ class StreamState(Impersonal):
         """Return the SHA-256 of the state, in hex."""
         snapshot = self.snapshot()
         return digest_of(ComponentState(snapshot.arrays, {name: value for name, value in snapshot.meta.items() if name not in _NOT_LEARNED}))
+
+
+def _named(batch: int) -> str | None:
+    return version_name(batch) if batch else None
 
 
 def books(state: StreamState, committed: dict[str, int]) -> dict[str, int]:

@@ -79,8 +79,13 @@ class VersionLine:
         """Return the time since the last publication by this process, or since it recovered a candidate."""
         return self._parts.clock.monotonic_s() - self._published_s
 
-    def must_publish(self, due: str | None) -> bool:
-        """Return whether all that was published is older than ``due``, and nothing waits; see `StreamState.due`."""
+    def must_publish(self, stream: StreamState) -> bool:
+        """Return whether all that was published is older than what is due, and nothing waits; see `StreamState.due`.
+
+        For a student of some namespaces alone that is what concerns every student: their events come with theirs.
+        """
+        is_of_some = self.name != MAIN and self._parts.students[self.name].namespaces
+        due = stream.due_for_each if is_of_some else stream.due
         if self.publisher is None or due is None or self.state.live is None or self.state.candidate is not None:
             return False
         return (self.state.newest or "") < due
@@ -253,7 +258,7 @@ class VersionLine:
         return self.decide(plan, dict.fromkeys(self.versions(), none), none, np.zeros(0, np.int64))
 
     def publish(
-        self, plan: Plan, examples: Examples, source: Worker[Learner], items: ItemFacts, facts: VersionFacts, due: str | None = None
+        self, plan: Plan, examples: Examples, source: Worker[Learner], items: ItemFacts, facts: VersionFacts, stream: StreamState
     ) -> str | None:
         """Publish weights as the next candidate and return its name; None while one is still waiting for evidence, or nothing was learned.
 
@@ -263,10 +268,10 @@ class VersionLine:
             source: Whose weights: the student's, or those of one that takes its place.
             items: What a version says of items.
             facts: And of itself.
-            due: Older than this nothing may be that is newest, even if nothing was learned; see `must_publish`.
+            stream: Says what a version is due for, even if nothing was learned; see `must_publish`.
         """
         state, publisher = self.state, self.publisher
-        has_news = len(examples) or state.live is None or self.must_publish(due)
+        has_news = len(examples) or state.live is None or self.must_publish(stream)
         is_held = self.student_name in plan.holds
         if publisher is None or not plan.publish or is_held or state.candidate is not None or not has_news:
             return None

@@ -58,6 +58,19 @@ def test_each_student_has_a_size_metrics_and_promoted_versions_of_its_own(world:
     assert registry_of(world, "default").live() == controller.state.live
 
 
+def test_a_student_of_one_namespace_publishes_nothing_for_what_others_do(world: World, make_record: Callable[..., Record]) -> None:
+    controller = world.controller()
+    world.play(controller)
+    before = {name: len(registry_of(world, name).versions()) for name in ("default", "small", "shop")}
+    for number in range(400, 440):
+        world.append([make_record(f"u{number % 5}", f"i{number % 7}", number)])
+        world.clock.advance(3.0)
+        controller.step()
+    found = {name: len(registry_of(world, name).versions()) - num for name, num in before.items()}
+    assert found["default"] > 1 < found["small"]
+    assert found["shop"] <= 1  # What had come before.
+
+
 def test_a_job_ends_with_what_is_live_also_where_a_person_has_moved_it_since_the_last_step(world: World) -> None:
     controller = world.controller()
     world.play(controller)
