@@ -13,12 +13,13 @@ import pyarrow.compute as pc
 from streamrec.errors import DatasetError
 
 TIMES_ALLOWED = (
-    "seconds, milliseconds, ISO 8601 such as 2010-12-01 08:26 or 2010-12-01T08:26:00Z, 01.12.2010 08:26:00, 2010/12/01 08:26:00, or 12/31/2010 08:26"
+    "seconds, milliseconds, ISO 8601 such as 2010-12-01 08:26 or 2010-12-01T08:26:00Z, 01.12.2010 08:26:00, 2010/12/01 08:26:00, 12/31/2010 8:26 PM"
+    " or 31/12/2010 20:26"
 )
 _FULL_YEAR = r"^(\d{1,2}[./]\d{1,2}[./]\d{4}|\d{4}/\d{1,2}/\d{1,2})( |$)"
-_CLOCKS = (" %H:%M:%S", " %H:%M", "")
-_PLAIN = tuple(f"{day}{clock}" for day in ("%d.%m.%Y", "%Y/%m/%d") for clock in _CLOCKS)
-"""Forms in which nobody takes the day for the month."""
+_CLOCKS = (" %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p", "")
+_PLAIN = ("%d.%m.%Y", "%Y/%m/%d")
+"""Days that nobody takes for months."""
 _ISO_TIME = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2})?"
 _SCALES = ((1e11, 1000, 1), (1e14, 1, 1), (1e17, 1, 1000), (np.inf, 1, 1_000_000))  # largest number below, multiply by, divide by
 
@@ -75,8 +76,9 @@ class Columns:
 
         Numbers are seconds while the column's largest is below 1e11 (the year 5138), else milliseconds below 1e14, else microseconds
         below 1e17, else nanoseconds. Texts are ISO 8601 with an optional offset from UTC; without one they are UTC. Texts such as
-        ``31.12.2010 8:26`` and ``2010/12/31 8:26`` are UTC, with or without a time of day or its seconds. Texts such as ``12/31/2010 8:26`` are
-        month, day, year, UTC, where ``is_month_first`` says so or some day of them is beyond 12; else they are an error.
+        ``31.12.2010 8:26`` and ``2010/12/31 8:26`` are UTC, with or without a time of day, its seconds, and AM or PM. So are texts such as
+        ``12/31/2010 8:26``; the month comes first where ``is_month_first`` says so, else whichever order all of them allow; where that is both they
+        are an error.
         """
         column = _whole(self.table[name])
         if pa.types.is_temporal(column.type):
@@ -92,13 +94,12 @@ class Columns:
         if times.null_count:
             # %Y takes 10 for the year 10.
             full = pc.if_else(pc.match_substring_regex(texts, _FULL_YEAR), texts, pa.scalar(None, pa.string()))
-            told = [pc.strptime(full, format=form, unit="s", error_is_null=True) for form in _PLAIN]
-            times = pc.coalesce(times, *(pc.multiply(each.cast(pa.int64()), 1000) for each in told))
+            times = pc.coalesce(times, *(_parse_clocks(full, day) for day in _PLAIN))
         if times.null_count:
-            american = pc.strptime(full, format="%m/%d/%Y %H:%M", unit="s", error_is_null=True)
-            times = self._without_nulls(pc.coalesce(times, pc.multiply(american.cast(pa.int64()), 1000)), name)
-            if not is_month_first and pc.max(pc.day(american)).as_py() <= 12:
-                raise self._unsettled(int(np.argmax(american.is_valid().to_numpy(zero_copy_only=False))), name)
+            month_first, day_first = (pc.coalesce(times, _parse_clocks(full, day)) for day in ("%m/%d/%Y", "%d/%m/%Y"))
+            if not is_month_first and not month_first.null_count and not day_first.null_count:
+                raise self._unsettled(int(np.argmax(times.is_null().to_numpy(zero_copy_only=False))), name)
+            times = day_first if not is_month_first and month_first.null_count and not day_first.null_count else month_first
         return self._without_nulls(times, name)
 
     def _without_nulls(self, times: pa.Array, name: str) -> pa.Array:
@@ -158,6 +159,12 @@ def _scale_to_ms(numbers: pa.Array) -> pa.Array:
     values = np.where(known, values, 0)
     scaled = values * multiply if divide == 1 else values // divide
     return pa.array(np.round(scaled).astype(np.int64), mask=~known)
+
+
+def _parse_clocks(texts: pa.Array, day: str) -> pa.Array:
+    """Return int64 milliseconds; null where a text is no such day, in the form of `strptime`, with or without a time of day."""
+    told = [pc.strptime(texts, format=f"{day}{clock}", unit="s", error_is_null=True) for clock in _CLOCKS]
+    return pc.multiply(pc.coalesce(*(each.cast(pa.int64()) for each in told)), 1000)
 
 
 def _parse_iso(texts: pa.Array) -> pa.Array:

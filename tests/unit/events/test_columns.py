@@ -32,6 +32,9 @@ def times(cells: list[Any]) -> list[int]:
         (["1.12.2010 8:26", "01.01.1970", "31.12.2010 08:26:05"], [1_291_191_960_000, 0, 1_293_783_965_000]),
         (["2010/12/01 08:26:00", "2010/12/1 8:26", "1970/1/1"], [1_291_191_960_000, 1_291_191_960_000, 0]),
         (["12/1/2010 8:26", "1970-01-01", "12/31/2010 8:26"], [1_291_191_960_000, 0, 1_293_783_960_000]),
+        (["12/1/2010 8:26 AM", "12/31/2010 12:00:05 PM", "12/31/2010"], [1_291_191_960_000, 1_293_796_805_000, 1_293_753_600_000]),
+        (["1/12/2010 8:26", "31/12/2010 08:26:05"], [1_291_191_960_000, 1_293_783_965_000]),
+        (["1.12.2010 8:26 pm", "2010/12/01 12:26 AM"], [1_291_235_160_000, 1_291_163_160_000]),
         ([datetime.datetime(2010, 12, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))], [1_291_154_400_000]),
         ([datetime.date(2010, 12, 1)], [1_291_161_600_000]),
         ([1.5, 2.0], [1_500, 2_000]),
@@ -52,6 +55,11 @@ def test_an_unparsable_time_is_named_by_line_and_column(bad: str | None) -> None
 def test_where_no_line_settles_whether_the_month_comes_first_nothing_is_guessed(cells: list[str]) -> None:
     with pytest.raises(DatasetError, match=r"line 3, column 't' of f.csv begins with a month or with a day, .* got '1.?/1.*write them so"):
         times(cells)
+
+
+def test_a_column_of_both_orders_is_refused() -> None:
+    with pytest.raises(DatasetError, match=r"line 4, column 't' of f.csv can't be used, got '31/12/2010 8:26'"):
+        times(["1/12/2010 8:26", "12/31/2010 8:26", "31/12/2010 8:26"])
 
 
 def test_an_unparsable_number_is_named_by_line_and_column() -> None:

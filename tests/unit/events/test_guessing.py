@@ -99,7 +99,7 @@ def test_what_is_given_is_not_guessed_and_its_column_is_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("name", "cells", "got"),
     [
-        ("time", ["13/11/2025 08:12"] * NUM, "'13/11/2025 08:12'"),
+        ("time", ["13/13/2025 08:12"] * NUM, "'13/13/2025 08:12'"),
         ("ts", ["24.11.25 16:00:09"] * NUM, "'24.11.25 16:00:09'"),
         ("order date", ["3/11/2025 08:12"] * NUM, "'3/11/2025 08:12'"),
         ("time", CELLS["count"], "1970-01-01T00:00:00.000 to 1970-01-01T00:00:02.000, read as a time"),
