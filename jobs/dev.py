@@ -43,6 +43,7 @@ from streamrec.pipeline.driver import Driver
 from streamrec.pipeline.ray_workers import leave
 from streamrec.pipeline.report import StepReport
 from streamrec.pipeline.session import Session, check_own, open_session
+from streamrec.pipeline.stream_numbers import StreamNumbers
 from streamrec.registry.telling import STREAM
 
 QUIET_S = 2.0
@@ -103,7 +104,7 @@ def _dev(options: argparse.Namespace) -> int:
             sys.stdout.flush()
             driver = started(session, cli.waiter(stop), numbers)
             with LiveReader(url, api_key()) as reader, LiveView(reader.facts, _situation(config, session, url)) as view:
-                _first(session, driver, view, stop)
+                _first(session, driver, view, stop, numbers)
                 _follow(session, driver, view, reader, stop)
             numbers.ended(driver.controller, driver.controller.finish())
             summary = cli.summary(driver.controller)
@@ -125,13 +126,14 @@ def _situation(config: Config, session: Session, url: str) -> Situation:
     return Situation("dev", places)
 
 
-def _first(session: Session, driver: Driver, view: LiveView, stop: threading.Event) -> None:
-    """Bring the first version live, as soon as there is something to learn from; returns at once where there is one."""
+def _first(session: Session, driver: Driver, view: LiveView, stop: threading.Event, numbers: StreamNumbers) -> None:
+    """Bring the first version live, as soon as there is something to learn from; returns at once where there is one. Tells the boards meanwhile."""
     gathering = Gathering(driver.controller.parts.clock)
     cli.stop_on_signals(stop)
     while driver.controller.state.live is None and not stop.is_set():
         check_own(session)
         num = driver.lag() or 0
+        numbers(driver.controller, None, lambda num=num: num)
         view.situation.phase = f"{num} events are here, more may come" if num else WAITING
         view.tick()
         if not gathering.is_done(num):
@@ -140,15 +142,19 @@ def _first(session: Session, driver: Driver, view: LiveView, stop: threading.Eve
         view.enter(f"learning the first {num} events, training the first teachers")
         cli.end_on_signals()  # What is learned before the first version is learned again at the next start.
         try:
-            driver.begin(partial(_learn, session, view))
+            driver.begin(partial(_learn, session, driver, view, numbers))
         except DataError as error:
             cli.say(f"{error}; waiting for more")
         cli.stop_on_signals(stop)
     view.situation.phase = ""
 
 
-def _learn(session: Session, view: LiveView, controller: Controller) -> None:
-    bootstrap(controller, session.reader.latest(controller.config.log.events_topic), partial(_tell, view))
+def _learn(session: Session, driver: Driver, view: LiveView, numbers: StreamNumbers, controller: Controller) -> None:
+    def on_step(report: StepReport) -> None:
+        _tell(view, report)
+        numbers(controller, report, driver.lag)
+
+    bootstrap(controller, session.reader.latest(controller.config.log.events_topic), on_step)
 
 
 def _follow(session: Session, driver: Driver, view: LiveView, reader: LiveReader, stop: threading.Event) -> None:

@@ -19,6 +19,8 @@ from streamrec.cli import app
 from streamrec.clock import ManualClock
 from streamrec.config import parse_config
 from streamrec.errors import DataError, EmbeddedBrokerError
+from streamrec.pipeline.plan import Plan
+from streamrec.pipeline.report import StepReport
 
 
 @pytest.fixture
@@ -63,21 +65,24 @@ class Stub:
         return self.nums.pop(0) if len(self.nums) > 1 else self.nums[0]
 
 
-def first(driver: Stub, monkeypatch: pytest.MonkeyPatch, learns: list[Any], ended: Any = None) -> tuple[list[str], LiveView]:
+def first(
+    driver: Stub, monkeypatch: pytest.MonkeyPatch, learns: list[Any], ended: Any = None, numbers: Callable[..., None] = lambda *_: None
+) -> tuple[list[str], LiveView]:
     stop, said = threading.Event(), []
     view = LiveView(Facts, Situation("dev"), clock=driver.clock)
     monkeypatch.setattr(stop, "wait", lambda _: False)
     monkeypatch.setattr(dev.cli, "say", said.append)
 
-    def bootstrap(controller: Any, *_: Any) -> None:
+    def bootstrap(controller: Any, _: Any, on_step: Callable[[Any], None]) -> None:
         learned = learns.pop(0)
+        on_step(StepReport(Plan(batch=1, ranges=(), now_ms=0, seed=0)))
         if isinstance(learned, Exception):
             raise learned
         controller.state.live = learned
 
     monkeypatch.setattr(dev, "bootstrap", bootstrap)
     session = SimpleNamespace(broker_ended=lambda: ended, reader=SimpleNamespace(latest=lambda _: {0: 1}))
-    dev._first(session, driver, view, stop)  # type: ignore[arg-type]
+    dev._first(session, driver, view, stop, numbers)  # type: ignore[arg-type]
     return said, view
 
 
@@ -89,6 +94,13 @@ def test_events_that_teach_nothing_are_told_and_more_are_waited_for(monkeypatch:
     learning = "learning the first 2 events, training the first teachers"
     assert lines == [dev.WAITING, learning, "Bootstrap: the log has nothing to learn from; waiting for more"]
     assert (driver.state.live, view.situation.phase) == ("v00000002", "")
+
+
+@pytest.mark.usefixtures("_handlers")
+def test_whoever_looks_at_a_server_hears_of_the_stream_before_its_first_version_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[bool, int | None]] = []
+    first(Stub([0, 2]), monkeypatch, ["v00000002"], numbers=lambda _, report, lag: told.append((report is not None, lag())))
+    assert told == [(False, 0), (False, 2), (False, 2), (False, 2), (True, 2)]
 
 
 @pytest.mark.usefixtures("_handlers")
