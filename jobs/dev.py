@@ -133,7 +133,7 @@ def _first(session: Session, driver: Driver, view: LiveView, stop: threading.Eve
     while driver.controller.state.live is None and not stop.is_set():
         check_own(session)
         num = driver.lag() or 0
-        numbers(driver.controller, None, lambda num=num: num)
+        numbers(driver.controller, None, driver.lag)
         view.situation.phase = f"{num} events are here, more may come" if num else WAITING
         view.tick()
         if not gathering.is_done(num):
