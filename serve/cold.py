@@ -51,7 +51,6 @@ from streamrec.serving.requests import parse_query
 from streamrec.serving.slot import LiveModel
 
 _MADE = frozenset({"event_id", "event_time"})
-_STATUS_OF_REASON = {"kind_not_accepted": 403}
 
 
 def _item_id(request: Request, item_id: str) -> str:
@@ -209,7 +208,7 @@ class ColdRoutes:
     async def promote(self, version: str, request: Request, body: ReasonBody | None = None) -> Response:
         """The registry's alias moves; replicas follow within a tenth of a second."""
         reason = _reason(body, request)
-        return await self._move(lambda: self._backend.moves.promote(version, reason), f"promotion of {version!r}", request)
+        return await self._move(lambda: self._backend.moves.promote(version, reason), f"promotion of {version!r}", request, version)
 
     async def rollback(self, request: Request, body: ReasonBody | None = None) -> Response:
         """The registry's alias moves back; replicas follow within a tenth of a second."""
@@ -223,12 +222,12 @@ class ColdRoutes:
     async def pin(self, version: str, request: Request, body: ReasonBody | None = None) -> Response:
         """As `streamrec pin VERSION --live`: held first, then promoted."""
         reason, by = _why(body), _who(request)
-        return await self._turn(lambda: self._backend.moves.pin(version, reason, by), f"pin of {version!r}", request)
+        return await self._turn(lambda: self._backend.moves.pin(version, reason, by), f"pin of {version!r}", request, version)
 
     async def unpin(self, version: str, request: Request, body: ReasonBody | None = None) -> Response:
         """As `streamrec unpin`: it stays live until a better one is promoted."""
         reason, by = _why(body), _who(request)
-        return await self._turn(lambda: self._backend.moves.unpin(version, reason, by), f"unpin of {version!r}", request)
+        return await self._turn(lambda: self._backend.moves.unpin(version, reason, by), f"unpin of {version!r}", request, version)
 
     async def switches(self, request: Request) -> Response:
         """As `streamrec switches` ends."""
@@ -268,14 +267,14 @@ class ColdRoutes:
         reason, by = _why(body), _who(request)
         return await self._turn(lambda: self._backend.moves.turn(action, reason, by), f"switch: {action}", request)
 
-    async def _turn(self, turn: Callable[[], dict[str, Any]], what: str, request: Request) -> Response:
-        return await self._ordered(turn, what, request, "stream", "what this server and its state allow")
+    async def _turn(self, turn: Callable[[], dict[str, Any]], what: str, request: Request, version: str = "") -> Response:
+        return await self._ordered(turn, what, request, "version" if version else "stream", version, "what this server and its state allow")
 
-    async def _move(self, move: Callable[[], dict[str, Any]], what: str, request: Request) -> Response:
-        return await self._ordered(move, what, request, "version", "a version that is there and allowed")
+    async def _move(self, move: Callable[[], dict[str, Any]], what: str, request: Request, version: str = "") -> Response:
+        return await self._ordered(move, what, request, "version", version, "a version that is there and allowed")
 
-    async def _ordered(self, do: Callable[[], dict[str, Any]], what: str, request: Request, field: str, allowed: str) -> Response:
-        """Do what a person ordered, and note it for those who look into it later."""
+    async def _ordered(self, do: Callable[[], dict[str, Any]], what: str, request: Request, field: str, got: str, allowed: str) -> Response:
+        """Do what a person ordered, and note it for those who look into it later; a refusal shows ``got``, or else the path."""
         request_id = self._id(request)
         if what:
             audit(caller_of(request.scope), what, request_id)
@@ -286,7 +285,7 @@ class ColdRoutes:
         except BrokerError as error:
             raise Refusal(503, "broker", "no answer", "an answer", str(error), again_after(1)) from error
         except (OperatorError, ConfigError) as error:
-            raise Refusal(409, field, path_of(request.scope)[:200], allowed, str(error)) from error
+            raise Refusal(409, field, (got or path_of(request.scope))[:200], allowed, str(error)) from error
         return self._json({**done, "request_id": request_id})
 
     async def _write(self, event: dict[str, Any], query: WhereQuery, request: Request) -> Response:
@@ -296,8 +295,10 @@ class ColdRoutes:
         with self._gate.entered():
             (result,) = await append(self._backend, [event], self._log_name, caller_of(request.scope), request_id)
         if result["status"] != "accepted":
-            reason = result["reason"]
-            raise Refusal(_STATUS_OF_REASON.get(reason, 400), "body", reason, "a valid event of an accepted kind", f"Event: {result['detail']}")
+            reason, detail = result["reason"], f"Event: {result['detail']}"
+            if reason == "kind_not_accepted":
+                raise Refusal(403, "kind", event["kind"], "the kinds in serving.accepts", detail)
+            raise Refusal(400, "body", reason, "a valid event", detail)
         return self._json({**result, "event_id": event["event_id"], "request_id": request_id})
 
     def _facts(self, model: LiveModel | None, request: Request) -> dict[str, Any]:

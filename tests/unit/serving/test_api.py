@@ -164,7 +164,7 @@ def test_a_user_is_shown_and_forgotten(shop):
 
 def test_a_deletion_is_refused_where_it_is_not_accepted(serving):
     answer = serving(is_local=True).ask("DELETE", "/v1/users/u1")
-    assert (answer.status, answer.body["error"]["got"]) == (403, "kind_not_accepted")
+    assert (answer.status, answer.body["error"]["field"], answer.body["error"]["got"]) == (403, "kind", "deletion")
     assert "serving.accepts" in answer.body["error"]["message"]
 
 
@@ -175,6 +175,7 @@ def test_models_are_moved_where_the_server_is_local_or_was_told_so(shop, serving
     assert (shop.ask("POST", "/v1/models:rollback").status, registry.live()) == (200, "v00000013")
     missing = shop.ask("POST", "/v1/models/v00000099:promote")
     assert (missing.status, "v00000099" in missing.body["error"]["message"]) == (409, True)
+    assert missing.body["error"]["got"] == "v00000099"
     for path in ("/v1/models/v00000012:promote", "/v1/models:rollback"):
         refused = serving().ask("POST", path)
         assert (refused.status, "serving.remote_promotion" in refused.body["error"]["message"]) == (403, True)
