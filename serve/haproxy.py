@@ -10,6 +10,9 @@ import os
 import secrets
 import shutil
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
@@ -58,12 +61,27 @@ def folder(stack: ExitStack) -> Path:
     """Return where this cluster's HAProxy has its files.
 
     On a cluster that is there, Serve may outlive the server that started it, and whoever ends it has to find the folder: it's named after the
-    cluster. With a cluster of one's own it goes with the stack.
+    cluster. With a cluster of one's own it goes with the stack; where this process is killed, a small one ends what has its files there.
     """
     if ray_address() is None:
-        return stack.enter_context(temporary_folder("ha-", _MAX_FOLDER_CHARS))
+        where = stack.enter_context(temporary_folder("ha-", _MAX_FOLDER_CHARS))
+        stack.enter_context(_swept_after_a_kill(where))
+        return where
     cluster = f"{os.getuid()} {ray.get_runtime_context().gcs_address}"
     return Path("/tmp") / f"streamrec-ha-{hashlib.sha256(cluster.encode()).hexdigest()[:8]}"  # noqa: S108 - sockets need a short path
+
+
+@contextlib.contextmanager
+def _swept_after_a_kill(where: Path) -> Iterator[None]:
+    words = [sys.executable, "-I", "-S", str(Path(__file__).with_name("_janitor.py")), str(where)]
+    quiet = subprocess.DEVNULL
+    # A session of its own: Ctrl-C goes to all processes of the terminal's.
+    janitor = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)  # noqa: S603 (a script of ours)
+    try:
+        yield
+    finally:
+        janitor.kill()
+        janitor.communicate()
 
 
 def flags(where: Path) -> dict[str, str]:
