@@ -3,7 +3,7 @@
     python -m jobs.replay --config streamrec.toml --data ratings.csv --broker 127.0.0.1:9092 --speed 600x
     ray job submit --working-dir . -- python -m jobs.replay --config streamrec.toml --data ratings.csv --rate 500
 
-The file is recognised by its content (Online Retail, MovieLens, RecBole, sessions, Taobao, CiteULike); any other CSV or Parquet file needs
+The file is recognised by its content (Online Retail, MovieLens, RecBole, sessions, Taobao, CiteULike); other CSV, JSON lines or Parquet need
 ``--map user=COLUMN,item=COLUMN,time=COLUMN[,type=COLUMN,value=COLUMN]``. Without ``--data`` MovieLens 100K is brought and sent.
 
 ``--speed 600x`` lets ten minutes of event time pass in a second, ``--speed max`` sends as fast as the log takes it, ``--rate N`` sends N events

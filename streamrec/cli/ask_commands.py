@@ -28,7 +28,7 @@ Namespace = Annotated[str | None, typer.Option(metavar="NS", help="Default: even
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(help="A sample of your interactions: CSV, Parquet, or a known format.")],
+    file: Annotated[Path, typer.Argument(help="A sample of your interactions: CSV, lines of JSON, Parquet, or a known format.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the settings go.")] = Path("streamrec.toml"),
     mapping: Mapping = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the settings that are there.")] = False,

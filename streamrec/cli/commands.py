@@ -70,7 +70,7 @@ def config_show(config: ConfigFile = None, overrides: Overrides = None, as_json:
 
 @app.command()
 def replay(
-    file: Annotated[Path, typer.Argument(help="An interaction log: a known format, or CSV or Parquet with --map.")],
+    file: Annotated[Path, typer.Argument(help="An interaction log: a known format, or CSV, lines of JSON or Parquet with --map.")],
     to: Broker = None,
     speed: Annotated[str | None, typer.Option(metavar="600x|max", help="Event time per processing time. Default: max.")] = None,
     rate: Annotated[float | None, typer.Option(metavar="N", help="Events per second.")] = None,
@@ -92,7 +92,7 @@ def replay(
 
 @items_app.command("import")
 def items_import(
-    file: Annotated[Path, typer.Argument(help="A catalogue: MovieLens or RecBole items, or CSV or Parquet.")],
+    file: Annotated[Path, typer.Argument(help="A catalogue: MovieLens or RecBole items, or CSV, lines of JSON or Parquet.")],
     to: Broker = None,
     mapping: Mapping = None,
     config: ConfigFile = None,

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from streamrec.errors import DatasetError
 from streamrec.events.assemble import item_table
 from streamrec.events.columns import Columns
-from streamrec.events.readers import first_line, is_parquet, read_any_table, read_lines, read_text_table, split_header
+from streamrec.events.readers import first_line, first_row_line, is_parquet, read_any_table, read_lines, read_text_table, split_header
 
 ITEM_FIELDS = ("item", "title", "description", "categories", "price", "locale", "available", "time")
 CATEGORY_SEPARATOR = "|"
@@ -96,7 +96,7 @@ def items_from_file(path: str | Path, mapping: Mapping[str, str] | None = None, 
         fields = {"title": pa.array(titles, pa.string()), "categories": pa.array(categories, pa.list_(pa.string()))}
         return _updates(pa.array(ids, pa.string()), fields, pa.array(np.full(len(ids), event_time_ms, np.int64)))
     table = read_any_table(path)
-    columns = Columns(table, path)
+    columns = Columns(table, path, first_row_line(path))
     chosen = dict(mapping) if mapping is not None else _by_name(table.column_names, path)
     check_mapping(chosen, ITEM_FIELDS, ("item",), table.column_names, path)
     times = columns.times_ms(chosen["time"]) if "time" in chosen else pa.array(np.full(table.num_rows, event_time_ms, np.int64))

@@ -117,7 +117,9 @@ class Columns:
     def _unsettled(self, row: int, name: str) -> DatasetError:
         line = row + self.first_line
         what = f"Dataset: line {line}, column {name!r} of {self.path} begins with a month or with a day, and no line settles which"
-        return DatasetError(what, got=repr(self.table[name][row].as_py()), allowed=TIMES_ALLOWED, do="write them so", line=line, column=name)
+        return DatasetError(
+            what, got=repr(self.table[name][row].as_py()), allowed=TIMES_ALLOWED, do="write them so", line=line, column=name, unsettled=True
+        )
 
     def _wrong(self, row: int, name: str, allowed: str) -> DatasetError:
         line = row + self.first_line

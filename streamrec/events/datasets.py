@@ -25,7 +25,7 @@ from streamrec.events.formats import (
     read_taobao,
     read_u_data,
 )
-from streamrec.events.readers import first_line, header_of, is_parquet, read_any_table, read_parquet, split_header
+from streamrec.events.readers import first_line, first_row_line, header_of, is_parquet, read_any_table, read_parquet, split_header
 
 __all__ = ["EVENT_FIELDS", "KINDS", "Dataset", "known_kind", "load_dataset", "parse_mapping", "show_mapping", "single_file"]
 
@@ -183,7 +183,7 @@ def known_kind(path: Path) -> str | None:
 def _read_mapped(path: Path, mapping: dict[str, str], name: str) -> Dataset:
     table = read_any_table(path)
     check_mapping(mapping, EVENT_FIELDS, ("user", "item"), table.column_names, path)
-    columns = Columns(table, path)
+    columns = Columns(table, path, first_row_line(path))
     values = columns.numbers(mapping["value"]) if "value" in mapping else None
     raw = RawEvents(
         user=columns.ids(mapping["user"]),

@@ -190,6 +190,7 @@ def _check_timeless(head: Columns, taken: Iterable[str]) -> None:
         got = f"{' to '.join(str(np.datetime64(bounds[end], 'ms')) for end in ('min', 'max'))}, read as a time"
     except DatasetError as error:
         got = repr(head.table[name][error.facts["line"] - head.first_line].as_py())[:80]
+        got += ", of which no line settles whether the month or the day comes first" if error.facts.get("unsettled") else ""
     what = f"Dataset: column {name!r} of {head.path} is named like a time and can't be read as one"
     do = f"write it so, name another column with --map time=COLUMN, or leave it out with --map time={NO_TIME}, which makes the file's order time"
     raise DatasetError(what, got=got, allowed=f"{TIMES_ALLOWED}, from 1990 to 2100", do=do, column=name)

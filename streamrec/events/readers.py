@@ -1,4 +1,4 @@
-"""Read text and Parquet files into tables, with errors that name the line."""
+"""Read text, JSON and Parquet files into tables, with errors that name the line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
+import pyarrow.json as pa_json
 import pyarrow.parquet as pa_parquet
 
 from streamrec.errors import DatasetError
@@ -84,28 +86,43 @@ def _broken(path: Path, error: Exception) -> DatasetError:
     return DatasetError(what, do="download the file again")
 
 
+def is_json(path: Path) -> bool:
+    """Say whether a file that is no Parquet begins with a JSON object."""
+    return first_line(path).lstrip().startswith("{")
+
+
 def read_any_table(path: Path) -> pa.Table:
-    """Read any Parquet file, or text below a header, see `header_of`; columns of text are strings, names have no spaces around them.
+    """Read any Parquet file, lines of JSON, see `read_json_lines`, or text below a header, see `header_of`.
+
+    Columns of text are strings, names have no spaces around them.
 
     Raises:
-        DatasetError: The file can't be read, or holds JSON.
+        DatasetError: The file can't be read.
     """
-    table = read_parquet(path) if is_parquet(path) else read_text_table(path, delimiter=header_of(path)[1])
+    if is_parquet(path):
+        table = read_parquet(path)
+    else:
+        table = read_json_lines(path) if is_json(path) else read_text_table(path, delimiter=header_of(path)[1])
     names = [name.strip() for name in table.column_names]
     return table.rename_columns(names) if len(set(names)) == len(names) else table
+
+
+def first_row_line(path: Path) -> int:
+    """Return the number of the line that holds the first row: 1 in lines of JSON, else 2, below a header; Parquet's rows are counted so too."""
+    return 1 if not is_parquet(path) and is_json(path) else 2
 
 
 def header_of(path: Path) -> tuple[list[str], str]:
     """Return the columns of a text file by its first line, and the separator: the one that makes most columns of it.
 
     Raises:
-        DatasetError: The file can't be read, or holds JSON.
+        DatasetError: The file can't be read, or holds a JSON array.
     """
     line = first_line(path)
-    if line.lstrip().startswith(("{", "[")):
-        what = f"Dataset: {path} holds JSON, which is not read from files"
-        do = "write a column for each field into CSV or Parquet, or send the events themselves to POST /v1/events"
-        raise DatasetError(what, got=repr(line[:80]), allowed="text with a header line, or Parquet", do=do, line=1)
+    if line.lstrip().startswith("["):
+        what = f"Dataset: {path} holds one JSON document"
+        do = "write one object a line, as `jq -c '.[]' FILE` does, or send the events to POST /v1/events"
+        raise DatasetError(what, got=repr(line[:80]), allowed="lines of JSON objects, text with a header line, or Parquet", do=do, line=1)
     delimiter = max(_DELIMITERS, key=lambda mark: len(split_header(line, mark)))
     return split_header(line, delimiter), delimiter
 
@@ -165,6 +182,31 @@ def split_header(line: str, delimiter: str = ",", *, quoted: bool = True) -> lis
 
 def _parse_options(delimiter: str, quoted: bool) -> pa_csv.ParseOptions:
     return pa_csv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False, newlines_in_values=quoted)
+
+
+def read_json_lines(path: Path) -> pa.Table:
+    """Read a file of one JSON object a line, plain or gzip.
+
+    What is nested gets a column for each field, named by its way, as ``item.id``; lists of texts become texts separated by ``|``, and other lists are
+    not read. A field that an object lacks is null.
+
+    Raises:
+        DatasetError: A line is no JSON object, or a field has values of several types.
+    """
+    try:
+        with open_plain(path) as file:
+            table = pa_json.read_json(file, read_options=pa_json.ReadOptions(use_threads=False))
+    except OSError as error:
+        raise _broken(path, error) from error
+    except pa.ArrowInvalid as error:
+        what = f"Dataset: {path} does not parse ({error})"
+        raise DatasetError(what, allowed="one JSON object a line, a field of one type in all of them", do="correct the file") from error
+    while any(pa.types.is_struct(kind) for kind in table.schema.types):
+        table = table.flatten()
+    for number, field in enumerate(table.schema):
+        if field.type == pa.list_(pa.string()):
+            table = table.set_column(number, field.name, pc.binary_join(table.column(number), "|"))
+    return table.drop_columns([field.name for field in table.schema if pa.types.is_list(field.type) or pa.types.is_null(field.type)])
 
 
 def read_parquet(path: Path) -> pa.Table:

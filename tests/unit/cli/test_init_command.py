@@ -149,10 +149,10 @@ def test_what_it_says_of_columns_with_commas_separated_by_semicolons_can_be_copi
 
 
 def test_a_time_that_cannot_be_read_is_told_of_and_left_out_only_when_it_is_asked_for() -> None:
-    Path("shop.csv").write_text("user,item,time\n" + "".join(f"u{row % 3},i{row % 4},13/11/2025 08:{row:02d}\n" for row in range(12)))
+    Path("shop.csv").write_text("user,item,time\n" + "".join(f"u{row % 3},i{row % 4},13/13/2025 08:{row:02d}\n" for row in range(12)))
     refused = call("init", "shop.csv")
     assert (refused.exit_code, refused.stdout, Path("streamrec.toml").exists()) == (1, "", False)
-    assert "column 'time' of shop.csv is named like a time and can't be read as one, got '13/11/2025 08:00', allowed seconds" in refused.stderr
+    assert "column 'time' of shop.csv is named like a time and can't be read as one, got '13/13/2025 08:00', allowed seconds" in refused.stderr
     said = call("init", "shop.csv", "--map", "time=none")
     assert "time          none: the file's order, one second a row" in said.stdout
     assert "--map user=user,item=item\n" in said.stdout

@@ -10,6 +10,7 @@ import pytest
 from streamrec.errors import DatasetError
 from streamrec.events.codec import encode_table
 from streamrec.events.datasets import KINDS, Dataset, load_dataset, parse_mapping, show_mapping
+from streamrec.events.readers import read_any_table
 
 RETAIL = '''InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country
 536366,22633, HAND WARMER ,6,2010-12-01 08:28:00,1.85,17850.0,United Kingdom
@@ -185,7 +186,8 @@ def test_a_byte_order_mark_and_windows_line_ends_are_taken(tmp_path: Path) -> No
         ("period,session,item\n0,1,2\n0,,2\n", r"line 3, column 'session' .* got '', allowed an id"),
         ("split,split,user,item\n0,0,1,2\n", r"names a column twice|no header"),
         ("period;session;item\n0;1;2\n", r"line 1 .* got 'period;session;item', allowed online-retail, .*add --map"),
-        ('{"user": "u", "item": "i"}\n', r"holds JSON, which is not read from files, got '{\"user.*write a column for each field .*POST /v1/events$"),
+        ('[{"user": "u", "item": "i"}]\n', r"holds one JSON document, got '\[\{\"user.*write one object a line.*POST /v1/events$"),
+        ('{"user": "u", "item": "i"}\n', r"line 1 .* got '\{\"user.*add --map"),
         ("a,b,c\n1,2,3\n", r"line 1 .* got 'a,b,c', allowed online-retail, .*add --map"),
         ("userId,movieId,rating,timestamp\n1,2,3,soon\n", r"line 2, column 'timestamp' .* got 'soon'"),
         ("userId,movieId,rating,timestamp\n1,2,good,5\n", r"line 2, column 'rating' .* got 'good'"),
@@ -258,3 +260,32 @@ def test_a_kind_can_be_forced_and_an_unknown_one_is_named(tmp_path: Path) -> Non
     with pytest.raises(DatasetError, match="unknown kind of file, got 'xlsx'"):
         load_dataset(path, kind="xlsx")
     assert "sessions" in KINDS
+
+
+LINES = """
+{"u": 7, "when": "2010-12-01T08:26:00Z", "what": {"sku": "a", "tags": ["x", "y"]}, "sizes": [1]}
+{"u": 8, "when": "2010-12-01T08:27:00Z", "what": {"sku": "b"}}
+""".lstrip()
+
+
+def test_lines_of_json_are_read_by_their_fields_however_deep(tmp_path: Path) -> None:
+    path = write(tmp_path / "events.jsonl", LINES)
+    dataset = load_dataset(path, {"user": "u", "item": "what.sku", "time": "when"})
+    rows = [tuple(row.values()) for row in dataset.events.select(["user_id", "item_id", "event_time"]).to_pylist()]
+    assert rows == [("7", "a", 1_291_191_960_000), ("8", "b", 1_291_192_020_000)]
+    assert read_any_table(path).column_names == ["u", "when", "what.sku", "what.tags"]
+    assert read_any_table(path)["what.tags"].to_pylist() == ["x|y", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LINES + "hello\n", r"does not parse \(JSON parse error: .*\), allowed one JSON object a line"),
+        (LINES + '{"u": "x"}\n', r"does not parse \(.*changed from number to string in row 2\)"),
+        (LINES.replace('"sku": "b"', '"sku": ""'), r"line 2, column 'what.sku' of .* got ''"),
+        (LINES.replace('"sku": "b"', '"x": "b"'), r"line 2, column 'what.sku' of .* got None"),
+    ],
+)
+def test_a_broken_line_of_json_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(write(tmp_path / "events.jsonl", text), {"user": "u", "item": "what.sku", "time": "when"})

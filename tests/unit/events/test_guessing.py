@@ -101,7 +101,7 @@ def test_what_is_given_is_not_guessed_and_its_column_is_nothing_else() -> None:
     [
         ("time", ["13/13/2025 08:12"] * NUM, "'13/13/2025 08:12'"),
         ("ts", ["24.11.25 16:00:09"] * NUM, "'24.11.25 16:00:09'"),
-        ("order date", ["3/11/2025 08:12"] * NUM, "'3/11/2025 08:12'"),
+        ("order date", ["3/11/2025 08:12"] * NUM, "'3/11/2025 08:12', of which no line settles whether the month or the day comes first"),
         ("time", CELLS["count"], "1970-01-01T00:00:00.000 to 1970-01-01T00:00:02.000, read as a time"),
         ("time", ["2025-11-24"] * (NUM - 1) + ["soon"], "'soon'"),
     ],
