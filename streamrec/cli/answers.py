@@ -49,7 +49,7 @@ def _table(items: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Tab
     table = Table("", "item", *(["title"] if has_titles else []), "score")
     for number, item in enumerate(items, 1):
         title = [titles.get(item["item_id"], "")] if has_titles else []
-        table.add_row(str(number), item["item_id"], *title, f"{item['score']:.4f}")
+        table.add_row(str(number), item["item_id"], *title, _score(item["score"]))
     return table
 
 
@@ -57,7 +57,7 @@ def _explained(number: int, item: Mapping[str, Any], titles: Mapping[str, str]) 
     name = _named(item["item_id"], titles)
     because = item.get("because")
     if because is None:  # Popular items are counted, not scored.
-        yield f"{number:>3}  {name}: {item['score']:.4f} uses"
+        yield f"{number:>3}  {name}: {_score(item['score'])} uses"
         return
     parts = {"bias": item["bias"], "own history": item["own_history"], "words": item.get("content"), "history": sum(one["part"] for one in because)}
     yield f"{number:>3}  {name}: {item['score']:.4f} = {' + '.join(f'{part:.4f} {what}' for what, part in parts.items() if part is not None)}"
@@ -65,6 +65,11 @@ def _explained(number: int, item: Mapping[str, Any], titles: Mapping[str, str]) 
         yield f"     {one['part']:+9.4f}  {_named(one['item_id'], titles)}"
     if item.get("teachers"):
         yield f"     in all users' newest labels by {', '.join(f'{teacher} {part:.2f}' for teacher, part in item['teachers'].items())}"
+
+
+def _score(score: float) -> str:
+    """Return a score with four decimals; a use that is long ago counts less than these show, and is not nothing."""
+    return f"{score:.4f}" if not score or abs(score) >= 5e-5 else f"{score:.1e}"
 
 
 def _named(item_id: str, titles: Mapping[str, str]) -> str:

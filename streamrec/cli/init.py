@@ -48,7 +48,7 @@ def run(options: Init) -> int:
         shown = {**described, "why": why, "event_types": {name: _role(name, meanings) for name in types}, "next": [command for command, _ in steps]}
         sys.stdout.write(json.dumps(shown) + "\n")
     else:
-        _say(options.out, dataset, guesses, types, meanings, unread)
+        _say(options.out, file, dataset, guesses, types, meanings, unread)
         sys.stdout.writelines(f"    {command}\n        {what}\n" for command, what in steps)
     return 0
 
@@ -71,11 +71,17 @@ def _about(file: Path, dataset: Dataset, mapping: Mapping[str, str]) -> str:
 
 
 def _say(
-    out: Path, dataset: Dataset, guesses: Sequence[Guess], types: Sequence[str], meanings: Mapping[str, GuessedMeaning], unread: Sequence[str]
+    out: Path,
+    file: Path,
+    dataset: Dataset,
+    guesses: Sequence[Guess],
+    types: Sequence[str],
+    meanings: Mapping[str, GuessedMeaning],
+    unread: Sequence[str],
 ) -> None:
     facts, times = dataset.facts, pc.min_max(dataset.events["event_time"].cast("timestamp[ms]")).as_py()
     counted = f"{facts['events']} events of {facts['users']} users with {facts['items']} items, {times['min']:%Y-%m-%d} to {times['max']:%Y-%m-%d}"
-    pairs = [("format", "a table, its columns guessed" if guesses else dataset.kind), ("counted", counted)]
+    pairs = [("file", str(file)), ("format", "a table, its columns guessed" if guesses else dataset.kind), ("counted", counted)]
     pairs += [(guess.field, f"{guess.column}  ({guess.why})") for guess in guesses]
     if guesses and "time" not in {guess.field for guess in guesses}:
         pairs.append(("time", "none: the file's order, one second a row"))

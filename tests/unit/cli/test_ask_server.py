@@ -5,12 +5,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 from typer.testing import CliRunner, Result
 
 from streamrec.cli import app
+from streamrec.cli.answers import print_answer
 from streamrec.client import Client
 
 FACTS = {"model_version": "v00000012", "model_age_s": 1.5, "request_id": "r1", "source": "student", "user_events": 1}
@@ -58,6 +61,19 @@ def test_a_servers_explanation_is_shown_and_as_json_it_is_the_servers(ask: Calla
     assert json.loads(ask("explain", "--item", "i1", "--json").stdout) == {"items": [{**RANKED, "title": "River lamp"}], **FACTS}
     ask("explain", "u1", "--of", "i2")
     assert ("/v1/rank", {"user_id": "u1", "candidates": ["i2"], "explain": True}) in asked
+
+
+def test_what_was_popular_long_ago_is_not_shown_as_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    popular = [{"item_id": name, "score": score} for name, score in (("new", 1.25), ("old", 2.5e-7), ("none", 0.0))]
+    for explain in (True, False):
+        options = SimpleNamespace(json=False, explain=explain)
+        print_answer(options, {**FACTS, "items": popular, "source": "popular"}, {})  # type: ignore[arg-type]
+        words = capsys.readouterr().out.replace("│", " ").split()
+        assert [words[words.index(name) + 1] for name in (("new:", "old:", "none:") if explain else ("new", "old", "none"))] == [
+            "1.2500",
+            "2.5e-07",
+            "0.0000",
+        ]
 
 
 def test_asking_a_server_loads_nothing_heavy() -> None:
