@@ -62,6 +62,12 @@ def test_a_column_of_both_orders_is_refused() -> None:
         times(["1/12/2010 8:26", "12/31/2010 8:26", "31/12/2010 8:26"])
 
 
+def test_where_a_format_puts_the_month_first_a_day_first_is_refused() -> None:
+    columns = Columns(pa.table({"t": ["1/12/2010 8:26", "31/12/2010 8:26"]}), Path("f.csv"))
+    with pytest.raises(DatasetError, match=r"line 3, column 't' of f.csv can't be used, got '31/12/2010 8:26'"):
+        columns.times_ms("t", is_month_first=True)
+
+
 def test_an_unparsable_number_is_named_by_line_and_column() -> None:
     columns = Columns(pa.table({"n": ["1", "2", "x", "4", "y"], "m": ["1", "", "2.5", "1", "1"]}), Path("f.csv"))
     with pytest.raises(DatasetError, match=r"line 4, column 'n' .* got 'x'"):
