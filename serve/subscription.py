@@ -60,6 +60,7 @@ class BoardSubscription:
         self._seq = 0
         self._wants_whole = False
         self._num_whole = self._num_deltas = 0
+        self._settling: asyncio.Task[None] | None = None
         self.last_error = ""
 
     async def run(self) -> None:
@@ -69,6 +70,8 @@ class BoardSubscription:
                 if not await self.step(POLL_S):
                     await asyncio.sleep(_RETRY_S)
         except asyncio.CancelledError:
+            if self._settling is not None:
+                self._settling.cancel()
             if self._actor is not None:
                 self._actor.leave.remote(self._replica_id)
             raise
@@ -167,3 +170,13 @@ class BoardSubscription:
             self._num_deltas += len(posted.deltas)
             load = functools.partial(self._slot.load_deltas, posted.manifest, [await fetch(delta) for delta in posted.deltas])
         await asyncio.get_running_loop().run_in_executor(self._loader, load)
+        if self._settling is None or self._settling.done():
+            self._settling = asyncio.create_task(self._settle())
+
+    async def _settle(self) -> None:
+        """Do behind the swap what could wait, a piece at a time and with pauses as long as the pieces: requests and the next version go first."""
+        loop = asyncio.get_running_loop()
+        start_s = loop.time()
+        while await loop.run_in_executor(self._loader, self._slot.settle):
+            await asyncio.sleep(loop.time() - start_s)
+            start_s = loop.time()

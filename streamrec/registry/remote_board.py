@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import ray
+from numpy.typing import NDArray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
@@ -14,6 +15,7 @@ from streamrec.code_version import code_version
 from streamrec.registry.board import Board
 from streamrec.registry.board_names import BOARD_NAMESPACE, board_name
 from streamrec.registry.deltas import Delta
+from streamrec.registry.version import ROWS, VALUES
 from streamrec.state import Arrays
 from streamrec.telemetry.numbers import Taken
 
@@ -72,9 +74,18 @@ class RemoteBoard:
             seq = self._get(self.actor.publish_delta.remote(manifest, delta, dict(meta), promotion))
         if seq is None:
             seq = self._get(self.actor.publish.remote(manifest, dict(arrays), dict(meta), promotion))
-        # What others may write to is copied: the next delta is against what was given.
-        self._given = digest, {name: array.copy() if array.flags.writeable else array for name, array in arrays.items()}
+        self._given = digest, {name: self._kept(name, array, delta) for name, array in arrays.items()}
         return int(seq)
+
+    def _kept(self, name: str, array: NDArray[Any], delta: Delta | None) -> NDArray[Any]:
+        """Return an array as it was given, for the next delta to be against: a copy, brought up to date or new, where others may write to it."""
+        if not array.flags.writeable:
+            return array
+        copy, changed = self._given[1].get(name), delta.change.arrays if delta is not None else {}
+        if copy is None or not copy.flags.writeable or copy.shape != array.shape or name + ROWS not in changed:
+            return array.copy()
+        copy[changed[name + ROWS]] = changed[name + VALUES]
+        return copy
 
     def promote_from_registry(self, version_id: str | None = None) -> int:
         """Publish what is live in the registry; see `Board.promote_from_registry`."""

@@ -5,6 +5,7 @@ Shapes: m positions, C slots, d dimensions, h history items.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from streamrec.serving.index import MIN_NORM, ExactIndex, Floats, Ints, Sample, product, top
 from streamrec.serving.slots import Slots
+from streamrec.serving.waiting import LEAST_WAITING, MOST_WAITING, Waiting
 
 # What a build aims at: the share of the exact best 20 that is found, over its sample of queries; and what is enough once a search reads so many rows.
 _TARGET, _ENOUGH, _MANY_READ = 0.995, 0.98, 5_000
@@ -42,26 +44,39 @@ class Chosen(NamedTuple):
 class ApproximateIndex:
     """Search one version's rows by inverted lists, score exactly what they give, and return the best of it.
 
-    What a search finds may lack a few of the best; its scores are exact, and it is never shorter than it has to be.
+    What a search finds may lack a few of the best; its scores are exact, and it is never shorter than it has to be. What a delta has changed is
+    scored one by one at first, so that the version can go live, and enters the lists by `settle`.
 
     Args:
         slots: Holds the vectors.
         slot_of: The slot of each position. [m]
-        barred: Positions that are left out at first. [m]
+        allowed: Positions that are not left out at first. [m]
         chosen: How to search; None reads every list.
+        bitmap: The bits of the slots that lists hold for this version and that are allowed; None where they hold all.
+        waiting: What lists don't hold yet.
 
     **Contract.** As `streamrec.serving.index.Index`; other versions of the same slots may be asked and made by other threads meanwhile.
     """
 
-    def __init__(self, slots: Slots, slot_of: Ints, barred: NDArray[np.bool_], chosen: Chosen | None = None) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        slot_of: Ints,
+        allowed: NDArray[np.bool_],
+        chosen: Chosen | None = None,
+        bitmap: NDArray[np.uint8] | None = None,
+        waiting: Waiting | None = None,
+    ) -> None:
         self.slot_of = slot_of
         slots.add_user(self)
-        self._slots, self._allowed, self._num_allowed = slots, ~barred, int(len(barred) - barred.sum())
+        self._slots, self._allowed, self._num_allowed, self._waiting = slots, allowed, int(allowed.sum()), waiting
+        # Who settles and who leaves out change the same bits.
+        self._bits_lock = threading.Lock()
         self.chosen = Chosen(slots.num_lists, 1.0) if chosen is None else chosen
         self._asked = np.zeros((1, slots.width), np.float32)
         self._asked[0, slots.vectors.shape[1]] = slots.query_norm
         self._make_room(_FIRST_ROOM)
-        self._bitmap = self._bitmap_of(slot_of[self._allowed])
+        self._bitmap = self._bitmap_of(slot_of[allowed]) if bitmap is None else bitmap
         self._parameters: dict[int, Any] = {}
 
     def __len__(self) -> int:
@@ -70,11 +85,13 @@ class ApproximateIndex:
     def search(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int) -> tuple[Ints, Floats]:
         """Return the best positions and their scores; see `Index.search`."""
         if self._num_allowed > BY_HAND_ROWS:
+            # Read before lists are searched: what enters them meanwhile is found twice, never missed.
+            waiting = self._waiting
             num_probes = self._probes_for(n, self._num_allowed)
             parameters = self._parameters.get(num_probes)
             if parameters is None:
                 parameters = self._parameters[num_probes] = _under(self._bitmap, num_probes)
-            best, scores = self._search(query, own, own_bias, excluded, n, parameters, self._allowed)
+            best, scores = self._search(query, own, own_bias, excluded, n, parameters, self._allowed, waiting)
             if len(best) == n:
                 return best, scores
         return self._by_hand(query, own, own_bias, excluded, n, np.flatnonzero(self._allowed).astype(np.int32))
@@ -82,10 +99,11 @@ class ApproximateIndex:
     def search_among(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, among: Ints) -> tuple[Ints, Floats]:
         """Score few by hand, search many under a bitmap; see `Index.search_among`."""
         if len(among) > BY_HAND_ROWS:
-            is_allowed = np.zeros(len(self), np.bool_)
+            waiting, is_allowed = self._waiting, np.zeros(len(self), np.bool_)
             is_allowed[among] = True
-            parameters = _under(self._bitmap_of(self.slot_of[among]), self._probes_for(n, len(among)))
-            best, scores = self._search(query, own, own_bias, excluded, n, parameters, is_allowed)
+            in_lists = among if waiting is None else among[~np.isin(among, waiting.positions, assume_unique=True)]
+            parameters = _under(self._bitmap_of(self.slot_of[in_lists]), self._probes_for(n, len(among)))
+            best, scores = self._search(query, own, own_bias, excluded, n, parameters, is_allowed, waiting)
             if len(best) == n:
                 return best, scores
         return self._by_hand(query, own, own_bias, excluded, n, among)
@@ -93,33 +111,58 @@ class ApproximateIndex:
     def leave_out(self, mask: NDArray[np.bool_]) -> None:
         """Flip the bits of what has changed; see `Index.leave_out`."""
         allowed = ~mask
-        changed = np.flatnonzero(allowed != self._allowed)
-        self._allowed, self._num_allowed = allowed, int(allowed.sum())
-        if len(changed) * _FEW > len(mask):
-            self._bitmap[:] = self._bitmap_of(self.slot_of[allowed])  # In place: searches hold it.
-            return
-        slots, is_out = self.slot_of[changed], mask[changed]
-        bits = np.left_shift(1, slots & 7).astype(np.uint8)
-        np.bitwise_or.at(self._bitmap, slots[~is_out] >> 3, bits[~is_out])
-        np.bitwise_and.at(self._bitmap, slots[is_out] >> 3, ~bits[is_out])
+        with self._bits_lock:
+            changed = np.flatnonzero(allowed != self._allowed)
+            self._allowed, self._num_allowed = allowed, int(allowed.sum())
+            if self._waiting is not None:
+                changed = changed[~np.isin(changed, self._waiting.positions, assume_unique=True)]
+            if len(changed) * _FEW > len(mask):
+                in_lists = allowed if self._waiting is None else self._waiting.without(allowed)
+                self._bitmap[:] = self._bitmap_of(self.slot_of[in_lists])  # In place: searches hold it.
+                return
+            slots, is_out = self.slot_of[changed], mask[changed]
+            _set_bits(self._bitmap, slots[~is_out])
+            _clear_bits(self._bitmap, slots[is_out])
+
+    def settle(self) -> bool:
+        """Enter some of what waits into lists, a few milliseconds' work; see `Index.settle`."""
+        waiting = self._waiting
+        if waiting is None:
+            return False
+        now, rest = waiting.split()
+        self._slots.enter(now.slots)
+        with self._bits_lock:
+            _set_bits(self._bitmap, now.slots[self._allowed[now.positions]])
+            self._waiting = rest
+        return rest is not None
 
     def updated(self, positions: Ints, vectors: Floats, bias: Floats, sample: Sample) -> ApproximateIndex:
         """Write what has changed into free slots; into new ones, measured anew, when there are not as many; see `Index.updated`."""
         num = max(len(self), int(positions.max(initial=-1)) + 1)
-        barred = np.zeros(num, np.bool_)
-        barred[: len(self)] = ~self._allowed
-        slot_of = np.empty(num, np.int32)
-        slot_of[: len(self)] = self.slot_of
         written = self._slots.write(positions, vectors, bias)
+        with self._bits_lock:
+            bitmap, allowed, slot_of = self._bitmap.copy(), np.ones(num, np.bool_), np.empty(num, np.int32)
+            allowed[: len(self)], slot_of[: len(self)] = self._allowed, self.slot_of
         if written is not None:
+            _clear_bits(bitmap, self.slot_of[positions[positions < len(self)]])
             slot_of[positions] = written
-            return ApproximateIndex(self._slots, slot_of, barred, self.chosen)
+            waiting = Waiting(written, positions, vectors, bias) if len(written) else None
+            result = ApproximateIndex(self._slots, slot_of, allowed, self.chosen, bitmap, waiting)
+            while not LEAST_WAITING <= result.num_waiting <= MOST_WAITING and result.settle():
+                pass
+            return result
         whole, whole_bias = np.empty((num, vectors.shape[1]), np.float32), np.empty(num, np.float32)
         whole[: len(self)], whole_bias[: len(self)] = self._slots.vectors[self.slot_of], self._slots.bias[self.slot_of]
         whole[positions], whole_bias[positions] = vectors, bias
         rebuilt = build_approximate(whole, whole_bias, sample)
-        rebuilt.leave_out(barred)
+        rebuilt.leave_out(~allowed)
         return rebuilt
+
+    @property
+    def num_waiting(self) -> int:
+        """Return how many positions are scored one by one."""
+        waiting = self._waiting
+        return 0 if waiting is None else len(waiting.positions)
 
     def vectors(self, positions: Ints) -> Floats:
         """Return the vectors of some positions. [k, d]."""
@@ -132,7 +175,7 @@ class ApproximateIndex:
     def cosines(self, direction: Floats) -> Floats:
         """Return the cosine between each vector and a direction of length 1; see `Index.cosines`."""
         slots = self._slots
-        used = slots.vectors[: slots.num_used]
+        used = slots.vectors[: slots.num_written]
         cosines = (used @ direction) / np.maximum(slots.norms[: len(used)], MIN_NORM)
         return np.asarray(cosines[self.slot_of], np.float32)
 
@@ -151,12 +194,20 @@ class ApproximateIndex:
             # 1, 2, 3, 4, 6, 8, 12, 16 …
             num_probes = min(num_probes + max(1, 1 << num_probes.bit_length() >> 2), self._slots.num_lists)
             parameters = _under(self._bitmap, num_probes)
-            found = [self._search(query, nothing, none, nothing, n, parameters, self._allowed)[0].tolist() for query in queries]
+            found = [self._search(query, nothing, none, nothing, n, parameters, self._allowed, None)[0].tolist() for query in queries]
             overlap = float(np.mean([len(exact.intersection(rows)) / n for exact, rows in zip(best, found, strict=True)]))
         return Chosen(num_probes, overlap)
 
     def _search(
-        self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, parameters: Any, is_allowed: NDArray[np.bool_]
+        self,
+        query: Floats,
+        own: Ints,
+        own_bias: Floats,
+        excluded: Ints,
+        n: int,
+        parameters: Any,
+        is_allowed: NDArray[np.bool_],
+        waiting: Waiting | None,
     ) -> tuple[Ints, Floats]:
         # What depends on the request touches few positions: those found are dropped, and those of the history scored by hand. In Python, whose steps
         # are cheaper than as many calls of numpy.
@@ -165,7 +216,10 @@ class ApproximateIndex:
         for position, bias in zip(own.tolist(), own_bias.tolist(), strict=True):
             if position not in barred and is_allowed[position]:
                 mine[position] = mine.get(position, 0.0) + bias
-        found = self._fetch(query, n + len(barred) + len(mine), parameters)
+        num = n + len(barred) + len(mine)
+        found = self._fetch(query, num, parameters)
+        if waiting is not None:
+            found = waiting.with_best(found, query, num, is_allowed)
         best = [(-score, position) for score, position in found if position not in barred and position not in mine]
         if mine:
             positions = np.fromiter(mine, np.int32)
@@ -177,7 +231,7 @@ class ApproximateIndex:
 
     def _by_hand(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, among: Ints) -> tuple[Ints, Floats]:
         slots, places = self._slots, self.slot_of[among]
-        scores = product(slots.vectors[: slots.num_used], query, places) + slots.bias[places]
+        scores = product(slots.vectors[: slots.num_written], query, places) + slots.bias[places]
         at = np.searchsorted(among, own)
         inside = at < len(among)
         inside[inside] = among[at[inside]] == own[inside]
@@ -218,6 +272,14 @@ class ApproximateIndex:
         return np.packbits(mask, bitorder="little")
 
 
+def _set_bits(bitmap: NDArray[np.uint8], slots: Ints) -> None:
+    np.bitwise_or.at(bitmap, slots >> 3, np.left_shift(1, slots & 7).astype(np.uint8))
+
+
+def _clear_bits(bitmap: NDArray[np.uint8], slots: Ints) -> None:
+    np.bitwise_and.at(bitmap, slots >> 3, ~np.left_shift(1, slots & 7).astype(np.uint8))
+
+
 def _under(bitmap: NDArray[np.uint8], num_probes: int) -> Any:
     """Return the library's parameters of a search in so many lists that finds only slots whose bit is set; they follow the bitmap's changes."""
     library: Any = faiss  # Its stubs know only the signatures of C++.
@@ -228,6 +290,6 @@ def build_approximate(vectors: Floats, bias: Floats, sample: Sample) -> Approxim
     """Return an index over vectors [m, d] that reads as many lists as the queries of ``sample``, [num, d] and scaled, ask for."""
     queries = sample(ExactIndex(vectors, bias))
     slots = Slots(vectors, bias, max(float(np.linalg.norm(queries, axis=1).mean()), MIN_NORM))
-    index = ApproximateIndex(slots, np.arange(len(bias), dtype=np.int32), np.zeros(len(bias), np.bool_))
+    index = ApproximateIndex(slots, np.arange(len(bias), dtype=np.int32), np.ones(len(bias), np.bool_))
     index.chosen = index.measured(queries)
     return index

@@ -64,6 +64,13 @@ class Index(Protocol):
         """
         ...
 
+    def settle(self) -> bool:
+        """Do a few milliseconds' work after which searches cost less; False when none is left. Answers stay right without it.
+
+        By the thread that calls `updated`, while another one searches.
+        """
+        ...
+
     def vectors(self, positions: Ints) -> Floats:
         """Return the vectors of some positions. [k, d]."""
         ...
@@ -141,6 +148,10 @@ class ExactIndex:
         mask[:num] = self._left_out
         result.leave_out(mask)
         return result
+
+    def settle(self) -> bool:
+        """Do nothing: there is nothing to do; see `Index.settle`."""
+        return False
 
     def vectors(self, positions: Ints) -> Floats:
         """Return the vectors of some positions. [k, d]."""

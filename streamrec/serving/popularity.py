@@ -27,8 +27,9 @@ class Popularity:
         self._order: Ints | None = None
         if older is not None and changed is not None and len(changed) < len(counts) // 2:
             # What was neither known nor has changed has at most the old floor.
-            self._floor, candidates = older._floor, np.union1d(older._best, changed).astype(np.int32)
-            self._best = self._sorted(candidates[counts[candidates] > self._floor])
+            self._floor = older._floor
+            best, risen = (positions[counts[positions] > self._floor] for positions in (older._best, changed))
+            self._best = self._sorted(np.union1d(best, risen).astype(np.int32))
             if len(self._best) >= min(_KNOWN, len(counts)) // 2:
                 self._best = self._best[: 4 * _KNOWN]
                 if len(self._best) == 4 * _KNOWN:

@@ -130,6 +130,10 @@ class Recommender:
         result._shelve(self._by_code, changes, lambda: apply_delta(self.arrays(), delta)[0])
         return result
 
+    def settle(self) -> bool:
+        """Do some of what an update left for later; False when nothing is left. See `streamrec.serving.index.Index.settle`."""
+        return any(shelf.index.settle() for shelf in self._by_code.values())
+
     def followed_by(self, arrays: Arrays, meta: Mapping[str, Any]) -> Recommender:
         """Return the version that these arrays are; of a large catalogue it shares with this one what they have in common.
 

@@ -100,11 +100,14 @@ class Shelf:
         counts = np.empty(size, np.float32)
         counts[: len(self.absent)] = self.popularity.counts
         counts[count_at] = count
-        touched = np.union1d(at, bias_at).astype(np.int32)
-        known = touched < len(self.absent)
-        whole, whole_bias = np.empty((len(touched), vectors.shape[1]), np.float32), np.empty(len(touched), np.float32)
-        whole[known], whole_bias[known] = self.index.vectors(touched[known]), self.index.bias(touched[known])
-        whole[np.searchsorted(touched, at)], whole_bias[np.searchsorted(touched, bias_at)] = vectors, bias
+        if np.array_equal(at, bias_at):
+            touched, whole, whole_bias = at, vectors, bias
+        else:
+            touched = np.union1d(at, bias_at).astype(np.int32)
+            known = touched < len(self.absent)
+            whole, whole_bias = np.empty((len(touched), vectors.shape[1]), np.float32), np.empty(len(touched), np.float32)
+            whole[known], whole_bias[known] = self.index.vectors(touched[known]), self.index.bias(touched[known])
+            whole[np.searchsorted(touched, at)], whole_bias[np.searchsorted(touched, bias_at)] = vectors, bias
         index = self.index.updated(touched, whole, whole_bias, lambda index: sample(index.vectors, counts))
         return Shelf(members, position_of, index, Popularity(counts, self.popularity, count_at), absent)
 

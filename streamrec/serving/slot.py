@@ -74,8 +74,8 @@ class ModelSlot:
         digest_of: Computes the digest of (arrays, meta); None skips the check, for versions whose bytes were checked on the way.
         clock: Processing time.
 
-    **Contract.** `load`, `load_deltas` and `rollback` are called by one thread at a time; `current` may be read by any thread at any time and is
-    replaced by one assignment. A failed load raises, leaves the live version serving and keeps its reason in `last_rejection`.
+    **Contract.** `load`, `load_deltas`, `settle` and `rollback` are called by one thread at a time; `current` may be read by any thread at any
+    time and is replaced by one assignment. A failed load raises, leaves the live version serving and keeps its reason in `last_rejection`.
     """
 
     warm_up: Callable[[LiveModel], None] = _accept
@@ -145,6 +145,10 @@ class ModelSlot:
             raise ModelRejected(what, do="publish the version again", version=version) from error
         self._swap(candidate)
         return candidate
+
+    def settle(self) -> bool:
+        """Do a few milliseconds of what the last delta left for later; False when nothing is left. See `streamrec.serving.index.Index.settle`."""
+        return any(model is not None and model.recommender.settle() for model in (self.current, self.previous))
 
     def rollback(self) -> LiveModel:
         """Make the previous version live again; it is still warm.

@@ -28,7 +28,9 @@ _TRAINING_ROUNDS = 8
 _SEED = 1
 # A request waits for the lock at most as long as so many rows take to write, a fraction of a millisecond.
 _WRITTEN_AT_ONCE = 128
-_ASSIGNED_AT_ONCE = 4096
+# Their products with all centroids, 4 MB, stay in the processor's cache.
+_ASSIGNED_AT_ONCE = 512
+_FILLED_AT_ONCE = 4096
 # Lists are made so much longer than they are, so that they take no room twice while they grow and shrink.
 _ROOM = 1.2
 # How far beyond the range that was seen at the build, as a share of it, codes reach.
@@ -41,6 +43,10 @@ class User(Protocol):
     """Use slots: none of ``slot_of`` is overwritten while the user lives."""
 
     slot_of: Ints
+
+    def settle(self) -> bool:
+        """Enter some of the slots that wait into lists; False when none is left."""
+        ...
 
 
 class Slots:
@@ -63,7 +69,8 @@ class Slots:
         position_of: Where a version has what the slot holds. [C]
         num_lists: How many lists there are.
 
-    **Contract.** One thread writes, any number search meanwhile. A slot that a living user holds never changes. Nothing grows.
+    **Contract.** One thread writes and enters, any number search meanwhile. A slot that a living user holds never changes. Nothing grows. What is
+    written is found by searches once it is entered; all of it is before more is written.
     """
 
     def __init__(self, vectors: Floats, bias: Floats, query_norm: float) -> None:
@@ -80,7 +87,7 @@ class Slots:
         self.width = -(-(dim + 1) // _ALIGNED) * _ALIGNED
         self.num_lists = num_lists(num)
         self.is_exact = num * self.width * vectors.itemsize <= EXACT_BYTES
-        self._num_used = 0
+        self._num_used = self._num_written = 0
         self._lock = threading.Lock()
         self._users: WeakSet[User] = WeakSet()
         self._train(num)
@@ -93,8 +100,13 @@ class Slots:
 
     @property
     def num_used(self) -> int:
-        """Return how many slots, the first ones, ever held something."""
+        """Return how many slots, the first ones, ever were in lists."""
         return self._num_used
+
+    @property
+    def num_written(self) -> int:
+        """Return how many slots, the first ones, ever held something."""
+        return self._num_written
 
     def add_user(self, user: User) -> None:
         """Keep the user's slots as they are until it is gone."""
@@ -114,14 +126,16 @@ class Slots:
             self._lists.search_c(1, query, num, scores, found, parameters)
 
     def write(self, positions: Ints, vectors: Floats, bias: Floats) -> Ints | None:
-        """Put vectors where nobody looks and return their slots; None when there are not as many free ones."""
+        """Put vectors where nobody looks and return their slots, ascending, for `enter`; None when there are not as many free ones."""
+        for user in list(self._users):
+            while user.settle():
+                pass
         slots = self._free(len(positions))
         if slots is None:
             return None
+        self._num_written = max(self._num_written, int(slots.max(initial=-1)) + 1)
         self.vectors[slots], self.bias[slots], self.position_of[slots] = vectors, bias, positions
         self.norms[slots] = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-        for start in range(0, len(slots), _ASSIGNED_AT_ONCE):
-            self._enter(slots[start : start + _ASSIGNED_AT_ONCE])
         return slots
 
     def _free(self, num: int) -> Ints | None:
@@ -156,10 +170,12 @@ class Slots:
         sample = np.random.default_rng(_SEED).permutation(num)[: _ROWS_PER_CENTROID * self.num_lists]
         self._lists.train(self._augmented(np.sort(sample).astype(np.int32)))
         self._lists.set_direct_map_type(faiss_api.DirectMap.Array)
+        self._centroids = np.ascontiguousarray(self._quantizer.reconstruct_n(0, self.num_lists).T)
+        self._products = np.empty((_ASSIGNED_AT_ONCE, self.num_lists), np.float32)
 
     def _fill(self, num: int) -> None:
         """Put the first ``num`` slots into lists that have room for as many and some more."""
-        bounds = [(start, min(start + _ASSIGNED_AT_ONCE, num)) for start in range(0, num, _ASSIGNED_AT_ONCE)]
+        bounds = [(start, min(start + _FILLED_AT_ONCE, num)) for start in range(0, num, _FILLED_AT_ONCE)]
         lists = np.concatenate([self._assigned(self._augmented(slice(*bound))) for bound in bounds])
         for number, size in enumerate(np.bincount(lists, minlength=self.num_lists).tolist()):
             self._lists.invlists.resize(number, int(_ROOM * size) + _ALIGNED)
@@ -167,8 +183,8 @@ class Slots:
         for start, end in bounds:
             self._append(self._augmented(slice(start, end)), lists[start:end])
 
-    def _enter(self, slots: Ints) -> None:
-        """Move slots, ascending, to the lists that suit what they hold now; those that are new follow the used ones without a gap."""
+    def enter(self, slots: Ints) -> None:
+        """Move written slots, ascending and in the order of `write`, to the lists that suit what they hold now."""
         rows = self._augmented(slots)
         lists = self._assigned(rows)
         codes = np.empty((len(rows), self._lists.code_size), np.uint8)
@@ -186,11 +202,16 @@ class Slots:
         with self._lock:
             self._lists.add_core(len(rows), faiss.swig_ptr(rows), None, faiss.swig_ptr(lists))
         self._num_used += len(rows)
+        self._num_written = max(self._num_written, self._num_used)
 
     def _assigned(self, rows: Floats) -> NDArray[np.int64]:
-        """Return each row's list. [num]."""
-        lists: NDArray[np.int64] = self._quantizer.search(rows, 1)[1][:, 0]
-        return np.ascontiguousarray(lists)
+        """Return each row's list, that of the centroid with the largest product. [num]."""
+        lists = np.empty(len(rows), np.int64)
+        for start in range(0, len(rows), _ASSIGNED_AT_ONCE):  # Three times as fast as the library where rows come in small pieces.
+            piece = rows[start : start + _ASSIGNED_AT_ONCE]
+            products = np.dot(piece, self._centroids, out=self._products[: len(piece)])
+            lists[start : start + len(piece)] = products.argmax(1)
+        return lists
 
 
 def num_lists(num: int) -> int:

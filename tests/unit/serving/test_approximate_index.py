@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrec.serving import approximate_index, slots
+from streamrec.serving import approximate_index, slots, waiting
 from streamrec.serving.approximate_index import ApproximateIndex, build_approximate
 from streamrec.serving.index import ExactIndex
 
@@ -49,8 +49,15 @@ def reading_all_lists(by_hand: int = 0) -> Iterator[None]:
 
 
 def same(one, other):
-    assert one[0].tolist() == other[0].tolist()
+    """Items of the same score, as far as sums in another order tell, may change places."""
     np.testing.assert_allclose(one[1], other[1], atol=1e-5)
+    assert len(set(one[0].tolist())) == len(one[0])
+    differing = one[0] != other[0]
+    if differing.any():
+        last = one[1][-1]
+        scores = [dict(zip(*(part.tolist() for part in answer), strict=True)) for answer in (one, other)]
+        for position in {*one[0][differing].tolist(), *other[0][differing].tolist()}:
+            assert abs(scores[0].get(position, last) - scores[1].get(position, last)) < 1e-5
 
 
 def asked(rng, num):
@@ -59,11 +66,20 @@ def asked(rng, num):
     return query, own, rng.normal(scale=2, size=len(own)).astype(np.float32), rng.integers(0, num, rng.integers(0, 30)).astype(np.int32)
 
 
-@given(st.integers(0, 10**6), st.integers(1, 5))
-@settings(deadline=None, max_examples=25)
-def test_each_of_several_versions_answers_as_an_exact_index_of_its_own_rows(seed, num_versions):
+@contextmanager
+def waiting_from(least: int) -> Iterator[None]:
+    """Let so few changed rows wait for the lists, and enter them in small pieces."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(approximate_index, "LEAST_WAITING", least)
+        patch.setattr(waiting, "_AT_ONCE", 16)
+        yield
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from([1, 30, 1000]))
+@settings(deadline=None, max_examples=60)
+def test_each_of_several_versions_answers_as_an_exact_index_of_its_own_rows(seed, num_versions, least_waiting):
     rng = np.random.default_rng(seed)
-    with reading_all_lists():
+    with reading_all_lists(), waiting_from(least_waiting):
         exact = [ExactIndex(*rows_of(rng, 200))]
         near: list[ApproximateIndex] = [build_approximate(*(getattr(exact[0], name)(np.arange(200)) for name in ("vectors", "bias")), sample)]
         for _ in range(num_versions):
@@ -74,6 +90,10 @@ def test_each_of_several_versions_answers_as_an_exact_index_of_its_own_rows(seed
             mask = rng.random(len(exact[-1])) < rng.choice([0.0, 0.01, 0.5])
             for one in (exact[-1], near[-1]):
                 one.leave_out(mask)
+            for _ in range(rng.integers(0, 4)):
+                near[-1].settle()
+            if rng.random() < 0.3:  # Older ones die.
+                exact, near = exact[-2:], near[-2:]
         for one, other in zip(exact, near, strict=True):
             for n in (1, 20, 150):
                 question = asked(rng, len(one))
@@ -219,6 +239,68 @@ def test_versions_are_asked_while_the_next_ones_are_written():
         thread.join()
     assert failures == []
     assert np.mean(overlaps) > 0.97
+
+
+def test_what_waits_is_found_before_while_and_after_it_enters_lists_and_only_once():
+    rng = np.random.default_rng(0)
+    vectors, bias = rows_of(rng, 6000)
+    with reading_all_lists(), waiting_from(1):
+        older = build_approximate(vectors, bias, sample)
+        changed = np.sort(rng.choice(6000, 2500, replace=False)).astype(np.int32)
+        told = (np.append(changed, np.arange(6000, 6100)).astype(np.int32), *rows_of(rng, 2600), sample)
+        live, exact = older.updated(*told), ExactIndex(vectors, bias).updated(*told)
+        assert live.num_waiting == 2600
+        questions = [asked(rng, 6100) for _ in range(20)]
+        expected = [exact.search(*question, 20) for question in questions]
+        stop, failures, num_asked = threading.Event(), [], 0
+
+        def ask() -> None:
+            nonlocal num_asked
+            try:
+                while not stop.is_set() or num_asked < 100:
+                    same(live.search(*questions[num_asked % 20], 20), expected[num_asked % 20])
+                    num_asked += 1
+            except BaseException as error:  # noqa: BLE001 - told in the test's own thread
+                failures.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        num_settled = 1
+        while live.settle():
+            num_settled += 1
+        stop.set()
+        thread.join()
+    assert failures == []
+    assert (num_settled, live.num_waiting) == (-(-2600 // 16), 0)
+    assert not live.settle()
+
+
+def test_few_rows_enter_at_once_and_beyond_the_most_only_the_most_wait():
+    rng = np.random.default_rng(0)
+    first = build_approximate(*rows_of(rng, 3000, clusters=50), sample)
+
+    def changed(num: int) -> ApproximateIndex:
+        return first.updated(np.arange(num, dtype=np.int32), *rows_of(rng, num, clusters=50), sample)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(approximate_index, "LEAST_WAITING", 100)
+        patch.setattr(approximate_index, "MOST_WAITING", 600)
+        assert [changed(num).num_waiting for num in (0, 99, 100, 600)] == [0, 0, 100, 600]
+        assert changed(1400).num_waiting == 1400 - 2 * 512
+
+
+def test_what_a_version_left_waiting_when_it_died_is_no_hole_in_the_slots():
+    rng = np.random.default_rng(0)
+    with reading_all_lists(), waiting_from(1):
+        vectors, bias = rows_of(rng, 300)
+        live = build_approximate(vectors, bias, sample)
+        grown = np.arange(250, 340, dtype=np.int32)
+        given_up = live.updated(grown, *rows_of(rng, 90), sample)
+        given_up.settle()
+        del given_up
+        told = (grown, *rows_of(rng, 90), sample)
+        question = asked(rng, 340)
+        same(live.updated(*told).search(*question, 20), ExactIndex(vectors, bias).updated(*told).search(*question, 20))
 
 
 def test_a_request_waits_for_a_few_rows_at_most_however_many_are_written(monkeypatch):

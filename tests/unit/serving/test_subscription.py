@@ -79,7 +79,11 @@ def play(version, test, methods=METHODS):
             slot = ModelSlot(digest_of=digest_arrays)
             subscription = BoardSubscription("replica", None, "default", slot, loader)
             subscription._actor = actor_of(board, *methods)
-            await test(Stream(board, version(40)), subscription, slot)
+            try:
+                await test(Stream(board, version(40)), subscription, slot)
+            finally:
+                if subscription._settling is not None:
+                    subscription._settling.cancel()
 
     asyncio.run(run())
 
@@ -160,5 +164,34 @@ def test_a_board_that_was_made_anew_is_not_asked_for_what_is_held(version):
         assert await subscription.step(0)
         assert slot.current is live
         assert subscription.facts()["whole"] == 1
+
+    play(version, test)
+
+
+def test_what_a_delta_leaves_for_later_is_done_behind_the_swap_in_pieces_between_which_the_next_version_comes(version, monkeypatch):
+    left = {"v2": 40, "v3": 3}
+    done: list[str] = []
+
+    def settle(slot):
+        name = slot.current.version
+        done.append(name)
+        left[name] = left.get(name, 0) - 1
+        return left[name] > 0
+
+    async def test(stream, subscription, slot):
+        monkeypatch.setattr(ModelSlot, "settle", settle)
+        await stream.whole()
+        await subscription.step(0)
+        await subscription._settling
+        await stream.delta()
+        await subscription.step(0)
+        assert slot.current.version == "v2"
+        assert done.count("v2") <= 1  # It serves before the work behind it is done.
+        await stream.delta()
+        await subscription.step(0)
+        assert slot.current.version == "v3"
+        assert done.count("v2") < 40
+        await subscription._settling
+        assert done[-3:] == ["v3"] * 3
 
     play(version, test)
