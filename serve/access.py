@@ -28,14 +28,17 @@ class Action(StrEnum):
     """Name what a route does."""
 
     PROBE = "probe"
+    ASK = "ask"
     READ = "read"
     WRITE = "write"
     DELETE_USERS = "delete_users"
     MOVE_MODELS = "move_models"
 
 
-SCOPE_OF = {Action.READ: "read", Action.WRITE: "events", Action.DELETE_USERS: "admin", Action.MOVE_MODELS: "admin"}
-"""The scope of a key that each action takes; a probe takes no key."""
+SCOPE_OF = {Action.ASK: "answers", Action.READ: "read", Action.WRITE: "events", Action.DELETE_USERS: "admin", Action.MOVE_MODELS: "admin"}
+"""The scope of a key that each action takes; a probe takes no key, and who may read may ask for answers, too."""
+
+_WIDER = {Action.ASK: ("read",)}
 
 _REMEDIES = {
     Action.MOVE_MODELS: "nor turn the stream's switches: use the command line (`streamrec rollback`, `pin`, `pause`), "
@@ -58,7 +61,7 @@ class Caller:
     """
 
     name: str | None = None
-    scopes: Collection[str] | None = None
+    scopes: frozenset[str] | None = None
     namespaces: frozenset[str] | None = None
     deletes: bool = False
     moves: bool = False
@@ -71,6 +74,16 @@ class Caller:
         """
         if self.namespaces is not None and namespace not in self.namespaces:
             raise Refusal(403, "namespace", namespace, self.allowed_namespaces, "Access: this key is for other namespaces")
+
+    def enter_all(self) -> None:
+        """Return when the caller may ask in every namespace: what is told of the machine is told of all.
+
+        Raises:
+            Refusal: The key is for some.
+        """
+        if self.namespaces is not None:
+            what = "Access: this tells of all namespaces, and this key is for some"
+            raise Refusal(403, "authorization", f"a key for {self.allowed_namespaces}", "a key for all namespaces", what)
 
     @property
     def allowed_namespaces(self) -> str:
@@ -181,9 +194,9 @@ class Access:
         if action is Action.PROBE:
             return
         caller = self.identify(scope)
-        if action is not Action.READ and not self._known:
+        if action not in {Action.ASK, Action.READ} and not self._known:
             self._origins.check_page(scope)
-        if caller.scopes is not None and SCOPE_OF[action] not in caller.scopes:
+        if caller.scopes is not None and not {SCOPE_OF[action], *_WIDER.get(action, ())} & caller.scopes:
             got, allowed = f"a key with {', '.join(sorted(caller.scopes))}", f"a key with scope {SCOPE_OF[action]}"
             raise Refusal(403, "authorization", got, allowed, "Access: this key does not have the scope that this takes")
         if action is Action.MOVE_MODELS and caller.namespaces is not None:

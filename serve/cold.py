@@ -19,13 +19,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from serve.access import Access, audit, caller_of
+from serve.access import Action as MayDo
+from serve.access import audit, caller_of
 from serve.appending import append
 from serve.backend import Backend
 from serve.document import DocumentedApp, HotRoutes
 from serve.failures import failed
+from serve.guards import Guards
 from serve.http import Headers, Message, Receive, Refusal, Scope, Send, last_of_three, no_model, path_of, read_body, wrong_method
-from serve.limits import Gate, again_after
+from serve.limits import again_after
 from serve.operations import OPERATIONS, UNLISTED, Operation
 from streamrec.clock import Clock, SystemClock
 from streamrec.errors import BrokerError, ConfigError, OperatorError, RequestError
@@ -51,6 +53,7 @@ from streamrec.serving.requests import parse_query
 from streamrec.serving.slot import LiveModel
 
 _MADE = frozenset({"event_id", "event_time"})
+_ASKED = frozenset(operation.path for operation in OPERATIONS if operation.action is MayDo.ASK and not operation.is_hot)
 
 
 def _item_id(request: Request, item_id: str) -> str:
@@ -97,8 +100,7 @@ class ColdRoutes:
         backend: The replica.
         limits: Bounds of requests.
         max_body_bytes: Longest body that is read.
-        access: Asked before anything is done.
-        gate: Bounds the requests that wait for broker or registry.
+        guards: What stands before them.
         log_name: Address of the log, for errors.
         request_id: Names a request.
         clock: Processing time, which is the event time of what is written without one.
@@ -109,8 +111,7 @@ class ColdRoutes:
         backend: Backend,
         limits: RequestLimits,
         max_body_bytes: int,
-        access: Access,
-        gate: Gate,
+        guards: Guards,
         log_name: str,
         request_id: Callable[[Scope], str],
         clock: Clock | None = None,
@@ -118,13 +119,12 @@ class ColdRoutes:
         self._backend = backend
         self._limits = limits
         self._max_body_bytes = max_body_bytes
-        self._access = access
-        self._gate = gate
+        self._access, self._gate, self._backlog = guards.access, guards.gate, guards.backlog
         self._log_name = log_name
         self._request_id = request_id
         self._clock = clock or SystemClock()
         self._headers: Headers = [(b"x-streamrec-replica", backend.replica_id.encode())]
-        self.app = DocumentedApp(limits, asks_for_keys=access.asks_for_keys)
+        self.app = DocumentedApp(limits, asks_for_keys=guards.access.asks_for_keys)
         self.app.router.route_class = _JsonRoute
         handlers: dict[Any, Any] = {RequestError: self._bad_request, Refusal: self._refused, HTTPException: self._no_route, Exception: self._failed}
         for kind, handler in {**handlers, RequestValidationError: self._invalid}.items():
@@ -135,6 +135,8 @@ class ColdRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         self._access.identify(scope)  # Nothing is read or told without a key, also of what is no route.
+        if path_of(scope) in _ASKED:
+            self._backlog.check()
         parse_query(scope.get("query_string", b""), several="category")
         body = await read_body(scope, receive, self._max_body_bytes)
         parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
@@ -261,6 +263,7 @@ class ColdRoutes:
 
     async def system(self, request: Request) -> Response:
         """The machine of the replica that answers, seen at most every five seconds, and the Ray cluster."""
+        caller_of(request.scope).enter_all()
         return await self._turn(self._backend.system.facts, "", request)
 
     async def _switch(self, action: Action, request: Request, body: ReasonBody | None) -> Response:

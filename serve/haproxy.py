@@ -99,6 +99,8 @@ def flags(where: Path) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # After three of these Serve kills the proxy, and a first start compiles what it imports: a minute, as long as Serve waits, for 15 s.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20",
+        # A proxy that fails three of these in a row is made anew: with the default of 10 s a HAProxy that has died is missed for half a minute.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         # HAProxy sends a refused connection to another replica, so a stopping replica need not linger its default 30 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
         # Also what went to a replica that died, or closed an idle connection just then, without a word: recommendations change nothing, events

@@ -75,6 +75,43 @@ class Gate:
             self.num_inside -= 1
 
 
+class Backlog:
+    """Refuse what has waited for the event loop too long already: an answer that comes later than anybody waits helps nobody.
+
+    A replica answers one request after the other. Those that one turn of the loop finds ready wait for each other, so a request has waited for as
+    long as the turn lasts; those that came in a turn before that are not told apart, and have waited at most twice as long.
+
+    Args:
+        most_s: So long; infinity refuses nothing.
+        clock: Monotonic time.
+    """
+
+    def __init__(self, most_s: float, clock: Clock | None = None) -> None:
+        self._most_s = most_s
+        self._clock = clock or SystemClock()
+        self._began_s: float | None = None
+        self.num_refused = 0
+
+    def check(self) -> None:
+        """Return when a request may be answered.
+
+        Raises:
+            Refusal: It has waited too long.
+        """
+        now_s = self._clock.monotonic_s()
+        if self._began_s is None:
+            self._began_s = now_s
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        waited_s = now_s - self._began_s
+        if waited_s > self._most_s:
+            self.num_refused += 1
+            what = "Serving: more requests come than this replica can answer, send again later"
+            raise Refusal(429, "requests", f"waited {waited_s:.2f} s", f"at most {self._most_s:g} s (serving.shed_after_s)", what, again_after(1))
+
+    def _next_turn(self) -> None:
+        self._began_s = None
+
+
 class Deadlines:
     """Tell whether a full answer still comes in time.
 

@@ -91,24 +91,24 @@ OPERATIONS = (
     Operation(
         "recommend", "POST", "/v1/recommend", "Recommend items for a user or a history",
         {"items": [_EXPLAINED], **_STUDENT, "content_part": "this version carries no words; what they add is within `because`"},
-        body={"user_id": "u1", "n": 1, "categories": ["lamp"], "max_price": 100, "explain": True}, is_hot=True,
+        body={"user_id": "u1", "n": 1, "categories": ["lamp"], "max_price": 100, "explain": True}, is_hot=True, action=Action.ASK,
     ),
     Operation(
         "recommend_to_user", "GET", "/v1/recommend/{user_id}", "Recommend items for a user",
-        {"items": [_RANKED], **_STUDENT}, asked="/v1/recommend/u1?n=1", is_hot=True,
+        {"items": [_RANKED], **_STUDENT}, asked="/v1/recommend/u1?n=1", is_hot=True, action=Action.ASK,
     ),
     Operation(
         "similar", "POST", "/v1/similar", "Find items like given ones",
-        {"items": [{"item_id": "i2", "score": 0.812}], **_FACTS, "source": "student"}, body={"like": ["i1"], "n": 1},
+        {"items": [{"item_id": "i2", "score": 0.812}], **_FACTS, "source": "student"}, body={"like": ["i1"], "n": 1}, action=Action.ASK,
     ),
     Operation(
         "rank", "POST", "/v1/rank", "Put candidates in order of score",
         {"items": [_RANKED], "left_out": [{"item_id": "gone", "why": "unknown to the version"}], **_STUDENT},
-        body={"user_id": "u1", "candidates": ["i2", "i3", "gone"]},
+        body={"user_id": "u1", "candidates": ["i2", "i3", "gone"]}, action=Action.ASK,
     ),
     Operation(
         "popular", "GET", "/v1/popular", "List the most popular items",
-        {"items": [{"item_id": "i2", "score": 812.0}], **_FACTS, **_POPULAR}, asked="/v1/popular?n=1&category=lamp",
+        {"items": [{"item_id": "i2", "score": 812.0}], **_FACTS, **_POPULAR}, asked="/v1/popular?n=1&category=lamp", action=Action.ASK,
     ),
     Operation(
         "get_item", "GET", "/v1/items/{item_id}", "Show what is known of an item",

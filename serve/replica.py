@@ -15,12 +15,13 @@ from typing import Any
 from serve.access import Access
 from serve.appending import APPEND_TIMEOUT_S
 from serve.cors import Cors
+from serve.guards import Guards
 from serve.keys import LOOK_EVERY_S, KeyFile
 from serve.letters import Letters
-from serve.limits import Deadlines, Gate
+from serve.limits import Backlog, Deadlines, Gate
 from serve.metrics import put_facts
 from serve.moves import Moves
-from serve.routes import Guards, Routes
+from serve.routes import Routes
 from serve.subscription import BoardSubscription
 from serve.system import System
 from serve.tracing import SwapTraces
@@ -32,6 +33,7 @@ from streamrec.errors import BrokerUnavailable, OperatorError
 from streamrec.evaluation.worth import Worth
 from streamrec.events.codec import EventCodec
 from streamrec.events.schema import Kind
+from streamrec.features.dedupe import Dedupe
 from streamrec.features.tombstones import Tombstones
 from streamrec.log.base import LogAddress, LogTail, LogWriter
 from streamrec.log.connect import open_table_reader, open_tail, open_writer
@@ -124,9 +126,8 @@ class Replica:
         if settings.log_address is not None:
             features, tombstones = config.features, Tombstones(tombstone_key())
             users, meanings = config.serving.history_users, config.events.meanings
-            self._view = HistoryView(
-                features.history_length, users, meanings, self._codec, clock, tombstones=tombstones, max_items=features.max_items
-            )
+            self._view = HistoryView(features.history_length, users, meanings, self._codec, clock, tombstones=tombstones)
+            self._view.max_items, self._view.dedupe = features.max_items, Dedupe(features.dedupe_horizon)
             self._follower = LogFollower(self._view, self._load_histories, self._open_tail, heard=self._freshness.heard)
             topic, waiting = config.log.events_topic, config.serving.max_waiting
             self._sink = EventSink(self._codec, self._open_writer, topic, waiting, kinds=config.serving.accepts, earliest_ms=MIN_SENT_TIME_MS)
@@ -150,7 +151,7 @@ class Replica:
         letters_config = config.model_copy(update={"log": self._log_config})
         self.letters = Letters(letters_config, settings.log_address, settings.state_url, clock)
         self.system = System(replica_id)
-        self.gate, self.deadlines = Gate(config.serving.max_waiting), Deadlines()
+        self.gate, self.deadlines, self.backlog = Gate(config.serving.max_waiting), Deadlines(), Backlog(config.serving.shed_after_s)
         self._stopping = threading.Event()
         self._histories_tried = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -234,7 +235,7 @@ class Replica:
 
     def taken(self) -> Taken:
         """Return this replica's numbers."""
-        put_facts(self.numbers, self.facts(), self.deadlines.num_late, self.gate.num_refused)
+        put_facts(self.numbers, self.facts(), self.deadlines.num_late, self.gate.num_refused + self.backlog.num_refused)
         return self.numbers.taken()
 
     async def all_numbers(self) -> list[Taken]:
@@ -343,7 +344,7 @@ def make_routes(replica: Replica, settings: ReplicaSettings) -> Routes:
     """Return a replica's routes with the configured bounds and access."""
     config = settings.config
     limits = RequestLimits(config.events.namespace, config.serving.max_n, config.serving.max_history, config.events.max_id_bytes)
-    guards = Guards(replica.access, replica.gate, Cors(config.serving.cors_origins), replica.deadlines)
+    guards = Guards(replica.access, replica.gate, Cors(config.serving.cors_origins), replica.deadlines, replica.backlog)
     return Routes(replica, limits, config.serving.max_body_bytes, str(settings.log_address), guards)
 
 

@@ -7,15 +7,15 @@ import itertools
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from serve.access import Access, Action, caller_of
+from serve.access import Action, caller_of
 from serve.appending import append
 from serve.backend import Backend
 from serve.cold import ColdRoutes
-from serve.cors import Cors
 from serve.failures import failed
+from serve.guards import Guards
 from serve.http import (
     IS_HEAD,
     BodyTooLargeError,
@@ -35,7 +35,6 @@ from serve.http import (
     respond_bytes,
     wrong_method,
 )
-from serve.limits import Deadlines, Gate
 from serve.live import Live
 from serve.metrics import Requests, Watched
 from serve.pages import Pages
@@ -54,23 +53,6 @@ _NDJSON = frozenset({b"application/x-ndjson", b"application/ndjson", b"applicati
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 Route = tuple[str, Handler | None, Action]
-
-
-@dataclass(frozen=True)
-class Guards:
-    """Hold what stands before the routes of a replica.
-
-    Attributes:
-        access: Asked before anything is done.
-        gate: Bounds the requests that wait for broker or registry.
-        cors: Which pages may ask from a browser.
-        deadlines: Tells which requests are late.
-    """
-
-    access: Access = field(default_factory=Access)
-    gate: Gate = field(default_factory=lambda: Gate(1000))
-    cors: Cors = field(default_factory=Cors)
-    deadlines: Deadlines = field(default_factory=Deadlines)
 
 
 class Routes:
@@ -95,12 +77,12 @@ class Routes:
         self._headers: Headers = [(b"x-streamrec-replica", backend.replica_id.encode())]
         self._guards = guards or Guards()
         self._access, self._deadlines = self._guards.access, self._guards.deadlines
-        self._cold = ColdRoutes(backend, limits, max_body_bytes, self._access, self._guards.gate, log_name, self._request_id)
+        self._cold = ColdRoutes(backend, limits, max_body_bytes, self._guards, log_name, self._request_id)
         self._live = Live(backend, self._access, self._headers)
         self._pages = Pages()
         self._requests = Requests(backend.numbers, SystemClock())
         self._routes: dict[str, Route] = {
-            "/v1/recommend": ("POST", self._post_recommend, Action.READ),
+            "/v1/recommend": ("POST", self._post_recommend, Action.ASK),
             "/v1/events": ("POST", self._post_events, Action.WRITE),
             "/v1/models": ("GET", self._get_models, Action.READ),
             "/healthz": ("GET", self._healthz, Action.PROBE),
@@ -154,7 +136,7 @@ class Routes:
 
     def _route_of(self, path: str) -> Route:
         if path.startswith(_USER_PREFIX) and len(path) > len(_USER_PREFIX):
-            return "GET", self._get_recommend, Action.READ
+            return "GET", self._get_recommend, Action.ASK
         # No part of the interface that clients are made from: text for Prometheus, and what the dashboard shows.
         if path == "/metrics":
             return "GET", self._get_metrics, Action.READ
@@ -165,11 +147,13 @@ class Routes:
         return "", None, Action.READ
 
     async def _post_recommend(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._guards.backlog.check()
         taken_s = self._deadlines.now_s()
         body = await read_body(scope, receive, self._max_body_bytes)
         await self._recommend(scope, send, parse_recommend(body, self._limits), taken_s)
 
     async def _get_recommend(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._guards.backlog.check()
         request = parse_recommend_query(last_segment(scope), scope.get("query_string", b""), self._limits)
         await self._recommend(scope, send, request, self._deadlines.now_s())
 
@@ -217,10 +201,11 @@ class Routes:
                 facts[name] = {**facts[name], "namespaces": seen, "index": {namespace: index[namespace] for namespace in seen}}
         if caller.namespaces is not None:  # Those of others are in there, too.
             facts.pop("worth", None)
-        limits = {"late": self._deadlines.num_late, "waiting": self._guards.gate.num_inside, "shed": self._guards.gate.num_refused}
+        limits = {"late": self._deadlines.num_late, "waiting": self._guards.gate.num_inside, "shed": self._guards.num_shed}
         await respond(send, 200, {**facts, "limits": limits}, self._headers)
 
     async def _get_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller_of(scope).enter_all()
         body = expose(await self._backend.all_numbers())
         await respond_bytes(send, 200, body, [(b"content-type", CONTENT_TYPE.encode()), *self._headers])
 

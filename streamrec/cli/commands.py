@@ -132,7 +132,7 @@ def backtest(
 @app.command()
 def key(
     name: Annotated[str, typer.Argument(help="Who has it, for the registry's history and the log.")],
-    scopes: Annotated[list[str] | None, typer.Option("--scope", metavar="read|events|admin", help="What it may do; several times.")] = None,
+    scopes: Annotated[list[str] | None, typer.Option("--scope", metavar="answers|read|events|admin", help="What it may do; several times.")] = None,
     namespaces: Annotated[list[str] | None, typer.Option("--namespace", metavar="NAME", help="In this one; several times. Default: all.")] = None,
     rate: Annotated[float, typer.Option(min=0, metavar="N", help="Requests a second at each replica. Default: 0, any number.")] = 0.0,
     burst: Annotated[int, typer.Option(min=0, metavar="N", help="So many at once. Default: 0, a second's.")] = 0,

@@ -8,16 +8,16 @@ from typing import Any
 import tomli_w
 
 from streamrec.cli.options import NewKey
-from streamrec.config.keys import ApiKey, digest_of, new_key
+from streamrec.config.keys import SCOPES, ApiKey, digest_of, new_key
 from streamrec.config.loading import parse_config
 from streamrec.errors import ConfigError
 
 
 def run(options: NewKey) -> int:
     """Print the key, which is shown this once, on the error output, and its table for ``serving.keys_file`` on the output."""
-    if not options.scopes or not set(options.scopes) <= {"read", "events", "admin"}:
+    if not options.scopes or not set(options.scopes) <= set(SCOPES):
         what = "Key: it has no scope" if not options.scopes else "Key: no such scope"
-        raise ConfigError(what, got=", ".join(options.scopes) or "none", allowed="read, events, admin", do="give --scope, several times if you like")
+        raise ConfigError(what, got=", ".join(options.scopes) or "none", allowed=", ".join(SCOPES), do="give --scope, several times if you like")
     if not options.name.strip() or not options.name.isprintable():
         what = "Key: the name is empty or not printable"
         raise ConfigError(what, got=repr(options.name), allowed="words, for the registry's history and the log")

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationError
 
@@ -14,7 +14,8 @@ from streamrec.config.section import Section
 from streamrec.config.sections import Config
 from streamrec.errors import ConfigError
 
-ApiScope = Literal["read", "events", "admin"]
+ApiScope = Literal["answers", "read", "events", "admin"]
+SCOPES: tuple[ApiScope, ...] = get_args(ApiScope)
 
 _PREFIX = "srk_"
 _NUM_RANDOM_BYTES = 32
@@ -23,9 +24,9 @@ _NUM_RANDOM_BYTES = 32
 class ApiKey(Section):
     """Say what the bearer of a key may do.
 
-    ``sha256``: the key's digest, in hex. ``scopes``: ``read`` asks, ``events`` sends events and item updates, ``admin`` deletes users and moves
-    models. ``namespaces``: in these alone; empty stands for all. ``rate``: requests a second that each replica answers, 0 for any number;
-    ``burst``: so many at once, 0 for a second's.
+    ``sha256``: the key's digest, in hex. ``scopes``: ``answers`` asks for items, ``read`` for anything, ``events`` sends events and item updates,
+    ``admin`` deletes users and moves models. ``namespaces``: in these alone; empty stands for all. ``rate``: requests a second that each replica
+    answers, 0 for any number; ``burst``: so many at once, 0 for a second's.
     """
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")

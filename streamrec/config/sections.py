@@ -272,7 +272,8 @@ class ServingConfig(Section):
     paths of this server begin with, so that several answer at one port of one Ray cluster. ``log_impressions``: so large a share of the
     recommendations is logged as impressions. ``remote_promotion``: let models be promoted, rolled back and pinned, and the stream's switches
     turned, by HTTP also where the server listens on more than loopback and has no keys. ``keys_file``: the TOML file of `streamrec.config.keys`;
-    empty asks nobody for a key. ``max_waiting``: so many requests of a replica may wait for broker or registry. ``cors_origins``: pages of these
+    empty asks nobody for a key. ``max_waiting``: so many requests of a replica may wait for broker or registry. ``shed_after_s``: a request for
+    items that has waited so long for a busy replica is refused. ``cors_origins``: pages of these
     origins may ask from a browser, ``*`` for all; without keys they may change things, and a server on loopback goes by their hosts as well as by
     loopback's. ``explore_share``: so large a share of each recommended list's places, rounded down, is given to
     items drawn by chance among those that would have them and the ``explore_among`` next, at ``explore_temperature``; 0 explores nothing.
@@ -295,6 +296,7 @@ class ServingConfig(Section):
     remote_promotion: bool = False
     keys_file: str = ""
     max_waiting: int = Field(default=1000, ge=1)
+    shed_after_s: Duration = 1.0
     cors_origins: tuple[str, ...] = ()
     explore_share: float = Field(default=0.0, ge=0, le=0.2)
     explore_among: int = Field(default=100, ge=1, le=10_000)

@@ -24,7 +24,7 @@ def load_history_columns(state_url: str) -> HistoryColumns | None:
         StorageError: The storage refused.
     """
     loaded = CheckpointStore(open_storage(checkpoint_url(current_url(state_url)))).load_newest(
-        only=("histories", "vocabulary", "stream", "tombstones", "item_attributes")
+        only=("histories", "vocabulary", "stream", "tombstones", "item_attributes", "dedupe")
     )
     if loaded is None:
         return None
@@ -36,4 +36,6 @@ def load_history_columns(state_url: str) -> HistoryColumns | None:
     base, *deltas = loaded.components.get("tombstones", (ComponentState(),))
     told, *changes = loaded.components.get("item_attributes", (ComponentState(),))
     attributes = attributes_of(merge(told, changes))
-    return HistoryColumns(users, indptr, rows, vocabulary.keys(), offsets, times, (base, *deltas), vocabulary.unavailable(), attributes)
+    event_ids = tuple(loaded.components.get("dedupe", (ComponentState(),)))
+    said = vocabulary.unavailable(), attributes, event_ids
+    return HistoryColumns(users, indptr, rows, vocabulary.keys(), offsets, times, (base, *deltas), *said)

@@ -15,10 +15,11 @@ from streamrec.config import FLOAT32_MAX, MAX_TIME_MS, MIN_SENT_TIME_MS
 from streamrec.errors import RequestError
 from streamrec.serving.checks import MAX_DEADLINE_MS, RequestLimits, check_ids, check_n, check_namespace, refuse, refuse_unknown
 
-MAX_LISTS = 20
+MAX_LISTS, MOST_LISTED = 20, 2
+"""Of one answer; all lists together hold at most so many times what one may: a replica answers nobody else meanwhile."""
 MOST_LETTERS, MOST_VERSIONS = 200, 50
 """Of one answer: each letter and each version is read from the log or from storage."""
-SEEN_IS = 'true or false, or {"last": NUMBER}'
+SEEN_IS = 'true or false, or {"last": NUMBER}, 1 or more'
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -53,9 +54,9 @@ class FilterFields(Body):
 
 
 class SeenScope(Body):
-    """Say which of the user's items count as seen."""
+    """Say which items count as seen."""
 
-    last: Count = Field(description="Only so many of the newest.")
+    last: Count = Field(description="Only so many of the newest, of those that are known of the user and of a history that is given.")
 
 
 class ListBody(FilterFields):
@@ -63,6 +64,7 @@ class ListBody(FilterFields):
 
     name: Text = Field(description="What the answer calls the list.")
     n: Count | None = Field(default=None, description="How many items.")
+    exclude_seen: bool | SeenScope | None = Field(default=None, description="Whether known items, or the newest of them, are left out of this list.")
 
 
 class WhoBody(Body):
@@ -79,7 +81,7 @@ class RecommendBody(WhoBody, FilterFields):
     model_config = ConfigDict(json_schema_extra={"anyOf": _SOMEBODY})
 
     n: Count = Field(default=20, description="How many items, at most serving.max_n.")
-    exclude_seen: bool | SeenScope = Field(default=True, description="Whether known items, or the newest of them, and the history are left out.")
+    exclude_seen: bool | SeenScope = Field(default=True, description="Whether known items and the history, or the newest of them, are left out.")
     context: dict[str, str | float | bool] | None = Field(default=None, description="Flat facts about the moment; this student does not use them.")
     deadline_ms: Money | None = Field(
         default=None, gt=0, le=MAX_DEADLINE_MS, description="Milliseconds; an answer that would come later is the popular items, its why is deadline."
@@ -197,8 +199,9 @@ def refuse_invalid(fault: Mapping[str, Any]) -> NoReturn:
     Raises:
         RequestError: Always.
     """
-    if fault["loc"] and fault["loc"][0] == "exclude_seen":  # Pydantic names each kind that it tried.
-        refuse("exclude_seen", fault["input"], SEEN_IS)
+    if "exclude_seen" in fault["loc"]:  # Pydantic names each kind that it tried.
+        place = fault["loc"][: fault["loc"].index("exclude_seen") + 1]
+        refuse(".".join(str(part) for part in place), fault["input"], SEEN_IS)
     field = ".".join(str(part) for part in fault["loc"]) or "body"
     if fault["type"] == "missing":  # Pydantic's input is then the whole body.
         what, allowed = f"Request: {field} is missing", "a value"
@@ -222,5 +225,10 @@ def check_bounds(body: Body, limits: RequestLimits) -> None:
         check_n(values["n"], limits)
     if values.get("namespace") is not None:
         check_namespace(values["namespace"])
-    for one in values.get("lists") or ():
+    lists = values.get("lists") or ()
+    for one in lists:
         check_bounds(one, limits)
+    num_items, most = sum(one.n or values["n"] for one in lists), MOST_LISTED * limits.max_n
+    if num_items > most:
+        what = "Request: the lists ask for too many items in all"
+        refuse("lists", f"{num_items} items", f"at most {most} in all lists of a request", what)

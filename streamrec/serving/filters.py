@@ -55,13 +55,35 @@ class Filters:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """Say which seen items may not be returned.
+
+    Attributes:
+        is_excluded: Whether any.
+        last: Only so many of the newest count as seen; None: all.
+    """
+
+    is_excluded: bool = True
+    last: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ListRequest:
-    """Ask for one of several lists."""
+    """Ask for one of several lists.
+
+    Attributes:
+        name: What the answer calls it; "" of the only one.
+        n: How many items.
+        filters: Which items may be returned.
+        exclude: None of these.
+        seen: Which seen items may not be returned.
+    """
 
     name: str
     n: int
     filters: Filters
     exclude: tuple[str, ...] = ()
+    seen: Seen = Seen()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +92,14 @@ class Extras:
 
     Attributes:
         filters: Which items may be returned.
-        seen_last: Only so many of the user's newest items count as seen; None: all.
+        seen: Which seen items may not be returned; None: as the request says.
         lists: Several lists instead of one.
         repeat_items: Whether an item may be in several lists.
         explain: Whether each item says what moved it.
     """
 
     filters: Filters = Filters()
-    seen_last: int | None = None
+    seen: Seen | None = None
     lists: tuple[ListRequest, ...] = ()
     repeat_items: bool = False
     explain: bool = False

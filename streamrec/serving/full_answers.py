@@ -13,7 +13,7 @@ from streamrec.serving.answers import CONTENT, DEADLINE, SCORE_DECIMALS, STUDENT
 from streamrec.serving.bodies import RankBody, SimilarBody
 from streamrec.serving.content import Floats, units
 from streamrec.serving.exploring import Exploration
-from streamrec.serving.filters import Extras, Filters, ListRequest
+from streamrec.serving.filters import Extras, Filters, ListRequest, Seen
 from streamrec.serving.new_items import Newcomers, direction_of
 from streamrec.serving.recommender import Recommender
 from streamrec.serving.requests import RecommendRequest
@@ -51,11 +51,11 @@ class FullAnswerer(Answerer):
         history = (known if request.history is None else given)[::-1][: recommender.history_length]
         why = DEADLINE if request.is_late and len(history) else None
         history = _NO_ROWS if request.is_late else history
-        taken = _seen(request, extras, known, given)
-        asked = extras.lists or (ListRequest("", request.n, extras.filters, request.exclude),)
-        lists = []
+        asked = extras.lists or (ListRequest("", request.n, extras.filters, request.exclude, extras.seen or Seen(request.exclude_seen)),)
+        lists, taken = [], _NO_ROWS
         for one in asked:
-            rows, shown = self._list(request, one, recommender, history, taken, f"{seed}\n{one.name}", explains=extras.explain)
+            barred = np.concatenate([taken, *_seen(one.seen, known, given)])
+            rows, shown = self._list(request, one, recommender, history, barred, f"{seed}\n{one.name}", explains=extras.explain)
             taken = taken if extras.repeat_items else np.concatenate([taken, rows])
             lists.append(shown)
         source = {"source": STUDENT} if len(history) else popular_source(recommender, why or self.why(request, recommender))
@@ -188,11 +188,11 @@ class FullAnswerer(Answerer):
         return Among(rows, filters.available)
 
 
-def _seen(request: RecommendRequest, extras: Extras, known: Rows, given: Rows) -> Rows:
-    """Return the rows that count as seen; of the user's known items the newest if the request says so."""
-    if not request.exclude_seen:
-        return _NO_ROWS
-    return np.concatenate([known if extras.seen_last is None else known[-extras.seen_last :], given])
+def _seen(seen: Seen, known: Rows, given: Rows) -> tuple[Rows, ...]:
+    """Return the rows that count as seen: of the user's known items, and of a history that was given, the newest if the request says so."""
+    if not seen.is_excluded:
+        return ()
+    return (known, given) if seen.last is None else (known[-seen.last :], given[-seen.last :])
 
 
 def _explain(items: Sequence[dict[str, Any]], recommender: Recommender, history: Rows, rows: Rows) -> None:

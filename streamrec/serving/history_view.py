@@ -1,8 +1,7 @@
 """Follow the log and keep each user's recent items, and what catalogues say of items, so that an answer needs no other service.
 
 The view resumes from the checkpoint's histories and applies the log from the checkpoint's offsets on; an offset that it has applied has no
-effect when it is delivered again. It knows no event ids: two records with one ``event_id`` at two offsets count twice here (the learner's
-dedupe is another stage), which costs a doubled entry in one history until the checkpoint is loaded the next time.
+effect when it is delivered again, nor has an event whose id it knows: those that the checkpoint remembers, and what came since.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from streamrec.events.codec import EventCodec
 from streamrec.events.meaning import NEGATIVE, roles_of
 from streamrec.events.schema import Kind
 from streamrec.events.tables import numpy_of, only
+from streamrec.features.dedupe import Dedupe, EventKeys
 from streamrec.features.item_attributes import FIELDS
 from streamrec.features.tombstones import NEVER, Tombstones, with_same_user
 from streamrec.serving.attributes import Attributes
@@ -38,6 +38,7 @@ _TIME_BYTES = 8
 _NO_CODES: Codes = np.empty(0, np.int32)
 # Below twice so many codes nothing is won by looking which are in use.
 _FEW_CODES = 4096
+_REMEMBERED_IDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class HistoryColumns:
         unavailable: Of each code, whether the item can't be had, and the event time of the update that says so or the opposite, 0 without
             one; None when nothing was said of any.
         attributes: Of each code what is known of the item as JSON, and when its fields were said; see `streamrec.serving.attributes`.
+        event_ids: State of `streamrec.features.dedupe.Dedupe`, a base and its deltas.
     """
 
     users: list[User]
@@ -66,6 +68,7 @@ class HistoryColumns:
     tombstones: tuple[ComponentState, ...] = (ComponentState(),)
     unavailable: tuple[NDArray[np.bool_], NDArray[np.int64]] | None = None
     attributes: tuple[list[str], NDArray[np.int64]] | None = None
+    event_ids: tuple[ComponentState, ...] = (ComponentState(),)
 
 
 @dataclass
@@ -158,6 +161,7 @@ class HistoryView:
         clock: Processing time, for the codec's bound on future times.
         tombstones: Who was deleted, so that old events that come again stay without effect; None remembers nobody.
         max_items: Of the items that can't be had so many are remembered at least, and as many of those that are described, by the newest updates.
+        dedupe: Which event ids are known; one with the horizon 0 knows none.
 
     **Contract.** One thread writes (`load`, `apply`), one other may read (`get`, ``table``). `apply` never raises on bad records and does not
     block. ``offsets`` are the next ones to apply; where to follow the log from after `load` or a pause. Whoever reads several times for
@@ -172,6 +176,7 @@ class HistoryView:
     clock: Clock = field(default_factory=SystemClock)
     tombstones: Tombstones | None = None
     max_items: int = 1_000_000
+    dedupe: Dedupe = field(default_factory=lambda: Dedupe(_REMEMBERED_IDS))
     table: HistoryTable = field(default_factory=HistoryTable)
     offsets: dict[int, int] = field(default_factory=dict)
     counters: ViewCounters = field(default_factory=ViewCounters)
@@ -201,6 +206,7 @@ class HistoryView:
         self.counters = ViewCounters(evicted=first)
         if self.tombstones is not None:
             self.tombstones.restore(columns.tombstones[0], columns.tombstones[1:])
+        self.dedupe.restore(columns.event_ids[0], columns.event_ids[1:])
         self.offsets = dict(columns.offsets)
         self.table = table
         self._codes_wanted = max(_FEW_CODES, len(table.item_ids))
@@ -208,15 +214,16 @@ class HistoryView:
     def apply(self, log_rows: pa.Table) -> int:
         """Apply log rows (schema LOG_ROW) in event-time order and return how many events changed a history.
 
-        Rows below the applied offsets have no effect. Impressions and item updates change no history; an item update may change
-        ``table.availability`` and ``table.attributes``.
+        Rows below the applied offsets have no effect, nor have events whose ids are known. Impressions and item updates change no history; an item
+        update may change ``table.availability`` and ``table.attributes``.
         """
         fresh = self._fresh(log_rows)
         if fresh.num_rows == 0:
             return 0
         decoded = self.codec.decode(fresh, self.clock.now_ms())
         self.counters.rejected += decoded.rejected.num_rows
-        events = self._without_deleted(decoded.valid)
+        events = self._without_deleted(self._without_known(decoded.valid))
+        self.dedupe.remember(EventKeys.of(events))
         self._describe(events)
         applied = self._apply_events(events)
         self.counters.applied += applied
@@ -232,6 +239,13 @@ class HistoryView:
         is_fresh = log_rows["offset"].to_numpy() >= applied_to
         self.counters.repeated += int(len(is_fresh) - is_fresh.sum())
         return log_rows if is_fresh.all() else log_rows.filter(pa.array(is_fresh))
+
+    def _without_known(self, valid: pa.Table) -> pa.Table:
+        """Leave out impressions, which change nothing here, and events whose ids are known."""
+        events = only(valid, ~numpy_of(pc.equal(valid["kind"], Kind.IMPRESSION.value)))
+        fresh = self.dedupe.fresh(EventKeys.of(events), None)
+        self.counters.repeated += int(len(fresh) - fresh.sum())
+        return only(events, fresh)
 
     def _without_deleted(self, events: pa.Table) -> pa.Table:
         """Leave out what users did before they were deleted, and remember who is deleted here."""
@@ -250,6 +264,7 @@ class HistoryView:
             before = mine[(partition[mine] == partition[row]) & (offset[mine] < offset[row])]
             newest_ms = self.table.newest_ms((values["namespace"], values["user_id"]))
             self.tombstones.add(**values, until_ms=max(newest_ms, int(time[before].max(initial=NEVER))))
+            self.dedupe.delete_user(values["namespace"], values["user_id"])
         return only(events, ~self.tombstones.covers_events(events) | asks)
 
     def _describe(self, events: pa.Table) -> None:

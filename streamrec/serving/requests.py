@@ -20,7 +20,7 @@ from streamrec.serving.checks import (
     refuse,
     refuse_unknown,
 )
-from streamrec.serving.filters import Extras, Filters, ListRequest
+from streamrec.serving.filters import Extras, Filters, ListRequest, Seen
 
 DEFAULT_N = 20
 _MAX_DIGITS = 18
@@ -88,22 +88,27 @@ def _in_full(body: RecommendBody, limits: RequestLimits) -> RecommendRequest:
     if body.user_id is None and body.history is None:
         _refuse_nobody()
     own, n = Filters.of(body), body.n if "n" in body.model_fields_set else min(DEFAULT_N, limits.max_n)
-    lists = [
-        ListRequest(one.name, one.n or n, own.replaced_by(one), tuple(one.exclude) if "exclude" in one.model_fields_set else tuple(body.exclude))
-        for one in body.lists or ()
-    ]
-    seen_last = body.exclude_seen.last if isinstance(body.exclude_seen, SeenScope) else None
+    seen = _seen(body.exclude_seen)
+    lists = []
+    for one in body.lists or ():
+        exclude = one.exclude if "exclude" in one.model_fields_set else body.exclude
+        mine = seen if one.exclude_seen is None else _seen(one.exclude_seen)
+        lists.append(ListRequest(one.name, one.n or n, own.replaced_by(one), tuple(exclude), mine))
     return RecommendRequest(
         user_id=body.user_id,
         namespace=body.namespace or limits.namespace,
         history=None if body.history is None else tuple(body.history),
         n=n,
         exclude=tuple(body.exclude),
-        exclude_seen=body.exclude_seen is not False,
+        exclude_seen=seen.is_excluded,
         context=body.context,
         deadline_ms=None if body.deadline_ms is None else check_deadline(body.deadline_ms),
-        extras=Extras(own, seen_last, tuple(lists), body.repeat_items, body.explain),
+        extras=Extras(own, seen, tuple(lists), body.repeat_items, body.explain),
     )
+
+
+def _seen(said: bool | SeenScope) -> Seen:
+    return Seen(last=said.last) if isinstance(said, SeenScope) else Seen(said)
 
 
 def _refuse_nobody() -> NoReturn:

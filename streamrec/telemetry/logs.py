@@ -1,4 +1,8 @@
-"""Write log lines as JSON, one object a line, where the configuration asks for it; else nothing here changes any line."""
+"""Write log lines as JSON, one object a line, where the configuration asks for it; else nothing here changes any line.
+
+But for one thing: Serve takes what its replicas write to the error output for lines of a file of its own, a thousand of which it holds back. A
+replica's lines go to its real error output, in either form, when they are written.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +110,20 @@ class _Lines:
         logging.captureWarnings(False)
 
 
-_lines: _Lines | None = None
+class _PlainLines:
+    """Write lines to the process' real error output where `sys.stderr` is no file."""
+
+    def __init__(self) -> None:
+        self._added = logging.StreamHandler(sys.__stderr__)
+        self._added.setLevel(logging.WARNING)
+        self._added.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(self._added)
+
+    def undo(self) -> None:
+        logging.getLogger().removeHandler(self._added)
+
+
+_lines: _Lines | _PlainLines | None = None
 
 
 def set_up(log_format: str, process: str) -> None:
@@ -119,12 +136,16 @@ def set_up(log_format: str, process: str) -> None:
     global _lines
     if _lines is not None:
         _lines.undo()
-    _lines = _Lines(process) if log_format == JSON else None
+    _lines = None
+    if log_format == JSON:
+        _lines = _Lines(process)
+    elif not isinstance(sys.stderr, io.TextIOBase):
+        _lines = _PlainLines()
 
 
 def is_json() -> bool:
     """Return whether this process' lines are JSON."""
-    return _lines is not None
+    return isinstance(_lines, _Lines)
 
 
 def set_up_first(log_format: str, process: str, build: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

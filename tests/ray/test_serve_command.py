@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from serve.haproxy import has_haproxy
 from serve.launch import wait_until_answers
 from streamrec.registry.registry import Registry
 from streamrec.storage import LocalStorage
@@ -43,6 +44,13 @@ def processes_that_name(text):
     return found
 
 
+def is_haproxy(process):
+    try:
+        return Path(f"/proc/{process}/exe").resolve().name == "haproxy"
+    except OSError:
+        return False
+
+
 def status_of(url):
     try:
         with urllib.request.urlopen(url, timeout=20) as answer:
@@ -52,21 +60,26 @@ def status_of(url):
             return error.code
 
 
-def assert_a_replicas_lines_are_json(folder, url):
-    """A replica audits what it is ordered, by the request's id."""
+def assert_a_replica_audits(folder, url, log_format):
+    """A replica writes down what it is ordered, by the request's id, when it is."""
     asked = urllib.request.Request(f"{url}/v1/models:rollback", b"{}", {"x-request-id": "r-7"})
     with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(asked, timeout=20):
         pass
     with refused.value as answer:
         assert (answer.code, answer.headers["x-request-id"]) == (409, "r-7")
     lines = [line for path in folder.rglob("worker-*.err") for line in path.read_text().splitlines() if "r-7" in line]
+    if log_format == "plain":
+        (plain,) = lines
+        assert "WARNING serve.access: Audit: rollback, asked by " in plain
+        return
     (line,) = map(json.loads, lines)
     assert (line["process"], line["level"], line["request_id"]) == ("replica", "warning", "r-7")
 
 
-def test_the_command_takes_what_another_cluster_promotes_and_ends_with_sigterm(folder, make_version):
+@pytest.mark.parametrize("log_format", ["json", "plain"])
+def test_the_command_takes_what_another_cluster_promotes_and_ends_with_sigterm(folder, make_version, log_format):
     words = [sys.executable, "-m", "serve", "--log", f"local://{folder / 'log'}"]
-    settings = f"state={folder / 'state'}", "serving.port=0", "serving.num_replicas=1", "telemetry.log_format=json"
+    settings = f"state={folder / 'state'}", "serving.port=0", "serving.num_replicas=1", f"telemetry.log_format={log_format}"
     words += [word for setting in settings for word in ("--set", setting)]
     environment = {name: value for name, value in os.environ.items() if name not in {"RAY_ADDRESS", "STREAMREC_CONFIG"}}
     with (folder / "err").open("w+") as err:
@@ -82,7 +95,12 @@ def test_the_command_takes_what_another_cluster_promotes_and_ends_with_sigterm(f
             registry.promote("v00000001", "a test")
             where = urllib.parse.urlsplit(url)
             wait_until_answers(where.hostname, where.port, "/readyz", PATIENCE_S)
-            assert_a_replicas_lines_are_json(folder, url)
+            assert_a_replica_audits(folder, url, log_format)
+            if log_format == "plain" and has_haproxy():
+                (proxy,) = [process for process in processes_that_name(str(folder)) if is_haproxy(process)]
+                os.kill(proxy, signal.SIGKILL)
+                wait_until_answers(where.hostname, where.port, "/readyz", PATIENCE_S)  # Serve's own watch takes twice as long.
+                assert not is_haproxy(proxy)
             server.send_signal(signal.SIGTERM)
             assert server.wait(60) == 0, (folder / "err").read_text()
             assert server.stdout.read() == ""

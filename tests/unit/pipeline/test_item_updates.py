@@ -109,6 +109,19 @@ def test_what_can_not_be_had_is_state_that_survives_a_crash_and_reaches_a_new_re
     assert replica.items() == {f"i{number}" for number in range(10)} - {"i3"}
 
 
+def test_replicas_agree_on_events_that_are_sent_again_however_old_they_are(fast: World, make_record: Callable[..., Record]) -> None:
+    world, old, new = fast, Replica(fast), Replica(fast)
+    world.play(world.controller())
+    old.follow()
+    new.load()
+    before = {user: old.view.get(*user).tolist() for user in old.view.table.entries}
+    world.append(clicks(make_record, [50, 55, 59, 59]))
+    for replica in (old, new):
+        replica.follow()
+        assert {user: len(replica.view.get(*user)) for user in replica.view.table.entries} == {user: len(codes) for user, codes in before.items()}
+        assert replica.view.counters.applied == (60 if replica is old else 0)
+
+
 def test_the_digest_tells_what_can_be_had_from_what_can_not(fast: World) -> None:
     fast.play(controller := fast.controller())
     before = controller.ingest.vocabulary.digest()

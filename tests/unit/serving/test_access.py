@@ -16,7 +16,7 @@ from streamrec.state import pack_strings
 from streamrec.storage import open_storage
 
 EVERYTHING = ["interaction", "impression", "item_update", "deletion"]
-SCOPES = {Action.READ: "read", Action.WRITE: "events", Action.DELETE_USERS: "admin", Action.MOVE_MODELS: "admin"}
+SCOPES = {Action.ASK: "answers", Action.READ: "read", Action.WRITE: "events", Action.DELETE_USERS: "admin", Action.MOVE_MODELS: "admin"}
 
 
 def key(secret, *scopes, **more):
@@ -24,6 +24,7 @@ def key(secret, *scopes, **more):
 
 
 KEYS = {
+    "page": key("k-answers", "answers"),
     "reader": key("k-read", "read"),
     "sender": key("k-events", "events"),
     "boss": key("k-admin", "admin"),
@@ -56,8 +57,8 @@ def test_every_route_but_the_probes_takes_a_key_with_its_scope(guarded, operatio
         return
     assert [status(headers) for headers in ((), bearer("guess"), bearer(""), ((b"authorization", b"Basic azpr"),))] == [401] * 4
     wanted = SCOPES[operation.action]
-    for name in ("read", "events", "admin"):
-        assert (status(bearer(f"k-{name}")) != 403) == (name == wanted)
+    for name in ("answers", "read", "events", "admin"):
+        assert (status(bearer(f"k-{name}")) != 403) == (name == wanted or (name, wanted) == ("read", "answers"))
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/openapi.json"), ("GET", "/v9"), ("PATCH", "/v1/items/i1"), ("DELETE", "/v1/recommend")])
@@ -315,3 +316,23 @@ def test_a_server_on_loopback_without_keys_goes_by_loopbacks_names_addresses_and
     assert status(serving(is_local=True, cors_origins=["*"]), strange) == [200, 200, 200]
     assert status(serving(), strange) == [200, 200, 200]  # Others reach it, by names that it doesn't know.
     assert status(serving(is_local=True, keys=KEYS), strange, bearer("k-read")) == [200, 200, 200]
+
+
+def test_a_key_for_answers_asks_for_items_and_reads_nothing_else(serving):
+    replica = serving(keys={"page": key("k-page", "answers"), "reads": key("k-reads", "read")})
+    for operation in OPERATIONS:
+        if operation.method == "GET" or operation.action is Action.ASK:
+            status = replica.ask(operation.method, operation.example_path, operation.body, bearer("k-page")).status
+            assert (status == 403) == (operation.action is Action.READ or operation.action is Action.MOVE_MODELS), operation.path
+            if operation.action is Action.ASK:
+                assert replica.ask(operation.method, operation.example_path, operation.body, bearer("k-reads")).status == 200
+    for path in ("/metrics", "/v1/live", "/v1/users/u1", "/v1/system", "/v1/models"):
+        assert replica.ask("GET", path, headers=bearer("k-page")).status == 403, path
+
+
+def test_what_tells_of_the_machine_takes_a_key_for_all_namespaces(serving):
+    replica = serving(keys={"shop": key("k-shop", "read", namespaces=("default",)), "all": key("k-all", "read")})
+    for path in ("/metrics", "/v1/system"):
+        refused = replica.ask("GET", path, headers=bearer("k-shop"))
+        assert (refused.status, refused.body["error"]["allowed"]) == (403, "a key for all namespaces")
+    assert replica.ask("GET", "/v1/system", headers=bearer("k-all")).status != 403

@@ -9,6 +9,7 @@ import pytest
 
 from streamrec.clock import ManualClock
 from streamrec.config import EventsConfig
+from streamrec.errors import RequestError
 from streamrec.events.codec import EventCodec
 from streamrec.events.schema import LOG_ROW
 from streamrec.serving import approximate_index
@@ -131,6 +132,22 @@ def test_a_short_plain_answer_says_why(described, answerer, model):
 
 def test_only_the_newest_items_count_as_seen_when_the_request_says_so(described, answerer, model):
     assert {"item-3"} == set(ids(ask(answerer, model, user_id="u", n=NUM, exclude_seen={"last": 1}))) & {"item-3", "item-9"}
+
+
+def test_of_a_history_that_is_given_the_newest_items_count_as_seen_too(answerer, model):
+    history = ["item-3", "item-9", "item-20"]
+    shown = set(ids(ask(answerer, model, history=history, n=NUM, exclude_seen={"last": 1})))
+    assert shown & set(history) == {"item-3", "item-9"}
+
+
+def test_a_list_may_say_by_itself_what_counts_as_seen(described, answerer, model):
+    lists = [{"name": "again", "exclude_seen": False}, {"name": "last", "exclude_seen": {"last": 1}}, {"name": "as the request"}]
+    again, last, same = ask(answerer, model, user_id="u", n=NUM, lists=lists, repeat_items=True)["lists"]
+    seen = {"item-3", "item-9"}
+    assert [set(ids(one)) & seen for one in (again, last, same)] == [seen, {"item-3"}, set()]
+    with pytest.raises(RequestError) as refused:
+        ask(answerer, model, user_id="u", lists=[{"name": "x", "exclude_seen": {"last": 0}}])
+    assert refused.value.facts["field"] == "lists.0.exclude_seen"
 
 
 def test_lists_have_filters_and_numbers_of_their_own_and_share_no_item_unless_asked(described, answerer, model):

@@ -7,6 +7,7 @@ from streamrec.clock import ManualClock
 from streamrec.config import DEFAULT_MEANINGS, EventsConfig, Meaning
 from streamrec.events.codec import EventCodec
 from streamrec.events.schema import LOG_ROW
+from streamrec.features.dedupe import Dedupe
 from streamrec.features.tombstones import Tombstones
 from streamrec.serving import history_view
 from streamrec.serving.history_view import HistoryColumns, HistoryView
@@ -16,8 +17,8 @@ from streamrec.serving.row_map import RowMap
 MEANINGS = {**DEFAULT_MEANINGS, "rating": Meaning(role="target", negative_below=3.0)}
 
 
-def make_view(history_length=4, max_users=100):
-    return HistoryView(history_length, max_users, MEANINGS, EventCodec(EventsConfig(meanings=MEANINGS)), ManualClock(10**12))
+def make_view(history_length=4, max_users=100, **kept):
+    return HistoryView(history_length, max_users, MEANINGS, EventCodec(EventsConfig(meanings=MEANINGS)), ManualClock(10**12), **kept)
 
 
 @pytest.fixture
@@ -238,3 +239,36 @@ def test_old_events_of_a_deleted_user_that_come_again_have_no_effect_also_after_
     second.apply(rows_of(event("u", "a", 1000), event("v", "a", 1000)))
     assert items(second, "u") == []
     assert items(second, "v") == ["a"]
+
+
+def test_an_event_that_is_sent_again_counts_once(view):
+    sent = event("u", "a", 1)
+    view.apply(rows_of(sent, event("u", "b", 2), sent))
+    assert view.apply(rows_of(sent, event("v", "a", 3), start=3)) == 1
+    assert (items(view, "u"), items(view, "v")) == (["a", "b"], ["a"])
+    assert view.counters.repeated == 2
+    assert view.offsets == {0: 5}
+
+
+def test_a_deletion_that_is_sent_again_does_not_take_what_came_after_it():
+    view = make_view(tombstones=Tombstones(b"key"))
+    view.apply(rows_of(event("u", "a", 1), deletion("u", 2)))
+    view.apply(rows_of(event("u", "b", 3), deletion("u", 2), start=2))
+    assert items(view, "u") == ["b"]
+    assert view.counters.deletions == 1
+    assert view.dedupe.newest_ms("default", "u") == 3  # Of the deleted user no id is kept.
+
+
+def test_ids_that_the_checkpoint_remembers_are_known_to_the_replica():
+    learner = Dedupe(100)
+    sent = event("u", "a", 1)
+    before = make_view()
+    before.dedupe = learner
+    before.apply(rows_of(sent))
+    columns = HistoryColumns(
+        [("default", "u")], np.array([0, 1]), np.zeros(1, np.int32), [("default", "a")], {0: 1}, np.array([1]), event_ids=(learner.snapshot(),)
+    )
+    replica = make_view()
+    replica.load(columns)
+    assert replica.apply(rows_of(sent, event("u", "b", 2), start=1)) == 1
+    assert items(replica, "u") == ["a", "b"]

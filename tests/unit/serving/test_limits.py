@@ -3,15 +3,16 @@
 import asyncio
 import json
 import logging
+import time
 from concurrent.futures import Future
 
 import pytest
 
 from serve.access import Access
 from serve.cors import Cors
+from serve.guards import Guards
 from serve.http import Refusal
 from serve.limits import Deadlines, Gate, TokenBucket
-from serve.routes import Guards
 from streamrec.clock import ManualClock
 from streamrec.config import parse_config
 from streamrec.config.keys import ApiKey, digest_of
@@ -238,3 +239,48 @@ def test_an_answer_writes_no_line(serving, caplog):
         for method, path in (("GET", "/v1/recommend/u1"), ("GET", "/v1/popular"), ("GET", "/v1/recommend/u1?n=0"), ("GET", "/nowhere")):
             replica.ask(method, path)
     assert caplog.records == []
+
+
+def test_what_has_waited_too_long_for_those_before_it_is_told_to_come_again_and_the_others_are_answered(serving, monkeypatch):
+    replica = serving(shed_after_s=0.2)
+    answer = replica.answerer.answer
+
+    def slowly(*asked):
+        until = time.perf_counter() + 0.02
+        while time.perf_counter() < until:
+            pass
+        return answer(*asked)
+
+    monkeypatch.setattr(replica.answerer, "answer", slowly)
+    paths = [("POST", "/v1/recommend", {"history": ["i1"]}), ("GET", "/v1/recommend/u1", None), ("GET", "/v1/popular", None)]
+
+    async def crowd():
+        return await asyncio.gather(*(replica.asked(*paths[number % 3]) for number in range(120)), replica.asked("GET", "/v1/models"))
+
+    *answers, models = asyncio.run(crowd())
+    shed = [one for one in answers if one.status != 200]
+    assert 0 < len(shed) < 120
+    assert answers[0].status == 200
+    assert models.status == 200  # Who looks after the server is not sent away.
+    for one in shed:
+        error = one.body["error"]
+        assert (one.status, error["code"], error["allowed"]) == (429, "too_many", "at most 0.2 s (serving.shed_after_s)")
+        assert dict(one.headers)[b"retry-after"] == b"1"
+    assert {one.status for one in asyncio.run(asked_one_by_one(replica, paths))} == {200}
+    assert replica.ask("GET", "/v1/models").body["limits"]["shed"] == len(shed)
+
+
+async def asked_one_by_one(replica, paths):
+    answers = []
+    for path in paths:
+        answers.append(await replica.asked(*path))
+        await asyncio.sleep(0)  # The loop's next turn.
+    return answers
+
+
+def test_lists_together_hold_so_many_items_at_most(serving):
+    replica = serving(max_n=50)
+    lists = [{"name": "a", "n": 50}, {"name": "b"}]
+    assert replica.ask("POST", "/v1/recommend", {"history": ["i1"], "n": 50, "lists": lists}).status == 200
+    error = replica.ask("POST", "/v1/recommend", {"history": ["i1"], "n": 50, "lists": [*lists, {"name": "c", "n": 1}]}).body["error"]
+    assert (error["field"], error["got"], error["allowed"]) == ("lists", "101 items", "at most 100 in all lists of a request")

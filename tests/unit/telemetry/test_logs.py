@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -106,3 +107,31 @@ def test_an_actor_sets_its_lines_up_before_it_builds_anything(told: Told) -> Non
 
     assert set_up_first("json", "student", build, "a", number=2) == ("a", 2, True)
     assert set_up_first("plain", "student", build, "a", number=2) == ("a", 2, False)
+
+
+def test_plain_lines_of_a_replica_do_not_wait_where_serve_holds_back_what_it_takes_from_the_error_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ServesStream:
+        """Hold back what is written, as Serve does up to a thousand lines, and be no file."""
+
+        def __init__(self) -> None:
+            self.held: list[str] = []
+
+        def write(self, text: str) -> None:
+            self.held.append(text)
+
+        def flush(self) -> None:
+            return None
+
+    serves, real = ServesStream(), io.StringIO()
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(sys, "stderr", serves)
+    monkeypatch.setattr(sys, "__stderr__", real)
+    set_up("plain", "replica")
+    logging.getLogger("serve.access").warning("Audit: %s", "rollback")
+    logging.getLogger("serve.access").info("not worth a line")
+    (line,) = real.getvalue().splitlines()
+    assert line.endswith("WARNING serve.access: Audit: rollback")
+    assert serves.held == []
+    monkeypatch.setattr(sys, "stderr", real)
+    set_up("plain", "replica")
+    assert logging.root.handlers == []
