@@ -10,6 +10,7 @@ import pyarrow as pa
 import typer
 
 from streamrec.cli.options import DeleteUser
+from streamrec.cli.receipt import DELETION_IDS
 from streamrec.cli.sending import err_console, opened_broker
 from streamrec.cli.show_config import resolve
 from streamrec.clock import SystemClock
@@ -29,7 +30,7 @@ def run(options: DeleteUser) -> int:
     """Send the event and print its place and event id; return 1 when the answer at the terminal was no."""
     config, now_ms = resolve(options.settings, options.broker), SystemClock().now_ms()
     namespace = config.events.namespace if options.namespace is None else options.namespace
-    deletion = Deletion(EventId(f"deletion:{uuid.uuid4()}"), UserId(options.user), now_ms, Namespace(namespace))
+    deletion = Deletion(EventId(f"{DELETION_IDS}{uuid.uuid4()}"), UserId(options.user), now_ms, Namespace(namespace))
     try:
         record = Record(key_of(deletion), encode(deletion))
     except (UnicodeEncodeError, TypeError) as error:

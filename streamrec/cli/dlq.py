@@ -18,7 +18,7 @@ from streamrec.cli.sending import err_console, opened_broker, stop_on_interrupt
 from streamrec.cli.show_config import resolve
 from streamrec.clock import SystemClock
 from streamrec.config import Config
-from streamrec.errors import DataError
+from streamrec.errors import DataError, TopicMissing
 from streamrec.events.schema import REASONS, Reason
 from streamrec.log.base import LogAddress
 from streamrec.log.connect import open_table_reader, open_writer
@@ -38,8 +38,15 @@ def run(options: DlqList | DlqShow | DlqReplay) -> int:
         forgotten = load_forgotten(config)
         if isinstance(options, DlqReplay):
             return _replay(options, config, address, console, forgotten)
-        with _opened_box(address, config) as box:
-            return _list(options, box, console, forgotten) if isinstance(options, DlqList) else _show(options, box, forgotten)
+        try:
+            with _opened_box(address, config) as box:
+                return _list(options, box, console, forgotten) if isinstance(options, DlqList) else _show(options, box, forgotten)
+        except TopicMissing:
+            if not isinstance(options, DlqList) or not _has_events(address, config):
+                raise
+            # The stream makes the other topic at its start: until then it has rejected nothing.
+            console.print("0 dead letters: no stream has run on this log yet")
+            return 0
 
 
 def _check_log(config: Config, broker: str) -> None:
@@ -48,6 +55,15 @@ def _check_log(config: Config, broker: str) -> None:
     if log_there(config, broker) is None and not (folder / "kafka").exists():
         what = "Dead letters: there are none, no log has ever run on this state"
         raise DataError(what, got=str(folder), do="name the state with --config or --set state=ADDRESS, or its log with --broker")
+
+
+def _has_events(address: LogAddress, config: Config) -> bool:
+    with closing(open_table_reader(address, config.log)) as reader:
+        try:
+            reader.latest(config.log.events_topic)
+        except TopicMissing:
+            return False
+    return True
 
 
 @contextmanager

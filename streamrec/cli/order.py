@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from streamrec.cli.output import told_output
 
 ORDER = (
-    *("init", "dev", "demo", "plan", "doctor", "replay", "items", "backtest"),  # Before it runs, and to see it run.
+    *("init", "dev", "demo", "serve", "plan", "doctor", "replay", "items", "backtest"),  # Before it runs, and to see it run.
     *("recommend", "explain", "status", "report", "models", "worth"),  # See it.
     *("rollback", "pin", "unpin", "pause", "resume", "freeze-publishing", "unfreeze-publishing", "switches", "refresh"),  # Hold it.
     *("dlq", "quarantine", "delete-user", "receipt", "lake"),  # Mend it.

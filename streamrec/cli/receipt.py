@@ -21,23 +21,28 @@ from streamrec.registry.registry import Registry
 from streamrec.storage import open_storage
 
 PATIENCE_S = 3.0
+DELETION_IDS = "deletion:"
+"""How the ids begin that `streamrec delete-user` makes; half of one is often copied without it."""
 
 
 def run(options: Receipt) -> int:
     """Print the receipts of all lineages as JSON, with what nobody goes back behind, what is pinned and how long the broker keeps raw records."""
     config = resolve(options.settings, options.broker)
     namespace = config.events.namespace if options.namespace is None else options.namespace
-    receipts = _receipts(state_address(config), namespace, options.event_id)
+    asked = [options.event_id, *([] if options.event_id.startswith(DELETION_IDS) else [DELETION_IDS + options.event_id])]
+    found = {event_id: _receipts(state_address(config), namespace, event_id) for event_id in asked}
+    event_id = next((event_id for event_id in asked if found[event_id]), options.event_id)
+    receipts = found[event_id]
     if not receipts:
         what = "Receipt: there is none"
-        do = "give the event id that `streamrec delete-user` printed, and its --namespace, and look at the place that it printed: "
+        do = f"give the event id that `streamrec delete-user` printed ({DELETION_IDS}…), and its --namespace, and look at the place that it printed: "
         raise DataError(what, got=repr((namespace, options.event_id)), do=do + _what_of_its_place(config))
     broker = options.broker or config.log.broker
     bounds = {student: _bound(config, student) for student in student_names(config)}
     for student, (_, pinned) in bounds.items():
         _say_pinned(student, pinned or [])
     shown = {
-        "event_id": options.event_id,
+        "event_id": event_id,
         "namespace": namespace,
         "receipts": receipts,
         "versions_not_before": bounds["default"][0],

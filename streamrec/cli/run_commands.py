@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streamrec.cli.arguments import ConfigFile, Mapping, Overrides
+from streamrec.cli.arguments import ConfigFile, Mapping, Overrides, Student
 from streamrec.cli.running import run_job
 
 app = typer.Typer()
@@ -26,7 +26,7 @@ def dev(
     It waits for events, posted to its API or sent to its topic, learns the first of them, and learns on while it answers.
     """
     given = {"--config": config, "--state": state, "--take-over": take_over}
-    run_job("dev", given, overrides)
+    run_job("jobs.dev", given, overrides)
 
 
 @app.command()
@@ -44,4 +44,18 @@ def demo(
 ) -> None:
     """Show everything at work on real events, and say in the end what was measured; in under six minutes."""
     given = {"--data": data, "--map": mapping, "--broker": broker, "--max-events": max_events, "--seconds": seconds, "--name": name}
-    run_job("demo", {**given, "--forever": forever}, overrides)
+    run_job("jobs.demo", {**given, "--forever": forever}, overrides)
+
+
+@app.command()
+def serve(
+    log: Annotated[str | None, typer.Option("--log", metavar="ADDRESS", help="kafka://HOST:PORT or local:///FOLDER. Default: log.broker.")] = None,
+    student: Student = "default",
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Serve a state that a stream moves elsewhere, on this machine or the Ray of RAY_ADDRESS, until Ctrl-C.
+
+    Its only output is its address, once it answers. `serve deploy` puts the same application on a cluster.
+    """
+    run_job("serve.__main__", {"--config": config, "--log": log, "--student": student}, overrides)

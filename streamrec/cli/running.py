@@ -37,20 +37,20 @@ def run_verb(verb: str, options: object) -> None:
 
 
 def run_job(job: str, given: Mapping[str, object], overrides: Sequence[str] | None) -> None:
-    """Run a job in this process, as ``python -m jobs.NAME`` does.
+    """Run a job in this process, as ``python -m`` does.
 
     Args:
-        job: Its module in ``jobs``, which the library does not hold.
+        job: Its module, in ``jobs`` or ``serve``, which the library does not hold.
         given: Options to values; None and False leave one out, True gives its name alone.
         overrides: ``KEY=VALUE`` texts.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        module = importlib.import_module(f"jobs.{job}")
+        module = importlib.import_module(job)
     except ModuleNotFoundError as error:
         if error.name not in {"jobs", "serve"}:
             raise
-        what = f"{job.capitalize()}: {error.name} is not installed here"
+        what = f"{job.removeprefix('jobs.').partition('.')[0].capitalize()}: {error.name} is not installed here"
         missing = OperatorError(what, do="install streamrec's wheel, which has jobs and serve, or run it in a checkout")
         sys.stderr.write(f"{missing}\n")
         raise typer.Exit(1) from error

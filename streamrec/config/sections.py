@@ -101,12 +101,11 @@ class FeaturesConfig(Section):
     """Bound items, histories, duplicates and lateness.
 
     ``max_items``: so many items have rows; the coldest leave first. ``admit_after``: so many users must have touched an id before it gets a row,
-    once a tenth of the rows are taken; announced items never wait. ``max_namespaces``: so many have items with rows; none is taken back, and a commit
-    that brings one holds all of their names. ``dedupe_horizon``: how many event ids are remembered at most.
-    ``dedupe_horizon_s``: for how long by event time, and at least for ``lateness_s``, so that an interaction whose id is forgotten by time is
-    late when it comes again. ``max_repeats``: what a user does with an item that fills so many places of their history is in the history, and
-    taught to nobody: a bot has no end of it; 0 teaches all. ``popular_half_life_s``: for answers to nobody in particular a use counts half as
-    much after so long.
+    once a tenth of the rows are taken; announced items never wait. ``max_namespaces``: so many have items with rows; none is taken back, and a
+    commit that brings one holds all of their names. ``dedupe_horizon``: how many event ids are remembered at most. ``dedupe_horizon_s``: for how
+    long by event time, and at least for ``lateness_s``, so that an interaction whose id is forgotten by time is late when it comes again.
+    ``max_repeats``: what a user does with an item that fills so many places of their history is in the history, and taught to nobody: a bot has no
+    end of it; 0 teaches all. ``popular_half_life_s``: for answers to nobody in particular a use counts half as much after so long.
     """
 
     history_length: int = Field(default=50, ge=1, le=1000)
@@ -268,15 +267,14 @@ class ServingConfig(Section):
 
     ``max_replicas``: up to so many run while replicas work for more than ``busy_share`` of the time, for ``upscale_delay_s``, and fewer after
     ``downscale_delay_s`` of less; 0 keeps ``num_replicas``. ``accepts``: kinds of events that ``POST /v1/events``, and the routes of items and
-    users, take from whoever reaches the port. ``path``: what all
-    paths of this server begin with, so that several answer at one port of one Ray cluster. ``log_impressions``: so large a share of the
-    recommendations is logged as impressions. ``remote_promotion``: let models be promoted, rolled back and pinned, and the stream's switches
-    turned, by HTTP also where the server listens on more than loopback and has no keys. ``keys_file``: the TOML file of `streamrec.config.keys`;
-    empty asks nobody for a key. ``max_waiting``: so many requests of a replica may wait for broker or registry. ``shed_after_s``: a request for
-    items that has waited so long for a busy replica is refused. ``cors_origins``: pages of these
-    origins may ask from a browser, ``*`` for all; without keys they may change things, and a server on loopback goes by their hosts as well as by
-    loopback's. ``explore_share``: so large a share of each recommended list's places, rounded down, is given to
-    items drawn by chance among those that would have them and the ``explore_among`` next, at ``explore_temperature``; 0 explores nothing.
+    users, take from whoever reaches the port. ``path``: what all paths of this server begin with, so that several answer at one port of one Ray
+    cluster. ``log_impressions``: so large a share of the recommendations is logged as impressions. ``remote_promotion``: let models be promoted,
+    rolled back and pinned, and the stream's switches turned, by HTTP also where the server listens on more than loopback and has no keys.
+    ``keys_file``: the TOML file of `streamrec.config.keys`; empty asks nobody for a key. ``max_waiting``: so many requests of a replica may wait
+    for broker or registry. ``shed_after_s``: a request for items that has waited so long for a busy replica is refused. ``cors_origins``: pages of
+    these origins may ask from a browser, ``*`` for all; without keys they may change things, and a server on loopback goes by their hosts as well
+    as by loopback's. ``explore_share``: so large a share of each recommended list's places, rounded down, is given to items drawn by chance among
+    those that would have them and the ``explore_among`` next, at ``explore_temperature``; 0 explores nothing.
     """
 
     host: str = "127.0.0.1"

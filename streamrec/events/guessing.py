@@ -70,6 +70,8 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _DAY_MS = 86_400_000
 _CLOCK = r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?$"
 _EARLIEST_MS, _LATEST_MS = 631_152_000_000, 4_102_444_800_000  # 1990 and 2100: numbers beyond are no times.
+# 2005 to 2035: numbers as large, and all different, are seldom anything else.
+_RECENT_MS = (1_104_537_600_000, 2_051_222_400_000)
 
 
 @dataclass(frozen=True)
@@ -197,9 +199,10 @@ def _check_timeless(head: Columns, taken: Iterable[str]) -> None:
 
 
 def _time_by_content(head: Columns, taken: Iterable[str]) -> Guess | None:
-    """Return the first column of texts that are times: a number may be anything."""
+    """Return the first column of texts that are times, or of whole numbers that are instants of 2005 to 2035: others may be anything."""
     for name in _usable(head, taken):
-        fits = _fits_time(head, name) if _is_text(head, name) and not _is_numeric(head, name) else None
+        may_be = _is_recent(head, name) if _is_numeric(head, name) else _is_text(head, name)
+        fits = _fits_time(head, name) if may_be else None
         if fits is not None:
             return Guess("time", name, f"no name says so; {fits}: look whether it is right")
     return None
@@ -226,14 +229,17 @@ def _by_content(field: str, head: Columns, taken: Iterable[str], path: Path) -> 
         distinct = pc.count_distinct(head.table[name]).as_py()
         if fits is not None and 1 < distinct < head.table.num_rows:
             return Guess(field, name, f"no name says so; {fits}: look whether it is right")
+    for name in _ranked(field, head, taken):
+        head.ids(name)  # Named so, and can't be read: its error says why.
     what = f"Dataset: no column of {path} looks like the {field}"
     do = f"name it: streamrec init {path} --map {field}=COLUMN"
     raise DatasetError(what, got=", ".join(head.table.column_names), do=do)
 
 
 def _usable(head: Columns, taken: Iterable[str]) -> list[str]:
-    """Return the columns that are not taken and that ``--map`` can name."""
-    return [name for name in head.table.column_names if name not in taken and name and name == name.strip()]
+    """Return the columns that are not taken, hold no lists and that ``--map`` can name."""
+    fields = [field for field in head.table.schema if not pa.types.is_nested(field.type)]
+    return [field.name for field in fields if field.name not in taken and field.name and field.name == field.name.strip()]
 
 
 def _rank(field: str, name: str) -> int | None:
@@ -265,16 +271,27 @@ def _fits(field: str, head: Columns, name: str) -> str | None:
 
 
 def _fits_time(head: Columns, name: str) -> str | None:
-    try:
-        times = head.times_ms(name).to_numpy()
-    except DatasetError:
-        return None
-    if times.min() < _EARLIEST_MS or times.max() > _LATEST_MS:
+    times = _times_of(head, name)
+    if times is None or times.min() < _EARLIEST_MS or times.max() > _LATEST_MS:
         return None
     first, last = (np.datetime64(int(time), "ms").astype("datetime64[m]") for time in (times.min(), times.max()))
     clock = next((other for other in head.table.column_names if other != name and _is_clock(head, other)), None) if _are_days(times) else None
     parted = f"; days alone, the hours of {clock!r} are not read: join both in one column where the order in a day matters" if clock else ""
     return f"from {first} to {last}{parted}"
+
+
+def _is_recent(head: Columns, name: str) -> bool:
+    """Say whether a column's whole numbers, read as times, are all of the years of event streams, and not all the same."""
+    times = None if _is_fractional(head, name) else _times_of(head, name)
+    return times is not None and _RECENT_MS[0] < times.min() < times.max() < _RECENT_MS[1]
+
+
+def _times_of(head: Columns, name: str) -> NDArray[np.int64] | None:
+    try:
+        times: NDArray[np.int64] = head.times_ms(name).to_numpy()
+    except DatasetError:
+        return None
+    return times
 
 
 def _are_days(times: NDArray[np.int64]) -> bool:

@@ -94,13 +94,13 @@ def is_json(path: Path) -> bool:
 def read_any_table(path: Path) -> pa.Table:
     """Read any Parquet file, lines of JSON, see `read_json_lines`, or text below a header, see `header_of`.
 
-    Columns of text are strings, names have no spaces around them.
+    Columns of text are strings, names have no spaces around them. What is nested in Parquet gets a column for each field, as in lines of JSON.
 
     Raises:
         DatasetError: The file can't be read.
     """
     if is_parquet(path):
-        table = read_parquet(path)
+        table = _flat(read_parquet(path))
     else:
         table = read_json_lines(path) if is_json(path) else read_text_table(path, delimiter=header_of(path)[1])
     names = [name.strip() for name in table.column_names]
@@ -201,12 +201,17 @@ def read_json_lines(path: Path) -> pa.Table:
     except pa.ArrowInvalid as error:
         what = f"Dataset: {path} does not parse ({error})"
         raise DatasetError(what, allowed="one JSON object a line, a field of one type in all of them", do="correct the file") from error
-    while any(pa.types.is_struct(kind) for kind in table.schema.types):
-        table = table.flatten()
+    table = _flat(table)
     for number, field in enumerate(table.schema):
         if field.type == pa.list_(pa.string()):
             table = table.set_column(number, field.name, pc.binary_join(table.column(number), "|"))
     return table.drop_columns([field.name for field in table.schema if pa.types.is_list(field.type) or pa.types.is_null(field.type)])
+
+
+def _flat(table: pa.Table) -> pa.Table:
+    while any(pa.types.is_struct(kind) for kind in table.schema.types):
+        table = table.flatten()
+    return table
 
 
 def read_parquet(path: Path) -> pa.Table:

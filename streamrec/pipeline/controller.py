@@ -248,7 +248,7 @@ class Controller:
             send_dead_letters(self.parts.dead_letters, self.config.log.dead_letter_topic, ingested.rejected)
             if self.parts.lake is not None:
                 self.parts.lake.record(plan.batch, ingested.kept, ingested.counts["applied"], self.state.entered)
-        examples, report.num_queries = ingested.examples, len(ingested.examples)
+        examples = ingested.examples
         self.progressive.begin(plan.batch, plan.now_ms, ingested.counts["received"])
         with timer.stage("label"):
             self.labelling.begin(examples, plan, self._seen(examples, plan))
@@ -288,7 +288,7 @@ class Controller:
         """Score the students on the new events before they learn from them, then let the gate decide."""
         if not plan.evaluate:
             return
-        examples = new.take(judged)
+        examples, report.num_queries = new.take(judged), len(judged)
         with timer.stage("evaluate"):
             seen = self._seen(examples, plan)
             student = self.parts.student.submit(Learner.ranks, examples, self.line.asked(), seen)

@@ -60,7 +60,7 @@ class StepReport:
         books: The balance after the step; see `streamrec.pipeline.stream_state.books`.
         items: How many items have rows, and how many were admitted, left, or were kept out (events) since the stream began.
         deletions: How many users' requests to be forgotten were carried out.
-        num_queries: Queries in the batch.
+        num_queries: Queries of the batch that were scored.
         metrics: Model name to metric means over this batch's queries.
         gain: What teachers add to the student, None while too few queries say so.
         learned: What the student did, None when the step did not learn.

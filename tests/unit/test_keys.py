@@ -39,7 +39,7 @@ def test_a_key_is_shown_once_and_its_table_is_what_the_server_loads(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("x",), "no scope, got none, allowed read, events, admin"),
+        (("x",), "no scope, got none, allowed answers, read, events, admin"),
         (("x", "--scope", "write"), "no such scope, got write"),
         (("", "--scope", "read"), "name is empty"),
         (("a\nb", "--scope", "read"), "not printable"),

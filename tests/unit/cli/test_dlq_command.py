@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import orjson
@@ -13,7 +14,7 @@ from streamrec.cli import app
 from streamrec.config import LogConfig, parse_config
 from streamrec.events.codec import EventCodec
 from streamrec.log.base import LogAddress, Record
-from streamrec.log.connect import open_writer
+from streamrec.log.connect import open_admin, open_writer
 from streamrec.pipeline.dead_letters import PART_BYTES
 
 CFG = LogConfig()
@@ -71,6 +72,16 @@ def test_a_log_without_a_topic_of_dead_letters_says_what_creates_it(tmp_path: Pa
     assert "topic 'streamrec.dead-letters' does not exist" in said
     assert "start the stream (python -m jobs.stream), which creates its topics" in said
     assert "ensure_topic" not in said
+
+
+def test_a_log_that_has_events_and_no_stream_yet_has_no_dead_letters(tmp_path: Path) -> None:
+    address = f"local://{tmp_path}/new"
+    with closing(open_admin(LogAddress.parse(address), CFG)) as admin:
+        admin.ensure_topic(CFG.events_topic, 1)
+    result = CliRunner().invoke(app, ["dlq", "list", "--broker", address])
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "0 dead letters: no stream has run on this log yet" in result.stderr
+    assert CliRunner().invoke(app, ["dlq", "show", PLACE, "--broker", address]).exit_code == 1
 
 
 def test_letters_are_listed_with_place_reason_size_and_detail(dlq: Callable[..., Result], reject: Reject) -> None:

@@ -132,3 +132,12 @@ def test_a_torn_receipt_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert (status, out) == (1, "")
     assert f"Receipt: one can't be read, {tmp_path}/{key}" in err
     assert "restore it from a copy; without one ask once more with `streamrec delete-user`" in err
+
+
+def test_an_id_that_was_copied_without_its_beginning_finds_its_receipt(tmp_path: Path) -> None:
+    whole = "deletion:c5ad3d82-0000-4000-8000-000000000000"
+    LocalStorage(tmp_path).write_new(receipt_key("default", whole), json.dumps({"event_id": whole, "removed": {}}).encode())
+    status, out, _ = run(tmp_path, whole.removeprefix("deletion:"))
+    assert (status, json.loads(out)["event_id"]) == (0, whole)
+    status, _, err = run(tmp_path, "c5ad3d82")
+    assert (status, "that `streamrec delete-user` printed (deletion:…)" in " ".join(err.split())) == (1, True)

@@ -4,10 +4,12 @@ from datetime import time
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from streamrec.errors import DatasetError
 from streamrec.events.guessing import guess_mapping, guess_meaning
+from streamrec.events.readers import read_any_table
 
 NUM = 60
 CELLS = {
@@ -89,6 +91,21 @@ def test_without_a_telling_name_ids_that_come_back_are_guessed_and_it_says_so() 
     assert guesses[0].why == "no name says so; 7 different ones in 60 rows: look whether it is right"
 
 
+@pytest.mark.parametrize(("factor", "is_time"), [(1, True), (1000, True), (1_000_000, True), (2, False)])
+def test_whole_numbers_that_are_instants_of_our_years_are_a_time_whatever_the_column_is_called(factor: int, is_time: bool) -> None:
+    cells = [str((1_764_000_000 + row) * factor) for row in range(NUM)]
+    table = pa.table({"用户": CELLS["user"], "商品": CELLS["item"], "时间": cells})
+    found = {guess.field: guess for guess in guess_mapping(table, Path("a.csv"))}
+    assert {field: guess.column for field, guess in found.items()} == {"user": "用户", "item": "商品", **({"time": "时间"} if is_time else {})}
+    assert not is_time or found["time"].why.startswith("no name says so; from 2025-11-24T16:00 to ")
+
+
+def test_a_column_that_is_named_like_an_id_and_has_holes_is_told_of() -> None:
+    users = ["", *CELLS["user"][1:]]
+    with pytest.raises(DatasetError, match=r"line 2, column 'user' of a\.csv can't be used, got ''"):
+        guess_mapping(pa.table({"user": users, "item": CELLS["item"], "time": CELLS["seconds"]}), Path("a.csv"))
+
+
 def test_what_is_given_is_not_guessed_and_its_column_is_nothing_else() -> None:
     table = pa.table({"user": CELLS["item"], "other": CELLS["user"], "time": CELLS["seconds"]})
     found = {guess.field: (guess.column, guess.why) for guess in guess_mapping(table, Path("a.csv"), {"item": "user"})}
@@ -138,6 +155,13 @@ def test_a_parquet_file_has_types_of_its_own() -> None:
         "item": "track",
         "time": "played_at",
     }
+
+
+def test_what_is_nested_in_a_parquet_file_has_a_column_for_each_field_and_lists_are_passed_over(tmp_path: Path) -> None:
+    rows = [{"who": {"id": f"u{row % 7}"}, "tags": ["a"], "what": f"i{row % 11}", "at": 1_764_000_000 + row} for row in range(NUM)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "n.parquet")
+    table = read_any_table(tmp_path / "n.parquet")
+    assert {guess.field: guess.column for guess in guess_mapping(table, tmp_path / "n.parquet")} == {"user": "who.id", "item": "what", "time": "at"}
 
 
 @pytest.mark.parametrize(

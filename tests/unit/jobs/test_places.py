@@ -36,6 +36,7 @@ JOBS = {
 
 VERBS = {
     "dev": [],
+    "serve": [],
     "replay": ["events.csv"],
     "items import": ["items.csv"],
     "rollback": [],

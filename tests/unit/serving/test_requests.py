@@ -5,7 +5,7 @@ import pytest
 
 from streamrec.errors import RequestError
 from streamrec.serving.checks import RequestLimits, error_body, parse_json
-from streamrec.serving.filters import Extras, Filters, ListRequest
+from streamrec.serving.filters import Extras, Filters, ListRequest, Seen
 from streamrec.serving.requests import RecommendRequest, parse_recommend, parse_recommend_query
 
 LIMITS = RequestLimits(namespace="shop", max_n=50, max_history=3, max_id_bytes=10)
@@ -102,11 +102,12 @@ def test_every_extra_is_read():
         "items": ["i"],
         "explain": True,
     }
-    lists = [{"name": "one", "n": 3, "max_price": None, "exclude": ["x"]}, {"name": "two"}]
+    lists = [{"name": "one", "n": 3, "max_price": None, "exclude": ["x"], "exclude_seen": False}, {"name": "two"}]
     request = parse(**asked, lists=lists, repeat_items=True, exclude_seen={"last": 2}, exclude=["y"])
     own = Filters(("a",), (1, 2.5), "en", False, ("i",))
-    one, two = ListRequest("one", 3, Filters(("a",), (1, None), "en", False, ("i",)), ("x",)), ListRequest("two", 20, own, ("y",))
-    assert request.extras == Extras(own, 2, (one, two), True, True)
+    one = ListRequest("one", 3, Filters(("a",), (1, None), "en", False, ("i",)), ("x",), Seen(is_excluded=False))
+    two = ListRequest("two", 20, own, ("y",), Seen(last=2))
+    assert request.extras == Extras(own, Seen(last=2), (one, two), True, True)
     assert (request.exclude_seen, request.exclude, parse(user_id="u").extras) == (True, ("y",), None)
 
 
