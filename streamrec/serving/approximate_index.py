@@ -5,7 +5,6 @@ Shapes: m positions, C slots, d dimensions, h history items.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -53,7 +52,6 @@ class ApproximateIndex:
         allowed: Positions that are not left out at first. [m]
         chosen: How to search; None reads every list.
         bitmap: The bits of the slots that lists hold for this version and that are allowed; None where they hold all.
-        waiting: What lists don't hold yet.
 
     **Contract.** As `streamrec.serving.index.Index`; other versions of the same slots may be asked and made by other threads meanwhile.
     """
@@ -65,13 +63,11 @@ class ApproximateIndex:
         allowed: NDArray[np.bool_],
         chosen: Chosen | None = None,
         bitmap: NDArray[np.uint8] | None = None,
-        waiting: Waiting | None = None,
     ) -> None:
         self.slot_of = slot_of
         slots.add_user(self)
-        self._slots, self._allowed, self._num_allowed, self._waiting = slots, allowed, int(allowed.sum()), waiting
-        # Who settles and who leaves out change the same bits.
-        self._bits_lock = threading.Lock()
+        self._slots, self._allowed, self._num_allowed = slots, allowed, int(allowed.sum())
+        self._mine: tuple[Waiting, Waiting] | None = None
         self.chosen = Chosen(slots.num_lists, 1.0) if chosen is None else chosen
         self._asked = np.zeros((1, slots.width), np.float32)
         self._asked[0, slots.vectors.shape[1]] = slots.query_norm
@@ -85,8 +81,7 @@ class ApproximateIndex:
     def search(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int) -> tuple[Ints, Floats]:
         """Return the best positions and their scores; see `Index.search`."""
         if self._num_allowed > BY_HAND_ROWS:
-            # Read before lists are searched: what enters them meanwhile is found twice, never missed.
-            waiting = self._waiting
+            waiting = self._slots.waiting
             num_probes = self._probes_for(n, self._num_allowed)
             parameters = self._parameters.get(num_probes)
             if parameters is None:
@@ -99,10 +94,9 @@ class ApproximateIndex:
     def search_among(self, query: Floats, own: Ints, own_bias: Floats, excluded: Ints, n: int, among: Ints) -> tuple[Ints, Floats]:
         """Score few by hand, search many under a bitmap; see `Index.search_among`."""
         if len(among) > BY_HAND_ROWS:
-            waiting, is_allowed = self._waiting, np.zeros(len(self), np.bool_)
+            waiting, is_allowed = self._slots.waiting, np.zeros(len(self), np.bool_)
             is_allowed[among] = True
-            in_lists = among if waiting is None else among[~np.isin(among, waiting.positions, assume_unique=True)]
-            parameters = _under(self._bitmap_of(self.slot_of[in_lists]), self._probes_for(n, len(among)))
+            parameters = _under(self._bitmap_of(_without(waiting, self.slot_of[among])), self._probes_for(n, len(among)))
             best, scores = self._search(query, own, own_bias, excluded, n, parameters, is_allowed, waiting)
             if len(best) == n:
                 return best, scores
@@ -111,44 +105,36 @@ class ApproximateIndex:
     def leave_out(self, mask: NDArray[np.bool_]) -> None:
         """Flip the bits of what has changed; see `Index.leave_out`."""
         allowed = ~mask
-        with self._bits_lock:
+        with self._slots.bits_lock:
             changed = np.flatnonzero(allowed != self._allowed)
             self._allowed, self._num_allowed = allowed, int(allowed.sum())
-            if self._waiting is not None:
-                changed = changed[~np.isin(changed, self._waiting.positions, assume_unique=True)]
             if len(changed) * _FEW > len(mask):
-                in_lists = allowed if self._waiting is None else self._waiting.without(allowed)
-                self._bitmap[:] = self._bitmap_of(self.slot_of[in_lists])  # In place: searches hold it.
+                self._bitmap[:] = self._bitmap_of(_without(self._slots.waiting, self.slot_of[allowed]))  # In place: searches hold it.
                 return
-            slots, is_out = self.slot_of[changed], mask[changed]
-            _set_bits(self._bitmap, slots[~is_out])
-            _clear_bits(self._bitmap, slots[is_out])
+            _set_bits(self._bitmap, _without(self._slots.waiting, self.slot_of[changed[~mask[changed]]]))
+            _clear_bits(self._bitmap, self.slot_of[changed[mask[changed]]])
 
     def settle(self) -> bool:
-        """Enter some of what waits into lists, a few milliseconds' work; see `Index.settle`."""
-        waiting = self._waiting
-        if waiting is None:
-            return False
-        now, rest = waiting.split()
-        self._slots.enter(now.slots)
-        with self._bits_lock:
-            _set_bits(self._bitmap, now.slots[self._allowed[now.positions]])
-            self._waiting = rest
-        return rest is not None
+        """Enter some of what waits into lists; see `Index.settle`."""
+        return self._slots.settle()
+
+    def entered(self, now: Waiting) -> None:
+        """Let searches of lists find those that are this version's and allowed; see `streamrec.serving.slots.User`."""
+        is_mine = now.owned(self.slot_of)
+        _set_bits(self._bitmap, now.slots[is_mine][self._allowed[now.positions[is_mine]]])
 
     def updated(self, positions: Ints, vectors: Floats, bias: Floats, sample: Sample) -> ApproximateIndex:
         """Write what has changed into free slots; into new ones, measured anew, when there are not as many; see `Index.updated`."""
         num = max(len(self), int(positions.max(initial=-1)) + 1)
         written = self._slots.write(positions, vectors, bias)
-        with self._bits_lock:
+        with self._slots.bits_lock:
             bitmap, allowed, slot_of = self._bitmap.copy(), np.ones(num, np.bool_), np.empty(num, np.int32)
             allowed[: len(self)], slot_of[: len(self)] = self._allowed, self.slot_of
         if written is not None:
             _clear_bits(bitmap, self.slot_of[positions[positions < len(self)]])
             slot_of[positions] = written
-            waiting = Waiting(written, positions, vectors, bias) if len(written) else None
-            result = ApproximateIndex(self._slots, slot_of, allowed, self.chosen, bitmap, waiting)
-            while not LEAST_WAITING <= result.num_waiting <= MOST_WAITING and result.settle():
+            result = ApproximateIndex(self._slots, slot_of, allowed, self.chosen, bitmap)
+            while not LEAST_WAITING <= self._slots.num_waiting <= MOST_WAITING and self._slots.settle():
                 pass
             return result
         whole, whole_bias = np.empty((num, vectors.shape[1]), np.float32), np.empty(num, np.float32)
@@ -158,11 +144,11 @@ class ApproximateIndex:
         rebuilt.leave_out(~allowed)
         return rebuilt
 
-    @property
-    def num_waiting(self) -> int:
-        """Return how many positions are scored one by one."""
-        waiting = self._waiting
-        return 0 if waiting is None else len(waiting.positions)
+    def _mine_of(self, waiting: Waiting) -> Waiting:
+        """Return what waits of this version."""
+        if self._mine is None or self._mine[0] is not waiting:
+            self._mine = waiting, waiting.only(waiting.owned(self.slot_of))
+        return self._mine[1]
 
     def vectors(self, positions: Ints) -> Floats:
         """Return the vectors of some positions. [k, d]."""
@@ -219,7 +205,7 @@ class ApproximateIndex:
         num = n + len(barred) + len(mine)
         found = self._fetch(query, num, parameters)
         if waiting is not None:
-            found = waiting.with_best(found, query, num, is_allowed)
+            found = self._mine_of(waiting).with_best(found, query, num, is_allowed)
         best = [(-score, position) for score, position in found if position not in barred and position not in mine]
         if mine:
             positions = np.fromiter(mine, np.int32)
@@ -270,6 +256,11 @@ class ApproximateIndex:
         mask = np.zeros(self._slots.capacity, np.bool_)
         mask[slots] = True
         return np.packbits(mask, bitorder="little")
+
+
+def _without(waiting: Waiting | None, slots: Ints) -> Ints:
+    """Return the slots that don't wait."""
+    return slots if waiting is None else slots[~np.isin(slots, waiting.slots, assume_unique=True)]
 
 
 def _set_bits(bitmap: NDArray[np.uint8], slots: Ints) -> None:

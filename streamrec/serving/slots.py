@@ -14,6 +14,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrec.serving.waiting import Waiting
+
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Codes = NDArray[np.uint8]
@@ -44,8 +46,8 @@ class User(Protocol):
 
     slot_of: Ints
 
-    def settle(self) -> bool:
-        """Enter some of the slots that wait into lists; False when none is left."""
+    def entered(self, now: Waiting) -> None:
+        """Know that lists hold these now; under ``Slots.bits_lock``."""
         ...
 
 
@@ -68,9 +70,11 @@ class Slots:
         norms: Of the vectors. [C]
         position_of: Where a version has what the slot holds. [C]
         num_lists: How many lists there are.
+        waiting: What was written and is not in lists yet; replaced, never changed, and after the users have been told.
+        bits_lock: Whoever changes what a user finds in lists holds it.
 
-    **Contract.** One thread writes and enters, any number search meanwhile. A slot that a living user holds never changes. Nothing grows. What is
-    written is found by searches once it is entered; all of it is before more is written.
+    **Contract.** One thread writes and settles, any number search meanwhile. A slot that a living user holds never changes. Nothing grows. What is
+    written waits until `settle` enters it into lists: who searches lists reads ``waiting`` before it does, and looks through that, too.
     """
 
     def __init__(self, vectors: Floats, bias: Floats, query_norm: float) -> None:
@@ -88,7 +92,8 @@ class Slots:
         self.num_lists = num_lists(num)
         self.is_exact = num * self.width * vectors.itemsize <= EXACT_BYTES
         self._num_used = self._num_written = 0
-        self._lock = threading.Lock()
+        self._lock, self.bits_lock = threading.Lock(), threading.Lock()
+        self.waiting: Waiting | None = None
         self._users: WeakSet[User] = WeakSet()
         self._train(num)
         self._fill(num)
@@ -108,6 +113,11 @@ class Slots:
         """Return how many slots, the first ones, ever held something."""
         return self._num_written
 
+    @property
+    def num_waiting(self) -> int:
+        """Return how many slots wait."""
+        return 0 if self.waiting is None else len(self.waiting.slots)
+
     def add_user(self, user: User) -> None:
         """Keep the user's slots as they are until it is gone."""
         self._users.add(user)
@@ -126,17 +136,29 @@ class Slots:
             self._lists.search_c(1, query, num, scores, found, parameters)
 
     def write(self, positions: Ints, vectors: Floats, bias: Floats) -> Ints | None:
-        """Put vectors where nobody looks and return their slots, ascending, for `enter`; None when there are not as many free ones."""
-        for user in list(self._users):
-            while user.settle():
-                pass
+        """Put vectors where nobody looks and return their slots, ascending; None when there are not as many free ones. Lists hold them later."""
         slots = self._free(len(positions))
         if slots is None:
             return None
         self._num_written = max(self._num_written, int(slots.max(initial=-1)) + 1)
         self.vectors[slots], self.bias[slots], self.position_of[slots] = vectors, bias, positions
         self.norms[slots] = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        if len(slots):
+            written = Waiting(slots, positions, vectors, bias)
+            self.waiting = written if self.waiting is None else self.waiting.merged(written)
         return slots
+
+    def settle(self) -> bool:
+        """Enter the first slots that wait into lists, a few milliseconds' work; False when none is left."""
+        if self.waiting is None:
+            return False
+        now, rest = self.waiting.split()
+        self._enter(now.slots)
+        with self.bits_lock:
+            for user in list(self._users):
+                user.entered(now)
+            self.waiting = rest
+        return rest is not None
 
     def _free(self, num: int) -> Ints | None:
         """Return the lowest ``num`` slots that no living user holds."""
@@ -183,8 +205,8 @@ class Slots:
         for start, end in bounds:
             self._append(self._augmented(slice(start, end)), lists[start:end])
 
-    def enter(self, slots: Ints) -> None:
-        """Move written slots, ascending and in the order of `write`, to the lists that suit what they hold now."""
+    def _enter(self, slots: Ints) -> None:
+        """Move slots, ascending, to the lists that suit what they hold now; those that are new follow the used ones without a gap."""
         rows = self._augmented(slots)
         lists = self._assigned(rows)
         codes = np.empty((len(rows), self._lists.code_size), np.uint8)

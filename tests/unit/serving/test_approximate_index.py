@@ -249,7 +249,7 @@ def test_what_waits_is_found_before_while_and_after_it_enters_lists_and_only_onc
         changed = np.sort(rng.choice(6000, 2500, replace=False)).astype(np.int32)
         told = (np.append(changed, np.arange(6000, 6100)).astype(np.int32), *rows_of(rng, 2600), sample)
         live, exact = older.updated(*told), ExactIndex(vectors, bias).updated(*told)
-        assert live.num_waiting == 2600
+        assert live._slots.num_waiting == 2600
         questions = [asked(rng, 6100) for _ in range(20)]
         expected = [exact.search(*question, 20) for question in questions]
         stop, failures, num_asked = threading.Event(), [], 0
@@ -271,7 +271,7 @@ def test_what_waits_is_found_before_while_and_after_it_enters_lists_and_only_onc
         stop.set()
         thread.join()
     assert failures == []
-    assert (num_settled, live.num_waiting) == (-(-2600 // 16), 0)
+    assert (num_settled, live._slots.num_waiting) == (-(-2600 // 16), 0)
     assert not live.settle()
 
 
@@ -279,14 +279,17 @@ def test_few_rows_enter_at_once_and_beyond_the_most_only_the_most_wait():
     rng = np.random.default_rng(0)
     first = build_approximate(*rows_of(rng, 3000, clusters=50), sample)
 
-    def changed(num: int) -> ApproximateIndex:
-        return first.updated(np.arange(num, dtype=np.int32), *rows_of(rng, num, clusters=50), sample)
+    def waiting_after(num: int) -> int:
+        first.updated(np.arange(num, dtype=np.int32), *rows_of(rng, num, clusters=50), sample)
+        waiting = first._slots.num_waiting
+        while first.settle():
+            pass
+        return waiting
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(approximate_index, "LEAST_WAITING", 100)
         patch.setattr(approximate_index, "MOST_WAITING", 600)
-        assert [changed(num).num_waiting for num in (0, 99, 100, 600)] == [0, 0, 100, 600]
-        assert changed(1400).num_waiting == 1400 - 2 * 512
+        assert [waiting_after(num) for num in (0, 99, 100, 600, 1400)] == [0, 0, 100, 600, 1400 - 2 * 512]
 
 
 def test_what_a_version_left_waiting_when_it_died_is_no_hole_in_the_slots():
