@@ -174,9 +174,6 @@ class BoardSubscription:
             self._settling = asyncio.create_task(self._settle())
 
     async def _settle(self) -> None:
-        """Do behind the swap what could wait, a piece at a time and with pauses as long as the pieces: requests and the next version go first."""
-        loop = asyncio.get_running_loop()
-        start_s = loop.time()
-        while await loop.run_in_executor(self._loader, self._slot.settle):
-            await asyncio.sleep(loop.time() - start_s)
-            start_s = loop.time()
+        """Do behind the swap what could wait, a piece at a time: requests go on, and the next version waits for one piece at most."""
+        while await asyncio.get_running_loop().run_in_executor(self._loader, self._slot.settle):
+            pass

@@ -26,6 +26,8 @@ def run(options: Pin) -> int:
         unpin(open_storage(state), registry, options.student, turn)
     remaining = sorted(registry.pinned())
     sys.stdout.writelines(f"{version}\n" for version in remaining)
+    if options.pins and not options.live:
+        sys.stderr.write(f"{options.version} is kept; others still go live: streamrec pin {options.version} --live holds it\n")
     if not remaining:
         sys.stderr.write("no version is pinned\n")
     return 0

@@ -28,6 +28,7 @@ def run(options: Rollback) -> int:
     if options.to is not None:
         promote(open_storage(config.state), registry, options.to, options.reason)
         sys.stdout.write(f"{live} → {options.to}\n")
+        _say_what_follows(options.to)
         return 0
     check_may_move(open_storage(config.state), options.student, None)
     move = registry.rollback(options.reason, live)
@@ -35,4 +36,9 @@ def run(options: Rollback) -> int:
         what = "Registry: another version went live meanwhile"
         raise RegistryError(what, got=move.version, allowed=live, do="look at it and repeat the rollback if it should go")
     sys.stdout.write(f"{live} → {move.version}\n")
+    _say_what_follows(move.version)
     return 0
+
+
+def _say_what_follows(version: str) -> None:
+    sys.stderr.write(f"a running stream promotes its next version when the gate lets it; to keep this one: streamrec pin {version} --live\n")

@@ -160,6 +160,14 @@ class Worth(Impersonal):
         ]
         return sum(mine, Tally())
 
+    def by_source(self) -> dict[tuple[str, str], tuple[float, float]]:
+        """Return by student and source for how many answers those stand after which the user took something, and the others."""
+        found: dict[tuple[str, str], tuple[float, float]] = {}
+        for giver, tally in self.tallies.items():
+            taken, passed = found.get((giver.student, giver.source), (0.0, 0.0))
+            found[giver.student, giver.source] = taken + tally.weight_taken, passed + tally.weight - tally.weight_taken
+        return found
+
     def facts(self) -> list[dict[str, Any]]:
         """Return a row for each version and source, by student, newest version first."""
         order = sorted(self.tallies, key=lambda giver: (giver.student, giver.version == EARLIER, _backwards(giver.version), giver.source))

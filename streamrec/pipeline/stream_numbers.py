@@ -123,6 +123,9 @@ class StreamNumbers:
         for student, versions in {STUDENT: state.versions, **{name: line.versions for name, line in state.lines.items()}}.items():
             for outcome, num in versions.items():
                 self._count(num, "streamrec_versions_total", student=student, outcome=outcome)
+        for (student, source), (taken, passed) in ingest.worth.by_source().items():
+            for outcome, weight in (("taken", taken), ("passed", passed)):
+                put("streamrec_worth_answers", weight, student=student, source=source, outcome=outcome)
         self.numbers.clear("streamrec_score")
         for model, values in controller.progressive.recent().items():
             for measure, value in values.items():

@@ -46,7 +46,7 @@ class Forgotten(BaseModel):
         what = f"Registry: {version} was made before {which} and would bring back what that user did"
         later = [name for name in versions if name >= self.version and name != live]
         allowed = f"{self.version} or later" + (f", such as {', '.join(later[-_NAMED:])}" if later else "")
-        do = "name one of these with --to" if later else "let the stream run until it has published a later one"
+        do = "promote one of these by its name" if later else "let the stream run until it has published a later one"
         return RegistryError(what, got=version, allowed=allowed, do=do, version=version, event_id=self.event_id, not_before=self.version)
 
 

@@ -66,6 +66,12 @@ _STREAM = (
     Metric("streamrec_items", Kind.GAUGE, "Items that have a row."),
     Metric("streamrec_users", Kind.GAUGE, "Users with a history."),
     Metric("streamrec_deletions_total", Kind.COUNTER, "Deletions that were carried out."),
+    Metric(
+        "streamrec_worth_answers",
+        Kind.GAUGE,
+        "Answers whose time is over since the state began, by whether the user took something; single versions are in /v1/models.",
+        ("student", "source", "outcome"),
+    ),
     Metric("streamrec_held", Kind.GAUGE, "1 while an operator's switch is in force.", ("switch",)),
 )
 _REPLICA = (

@@ -15,12 +15,14 @@ from streamrec.features.hashes import hash_id
 from streamrec.log.base import Record
 from streamrec.pipeline.controller import Controller
 from streamrec.pipeline.report import StepReport
+from streamrec.pipeline.stream_numbers import StreamNumbers
 from streamrec.pipeline.switches import Flip, SwitchBoard
 from streamrec.pipeline.worth_view import load_worth
 from streamrec.registry.gate import Reason, Verdict
 from streamrec.serving.impressions import ImpressionLog
 from streamrec.serving.requests import RecommendRequest
 from streamrec.storage import open_storage
+from streamrec.telemetry.numbers import Taken
 
 World = Any
 NOW_MS = 1_700_000_000_000
@@ -197,5 +199,10 @@ def test_what_a_server_logs_is_what_the_stream_counts(make_shop: Any) -> None:
         ("popular", 1, 0, 2), ("student", 1, 1, 2),
     ]  # fmt: skip
     assert (report.worth.shown, report.worth.taken) == (2, 1)
+    numbers: list[Taken] = []
+    StreamNumbers([numbers.append])(controller, report, lambda: 0)
+    told = {labels: one.value for labels, one in numbers[-1]["streamrec_worth_answers"].items()}
+    default = {("default", source, outcome): 0.0 for source in ("popular", "student") for outcome in ("taken", "passed")}
+    assert told == {**default, ("default", "popular", "passed"): 2.0, ("default", "student", "taken"): 2.0}
     controller.finish()
     assert load_worth(str(world.folder)).facts() == controller.ingest.worth.facts()
