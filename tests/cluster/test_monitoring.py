@@ -31,6 +31,7 @@ VALUES = {
         "streamrec_versions_total": {"published", "promoted", "rejected"},
         "streamrec_refreshes_total": {"started", "used", "failed"},
         "streamrec_swaps_total": {"swapped", "refused"},
+        "streamrec_worth_answers": {"taken", "passed"},
     },
     "source": {"streamrec_answers_total": {"student", "popular"}, "streamrec_told_age_seconds": {"stream"}},
     "route": {"streamrec_requests_total": {"recommend"}, "streamrec_request_seconds": {"recommend"}},
