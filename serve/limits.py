@@ -78,8 +78,8 @@ class Gate:
 class Backlog:
     """Refuse what has waited for the event loop too long already: an answer that comes later than anybody waits helps nobody.
 
-    A replica answers one request after the other. Those that one turn of the loop finds ready wait for each other, so a request has waited for as
-    long as the turn lasts; those that came in a turn before that are not told apart, and have waited at most twice as long.
+    A replica answers one request after the other. Those that one turn of the loop finds ready wait for each other, so a request has waited at least
+    for as long as the turn has lasted. What it waited before that, in HAProxy and in sockets that the loop had not read, nobody tells a replica.
 
     Args:
         most_s: So long; infinity refuses nothing.

@@ -45,9 +45,16 @@ class Columns:
             what = f"Dataset: {self.path} has no column {missing[0]!r}"
             raise DatasetError(what, allowed=", ".join(self.table.column_names), do="name an existing column", column=missing[0])
 
+    def _column(self, name: str) -> pa.Array:
+        column = _whole(self.table[name])
+        if pa.types.is_nested(column.type):
+            what = f"Dataset: column {name!r} of {self.path} holds {column.type}"
+            raise DatasetError(what, allowed="one value a row", do="name another column, or write a row for each value", column=name)
+        return column
+
     def texts(self, name: str) -> pa.Array:
         """Return a column as strings; whole floats that stand for ids lose their ``.0``."""
-        column = _whole(self.table[name])
+        column = self._column(name)
         if pa.types.is_floating(column.type) and pc.all(pc.equal(pc.floor(column), column)).as_py():
             column = column.cast(pa.int64())
         return column.cast(pa.string())
@@ -66,7 +73,7 @@ class Columns:
 
     def numbers(self, name: str) -> pa.Array:
         """Return a column as float64; an empty cell is null."""
-        column = _whole(self.table[name])
+        column = self._column(name)
         if pa.types.is_string(column.type):
             column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
         return self._cast(name, pa.float64(), "a number", column)
@@ -80,7 +87,7 @@ class Columns:
         ``12/31/2010 8:26``; the month comes first where ``is_month_first`` says so, else whichever order all of them allow; where that is both they
         are an error.
         """
-        column = _whole(self.table[name])
+        column = self._column(name)
         if pa.types.is_temporal(column.type):
             times = column.cast(pa.timestamp("ms"), safe=False) if not pa.types.is_timestamp(column.type) else _instants(column)
             return self._without_nulls(times.cast(pa.int64()), name)
@@ -108,7 +115,7 @@ class Columns:
         return times
 
     def _cast(self, name: str, kind: pa.DataType, allowed: str, column: pa.Array | None = None) -> pa.Array:
-        column = _whole(self.table[name]) if column is None else column
+        column = self._column(name) if column is None else column
         try:
             return column.cast(kind)
         except pa.ArrowInvalid as error:

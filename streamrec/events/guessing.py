@@ -199,7 +199,7 @@ def _check_timeless(head: Columns, taken: Iterable[str]) -> None:
 
 
 def _time_by_content(head: Columns, taken: Iterable[str]) -> Guess | None:
-    """Return the first column of texts that are times, or of whole numbers that are instants of 2005 to 2035: others may be anything."""
+    """Return the first column of texts that are times, or of numbers that are instants of 2005 to 2035: others may be anything."""
     for name in _usable(head, taken):
         may_be = _is_recent(head, name) if _is_numeric(head, name) else _is_text(head, name)
         fits = _fits_time(head, name) if may_be else None
@@ -281,8 +281,8 @@ def _fits_time(head: Columns, name: str) -> str | None:
 
 
 def _is_recent(head: Columns, name: str) -> bool:
-    """Say whether a column's whole numbers, read as times, are all of the years of event streams, and not all the same."""
-    times = None if _is_fractional(head, name) else _times_of(head, name)
+    """Say whether a column's numbers, read as times, are all of the years of event streams, and not all the same."""
+    times = _times_of(head, name)
     return times is not None and _RECENT_MS[0] < times.min() < times.max() < _RECENT_MS[1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import zlib
 from pathlib import Path
 from typing import IO, Any
@@ -199,7 +200,9 @@ def read_json_lines(path: Path) -> pa.Table:
     except OSError as error:
         raise _broken(path, error) from error
     except pa.ArrowInvalid as error:
-        what = f"Dataset: {path} does not parse ({error})"
+        # Arrow counts rows from 0.
+        why = re.sub(r"\bin row (\d+)", lambda found: f"in line {int(found[1]) + 1}", str(error))
+        what = f"Dataset: {path} does not parse ({why})"
         raise DatasetError(what, allowed="one JSON object a line, a field of one type in all of them", do="correct the file") from error
     table = _flat(table)
     for number, field in enumerate(table.schema):

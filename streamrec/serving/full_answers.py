@@ -24,7 +24,7 @@ _NO_ROWS: Rows = np.empty(0, np.int32)
 _NOT_APART = "this version carries no words; what they add is within `because`"
 
 
-_UNKNOWN = "neither the version knows these items nor the words that a catalogue says of them"
+_UNKNOWN = "nobody has used these items, as far as the version knows, and it has learned none of their words"
 
 
 @dataclass
@@ -70,7 +70,8 @@ class FullAnswerer(Answerer):
         latter say ``"source": "content"``, and so does the answer where all given ones are such.
         """
         recommender, facts = self._ready(model), self.facts(model, request_id)
-        rows = recommender.rows_of(namespace, body.like)
+        given = recommender.rows_of(namespace, body.like)
+        rows = given[recommender.is_placed(given)]
         new = [item for item in body.like if recommender.catalog.row_of(namespace, item) not in rows]
         by_words = {item: direction for item in new if (direction := self._direction_of(recommender, namespace, item)) is not None}
         if unknown := [item for item in new if item not in by_words]:
@@ -81,7 +82,7 @@ class FullAnswerer(Answerer):
         (direction,) = units(np.concatenate([recommender.directions(rows), *(one[None] for one in by_words.values())]).mean(0, keepdims=True))
         filters = Filters.of(body)
         among = self._among(filters, namespace, recommender)
-        excluded = np.concatenate([rows, recommender.rows_of(namespace, body.exclude)])
+        excluded = np.concatenate([given, recommender.rows_of(namespace, body.exclude)])
         items = shown_items(recommender, *recommender.similar(direction, n, excluded, namespace, among))
         newer = self._new_like(recommender, direction, n, namespace, filters, {*body.like, *body.exclude})
         items = sorted([*items, *newer], key=lambda item: -item["score"])[:n]

@@ -255,6 +255,11 @@ class Recommender:
             directions[unused[placed]] = by_words[placed]
         return directions
 
+    def is_placed(self, rows: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return of which rows `directions` says something: somebody has used the item, or the version has learned words of it. [k]."""
+        is_used: NDArray[np.bool_] = self.popularity(rows) > 0
+        return is_used if self.content is None else is_used | self.content.of_rows(rows).any(1)
+
     def _placed_by_words(self, namespace: str) -> tuple[Ints, Floats]:
         """Return the positions of items that nobody has used and that have words, the newest `MAX_BY_WORDS`, and where these point. [u], [u, d]."""
         found = self._by_words.get(namespace)

@@ -281,7 +281,7 @@ def test_lines_of_json_are_read_by_their_fields_however_deep(tmp_path: Path) -> 
     ("text", "message"),
     [
         (LINES + "hello\n", r"does not parse \(JSON parse error: .*\), allowed one JSON object a line"),
-        (LINES + '{"u": "x"}\n', r"does not parse \(.*changed from number to string in row 2\)"),
+        (LINES + '{"u": "x"}\n', r"does not parse \(.*changed from number to string in line 3\)"),
         (LINES.replace('"sku": "b"', '"sku": ""'), r"line 2, column 'what.sku' of .* got ''"),
         (LINES.replace('"sku": "b"', '"x": "b"'), r"line 2, column 'what.sku' of .* got None"),
     ],

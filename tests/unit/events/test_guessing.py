@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from streamrec.errors import DatasetError
+from streamrec.events.columns import Columns
 from streamrec.events.guessing import guess_mapping, guess_meaning
 from streamrec.events.readers import read_any_table
 
@@ -91,9 +92,9 @@ def test_without_a_telling_name_ids_that_come_back_are_guessed_and_it_says_so() 
     assert guesses[0].why == "no name says so; 7 different ones in 60 rows: look whether it is right"
 
 
-@pytest.mark.parametrize(("factor", "is_time"), [(1, True), (1000, True), (1_000_000, True), (2, False)])
-def test_whole_numbers_that_are_instants_of_our_years_are_a_time_whatever_the_column_is_called(factor: int, is_time: bool) -> None:
-    cells = [str((1_764_000_000 + row) * factor) for row in range(NUM)]
+@pytest.mark.parametrize(("factor", "is_time"), [(1, True), (1000, True), (1_000_000, True), (0.5, False), (2, False)])
+def test_numbers_that_are_instants_of_our_years_are_a_time_whatever_the_column_is_called(factor: float, is_time: bool) -> None:
+    cells = [str((1_764_000_000.25 + row) * factor) if factor == 1 else str((1_764_000_000 + row) * factor) for row in range(NUM)]
     table = pa.table({"用户": CELLS["user"], "商品": CELLS["item"], "时间": cells})
     found = {guess.field: guess for guess in guess_mapping(table, Path("a.csv"))}
     assert {field: guess.column for field, guess in found.items()} == {"user": "用户", "item": "商品", **({"time": "时间"} if is_time else {})}
@@ -162,6 +163,8 @@ def test_what_is_nested_in_a_parquet_file_has_a_column_for_each_field_and_lists_
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "n.parquet")
     table = read_any_table(tmp_path / "n.parquet")
     assert {guess.field: guess.column for guess in guess_mapping(table, tmp_path / "n.parquet")} == {"user": "who.id", "item": "what", "time": "at"}
+    with pytest.raises(DatasetError, match=r"column 'tags' of .*n\.parquet holds list<.*, allowed one value a row"):
+        Columns(table, tmp_path / "n.parquet").ids("tags")
 
 
 @pytest.mark.parametrize(

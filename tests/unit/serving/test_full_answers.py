@@ -197,7 +197,7 @@ def test_similar_items_are_those_of_the_nearest_direction(described, answerer, m
     lamps = answerer.similar(SimilarBody(like=["item-3"], categories=["lamp"], exclude=["item-0"]), "default", NUM, model, "r")
     assert set(ids(lamps)) == {f"item-{n}" for n in range(2, NUM, 2)}
     assert "19 of 40" in lamps["short"]
-    assert "neither the version knows" in answerer.similar(SimilarBody(like=["gone"]), "default", 5, model, "r")["why"]
+    assert "nobody has used these items" in answerer.similar(SimilarBody(like=["gone"]), "default", 5, model, "r")["why"]
 
 
 def test_candidates_come_in_the_order_of_their_scores(described, answerer, model):

@@ -203,6 +203,22 @@ def test_a_version_without_words_knows_no_new_items(view, answerer, slot, versio
     assert len(ids(similar(answerer, model, "item-0", n=NUM))) == NUM - 1
 
 
+@pytest.mark.parametrize("has_words", [True, False])
+def test_an_item_that_nobody_has_used_and_whose_words_nobody_has_learned_is_like_nothing(view, answerer, slot, version, has_words):
+    arrays, meta = worded(version(NUM), unused=(5,))
+    if has_words:
+        arrays["word_vectors"][arrays["item_words"][5]] = 0.0  # As before anything was learned of them.
+    else:
+        arrays = {name: array for name, array in arrays.items() if name not in {"word_vectors", "item_words"}}
+    model = slot.load({"version": "v1"}, arrays, meta)
+    alone = answerer.similar(SimilarBody(like=["item-5"]), "default", 5, model, "r")
+    assert (alone["items"], alone["unknown"]) == ([], ["item-5"])
+    assert "has learned none of their words" in alone["why"]
+    both = answerer.similar(SimilarBody(like=["item-5", "item-6"]), "default", 5, model, "r")
+    other = answerer.similar(SimilarBody(like=["item-6"], exclude=["item-5"]), "default", 5, model, "r")
+    assert (both["items"], both["unknown"], both["source"]) == (other["items"], ["item-5"], "student")
+
+
 def test_the_newest_told_are_found_when_there_are_many(view, answerer, slot, version, monkeypatch):
     monkeypatch.setattr(attributes, "MAX_RECENT", 3)
     model = load(slot, worded(version(NUM)))
