@@ -78,8 +78,9 @@ class Gate:
 class Backlog:
     """Refuse what has waited for the event loop too long already: an answer that comes later than anybody waits helps nobody.
 
-    A replica answers one request after the other. Those that one turn of the loop finds ready wait for each other, so a request has waited at least
-    for as long as the turn has lasted. What it waited before that, in HAProxy and in sockets that the loop had not read, nobody tells a replica.
+    A replica answers one request after the other. A request has waited since it was taken up, while others were answered before its body had been
+    read; and those that one turn of the loop finds ready wait for each other. What it waited before that, in HAProxy and in sockets that the loop
+    had not read, nobody tells a replica.
 
     Args:
         most_s: So long; infinity refuses nothing.
@@ -89,27 +90,30 @@ class Backlog:
     def __init__(self, most_s: float, clock: Clock | None = None) -> None:
         self._most_s = most_s
         self._clock = clock or SystemClock()
-        self._began_s: float | None = None
+        self._turn_s: float | None = None
         self.num_refused = 0
 
-    def check(self) -> None:
-        """Return when a request may be answered.
+    def begin(self) -> float:
+        """Return when a request is taken up, for `check`: now, or when the loop's turn began."""
+        if self._turn_s is None:
+            self._turn_s = self._clock.monotonic_s()
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        return self._turn_s
+
+    def check(self, began_s: float) -> None:
+        """Return when a request may be answered, right before it is.
 
         Raises:
             Refusal: It has waited too long.
         """
-        now_s = self._clock.monotonic_s()
-        if self._began_s is None:
-            self._began_s = now_s
-            asyncio.get_running_loop().call_soon(self._next_turn)
-        waited_s = now_s - self._began_s
+        waited_s = self._clock.monotonic_s() - began_s
         if waited_s > self._most_s:
             self.num_refused += 1
             what = "Serving: more requests come than this replica can answer, send again later"
             raise Refusal(429, "requests", f"waited {waited_s:.2f} s", f"at most {self._most_s:g} s (serving.shed_after_s)", what, again_after(1))
 
     def _next_turn(self) -> None:
-        self._began_s = None
+        self._turn_s = None
 
 
 class Deadlines:

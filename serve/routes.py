@@ -147,13 +147,13 @@ class Routes:
         return "", None, Action.READ
 
     async def _post_recommend(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._guards.backlog.check()
-        taken_s = self._deadlines.now_s()
+        began_s, taken_s = self._guards.backlog.begin(), self._deadlines.now_s()
         body = await read_body(scope, receive, self._max_body_bytes)
+        self._guards.backlog.check(began_s)
         await self._recommend(scope, send, parse_recommend(body, self._limits), taken_s)
 
     async def _get_recommend(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._guards.backlog.check()
+        self._guards.backlog.check(self._guards.backlog.begin())
         request = parse_recommend_query(last_segment(scope), scope.get("query_string", b""), self._limits)
         await self._recommend(scope, send, request, self._deadlines.now_s())
 
