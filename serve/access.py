@@ -36,9 +36,10 @@ class Action(StrEnum):
 
 
 SCOPE_OF = {Action.ASK: "answers", Action.READ: "read", Action.WRITE: "events", Action.DELETE_USERS: "admin", Action.MOVE_MODELS: "admin"}
-"""The scope of a key that each action takes; a probe takes no key, and who may read may ask for answers, too."""
+"""The scope of a key that each action takes; a probe takes no key. ``read`` includes ``answers``, ``admin`` includes ``read``."""
 
-_WIDER = {Action.ASK: ("read",)}
+# Who moves models looks at them.
+_WIDER = {Action.ASK: ("read", "admin"), Action.READ: ("admin",)}
 
 _REMEDIES = {
     Action.MOVE_MODELS: "nor turn the stream's switches: use the command line (`streamrec rollback`, `pin`, `pause`), "

@@ -25,8 +25,8 @@ class ApiKey(Section):
     """Say what the bearer of a key may do.
 
     ``sha256``: the key's digest, in hex. ``scopes``: ``answers`` asks for items, ``read`` for anything, ``events`` sends events and item updates,
-    ``admin`` deletes users and moves models. ``namespaces``: in these alone; empty stands for all. ``rate``: requests a second that each replica
-    answers, 0 for any number; ``burst``: so many at once, 0 for a second's.
+    ``admin`` reads, deletes users and moves models. ``namespaces``: in these alone; empty stands for all. ``rate``: requests a second that each
+    replica answers, 0 for any number; ``burst``: so many at once, 0 for a second's.
     """
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
