@@ -114,13 +114,9 @@ def end_on_signals() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-def waiter(stop: threading.Event) -> Callable[[float], None]:
-    """Return a function that waits so many seconds, or until the event is set."""
-
-    def wait(seconds: float) -> None:
-        stop.wait(seconds)
-
-    return wait
+def waiter(stop: threading.Event) -> Callable[[float], bool]:
+    """Return a function that waits so many seconds, or until the event is set, and returns whether it is."""
+    return stop.wait
 
 
 def run(job: Callable[[], int]) -> int:

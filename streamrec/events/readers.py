@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.json as pa_json
 import pyarrow.parquet as pa_parquet
@@ -19,6 +18,7 @@ from streamrec.errors import DatasetError
 HEAD_BYTES = 65_536
 _GZIP_MAGIC = b"\x1f\x8b"
 _PARQUET_MAGIC = b"PAR1"
+_TEXTS = pa.list_(pa.string())
 _DELIMITERS = ",;\t|"
 """Of those that make as many columns the first one."""
 
@@ -188,8 +188,8 @@ def _parse_options(delimiter: str, quoted: bool) -> pa_csv.ParseOptions:
 def read_json_lines(path: Path) -> pa.Table:
     """Read a file of one JSON object a line, plain or gzip.
 
-    What is nested gets a column for each field, named by its way, as ``item.id``; lists of texts become texts separated by ``|``, and other lists are
-    not read. A field that an object lacks is null.
+    What is nested gets a column for each field, named by its way, as ``item.id``; a list of texts stays one, which a catalogue takes for categories,
+    and other lists are not read. A field that an object lacks is null.
 
     Raises:
         DatasetError: A line is no JSON object, or a field has values of several types.
@@ -205,10 +205,8 @@ def read_json_lines(path: Path) -> pa.Table:
         what = f"Dataset: {path} does not parse ({why})"
         raise DatasetError(what, allowed="one JSON object a line, a field of one type in all of them", do="correct the file") from error
     table = _flat(table)
-    for number, field in enumerate(table.schema):
-        if field.type == pa.list_(pa.string()):
-            table = table.set_column(number, field.name, pc.binary_join(table.column(number), "|"))
-    return table.drop_columns([field.name for field in table.schema if pa.types.is_list(field.type) or pa.types.is_null(field.type)])
+    unread = [field.name for field in table.schema if pa.types.is_null(field.type) or (pa.types.is_list(field.type) and field.type != _TEXTS)]
+    return table.drop_columns(unread)
 
 
 def _flat(table: pa.Table) -> pa.Table:

@@ -87,7 +87,7 @@ def check_has_run(config: Config) -> None:
 
 
 def check_silent(
-    config: Config, told_age_s: Callable[[], float | None], wait: Callable[[float], None], *, may_take_over: bool = True, instead: str = ""
+    config: Config, told_age_s: Callable[[], float | None], wait: Callable[[float], bool | None], *, may_take_over: bool = True, instead: str = ""
 ) -> None:
     """Return unless a stream that this machine can't see tells its board of itself while this listens: at once where none has told lately.
 

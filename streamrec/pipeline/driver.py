@@ -54,7 +54,7 @@ class Driver:
     def __init__(
         self,
         build: Callable[[], Controller],
-        wait: Callable[[float], None],
+        wait: Callable[[float], bool | None],
         say: Callable[[str], None],
         tell: Callable[[Controller, StepReport | None, Callable[[], int | None]], None] = lambda *_: None,
     ) -> None:
@@ -161,7 +161,8 @@ class Driver:
             if error is not None:
                 if _is_final(error):
                     raise error
-                self._again(error)
+                if self._again(error):  # Told to stop, and nobody is there who could commit: the last commit stands.
+                    raise KeyboardInterrupt
             try:
                 controller = self._build()
                 return controller, controller.recover()
@@ -177,8 +178,8 @@ class Driver:
     def _end_row(self) -> None:
         self._num_tries, self._failures, self._waited_s = 0, 0, 0.0
 
-    def _again(self, error: Exception) -> None:
-        """Wait before the next try, or raise the error where there have been enough, or another one where this process's own cluster is gone."""
+    def _again(self, error: Exception) -> bool:
+        """Wait before the next try and return whether to stop; raise the error where there have been enough, or another where the cluster is gone."""
         local_node.check()
         self._num_tries, self._is_down = self._num_tries + 1, True
         is_outage = isinstance(error, _OUTAGES)
@@ -190,8 +191,9 @@ class Driver:
         wait_s = min(0.1 * 2**self._num_tries, 10.0)
         which = f"outage, try {self._num_tries}" if is_outage else f"failure {self._failures} of {MAX_FAILURES}"
         self._say(f"{which}, trying again in {wait_s:.1f} s: {reason}")
-        self._wait(wait_s)
+        is_stopped = bool(self._wait(wait_s))
         self._waited_s += wait_s
+        return is_stopped
 
 
 def _is_final(error: Exception) -> bool:

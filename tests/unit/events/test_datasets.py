@@ -274,7 +274,7 @@ def test_lines_of_json_are_read_by_their_fields_however_deep(tmp_path: Path) -> 
     rows = [tuple(row.values()) for row in dataset.events.select(["user_id", "item_id", "event_time"]).to_pylist()]
     assert rows == [("7", "a", 1_291_191_960_000), ("8", "b", 1_291_192_020_000)]
     assert read_any_table(path).column_names == ["u", "when", "what.sku", "what.tags"]
-    assert read_any_table(path)["what.tags"].to_pylist() == ["x|y", None]
+    assert read_any_table(path)["what.tags"].to_pylist() == [["x", "y"], None]
 
 
 @pytest.mark.parametrize(

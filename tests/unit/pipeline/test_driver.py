@@ -192,6 +192,20 @@ def test_an_actor_that_does_not_come_back_is_given_up() -> None:
         Restarting([], [NUM_TRIES])
 
 
+def test_a_signal_while_actors_are_away_ends_the_stream_at_its_last_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Restarting([RayActorError(), REPORT], [0, NUM_TRIES - 2])
+    tries: list[float] = []
+
+    def told_to_stop(seconds: float) -> bool:
+        tries.append(seconds)
+        return len(tries) == 3
+
+    monkeypatch.setattr(rig.driver, "_wait", told_to_stop)
+    with pytest.raises(KeyboardInterrupt):
+        rig.driver.step()
+    assert len(tries) == 3
+
+
 def test_a_node_that_takes_minutes_to_come_back_is_waited_for() -> None:
     rig = Restarting([RayActorError(), REPORT], [0, NUM_TRIES - 2])
     assert [rig.driver.step(), rig.driver.step()] == [None, REPORT]

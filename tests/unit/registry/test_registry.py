@@ -260,7 +260,7 @@ def test_nobody_goes_back_behind_a_deletion_but_a_waiting_candidate_still_goes_l
     registry.forget_before("v4", "d1")
     registry.forget_before("v3", "d0")  # Executed again after a crash.
     for call in (registry.pin, lambda version: registry.promote(version, "why"), lambda _: registry.rollback("why")):
-        with pytest.raises(RegistryError, match=r"v1 was made before the deletion 'd1' .*allowed v4 or later, such as v4, v5, name one of these"):
+        with pytest.raises(RegistryError, match=r"v1 was made before the deletion 'd1' .*allowed v4 or later, such as v4, v5, promote one of these"):
             call("v1")
     assert registry.live() == "v2"
     registry.promote("v3", "not worse", Gate(RegistryConfig()).decide(Health("v3"), Health("v2"), Window.from_scores(2, [1.0] * 40, [0.5] * 40)))
