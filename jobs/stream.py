@@ -14,13 +14,12 @@ goes on in its place, and the first one stops at its next step and says why. One
 Where records that come next have left the log, or the topic was made anew, the job ends with an error. ``--skip-lost`` then goes on where the log
 begins now: what is lost is said, logged and booked as ``lost``. It does nothing where nothing is lost.
 
-SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0; in the wait for a broker at once, while Ray and its actors
-start within some seconds, twenty where a machine is busy. A second one, a second or more later, ends it within the step too, with status 130, and so does one while actors
-do not come back: the next start executes again what was not committed. When it ends by itself or by a signal it ends its actors too; ``--max-events 0`` reads nothing and
-ends those that a killed one has left. A line per step goes to the error output; the last line of the output is one JSON object with the books,
-versions and metrics. The exit status is 0, 1 after an error, 2 when the state has no live version yet, 130 after a signal during the start or a
-second one.
-"""
+SIGTERM and Ctrl-C end it after the step in progress, with a commit and exit status 0; in the wait for a broker at once, while Ray and its
+actors start within some seconds, twenty where a machine is busy. A second one, a second or more later, ends it within the step too, with
+status 130, and so does one while actors do not come back: the next start executes again what was not committed. When it ends by itself or
+by a signal it ends its actors too; ``--max-events 0`` reads nothing and ends those that a killed one has left. A line per step goes to the
+error output; the last line of the output is one JSON object with the books, versions and metrics. The exit status is 0, 1 after an error, 2
+when the state has no live version yet, 130 after a signal during the start or a second one."""
 
 from __future__ import annotations
 
