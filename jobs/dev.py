@@ -12,7 +12,8 @@ lines.
 Ctrl-C and SIGTERM end it after the step in progress, with a commit and exit status 0, and everything that it has started with it; a second
 one, a second or more later, one during the start or the first learning and one while actors do not come back end it at once, with status
 130. The next start goes on where it was. Another job that moves the state is named and left alone; ``--take-over`` goes on in its place.
-The exit status is 1 after an error."""
+The exit status is 1 after an error.
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ actors start within some seconds, twenty where a machine is busy. A second one, 
 status 130, and so does one while actors do not come back: the next start executes again what was not committed. When it ends by itself or
 by a signal it ends its actors too; ``--max-events 0`` reads nothing and ends those that a killed one has left. A line per step goes to the
 error output; the last line of the output is one JSON object with the books, versions and metrics. The exit status is 0, 1 after an error, 2
-when the state has no live version yet, 130 after a signal during the start or a second one."""
+when the state has no live version yet, 130 after a signal during the start or a second one.
+"""
 
 from __future__ import annotations
 
