@@ -26,7 +26,7 @@ from serve.backend import Backend
 from serve.document import DocumentedApp, HotRoutes
 from serve.failures import failed
 from serve.guards import Guards
-from serve.http import Headers, Message, Receive, Refusal, Scope, Send, last_of_three, no_model, path_of, read_body, wrong_method
+from serve.http import Headers, Message, Receive, Refusal, Scope, Send, last_of_three, no_model, path_of, read_body, refuse_query, wrong_method
 from serve.limits import again_after
 from serve.operations import OPERATIONS, UNLISTED, Operation
 from streamrec.clock import Clock, SystemClock
@@ -136,6 +136,8 @@ class ColdRoutes:
         """Answer one request."""
         self._access.identify(scope)  # Nothing is read or told without a key, also of what is no route.
         began_s = self._backlog.begin()
+        if scope["method"] == "POST":
+            refuse_query(scope)
         parse_query(scope.get("query_string", b""), several="category")
         body = await read_body(scope, receive, self._max_body_bytes)
         if path_of(scope) in _ASKED:

@@ -79,6 +79,18 @@ def path_of(scope: Scope) -> str:
     return path[len(scope.get("root_path", "")) :]
 
 
+def refuse_query(scope: Scope) -> None:
+    """Return unless a request whose body says all has a query: somebody believes that it counts.
+
+    Raises:
+        RequestError: It has one.
+    """
+    query: bytes = scope.get("query_string", b"")
+    if query:
+        what = "Request: a POST is read from its body alone"
+        refuse("query", query[:MAX_SHOWN_CHARS].decode("ascii", "replace"), "none; put it in the body", what)
+
+
 def last_segment(scope: Scope) -> str:
     """Return the path's last segment, decoded after the split, so that an encoded slash stays part of it.
 

@@ -31,6 +31,7 @@ from serve.http import (
     no_model,
     path_of,
     read_body,
+    refuse_query,
     respond,
     respond_bytes,
     wrong_method,
@@ -147,6 +148,7 @@ class Routes:
         return "", None, Action.READ
 
     async def _post_recommend(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refuse_query(scope)
         began_s, taken_s = self._guards.backlog.begin(), self._deadlines.now_s()
         body = await read_body(scope, receive, self._max_body_bytes)
         self._guards.backlog.check(began_s)
@@ -176,6 +178,7 @@ class Routes:
             self._backend.shown(request, answer)
 
     async def _post_events(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refuse_query(scope)
         with self._guards.gate.entered():
             results = await self._append(scope, receive)
         num_accepted = sum(result["status"] == "accepted" for result in results)

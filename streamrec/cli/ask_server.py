@@ -8,8 +8,10 @@ from typing import Any
 
 from streamrec.cli.answers import items_of, print_answer
 from streamrec.cli.options import Ask
-from streamrec.client import Client
+from streamrec.client import Client, Refused
 from streamrec.errors import ClientError, ConfigError
+
+_NO_KEY = 401
 
 
 def run(options: Ask) -> int:
@@ -20,7 +22,14 @@ def run(options: Ask) -> int:
             raise ConfigError(what, got=given, do=f"leave {name} out, or leave --url out to ask the storage")
     with Client(str(options.url)) as client:
         body: dict[str, Any] = options.body()
-        reply = client.rank(**body) if options.candidates else client.recommend(**body)
+        try:
+            reply = client.rank(**body) if options.candidates else client.recommend(**body)
+        except Refused as error:
+            if error.status != _NO_KEY:
+                raise
+            what = "Access: this server asks for a key"
+            do = "set STREAMREC_API_KEY to one that may ask for answers (`streamrec key NAME --scope answers` makes one)"
+            raise ConfigError(what, got=error.got, do=do) from error
         answer = reply.model_dump(mode="json", exclude_unset=True)
         print_answer(options, answer, _titles(client, items_of(answer), options.namespace))
     return 0

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from streamrec.config import FLOAT32_MAX, MAX_TIME_MS, MIN_SENT_TIME_MS
 from streamrec.errors import RequestError
-from streamrec.serving.checks import MAX_DEADLINE_MS, RequestLimits, check_ids, check_n, check_namespace, refuse, refuse_unknown
+from streamrec.serving.checks import MAX_DEADLINE_MS, MAX_SHOWN_CHARS, RequestLimits, check_ids, check_n, check_namespace, refuse, refuse_unknown
 
 MAX_LISTS, MOST_LISTED = 20, 2
 """Of one answer; all lists together hold at most so many times what one may: a replica answers nobody else meanwhile."""
@@ -206,6 +206,10 @@ def refuse_invalid(fault: Mapping[str, Any]) -> NoReturn:
     if fault["type"] == "missing":  # Pydantic's input is then the whole body.
         what, allowed = f"Request: {field} is missing", "a value"
         raise RequestError(what, allowed=allowed, do=f"add {field}", field=field, shown=None, bounds=allowed)
+    if fault["type"] == "too_long":
+        refuse(field, f"{fault['ctx']['actual_length']} of them", f"at most {fault['ctx']['max_length']}")
+    if fault["type"] == "extra_forbidden":
+        refuse(field, "an unknown field", "a field that the document at /openapi.json names", f"Request: unknown field {field[:MAX_SHOWN_CHARS]!r}")
     refuse(field, fault["input"], fault["msg"][:1].lower() + fault["msg"][1:])
 
 
@@ -216,6 +220,8 @@ def check_bounds(body: Body, limits: RequestLimits) -> None:
         RequestError: With the field, what was got and what is allowed.
     """
     values = dict(body)
+    if values.get("min_price") is not None and values.get("max_price") is not None and values["min_price"] > values["max_price"]:
+        refuse("max_price", values["max_price"], f"at least min_price, {values['min_price']:g}")
     for name in ("items", "exclude", "history", "candidates", "like", "categories"):
         if values.get(name):
             check_ids(values[name], name, limits)

@@ -82,8 +82,8 @@ def _shown(got: object) -> str | float | bool | None:
     if got is None or isinstance(got, bool | float) or (isinstance(got, int) and abs(got) < _INT_BOUND):
         return got
     try:
-        return str(got)[:MAX_SHOWN_CHARS]
-    except (RecursionError, ValueError):  # Nested more deeply, or with more digits, than Python writes down.
+        return (orjson.dumps(got).decode() if isinstance(got, dict | list) else str(got))[:MAX_SHOWN_CHARS]
+    except (RecursionError, ValueError, TypeError):  # Nested more deeply, or with more digits, than Python writes down.
         return f"a huge {type(got).__name__}"
 
 

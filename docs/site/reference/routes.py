@@ -8,8 +8,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from reference.markdown import code, plain, table
+from serve.access import Access
 from serve.cold import ColdRoutes
+from serve.guards import Guards
 from serve.operations import OPERATIONS, Operation
+from streamrec.config.keys import ApiKey
 from streamrec.serving.checks import RequestLimits
 
 _INTRODUCTION = """
@@ -22,8 +25,9 @@ This page is made from the code; bounds are those of the default configuration.
 
 def openapi() -> dict[str, Any]:
     """Return the document of a server that asks for keys, by the default configuration."""
-    nobody = cast("Any", SimpleNamespace(replica_id="", asks_for_keys=True))
-    return ColdRoutes(nobody, RequestLimits(), 262_144, nobody, nobody, "", lambda scope: "").app.openapi()
+    nobody = cast("Any", SimpleNamespace(replica_id=""))
+    guards = Guards(Access({"somebody": ApiKey(sha256="0" * 64, scopes=("read",))}))
+    return ColdRoutes(nobody, RequestLimits(), 262_144, guards, "", lambda scope: "").app.openapi()
 
 
 def routes_page() -> str:

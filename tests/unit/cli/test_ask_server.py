@@ -62,6 +62,15 @@ def test_a_servers_explanation_is_shown_and_as_json_it_is_the_servers(ask: Calla
     assert ("/v1/rank", {"user_id": "u1", "candidates": ["i2"], "explain": True}) in asked
 
 
+def test_a_server_that_asks_for_a_key_is_told_of_with_what_to_do(ask: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    error = {"code": "unauthorized", "field": "authorization", "got": "no key", "allowed": "x-api-key: KEY", "message": "Access: asks for a key"}
+    refusal = httpx2.MockTransport(lambda _: httpx2.Response(401, json={"error": error}))
+    monkeypatch.setattr("streamrec.cli.ask_server.Client", partial(Client, transport=refusal))
+    refused = ask("recommend", "u1")
+    assert refused.exit_code == 1
+    assert "this server asks for a key, got no key, set STREAMREC_API_KEY to one that may ask for answers" in " ".join(refused.stderr.split())
+
+
 def test_what_was_popular_long_ago_is_not_shown_as_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     popular = [{"item_id": name, "score": score} for name, score in (("new", 1.25), ("old", 2.5e-7), ("none", 0.0))]
     for explain in (True, False):

@@ -263,6 +263,11 @@ def test_what_answers_came_to_is_shown_as_the_newest_commit_has_it(serving, tmp_
         ("POST", "/v1/recommend", {"user_id": "u", "min_price": "x"}, 400, "min_price"),
         ("POST", "/v1/recommend", {"user_id": "u", "exclude_seen": {"last": 0}}, 400, "exclude_seen"),
         ("POST", "/v1/recommend", {"user_id": "u", "lists": [{"name": "a", "n": 9999}]}, 400, "n"),
+        ("POST", "/v1/recommend", {"user_id": "u", "lists": [{"name": "a", "nn": 9}]}, 400, "lists.0.nn"),
+        ("POST", "/v1/recommend", {"user_id": "u", "min_price": 9, "max_price": 3}, 400, "max_price"),
+        ("POST", "/v1/recommend?n=3", {"user_id": "u"}, 400, "query"),
+        ("POST", "/v1/events?namespace=shop", {}, 400, "query"),
+        ("POST", "/v1/similar?n=3", {"like": ["i1"]}, 400, "query"),
         ("POST", "/v1/recommend", {"categories": ["a"]}, 400, "user_id"),
         ("GET", "/v1/popular?n=0", None, 400, "n"),
         ("GET", "/v1/popular?m=1", None, 400, "m"),
@@ -292,6 +297,10 @@ def test_refusals_say_what_was_asked_and_what_there_is(shop):
     twice = shop.ask("POST", "/v1/similar", {"like": "i1"}).body["error"]
     assert (twice["field"], twice["got"]) == ("like", "i1")
     assert shop.ask("POST", "/v1/models/v00000099:promote").body["error"]["got"] == "v00000099"
+    many = shop.ask("POST", "/v1/recommend", {"user_id": "u", "lists": [{"name": "a"}] * 21}).body["error"]
+    assert (many["got"], many["allowed"]) == ("21 of them", "at most 20")
+    scope = shop.ask("POST", "/v1/recommend", {"user_id": "u", "exclude_seen": {"last": 0}}).body["error"]
+    assert scope["got"] == '{"last":0}'
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.name)
