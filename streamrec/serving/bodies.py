@@ -220,8 +220,6 @@ def check_bounds(body: Body, limits: RequestLimits) -> None:
         RequestError: With the field, what was got and what is allowed.
     """
     values = dict(body)
-    if values.get("min_price") is not None and values.get("max_price") is not None and values["min_price"] > values["max_price"]:
-        refuse("max_price", values["max_price"], f"at least min_price, {values['min_price']:g}")
     for name in ("items", "exclude", "history", "candidates", "like", "categories"):
         if values.get(name):
             check_ids(values[name], name, limits)

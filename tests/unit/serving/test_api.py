@@ -264,7 +264,6 @@ def test_what_answers_came_to_is_shown_as_the_newest_commit_has_it(serving, tmp_
         ("POST", "/v1/recommend", {"user_id": "u", "exclude_seen": {"last": 0}}, 400, "exclude_seen"),
         ("POST", "/v1/recommend", {"user_id": "u", "lists": [{"name": "a", "n": 9999}]}, 400, "n"),
         ("POST", "/v1/recommend", {"user_id": "u", "lists": [{"name": "a", "nn": 9}]}, 400, "lists.0.nn"),
-        ("POST", "/v1/recommend", {"user_id": "u", "min_price": 9, "max_price": 3}, 400, "max_price"),
         ("POST", "/v1/recommend?n=3", {"user_id": "u"}, 400, "query"),
         ("POST", "/v1/events?namespace=shop", {}, 400, "query"),
         ("POST", "/v1/similar?n=3", {"like": ["i1"]}, 400, "query"),
