@@ -86,7 +86,12 @@ class RecommendBody(WhoBody, FilterFields):
     deadline_ms: Money | None = Field(
         default=None, gt=0, le=MAX_DEADLINE_MS, description="Milliseconds; an answer that would come later is the popular items, its why is deadline."
     )
-    lists: list[ListBody] | None = Field(default=None, min_length=1, max_length=MAX_LISTS, description="Several lists in one answer.")
+    lists: list[ListBody] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_LISTS,
+        description="Several lists in one answer, which together hold at most twice serving.max_n items.",
+    )
     repeat_items: bool = Field(default=False, description="Whether an item may be in several lists.")
     explain: bool = Field(default=False, description="Whether each item says what moved it.")
 

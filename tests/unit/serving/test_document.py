@@ -63,6 +63,13 @@ def in_the_past(body):
     return body
 
 
+def of_short_lists(body):
+    """A body whose lists together hold no more items than they may, which a schema can't say."""
+    if isinstance(body, dict) and isinstance(body.get("lists"), list):
+        return {**body, "lists": [{**one, "n": min(one.get("n") or 20, 50)} for one in body["lists"]]}
+    return body
+
+
 def without_point_zero(value):
     """A value without 3.0 in place of 3, which JSON Schema takes for an integer and the server does not."""
     if isinstance(value, dict):
@@ -86,7 +93,7 @@ def test_what_the_document_says_is_what_the_server_does(client, schema, operatio
     @given(case=described.as_strategy(generation_mode=mode))
     def holds(case):
         if mode is GenerationMode.POSITIVE:
-            case.body = in_the_past(without_point_zero(case.body))
+            case.body = of_short_lists(in_the_past(without_point_zero(case.body)))
             assume(all(fits(part) for part in (case.body, case.query, case.path_parameters)))
         body = case.meta.components.get(ParameterLocation.BODY)
         # In a query all is text: `false` is a namespace of five letters.
