@@ -13,9 +13,18 @@ import pytest
 VARIABLES = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "tester", "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
 
 # In a process of its own: delta-rs keeps Python's lock while it waits for an answer, so a server in this one could not give it.
+# S3 answers a conditional put atomically; moto looks and then puts, and two of its threads may both find nothing: one at a time.
 SERVER = """
 import sys
+from threading import Lock
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
+sys.setswitchinterval(1e-6)  # threads change places where they can: what is not atomic is seen
+put_object, one_at_a_time = S3Response.put_object, Lock()
+def atomic_put_object(self):
+    with one_at_a_time:
+        return put_object(self)
+S3Response.put_object = atomic_put_object
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
 print(*server.get_host_and_port(), flush=True)
