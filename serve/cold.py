@@ -135,13 +135,12 @@ class ColdRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         self._access.identify(scope)  # Nothing is read or told without a key, also of what is no route.
-        began_s = self._backlog.begin()
         if scope["method"] == "POST":
             refuse_query(scope)
         parse_query(scope.get("query_string", b""), several="category")
         body = await read_body(scope, receive, self._max_body_bytes)
         if path_of(scope) in _ASKED:
-            self._backlog.check(began_s)
+            await self._backlog.turn()
         parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def once() -> Message:

@@ -11,6 +11,10 @@ from serve.http import Headers, Refusal
 from streamrec.clock import Clock, SystemClock
 
 _TICK_S = 0.01
+# What is new is stamped that late at most; a look in vain costs some turns of the loop, some ten microseconds.
+_LOOK_EVERY_S = 0.1
+# A connection is taken in one turn, read in the next, and its request is begun in the one after that.
+_QUIET_TURNS = 5
 # A loop that nobody asks about is not woken.
 _WATCHED_FOR_S = 10.0
 _NEW = 0.1
@@ -76,11 +80,11 @@ class Gate:
 
 
 class Backlog:
-    """Refuse what has waited for the event loop too long already: an answer that comes later than anybody waits helps nobody.
+    """Refuse what has waited for other answers too long already: one that comes later than anybody waits helps nobody.
 
-    A replica answers one request after the other. A request has waited since it was taken up, while others were answered before its body had been
-    read; and those that one turn of the loop finds ready wait for each other. What it waited before that, in HAProxy and in sockets that the loop
-    had not read, nobody tells a replica.
+    A replica answers one request after the other, and its event loop takes one connection a turn (libuv, pull request 3696): in a burst nearly all requests
+    would wait in sockets, where nobody sees them. So the replica stops answering ten times a second and turns until nothing new comes; what has come
+    is answered in the order in which it came. What a request waited in HAProxy, nobody tells a replica.
 
     Args:
         most_s: So long; infinity refuses nothing.
@@ -90,30 +94,43 @@ class Backlog:
     def __init__(self, most_s: float, clock: Clock | None = None) -> None:
         self._most_s = most_s
         self._clock = clock or SystemClock()
-        self._turn_s: float | None = None
+        self._looked_s = -math.inf
+        self._looked = asyncio.Event()
+        self._looked.set()
+        self._num_come = 0
         self.num_refused = 0
 
-    def begin(self) -> float:
-        """Return when a request is taken up, for `check`: now, or when the loop's turn began."""
-        if self._turn_s is None:
-            self._turn_s = self._clock.monotonic_s()
-            asyncio.get_running_loop().call_soon(self._next_turn)
-        return self._turn_s
-
-    def check(self, began_s: float) -> None:
-        """Return when a request may be answered, right before it is.
+    async def turn(self) -> None:
+        """Wait until those that came before are answered; to be called when the request has been read, right before it is answered.
 
         Raises:
-            Refusal: It has waited too long.
+            Refusal: That took too long.
         """
-        waited_s = self._clock.monotonic_s() - began_s
+        self._num_come += 1
+        came_s = self._clock.monotonic_s()
+        while not self._looked.is_set():
+            await self._looked.wait()
+        if self._clock.monotonic_s() - self._looked_s >= _LOOK_EVERY_S:
+            await self._look()
+        waited_s = self._clock.monotonic_s() - came_s
         if waited_s > self._most_s:
             self.num_refused += 1
             what = "Serving: more requests come than this replica can answer, send again later"
             raise Refusal(429, "requests", f"waited {waited_s:.2f} s", f"at most {self._most_s:g} s (serving.shed_after_s)", what, again_after(1))
 
-    def _next_turn(self) -> None:
-        self._turn_s = None
+    async def _look(self) -> None:
+        """Turn until nothing new has come for some turns; not longer than answers have their turn, or a flood of requests would stop them."""
+        self._looked.clear()
+        until_s = self._clock.monotonic_s() + _LOOK_EVERY_S
+        try:
+            num_quiet, num_come = 0, self._num_come
+            while num_quiet < _QUIET_TURNS and self._clock.monotonic_s() < until_s:
+                await asyncio.sleep(0)
+                num_quiet = num_quiet + 1 if num_come == self._num_come else 0
+                num_come = self._num_come
+        finally:
+            self._looked_s = self._clock.monotonic_s()
+            self._looked.set()
 
 
 class Deadlines:

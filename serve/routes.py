@@ -149,15 +149,16 @@ class Routes:
 
     async def _post_recommend(self, scope: Scope, receive: Receive, send: Send) -> None:
         refuse_query(scope)
-        began_s, taken_s = self._guards.backlog.begin(), self._deadlines.now_s()
+        taken_s = self._deadlines.now_s()
         body = await read_body(scope, receive, self._max_body_bytes)
-        self._guards.backlog.check(began_s)
+        await self._guards.backlog.turn()
         await self._recommend(scope, send, parse_recommend(body, self._limits), taken_s)
 
     async def _get_recommend(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._guards.backlog.check(self._guards.backlog.begin())
+        taken_s = self._deadlines.now_s()
+        await self._guards.backlog.turn()
         request = parse_recommend_query(last_segment(scope), scope.get("query_string", b""), self._limits)
-        await self._recommend(scope, send, request, self._deadlines.now_s())
+        await self._recommend(scope, send, request, taken_s)
 
     async def _recommend(self, scope: Scope, send: Send, request: RecommendRequest, taken_s: float) -> None:
         caller_of(scope).enter(request.namespace)

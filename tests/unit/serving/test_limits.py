@@ -12,7 +12,7 @@ from serve.access import Access
 from serve.cors import Cors
 from serve.guards import Guards
 from serve.http import Refusal
-from serve.limits import Backlog, Deadlines, Gate, TokenBucket
+from serve.limits import Deadlines, Gate, TokenBucket
 from streamrec.clock import ManualClock
 from streamrec.config import parse_config
 from streamrec.config.keys import ApiKey, digest_of
@@ -268,24 +268,6 @@ def test_what_has_waited_too_long_for_those_before_it_is_told_to_come_again_and_
         assert dict(one.headers)[b"retry-after"] == b"1"
     assert {one.status for one in asyncio.run(asked_one_by_one(replica, paths))} == {200}
     assert replica.ask("GET", "/v1/models").body["limits"]["shed"] == len(shed)
-
-
-def test_a_request_whose_body_came_while_others_were_answered_has_waited_since_it_was_taken_up():
-    clock = ManualClock()
-    backlog = Backlog(1.0, clock)
-
-    async def play():
-        began_s = backlog.begin()
-        for _ in range(2):  # Turns in which others are answered.
-            await asyncio.sleep(0)
-            clock.advance(0.6)
-            backlog.check(backlog.begin())
-        with pytest.raises(Refusal) as refused:
-            backlog.check(began_s)
-        assert (refused.value.status, refused.value.body["error"]["got"]) == (429, "waited 1.20 s")
-
-    asyncio.run(play())
-    assert backlog.num_refused == 1
 
 
 async def asked_one_by_one(replica, paths):
