@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, Protocol
 
+from serve.histories import SharedHistories
 from serve.letters import Letters
 from serve.moves import Moves
 from serve.system import System
@@ -23,6 +24,8 @@ class Backend(Protocol):
     answerer: FullAnswerer
     shown: Callable[[RecommendRequest, Mapping[str, Any]], None] | None
     """Called with a recommendation after it has been sent; None where nobody asks."""
+    histories: SharedHistories | None
+    """Users' histories, where they are not this replica's own."""
     moves: Moves
     letters: Letters
     system: System

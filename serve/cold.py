@@ -26,11 +26,12 @@ from serve.backend import Backend
 from serve.document import DocumentedApp, HotRoutes
 from serve.failures import failed
 from serve.guards import Guards
+from serve.histories import without_address
 from serve.http import Headers, Message, Receive, Refusal, Scope, Send, last_of_three, no_model, path_of, read_body, refuse_query, wrong_method
 from serve.limits import again_after
 from serve.operations import OPERATIONS, UNLISTED, Operation
 from streamrec.clock import Clock, SystemClock
-from streamrec.errors import BrokerError, ConfigError, OperatorError, RequestError
+from streamrec.errors import BrokerError, ConfigError, OperatorError, RequestError, StorageError
 from streamrec.events.schema import Kind
 from streamrec.pipeline.switches import Action
 from streamrec.serving.bodies import (
@@ -48,7 +49,7 @@ from streamrec.serving.bodies import (
 )
 from streamrec.serving.checks import RequestLimits, check_id, check_n, check_namespace, error_body, refuse_no_json
 from streamrec.serving.filters import Filters
-from streamrec.serving.lookups import item_facts, user_facts
+from streamrec.serving.lookups import item_facts, stored_user_facts, user_facts
 from streamrec.serving.requests import parse_query
 from streamrec.serving.slot import LiveModel
 
@@ -170,7 +171,9 @@ class ColdRoutes:
         """The candidates that the version knows and that can be had, best first; the others are in `left_out`."""
         check_bounds(body, self._limits)
         model = self._model()
-        return self._json(self._backend.answerer.rank(body, self._namespace(body.namespace, request), model, self._id(request)), model=model)
+        namespace, histories = self._namespace(body.namespace, request), self._backend.histories
+        known = None if histories is None or body.user_id is None else await histories.known(namespace, body.user_id)
+        return self._json(self._backend.answerer.rank(body, namespace, model, self._id(request), known), model=model)
 
     async def popular(self, query: Annotated[PopularQuery, Query()], request: Request) -> Response:
         """The score is how often an item was used; a use counts half as much after `popularity.half_life_s`, as of the newest event's time."""
@@ -201,8 +204,15 @@ class ColdRoutes:
 
     async def get_user(self, user_id: UserSegment, query: Annotated[WhereQuery, Query()], request: Request) -> Response:
         """The history, newest first, with event times: all that serving knows of a user."""
-        namespace = self._namespace(query.namespace, request)
-        found = user_facts(self._backend.answerer.view, namespace, check_id(user_id, "user_id", self._limits))
+        namespace, name, histories = self._namespace(query.namespace, request), check_id(user_id, "user_id", self._limits), self._backend.histories
+        if histories is None:
+            found = user_facts(self._backend.answerer.view, namespace, name)
+        else:
+            try:
+                entries = await histories.entries(namespace, name)
+            except StorageError as error:
+                raise Refusal(503, "user_id", "no history", "a Redis that answers", without_address(error), again_after(1)) from error
+            found = stored_user_facts(namespace, name, entries.item_ids, entries.times)
         return self._json({**found, **self._facts(self._backend.model, request)}, model=self._backend.model)
 
     async def delete_user(self, user_id: UserSegment, query: Annotated[WhereQuery, Query()], request: Request) -> Response:

@@ -82,9 +82,9 @@ class Gate:
 class Backlog:
     """Refuse what has waited for other answers too long already: one that comes later than anybody waits helps nobody.
 
-    A replica answers one request after the other, and its event loop takes one connection a turn (libuv, pull request 3696): in a burst nearly all requests
-    would wait in sockets, where nobody sees them. So the replica stops answering ten times a second and turns until nothing new comes; what has come
-    is answered in the order in which it came. What a request waited in HAProxy, nobody tells a replica.
+    A replica answers one request after the other, and its event loop takes one connection a turn (libuv, pull request 3696): in a burst nearly all
+    requests would wait in sockets, where nobody sees them. So the replica stops answering ten times a second and turns until nothing new comes;
+    what has come is answered in the order in which it came. What a request waited in HAProxy, nobody tells a replica.
 
     Args:
         most_s: So long; infinity refuses nothing.

@@ -100,3 +100,4 @@ def put_facts(numbers: Numbers, facts: Mapping[str, Any], num_late: int, num_she
     if (view := facts["history_view"]) is not None:
         numbers.put("streamrec_history_users", view["users"])
         numbers.put("streamrec_history_events_total", view["applied"])
+        numbers.put("streamrec_history_unread_total", view.get("shared", {}).get("unread", 0))

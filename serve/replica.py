@@ -16,6 +16,7 @@ from serve.access import Access
 from serve.appending import APPEND_TIMEOUT_S
 from serve.cors import Cors
 from serve.guards import Guards
+from serve.histories import RENEW_EVERY_S, LogPlace, SharedHistories, share_histories
 from serve.keys import LOOK_EVERY_S, KeyFile
 from serve.letters import Letters
 from serve.limits import Backlog, Deadlines, Gate
@@ -122,13 +123,20 @@ class Replica:
         self._freshness = Freshness(self.numbers, config.log.events_topic, clock)
         self._view: HistoryView | None = None
         self._follower: LogFollower | None = None
+        self.histories: SharedHistories | None = None
         self._sink: EventSink | None = None
         if settings.log_address is not None:
             features, tombstones = config.features, Tombstones(tombstone_key())
             users, meanings = config.serving.history_users, config.events.meanings
             self._view = HistoryView(features.history_length, users, meanings, self._codec, clock, tombstones=tombstones)
             self._view.max_items, self._view.dedupe = features.max_items, Dedupe(features.dedupe_horizon)
-            self._follower = LogFollower(self._view, self._load_histories, self._open_tail, heard=self._freshness.heard)
+            shared = config.serving.histories == "redis"
+            self._view.keeps_histories = not shared
+            if shared:
+                place = LogPlace(settings.log_address, self._log_config, settings.state_url)
+                self.histories = share_histories(config, place, self._view, self._open_tail, self._freshness.in_histories)
+            heard = self._freshness.awaits_model if shared else self._freshness.heard
+            self._follower = LogFollower(self._view, self._load_histories, self._open_tail, heard=heard)
             topic, waiting = config.log.events_topic, config.serving.max_waiting
             self._sink = EventSink(self._codec, self._open_writer, topic, waiting, kinds=config.serving.accepts, earliest_ms=MIN_SENT_TIME_MS)
         self.shown: Callable[[RecommendRequest, Mapping[str, Any]], None] | None = None
@@ -170,6 +178,9 @@ class Replica:
             sink = self._sink
             self._spawn("log-follower", self._follow_once, self._follower.close)
             self._spawn("event-sink", lambda: sink.step(_SINK_POLL_S), sink.close)
+            if (histories := self.histories) is not None:
+                self._spawn("history-lease", lambda: self._keep_lease(histories), lambda: None)
+                self._spawn("history-writer", lambda: self._write_histories(histories), histories.stop_writing)
             if self._impressions is not None:
                 self._spawn("impression-sink", lambda: self._impression_sink.step(_SINK_POLL_S), self._impression_sink.close)
                 self._spawn("worth", self._look_at_worth, lambda: None)
@@ -193,6 +204,8 @@ class Replica:
                     await task
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 2.0)
+        if self.histories is not None:
+            await self.histories.stop_reading()
         self._loader.shutdown(wait=False)
         await asyncio.to_thread(self._traces.close)
 
@@ -282,6 +295,7 @@ class Replica:
             "described": len(self._view.table.attributes),
             "offsets": self._view.offsets,
             **asdict(self._view.counters),
+            **({} if self.histories is None else {"shared": self.histories.facts()}),
         }
 
     def _look_at_worth(self) -> None:
@@ -294,7 +308,15 @@ class Replica:
         self._stopping.wait(_WORTH_EVERY_S)
 
     def _load_histories(self) -> HistoryColumns | None:
-        return None if self._settings.state_url is None else load_history_columns(self._settings.state_url)
+        url = self._settings.state_url
+        return None if url is None else load_history_columns(url, with_users=self.histories is None)
+
+    def _keep_lease(self, histories: SharedHistories) -> None:
+        histories.keep_lease()
+        self._stopping.wait(RENEW_EVERY_S)
+
+    def _write_histories(self, histories: SharedHistories) -> None:
+        self._stopping.wait(_GATHER_S if histories.write() else _RETRY_S)
 
     def _open_tail(self, offsets: Mapping[int, int]) -> LogTail:
         address, cfg = self._settings.log_address, self._log_config

@@ -162,6 +162,8 @@ class Routes:
 
     async def _recommend(self, scope: Scope, send: Send, request: RecommendRequest, taken_s: float) -> None:
         caller_of(scope).enter(request.namespace)
+        if self._backend.histories is not None and request.user_id is not None:
+            request = replace(request, known=await self._backend.histories.known(request.namespace, request.user_id))
         # Read once: the whole answer comes from this version, whatever is swapped meanwhile.
         model = self._backend.model
         if model is None:

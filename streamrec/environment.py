@@ -49,6 +49,11 @@ def kafka_secret(setting: str) -> str | None:
     return os.environ.get(SECRET_VARIABLES[setting]) or None
 
 
+def redis_password() -> str | None:
+    """Return the password that `STREAMREC_REDIS_PASSWORD` holds for the store of histories, or None."""
+    return os.environ.get("STREAMREC_REDIS_PASSWORD") or None
+
+
 def cache_folder() -> Path:
     """Return the per-user cache folder (`STREAMREC_CACHE`, else `XDG_CACHE_HOME`/streamrec, else ~/.cache/streamrec)."""
     own = os.environ.get("STREAMREC_CACHE")

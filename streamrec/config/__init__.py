@@ -24,10 +24,10 @@ from streamrec.config.sections import (
     Meaning,
     PipelineConfig,
     RegistryConfig,
-    ServingConfig,
     SoftLabelsConfig,
     StudentConfig,
 )
+from streamrec.config.serving import ServingConfig
 from streamrec.config.teachers import LinearConfig, NeighboursConfig, TeachersConfig, TextConfig, TransformerConfig, TransitionsConfig
 from streamrec.config.telemetry import TelemetryConfig
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -187,7 +188,8 @@ def _got(detail: ErrorDetails) -> str:
     """Say what a value is, and its length where that is what is wrong."""
     value = detail.get("input")
     unit = {"string_too_long": "characters", "too_long": "of them"}.get(detail["type"])
-    return repr(value) if unit is None or value is None else f"{value!r} ({len(value)} {unit})"
+    shown = re.sub(r"(?<=://)[^/@]*:[^/]*@", "***@", repr(value))  # A password that an address must not have is not shown, either.
+    return shown if unit is None or value is None else f"{shown} ({len(value)} {unit})"
 
 
 def _allowed(detail: ErrorDetails) -> str:

@@ -81,6 +81,7 @@ class Answerer:
             "model_age_s": self.age_s(model),
             **source,
             **short,
+            **missing_of(request),
             "user_events": num_used,
             "request_id": request_id,
         }
@@ -91,6 +92,8 @@ class Answerer:
 
     def known_rows(self, request: RecommendRequest, recommender: Recommender) -> Rows:
         """Return the rows of the user's known items, newest last."""
+        if request.known is not None:
+            return recommender.rows_of(request.namespace, request.known.item_ids)
         if self.view is None or request.user_id is None:
             return _NO_ROWS
         # The map holds the table that its codes belong to: a table that is loaded meanwhile is not mixed in.
@@ -112,11 +115,20 @@ class Answerer:
         """Return why the student does not answer."""
         if not recommender.num_items(request.namespace):
             return "the model has no items in this namespace"
-        if request.history is None and self.view is None:
+        if request.history is not None:
+            return "no known items in history"
+        if request.known is not None and request.known.missing:
+            return "the user's history can't be known"
+        if request.known is None and self.view is None:
             return "no log is followed and no history was given"
-        if request.history is None and self.view is not None and not len(self.view.get(request.namespace, request.user_id or "")):
+        if self._knows_nothing(request):
             return "unknown user"
         return "no known items in history"
+
+    def _knows_nothing(self, request: RecommendRequest) -> bool:
+        if request.known is not None:
+            return not request.known.item_ids
+        return self.view is not None and not len(self.view.get(request.namespace, request.user_id or ""))
 
     def map_of(self, recommender: Recommender) -> RowMap:
         """Return how the view's item codes become the version's rows."""
@@ -140,6 +152,11 @@ class Answerer:
         # Three: the live version's, the previous one's for a rollback, and the candidate's.
         if row_map is not None:
             self._maps = (row_map, *self._maps)[:3]
+
+
+def missing_of(request: RecommendRequest) -> dict[str, str]:
+    """Return what an answer says that could not take the user's history into account."""
+    return {"missing": request.known.missing} if request.known is not None and request.known.missing else {}
 
 
 def popular_source(recommender: Recommender, why: str) -> dict[str, Any]:

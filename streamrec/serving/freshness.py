@@ -43,7 +43,18 @@ class Freshness:
             numbers.series(name)
 
     def heard(self, rows: pa.Table) -> None:
-        """Time log rows (schema LOG_ROW) that histories have from now on."""
+        """Time log rows (schema LOG_ROW) that histories have from now on, and a version will have learned from."""
+        self._hear(rows, in_histories=True, awaits_model=True)
+
+    def in_histories(self, rows: pa.Table) -> None:
+        """Time log rows that histories have from now on."""
+        self._hear(rows, in_histories=True, awaits_model=False)
+
+    def awaits_model(self, rows: pa.Table) -> None:
+        """Remember log rows, to time the version that has learned from them."""
+        self._hear(rows, in_histories=False, awaits_model=True)
+
+    def _hear(self, rows: pa.Table, *, in_histories: bool, awaits_model: bool) -> None:
         if not rows.num_rows:
             return
         now_ms = self._clock.now_ms()
@@ -52,7 +63,10 @@ class Freshness:
         timed = [one for one in zip(*columns, strict=True) if one[2] >= self._since_ms]
         with self._busy:
             for one in timed:
-                self._observe(STATE, now_ms - one[2])
+                if in_histories:
+                    self._observe(STATE, now_ms - one[2])
+                if not awaits_model:
+                    continue
                 self._num += 1
                 if self._num % self._every == 0:
                     self._waiting.append(one)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrec.serving.answers import CONTENT, DEADLINE, SCORE_DECIMALS, STUDENT, Answerer, Rows, popular_source, short_of, shown_items
+from streamrec.serving.answers import CONTENT, DEADLINE, SCORE_DECIMALS, STUDENT, Answerer, Rows, missing_of, popular_source, short_of, shown_items
 from streamrec.serving.bodies import RankBody, SimilarBody
 from streamrec.serving.content import Floats, units
 from streamrec.serving.exploring import Exploration
 from streamrec.serving.filters import Extras, Filters, ListRequest, Seen
 from streamrec.serving.new_items import Newcomers, direction_of
 from streamrec.serving.recommender import Recommender
-from streamrec.serving.requests import RecommendRequest
+from streamrec.serving.requests import Known, RecommendRequest
 from streamrec.serving.shelf import Among
 from streamrec.serving.slot import LiveModel
 
@@ -61,7 +61,7 @@ class FullAnswerer(Answerer):
         source = {"source": STUDENT} if len(history) else popular_source(recommender, why or self.why(request, recommender))
         explained = _explained(recommender) if extras.explain and len(history) else {}
         found = {"lists": lists} if extras.lists else lists[0]
-        return {**found, **self.facts(model, request_id), **source, **explained, "user_events": len(history)}
+        return {**found, **self.facts(model, request_id), **source, **explained, **missing_of(request), "user_events": len(history)}
 
     def similar(self, body: SimilarBody, namespace: str, n: int, model: LiveModel, request_id: str) -> dict[str, Any]:
         """Return the items that point most in the direction of the given ones; these are left out.
@@ -88,12 +88,12 @@ class FullAnswerer(Answerer):
         items = sorted([*items, *newer], key=lambda item: -item["score"])[:n]
         return {"items": items, **facts, **source, **self._short(recommender, filters, namespace, len(items), n, among, len(newer))}
 
-    def rank(self, body: RankBody, namespace: str, model: LiveModel, request_id: str) -> dict[str, Any]:
+    def rank(self, body: RankBody, namespace: str, model: LiveModel, request_id: str, known: Known | None = None) -> dict[str, Any]:
         """Return the candidates in order of score; those that can't be ranked, or had, are in ``left_out``."""
         recommender = self._ready(model)
-        request = RecommendRequest(body.user_id, namespace, None if body.history is None else tuple(body.history))
-        known, given = self.known_rows(request, recommender), recommender.rows_of(namespace, request.history or ())
-        history = (known if request.history is None else given)[::-1][: recommender.history_length]
+        request = RecommendRequest(body.user_id, namespace, None if body.history is None else tuple(body.history), known=known)
+        used = self.known_rows(request, recommender) if request.history is None else recommender.rows_of(namespace, request.history)
+        history = used[::-1][: recommender.history_length]
         candidates = dict.fromkeys(body.candidates)
         rows = recommender.rows_of(namespace, candidates)
         barred = self._unavailable(recommender) if body.available else _NO_ROWS
@@ -108,7 +108,8 @@ class FullAnswerer(Answerer):
             _explain(items, recommender, history, rows[order])
         source = {"source": STUDENT} if len(history) else popular_source(recommender, self.why(request, recommender))
         explained = _explained(recommender) if body.explain and len(history) else {}
-        return {"items": items, "left_out": left_out, **self.facts(model, request_id), **source, **explained, "user_events": len(history)}
+        about = {**self.facts(model, request_id), **source, **explained, **missing_of(request)}
+        return {"items": items, "left_out": left_out, **about, "user_events": len(history)}
 
     def popular(self, n: int, namespace: str, filters: Filters, model: LiveModel, request_id: str) -> dict[str, Any]:
         """Return the most popular items, with how often they were used, lately as ``popularity`` says."""

@@ -162,6 +162,7 @@ class HistoryView:
         tombstones: Who was deleted, so that old events that come again stay without effect; None remembers nobody.
         max_items: Of the items that can't be had so many are remembered at least, and as many of those that are described, by the newest updates.
         dedupe: Which event ids are known; one with the horizon 0 knows none.
+        keeps_histories: Whether users' are kept; else only what is said of items, and who was deleted.
 
     **Contract.** One thread writes (`load`, `apply`), one other may read (`get`, ``table``). `apply` never raises on bad records and does not
     block. ``offsets`` are the next ones to apply; where to follow the log from after `load` or a pause. Whoever reads several times for
@@ -177,6 +178,7 @@ class HistoryView:
     tombstones: Tombstones | None = None
     max_items: int = 1_000_000
     dedupe: Dedupe = field(default_factory=lambda: Dedupe(_REMEMBERED_IDS))
+    keeps_histories: bool = True
     table: HistoryTable = field(default_factory=HistoryTable)
     offsets: dict[int, int] = field(default_factory=dict)
     counters: ViewCounters = field(default_factory=ViewCounters)
@@ -222,7 +224,9 @@ class HistoryView:
             return 0
         decoded = self.codec.decode(fresh, self.clock.now_ms())
         self.counters.rejected += decoded.rejected.num_rows
-        events = self._without_deleted(self._without_known(decoded.valid))
+        events = self._without_known(decoded.valid)
+        self._reach_for(events)
+        events = self._without_deleted(events)
         self.dedupe.remember(EventKeys.of(events))
         self._describe(events)
         applied = self._apply_events(events)
@@ -239,6 +243,9 @@ class HistoryView:
         is_fresh = log_rows["offset"].to_numpy() >= applied_to
         self.counters.repeated += int(len(is_fresh) - is_fresh.sum())
         return log_rows if is_fresh.all() else log_rows.filter(pa.array(is_fresh))
+
+    def _reach_for(self, events: pa.Table) -> None:
+        """Have the histories of these events' users in ``table``: they always are, here."""
 
     def _without_known(self, valid: pa.Table) -> pa.Table:
         """Leave out impressions, which change nothing here, and events whose ids are known."""
@@ -289,6 +296,8 @@ class HistoryView:
             elif kind != Kind.INTERACTION:
                 if available is not None:
                     table.availability.say(table.code_of((namespace, item_id)), time_ms, available=available)
+                continue
+            elif not self.keeps_histories:
                 continue
             elif role == NEGATIVE:
                 table.take(user, table.code_of((namespace, item_id)), time_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,12 @@ def user_facts(view: HistoryView | None, namespace: str, user_id: str) -> dict[s
         return {**user, "items": [], "why": "no log is followed"}
     table = view.table
     codes, times = table.entries.get((namespace, user_id), (b"", b""))
-    entries = zip(np.frombuffer(codes, np.int32)[::-1].tolist(), np.frombuffer(times, np.int64)[::-1].tolist(), strict=True)
-    items = [{"item_id": table.item_ids[code][1], "event_time": time_ms} for code, time_ms in entries]
-    return {**user, "items": items} if items else {**user, "items": [], "why": "unknown user"}
+    items = [table.item_ids[code][1] for code in np.frombuffer(codes, np.int32).tolist()]
+    return stored_user_facts(namespace, user_id, items, np.frombuffer(times, np.int64).tolist())
+
+
+def stored_user_facts(namespace: str, user_id: str, item_ids: Sequence[str], times: Sequence[int]) -> dict[str, Any]:
+    """Return a history, given oldest first, as `user_facts` does."""
+    items = [{"item_id": item_id, "event_time": time_ms} for item_id, time_ms in zip(item_ids[::-1], times[::-1], strict=True)]
+    user = {"user_id": user_id, "namespace": namespace, "items": items}
+    return user if items else {**user, "why": "unknown user"}

@@ -108,6 +108,7 @@ class Sourced(Facts):
     popularity: PopularityFacts | None = Field(default=None, description="How uses are counted, where popular items are answered.")
     labels: dict[str, Any] | None = Field(default=None, description="Which labels the teachers' parts are of, where `explain` was asked for.")
     short: str | None = Field(default=None, description="Why there are fewer items than were asked for.")
+    missing: str | None = Field(default=None, description="Why the user's history could not be taken into account, where it is kept in Redis.")
 
 
 class Recommendation(Sourced):

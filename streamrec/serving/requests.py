@@ -30,6 +30,19 @@ _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """Hold what was found of a user beside the replica.
+
+    Attributes:
+        item_ids: Newest last.
+        missing: Why nothing could be found out, "" where it could.
+    """
+
+    item_ids: tuple[str, ...] = ()
+    missing: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RecommendRequest:
     """Ask for items.
 
@@ -44,6 +57,7 @@ class RecommendRequest:
         deadline_ms: How long the client waits; None for as long as it takes.
         is_late: Whether that is over, so that no vectors are searched.
         extras: What only some requests ask for; None in the plain ones, whose way stays short.
+        known: The user's items, newest last, where histories are kept beside the replica; None where the view has them.
     """
 
     user_id: str | None
@@ -56,6 +70,7 @@ class RecommendRequest:
     deadline_ms: float | None = None
     is_late: bool = False
     extras: Extras | None = None
+    known: Known | None = None
 
 
 def parse_recommend(body: bytes, limits: RequestLimits) -> RecommendRequest:

@@ -17,6 +17,7 @@ class FakeReplica:
     replica_id = "replica-1"
     answerer = FullAnswerer(None)
     shown = None
+    histories = None
 
     def __init__(self, model):
         self.model = model

@@ -1,0 +1,438 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from dataclasses import replace
+
+import orjson
+import pyarrow as pa
+import pytest
+from redis_server import HAS_REDIS_SERVER, RedisServer
+
+from serve.histories import SharedHistories
+from streamrec.clock import ManualClock
+from streamrec.config import DEFAULT_MEANINGS, EventsConfig, parse_config
+from streamrec.errors import BrokerUnavailable, ConfigError, Fenced, StorageError
+from streamrec.events.codec import EventCodec
+from streamrec.features.dedupe import Dedupe
+from streamrec.features.tombstones import Tombstones
+from streamrec.log.base import Record
+from streamrec.log.memory import MemoryLog, MemoryTail
+from streamrec.serving.history_view import HistoryColumns, HistoryView
+from streamrec.serving.history_writer import CATCH_UP, STANDBY, HistoryWriter, LogEnds, StoredView
+from streamrec.serving.stored_histories import HAS_REDIS, Entries, StoredHistories
+
+pytestmark = pytest.mark.skipif(
+    not (HAS_REDIS and HAS_REDIS_SERVER), reason="Redis needs `pip install 'streamrec[redis]'` and `apt-get install redis-server`"
+)
+TOPIC = "events"
+LENGTH = 5
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory):
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def store_of(redis, request):
+    made = []
+
+    def make(lineage=None, url=redis.url, **settings):
+        config = parse_config({"serving": {"redis_url": url, "redis_timeout_s": 2.0, **settings}}).serving
+        made.append(StoredHistories(config, lineage or request.node.name))
+        return made[-1]
+
+    yield make
+    for store in made:
+        with contextlib.suppress(StorageError):
+            store.leave()
+
+
+def read(store, asked):
+    """Run what asks a store, and close what it asked by."""
+
+    async def play():
+        try:
+            return await asked()
+        finally:
+            await store.close()
+
+    return asyncio.run(play())
+
+
+@pytest.fixture
+def store(store_of):
+    made = store_of()
+    assert made.hold_lease()
+    return made
+
+
+def make_view(kind=HistoryView, **more):
+    users = 10**9
+    codec = EventCodec(EventsConfig())
+    return kind(LENGTH, users, DEFAULT_MEANINGS, codec, ManualClock(10**12), tombstones=Tombstones(b"key"), dedupe=Dedupe(10_000), **more)
+
+
+def columns_of(view):
+    """Return what a checkpoint would hold of a view."""
+    users, indptr, codes, times = list(view.table.entries), [0], b"", b""
+    for mine, when in view.table.entries.values():
+        codes, times = codes + mine, times + when
+        indptr.append(len(codes) // 4)
+    columns = {"indptr": pa.array(indptr).to_numpy(), "item_codes": memoryview(codes).cast("i"), "times": memoryview(times).cast("q")}
+    arrays = {name: pa.array(list(values)).to_numpy() if len(values) else pa.array([], pa.int64()).to_numpy() for name, values in columns.items()}
+    marks = (view.tombstones.snapshot(),), (view.dedupe.snapshot(),)
+    return HistoryColumns(users, arrays["indptr"], arrays["item_codes"].astype("i4"), list(view.table.item_ids), dict(view.offsets), arrays["times"],
+                          marks[0], event_ids=marks[1])  # fmt: skip
+
+
+def some_events(rng, num):
+    """Return events that repeat, disagree with their order, delete and take back."""
+    made = []
+    for number in range(num):
+        user, item, time = f"u{rng.randrange(9)}", f"i{rng.randrange(7)}", 1000 + number * 5 + rng.randrange(-40, 40)
+        kind = rng.random()
+        if made and kind < 0.12:
+            made.append(rng.choice(made))
+        elif kind < 0.2:
+            made.append({"kind": "deletion", "event_id": f"d{number}", "user_id": user, "event_time": time})
+        else:
+            event_type = "remove" if kind < 0.3 else "click"
+            made.append({"event_id": f"e{number}", "user_id": user, "item_id": item, "event_type": event_type, "event_time": time})
+    return made
+
+
+def fill(log, events):
+    log.append(TOPIC, [Record(key=event["user_id"].encode(), value=orjson.dumps(event)) for event in events])
+
+
+def cuts_of(log, size):
+    """Return the log in rounds of so many rows a partition."""
+    ends, rounds, at = log.latest(TOPIC), [], dict.fromkeys(log.latest(TOPIC), 0)
+    while at != ends:
+        then = {partition: min(end, at[partition] + size) for partition, end in ends.items()}
+        rounds.append(LogEnds(lambda: log, TOPIC).between(at, then))
+        at = then
+    return rounds
+
+
+def held(view):
+    items = view.table.item_ids
+    found = {}
+    for user, (codes, times) in view.table.entries.items():
+        if codes:
+            found[user] = Entries(tuple(items[code][1] for code in memoryview(codes).cast("i")), tuple(memoryview(times).cast("q")))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_whoever_takes_over_from_whatever_checkpoint_redis_holds_what_a_replica_would(store_of, seed):
+    rng = random.Random(seed)
+    log, store = MemoryLog(), store_of(f"lineage {seed}")
+    log.ensure_topic(TOPIC, 2)
+    fill(log, some_events(rng, 120))
+    rounds, reference = cuts_of(log, 4), make_view()
+    checkpoints, expected = [columns_of(reference)], []
+    for rows in rounds:
+        reference.apply(rows)
+        checkpoints.append(columns_of(reference))
+    expected = held(reference)
+    assert expected
+
+    at, view, num_takeovers = 0, None, 0
+    while view is None or at < len(rounds):
+        if view is None or rng.random() < 0.15:
+            assert store.hold_lease()
+            at, view = min(len(rounds), max(0, at + rng.randrange(-6, 4))), make_view(StoredView, store=store, log=LogEnds(lambda: log, TOPIC))
+            view.load(checkpoints[at])
+            num_takeovers += 1
+        else:
+            view.apply(rounds[at])
+            at += 1
+    assert not view.is_catching_up
+    assert store.offsets() == log.latest(TOPIC)
+    users = [("default", f"u{number}") for number in range(9)]
+    assert {user: entries for user, entries in store.fetch(users).items() if entries.item_ids} == expected
+    assert num_takeovers > 1 or seed
+
+
+def test_a_store_that_is_further_than_the_checkpoint_is_not_set_back(store):
+    log, view = MemoryLog(), make_view()
+    log.ensure_topic(TOPIC, 1)
+    fill(log, [{"event_id": f"e{number}", "user_id": "u", "item_id": f"i{number}", "event_type": "click", "event_time": 1000} for number in range(4)])
+    first, second = cuts_of(log, 2)
+    view.apply(first)
+    old = columns_of(view)
+    view.apply(second)
+    begun = make_view(StoredView, store=store, log=LogEnds(lambda: log, TOPIC))
+    begun.load(columns_of(view))
+    assert store.fetch([("default", "u")])[("default", "u")].item_ids == ("i0", "i1", "i2", "i3")
+    taken_over = make_view(StoredView, store=store, log=LogEnds(lambda: log, TOPIC))
+    taken_over.load(old)
+    assert taken_over.is_catching_up
+    assert store.fetch([("default", "u")])[("default", "u")].item_ids == ("i0", "i1", "i2", "i3")
+    taken_over.apply(second)
+    assert not taken_over.is_catching_up
+    assert store.fetch([("default", "u")])[("default", "u")].item_ids == ("i0", "i1", "i2", "i3")
+
+
+def test_where_the_log_no_longer_reaches_back_all_is_written_anew_and_nobody_stays_who_was_deleted(store):
+    log, view = MemoryLog(), make_view()
+    log.ensure_topic(TOPIC, 1)
+    clicks = [{"event_id": f"e{name}", "user_id": name, "item_id": "i", "event_type": "click", "event_time": 1000} for name in "ab"]
+    fill(log, [*clicks, {"kind": "deletion", "event_id": "d", "user_id": "a", "event_time": 2000}])
+    first, second = cuts_of(log, 2)
+    view.apply(first)
+    make_view(StoredView, store=store, log=LogEnds(lambda: log, TOPIC)).load(columns_of(view))
+    a, b = ("default", "a"), ("default", "b")
+    assert all(entries.item_ids == ("i",) for entries in store.fetch([a, b]).values())
+    view.apply(second)
+    log.drop_before(TOPIC, {0: 3})
+    make_view(StoredView, store=store, log=LogEnds(lambda: log, TOPIC)).load(columns_of(view))
+    assert [entries.item_ids for entries in store.fetch([a, b]).values()] == [(), ("i",)]
+
+
+def test_a_deletion_reaches_the_histories_of_other_lineages(store_of, store):
+    other, user = store_of("an older lineage"), ("default", "u")
+    assert other.hold_lease()
+    other.write({user: Entries(("i",), (1,))}, None, {})
+    log = MemoryLog()
+    log.ensure_topic(TOPIC, 1)
+    view = make_view(StoredView, store=store, log=LogEnds(lambda: log, TOPIC))
+    view.load(replace(columns_of(make_view()), offsets={}))
+    fill(log, [{"kind": "deletion", "event_id": "d", "user_id": "u", "event_time": 2000}])
+    view.apply(*cuts_of(log, 9))
+    assert other.fetch([user])[user] == Entries()
+
+
+def test_only_who_has_the_lease_and_knows_where_the_store_is_writes(store_of, store):
+    user, rival = ("default", "u"), store_of()
+    store.write({user: Entries(("i",), (1,))}, None, {0: 1})
+    assert not rival.hold_lease()
+    with pytest.raises(Fenced):
+        rival.write({user: Entries(("other",), (2,))}, {0: 1}, {0: 2})
+    with pytest.raises(Fenced):
+        store.write({user: Entries(("other",), (2,))}, {0: 0}, {0: 2})
+    assert store.fetch([user])[user] == Entries(("i",), (1,))
+    assert store.offsets() == {0: 1}
+    assert store.hold_lease()  # It was only wrong about the place.
+    store.leave()
+    assert rival.hold_lease()
+    assert not store_of().hold_lease()
+    rival.write({user: Entries(("other",), (2,))}, {0: 1}, {0: 2})
+    assert rival.fetch([user])[user] == Entries(("other",), (2,))
+
+
+def test_ids_that_look_like_others_stay_apart(store):
+    users = [("a", "b:c"), ("a:b", "c"), ("1:a", "b"), ("a", "1:b"), ("default", "offsets"), ("default", "writer"), ("", "x"), ("a", "")]
+    store.write({user: Entries((str(number),), (number,)) for number, user in enumerate(users)}, None, {0: 7})
+    assert [entries.item_ids for entries in store.fetch(users).values()] == [(str(number),) for number in range(len(users))]
+    assert store.offsets() == {0: 7}
+
+
+def test_a_history_that_is_not_ours_is_an_error_that_says_where_it_lies(store, redis):
+    import redis as client  # noqa: PLC0415 - an extra
+
+    store.write({("default", "u"): Entries(("i",), (1,))}, None, {})
+    (key,) = (key for key in client.Redis.from_url(redis.url).scan_iter() if key.endswith(b":7:default:u") and key.startswith(store._prefix.encode()))
+    client.Redis.from_url(redis.url).set(key, b"\x80\x04cos\nsystem\n")
+    with pytest.raises(StorageError, match="can't be read.*database of its own"):
+        store.fetch([("default", "u")])
+
+
+def test_those_who_ask_while_others_are_asked_for_share_one_command(store, redis):
+    import redis as client  # noqa: PLC0415 - an extra
+
+    store.write({("default", f"u{number}"): Entries((f"i{number}",), (1,)) for number in range(300)}, None, {})
+    admin = client.Redis.from_url(redis.url)
+    admin.config_resetstat()
+
+    async def crowd():
+        return await asyncio.gather(*(store.read("default", f"u{number}") for number in range(400)))
+
+    found = read(store, crowd)
+    assert [entries.item_ids for entries in found] == [(f"i{number}",) for number in range(300)] + [()] * 100
+    assert admin.info("commandstats")["cmdstat_mget"]["calls"] <= 3
+
+
+def test_one_who_leaves_does_not_take_the_others_answers(store):
+    store.write({("default", "u"): Entries(("i",), (1,))}, None, {})
+
+    async def play():
+        first, *others = [asyncio.create_task(store.read("default", "u")) for _ in range(5)]
+        await asyncio.sleep(0)
+        first.cancel()
+        return await asyncio.gather(*others)
+
+    assert {entries.item_ids for entries in read(store, play)} == {("i",)}
+
+
+def test_what_nobody_filled_and_what_does_not_answer_is_said(store_of, tmp_path):
+    empty = store_of("nobody's lineage")
+    with pytest.raises(StorageError, match="has none yet.*wait until"):
+        read(empty, lambda: empty.read("default", "u"))
+    gone = RedisServer(tmp_path)
+    gone.kill()
+    away = store_of(url=gone.url, redis_timeout_s=0.2)
+    with pytest.raises(StorageError, match=r"does not answer.*serving\.redis_url"):
+        read(away, lambda: away.read("default", "u"))
+    assert away.num_unread == 1
+    with pytest.raises(StorageError, match="does not answer"):
+        away.hold_lease()
+    assert not away.holds_lease
+
+
+def test_a_redis_that_hangs_is_waited_for_no_longer_than_is_set(store_of):
+    import socket  # noqa: PLC0415 - of one test
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hung = store_of(url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0", redis_timeout_s=0.05)
+        with pytest.raises(StorageError, match="does not answer"):
+            read(hung, lambda: asyncio.wait_for(hung.read("default", "u"), 5))
+
+
+def test_a_password_comes_from_a_file_or_the_environment_and_a_wrong_one_is_refused(store_of, tmp_path, monkeypatch):
+    server = RedisServer(tmp_path, "--requirepass", "not in any dump")
+    try:
+        with pytest.raises(StorageError, match="refuses"):
+            store_of(url=server.url).hold_lease()
+        (tmp_path / "password").write_text("not in any dump\n")
+        assert store_of(url=server.url, redis_password_file=str(tmp_path / "password")).hold_lease()
+        monkeypatch.setenv("STREAMREC_REDIS_PASSWORD", "not in any dump")
+        other = store_of("another", url=server.url)
+        assert other.hold_lease()
+        assert "not in any dump" not in f"{vars(other)['address']}{other.last_error}"
+    finally:
+        server.kill()
+    with pytest.raises(ConfigError, match=r"password's file can't be read.*redis_password_file"):
+        store_of(redis_password_file=str(tmp_path / "nowhere"))
+
+
+class Broken(MemoryLog):
+    """A log that is away."""
+
+    def latest(self, topic):
+        what = "Broker: away"
+        raise BrokerUnavailable(what)
+
+
+def writer_of(store, log, load=lambda: None, heard=lambda rows: None):
+    def view():
+        return make_view(StoredView, store=store, log=LogEnds(lambda: log, TOPIC))
+
+    return HistoryWriter(store, view, load, lambda offsets: MemoryTail(log, TOPIC, {**log.earliest(TOPIC), **offsets}), heard, poll_s=0.0)
+
+
+def test_a_writer_stands_by_takes_over_and_begins_again_where_it_was_fenced(store_of, store):
+    log, heard = MemoryLog(), []
+    log.ensure_topic(TOPIC, 1)
+    first, second = writer_of(store, log, heard=heard.append), writer_of(store_of(), log)
+    assert not second.step()
+    assert second.state == STANDBY
+    for _ in range(2):
+        first.step()
+    assert first.state == "follow"
+    fill(log, [{"event_id": "e1", "user_id": "u", "item_id": "i1", "event_type": "click", "event_time": 1000}])
+    first.step()
+    user = ("default", "u")
+    assert store.fetch([user])[user].item_ids == ("i1",)
+    assert sum(rows.num_rows for rows in heard) == 1
+
+    store._writer().delete(store._lease)  # It was away too long, and knows nothing of it.
+    assert second._store.hold_lease()
+    for _ in range(3):
+        second.step()
+    fill(log, [{"event_id": "e2", "user_id": "u", "item_id": "i2", "event_type": "click", "event_time": 2000}])
+    assert not first.step()
+    assert first.state == STANDBY
+    second.step()
+    assert store.fetch([user])[user].item_ids == ("i1", "i2")
+
+
+def test_a_redis_that_lost_all_is_filled_again(redis, store):
+    log, view = MemoryLog(), make_view()
+    log.ensure_topic(TOPIC, 1)
+    fill(log, [{"event_id": f"e{number}", "user_id": "u", "item_id": f"i{number}", "event_type": "click", "event_time": 1000} for number in range(2)])
+    view.apply(*cuts_of(log, 1)[:1])
+    writer = writer_of(store, log, lambda: columns_of(view))
+    for _ in range(3):
+        writer.step()
+    store._writer().flushdb()
+    fill(log, [{"event_id": "e2", "user_id": "u", "item_id": "i2", "event_type": "click", "event_time": 1000}])
+    assert not writer.step()
+    assert store.hold_lease()
+    for _ in range(3):
+        writer.step()
+    user = ("default", "u")
+    assert store.fetch([user])[user].item_ids == ("i0", "i1", "i2")
+    assert writer.num_begun == 2
+
+
+def test_a_log_that_is_away_while_a_writer_begins_is_asked_again(store):
+    log = Broken()
+    log.ensure_topic(TOPIC, 1)
+    writer = writer_of(store, log)
+    assert not writer.step()
+    assert writer.state in {STANDBY, CATCH_UP}
+    log.__class__ = MemoryLog
+    for _ in range(3):
+        writer.step()
+    assert writer.state == "follow"
+
+
+def test_histories_wait_for_the_first_commit_and_say_so(redis, store_of):
+    lineages = iter([None, "ours"])
+    config = parse_config({"serving": {"redis_url": redis.url}}).serving
+    shared = SharedHistories(config, lambda: next(lineages), lambda store: writer_of(store, MemoryLog()))
+    shared.keep_lease()
+    assert "none to read" in asyncio.run(shared.known("default", "u")).missing
+    assert shared.facts()["writer"] is None
+    shared.keep_lease()
+    assert shared.facts()["writer"] == STANDBY
+    missing = read(shared._store, lambda: shared.known("default", "u")).missing
+    assert "has none yet" in missing
+    assert "127.0.0.1" not in missing  # Clients are not told where it is.
+    shared.stop_writing()
+
+
+def test_a_topic_that_was_made_anew_is_followed_from_what_it_gets(store):
+    old, view = MemoryLog(), make_view()
+    old.ensure_topic(TOPIC, 1)
+    fill(old, [{"event_id": f"e{number}", "user_id": "u", "item_id": f"i{number}", "event_type": "click", "event_time": 1000} for number in range(4)])
+    view.apply(*cuts_of(old, 4))
+    make_view(StoredView, store=store, log=LogEnds(lambda: old, TOPIC)).load(columns_of(view))
+    anew = MemoryLog()
+    anew.ensure_topic(TOPIC, 1)
+    fill(anew, [{"event_id": "f0", "user_id": "v", "item_id": "j0", "event_type": "click", "event_time": 1000}])
+    taken_over = make_view(StoredView, store=store, log=LogEnds(lambda: anew, TOPIC))
+    taken_over.load(replace(columns_of(view), offsets={0: 0}))
+    taken_over.apply(*cuts_of(anew, 1))
+    assert not taken_over.is_catching_up
+    assert store.fetch([("default", "v")])[("default", "v")].item_ids == ("j0",)
+
+
+def test_a_writer_keeps_nobody_and_tells_of_events_when_redis_has_them(store_of, store):
+    log, view, heard = MemoryLog(), make_view(), []
+    log.ensure_topic(TOPIC, 1)
+    fill(log, [{"event_id": f"e{number}", "user_id": f"u{number}", "item_id": "i", "event_type": "click", "event_time": 1000} for number in range(4)])
+    first, second = cuts_of(log, 2)
+    view.apply(first)
+    old = columns_of(view)
+    view.apply(second)
+    begun = make_view(StoredView, store=store, log=LogEnds(lambda: log, TOPIC))
+    begun.load(old)
+    begun.apply(second)
+    assert len(begun) == 0
+    writer = writer_of(store, log, lambda: old, heard.append)
+    for _ in range(2):
+        writer.step()
+    assert writer.state == CATCH_UP
+    writer.step()
+    assert writer.state == "follow"
+    fill(log, [{"event_id": "e9", "user_id": "u9", "item_id": "i", "event_type": "click", "event_time": 1000}])
+    writer.step()
+    assert [rows["offset"].to_pylist() for rows in heard if rows.num_rows] == [[2, 3], [4]]
