@@ -240,7 +240,7 @@ def test_a_history_that_is_not_ours_is_an_error_that_says_where_it_lies(store, r
     store.write({("default", "u"): Entries(("i",), (1,))}, None, {})
     (key,) = (key for key in client.Redis.from_url(redis.url).scan_iter() if key.endswith(b":7:default:u") and key.startswith(store._prefix.encode()))
     client.Redis.from_url(redis.url).set(key, b"\x80\x04cos\nsystem\n")
-    with pytest.raises(StorageError, match="can't be read.*database of its own"):
+    with pytest.raises(StorageError, match=r"can't be read.*database of its own"):
         store.fetch([("default", "u")])
 
 
@@ -273,7 +273,7 @@ def test_one_who_leaves_does_not_take_the_others_answers(store):
 
 def test_what_nobody_filled_and_what_does_not_answer_is_said(store_of, tmp_path):
     empty = store_of("nobody's lineage")
-    with pytest.raises(StorageError, match="has none yet.*wait until"):
+    with pytest.raises(StorageError, match=r"has none yet.*wait until"):
         read(empty, lambda: empty.read("default", "u"))
     gone = RedisServer(tmp_path)
     gone.kill()
