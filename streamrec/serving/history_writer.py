@@ -17,7 +17,9 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from streamrec.clock import Clock, SystemClock
 from streamrec.errors import BrokerError, StorageError
+from streamrec.events.schema import LOG_ROW
 from streamrec.log.base import LogTail, TableReader
 from streamrec.log.offsets import OffsetRange
 from streamrec.serving.follower import FollowerState, LogFollower
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 # More rows than these are not read to find out whose histories changed: all are written.
 _MOST_ROWS = 500_000
 _AT_ONCE = 5_000
+_FRESH_S = 10.0
 STANDBY = "standby"
 CATCH_UP = "catch up"
 _NOTHING = HistoryColumns([], np.zeros(1, np.int64), np.zeros(0, np.int32), [], {}, np.zeros(0, np.int64))
@@ -38,6 +41,7 @@ class Store(Protocol):
     """What a writer needs of `streamrec.serving.stored_histories.StoredHistories`."""
 
     holds_lease: bool
+    num_leases: int
 
     def offsets(self) -> Offsets | None:
         """Return how far the store reaches; None where nobody has filled it."""
@@ -74,14 +78,13 @@ class LogEnds:
 
     def between(self, start: Offsets, end: Offsets) -> pa.Table | None:
         """Return the rows of ``[start, end)``; None where some are gone, or there are more than are worth reading."""
+        behind = [(partition, start.get(partition, 0), stop) for partition, stop in sorted(end.items()) if stop > start.get(partition, 0)]
+        ranges = [OffsetRange(self.topic, *part) for part in behind]
+        if not ranges:
+            return LOG_ROW.empty_table()
         reader = self.open_reader()
         try:
             earliest = reader.earliest(self.topic)
-            ranges = [
-                OffsetRange(self.topic, partition, start.get(partition, 0), stop)
-                for partition, stop in sorted(end.items())
-                if stop > start.get(partition, 0)
-            ]
             if any(part.start < earliest.get(part.partition, 0) for part in ranges) or sum(part.end - part.start for part in ranges) > _MOST_ROWS:
                 return None
             return reader.read_table(ranges)
@@ -112,7 +115,7 @@ class StoredView(HistoryView):
     store: Store = field(kw_only=True)
     log: LogEnds = field(kw_only=True)
     _at: Offsets = field(default_factory=dict)
-    _until: Offsets = field(default_factory=dict)
+    _until: Offsets | None = None
     _columns: HistoryColumns | None = None
     _place_of: dict[User, int] = field(default_factory=dict)
     _touched: set[User] = field(default_factory=set)
@@ -161,18 +164,18 @@ class StoredView(HistoryView):
             self.store.forget(user for user in stale if user not in self._place_of)
         for first in range(0, len(stale), _AT_ONCE):
             self.store.write({user: self._of_checkpoint(user) for user in stale[first : first + _AT_ONCE]}, at)
-        ends = self.log.latest()
         known = at or {}
         reached = {partition: max(known.get(partition, 0), columns.offsets.get(partition, 0)) for partition in known.keys() | columns.offsets.keys()}
         if reached != at:
             self.store.write({}, at, reached)
-        self._at = reached
-        # A topic that was made anew is behind both: what it gets from now on is new.
-        self._until = {partition: min(end, ends.get(partition, 0)) for partition, end in reached.items()}
-        self._go_on()
+        self._at, self._until = reached, None
 
     def _go_on(self) -> None:
         """Write what was caught up with, once it is as far as the store was."""
+        if self._until is None:
+            ends = self.log.latest()
+            # A topic that was made anew is behind both: what it gets from now on is new.
+            self._until = {partition: min(end, ends.get(partition, 0)) for partition, end in self._at.items()}
         if all(self.offsets.get(partition, 0) >= end for partition, end in self._until.items()):
             self._write()
             self._columns, self._place_of = None, {}
@@ -222,6 +225,8 @@ class HistoryWriter:
         bootstrap: Loads the checkpoint's histories.
         open_tail: Opens the log at {partition: next offset}.
         heard: Is told the log rows that the store has just got.
+        poll_s: Longest time that one step waits for rows.
+        clock: Monotonic time.
 
     **Contract.** `step` is called in a loop by one thread; it blocks as `LogFollower.step` does, never sleeps and never raises on a failing broker,
     storage or store.
@@ -235,12 +240,16 @@ class HistoryWriter:
         open_tail: Callable[[Mapping[int, int]], LogTail],
         heard: Callable[[pa.Table], None],
         poll_s: float = 0.2,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or SystemClock()
+        self._loaded: tuple[float, HistoryColumns] | None = None
         self._store, self._make_view = store, make_view
         self._bootstrap, self._open_tail, self._heard, self._poll_s = bootstrap, open_tail, heard, poll_s
         self._view: StoredView
         self._follower: LogFollower | None = None
         self.num_begun = 0
+        self._num_leases = 0
 
     @property
     def state(self) -> str:
@@ -257,17 +266,23 @@ class HistoryWriter:
 
     def step(self) -> bool:
         """Do the next thing; False when there is nothing to do, or it failed and should be tried again later."""
+        num_leases = self._store.num_leases
         if not self._store.holds_lease:
             self.close()
             return False
+        if num_leases != self._num_leases:
+            self.close()
         if self._follower is None:
+            self._num_leases = num_leases
             self.num_begun += 1
             logger.info("Histories: this replica writes them into Redis from now on")
             self._view = self._make_view()
-            self._follower = LogFollower(self._view, lambda: self._bootstrap() or _NOTHING, self._open_tail, self._poll_s, self._told)
+            self._follower = LogFollower(self._view, self._load, self._open_tail, self._poll_s, self._told)
         is_well = self._follower.step()
         if self._view.is_broken:
             self.close()
+        elif self._follower.state is FollowerState.FOLLOW:
+            self._loaded = None
         return is_well
 
     def close(self) -> None:
@@ -275,6 +290,13 @@ class HistoryWriter:
         if self._follower is not None:
             self._follower.close()
             self._follower = None
+
+    def _load(self) -> HistoryColumns:
+        """Load a checkpoint; a broker that is away is asked again and again, and a checkpoint of a moment ago is as good as a newer one."""
+        now_s = self._clock.monotonic_s()
+        if self._loaded is None or now_s - self._loaded[0] > _FRESH_S:
+            self._loaded = now_s, self._bootstrap() or _NOTHING
+        return self._loaded[1]
 
     def _told(self, rows: pa.Table) -> None:
         if not self._view.is_catching_up:

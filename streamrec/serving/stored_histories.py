@@ -92,7 +92,8 @@ class StoredHistories:
         config: Where Redis is.
         lineage: Whose histories; those of others are not touched, but by deletions.
 
-    **Contract.** `read` belongs to one event loop, all else to threads. Only the holder of the lease writes.
+    **Contract.** `read` belongs to one event loop, all else to threads. Only the holder of the lease writes; ``num_leases`` counts how often it was
+    taken, and whoever was given another one must begin anew.
 
     Raises:
         ConfigError: The extra ``redis`` is not installed, or the password's file can't be read.
@@ -102,6 +103,7 @@ class StoredHistories:
         check_redis(config)
         self.address = config.redis_url
         self.holds_lease = False
+        self.num_leases = 0
         self.last_error = ""
         self.num_unread = 0
         self._timeout_s = config.redis_timeout_s
@@ -146,7 +148,9 @@ class StoredHistories:
                 client = self._writer()
                 holds = bool(client.eval(_RENEW, 1, self._lease, self._token, millis))
                 if not holds:
+                    # Also where it was held and is gone: Redis may have lost more than the lease.
                     holds = bool(client.set(self._lease, self._token, px=millis, nx=True))
+                    self.num_leases += holds
                     client.sadd(_LINEAGES, self._prefix)
         finally:
             self.holds_lease = holds

@@ -153,6 +153,7 @@ def test_whoever_takes_over_from_whatever_checkpoint_redis_holds_what_a_replica_
         else:
             view.apply(rounds[at])
             at += 1
+    view.apply(rounds[0].slice(0, 0))  # A poll to which nothing came.
     assert not view.is_catching_up
     assert store.offsets() == log.latest(TOPIC)
     users = [("default", f"u{number}") for number in range(9)]
@@ -312,12 +313,15 @@ def test_a_password_comes_from_a_file_or_the_environment_and_a_wrong_one_is_refu
         store_of(redis_password_file=str(tmp_path / "nowhere"))
 
 
-class Broken(MemoryLog):
-    """A log that is away."""
+class Away(MemoryLog):
+    """A log that does not answer."""
 
     def latest(self, topic):
         what = "Broker: away"
         raise BrokerUnavailable(what)
+
+    def earliest(self, topic):
+        return self.latest(topic)
 
 
 def writer_of(store, log, load=lambda: None, heard=lambda rows: None):
@@ -333,7 +337,7 @@ def test_a_writer_stands_by_takes_over_and_begins_again_where_it_was_fenced(stor
     first, second = writer_of(store, log, heard=heard.append), writer_of(store_of(), log)
     assert not second.step()
     assert second.state == STANDBY
-    for _ in range(2):
+    for _ in range(3):
         first.step()
     assert first.state == "follow"
     fill(log, [{"event_id": "e1", "user_id": "u", "item_id": "i1", "event_type": "click", "event_time": 1000}])
@@ -370,17 +374,38 @@ def test_a_redis_that_lost_all_is_filled_again(redis, store):
     user = ("default", "u")
     assert store.fetch([user])[user].item_ids == ("i0", "i1", "i2")
     assert writer.num_begun == 2
-
-
-def test_a_log_that_is_away_while_a_writer_begins_is_asked_again(store):
-    log = Broken()
-    log.ensure_topic(TOPIC, 1)
-    writer = writer_of(store, log)
-    assert not writer.step()
-    assert writer.state in {STANDBY, CATCH_UP}
-    log.__class__ = MemoryLog
-    for _ in range(3):
+    store._writer().flushdb()
+    assert store.hold_lease()  # Before anybody has noticed, and no event comes.
+    for _ in range(4):
         writer.step()
+    assert store.fetch([user])[user].item_ids == ("i0", "i1", "i2")
+    assert store.hold_lease()
+    writer.step()
+    assert writer.num_begun == 3
+
+
+def test_while_the_log_is_away_redis_gets_what_the_checkpoint_has_and_the_log_when_it_is_back(store):
+    log, view, loads = MemoryLog(), make_view(), []
+    log.ensure_topic(TOPIC, 1)
+    fill(log, [{"event_id": f"e{number}", "user_id": "u", "item_id": f"i{number}", "event_type": "click", "event_time": 1000} for number in range(2)])
+    first, _ = cuts_of(log, 1)
+    view.apply(first)
+    log.__class__ = Away
+
+    def load():
+        loads.append(1)
+        return columns_of(view)
+
+    writer, user = writer_of(store, log, load), ("default", "u")
+    for _ in range(20):
+        writer.step()
+    assert store.fetch([user])[user].item_ids == ("i0",)
+    assert store.offsets() == {0: 1}
+    log.__class__ = MemoryLog
+    for _ in range(4):
+        writer.step()
+    assert store.fetch([user])[user].item_ids == ("i0", "i1")
+    assert loads == [1]  # A checkpoint of millions of users is not read twice a second.
     assert writer.state == "follow"
 
 
