@@ -137,7 +137,8 @@ def _table(config: Config, load: Workload, dim: int) -> float:
 
 def _memory(config: Config, load: Workload) -> tuple[Part, ...]:
     items, dim, replicas = _items(config, load), config.student.dim, _replicas(load)
-    served = min(load.users, config.serving.history_users)
+    in_redis = config.serving.histories == "redis"
+    served = 0 if in_redis else min(load.users, config.serving.history_users)
     entries = config.features.history_length * measured("history_entry")
     histories = served * (entries + measured("replica_user"))
     parts = [_driver(config, load), _learner("student", config, load, dim)]
@@ -149,10 +150,16 @@ def _memory(config: Config, load: Workload) -> tuple[Part, ...]:
         *parts,
         Part("board", measured("board"), "its versions are in the object store"),
         Part(f"{replicas} replicas", replicas * replica, f"each with {served} histories and, while one is built, three versions of {items} items"),
+        *([_redis(config, load)] if in_redis else []),
         Part("Ray and Serve", measured("ray") + measured("serve"), "on one node"),
         Part("other workers", measured("workers"), "that read, and that Ray keeps ready"),
         *([Part("broker", measured("broker"), "embedded")] if config.log.broker in {"auto", "embedded"} else []),
     )
+
+
+def _redis(config: Config, load: Workload) -> Part:
+    each = config.features.history_length * measured("redis_entry") + measured("redis_user")
+    return Part("Redis", load.users * each, f"{load.users} histories, wherever it runs")
 
 
 def _driver(config: Config, load: Workload) -> Part:

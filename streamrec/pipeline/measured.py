@@ -39,6 +39,10 @@ MEASURED: Mapping[str, Constant] = {
     "history_entry": Constant(12, "bytes an entry of a history, in the driver", f"{_OPERATIONS}, A large state"),
     "history_user": Constant(225, "bytes a user beside the entries, in the driver", f"{_EXPERIMENTS}, what a commit costs: 825 with 50"),
     "replica_user": Constant(491, "bytes a user beside the entries, in a replica", f"{_EXPERIMENTS}, what plan calculates with: 973 + 118 with 50"),
+    "redis_entry": Constant(
+        15, "bytes an entry of a history in Redis, with ids of three characters", f"{_OPERATIONS}, Histories in Redis: 850 with 50"
+    ),
+    "redis_user": Constant(110, "bytes a user beside the entries, in Redis", f"{_OPERATIONS}, Histories in Redis"),
     "vocabulary_item": Constant(328, "bytes an item, in the driver", f"{_EXPERIMENTS}, what plan calculates with"),
     "event_id": Constant(48, "bytes an event id that is remembered", f"{_OPERATIONS}, Duplicates and late events"),
     "label": Constant(1_100, "bytes a query in the store of labels", f"{_EXPERIMENTS}, the driver's memory over 4,000 micro-batches"),

@@ -14,9 +14,9 @@ import torch
 from ray.exceptions import RayError
 
 from streamrec.clock import SystemClock
-from streamrec.config import Config, student_names
+from streamrec.config import Config, ServingConfig, student_names
 from streamrec.environment import cache_folder, ray_address
-from streamrec.errors import BrokerError, ConfigError, EmbeddedBrokerError, OperatorError, StreamrecError
+from streamrec.errors import BrokerError, ConfigError, EmbeddedBrokerError, OperatorError, StorageError, StreamrecError
 from streamrec.log.base import LogAddress, TableReader
 from streamrec.log.connect import open_table_reader
 from streamrec.log.kafka_facts import TopicFacts, kafka_facts
@@ -56,6 +56,7 @@ from streamrec.pipeline.resources import Resources, needed
 from streamrec.pipeline.session import state_address
 from streamrec.pipeline.stream_state import StreamState
 from streamrec.pipeline.switches import SwitchBoard
+from streamrec.serving.stored_histories import look_at_redis
 from streamrec.storage import open_storage
 from streamrec.storage.bucket import HAS_OBSTORE
 from streamrec.storage.trial import try_out
@@ -81,6 +82,8 @@ def survey(config: Config, broker: str, downtime_s: float) -> Iterator[Finding]:
         yield check_extras(config.state, has_obstore=HAS_OBSTORE, shares_disk=ray_address() is None)
     if config.telemetry.traces_endpoint:
         yield _traces(config.telemetry.traces_endpoint)
+    if config.serving.histories == "redis":
+        yield _histories(config.serving)
     yield check_lateness(config.features.lateness_s, config.events.future_tolerance_s)
     held = committed(state_address(config))
     yield from _log(config, broker, downtime_s, held.state)
@@ -95,6 +98,23 @@ def _switches(address: str) -> Finding:
         return check_switches(SwitchBoard(open_storage(address)).now())
     except StreamrecError as error:
         return failed("switches", error, error.remedy or "restore it from a copy")
+
+
+def _histories(serving: ServingConfig) -> Finding:
+    """Judge the Redis that is to hold histories, as this machine reaches it."""
+    try:
+        redis = look_at_redis(serving)
+    except (ConfigError, StorageError) as error:
+        return failed("histories", error, error.remedy)
+    found = f"{serving.redis_url}, Redis {redis.version}"
+    if redis.is_cluster:
+        return Finding("histories", Verdict.FAIL, f"{found} Cluster: a step would change keys of several machines", "give it one that is no cluster")
+    if redis.max_bytes and redis.policy != "volatile-lru":
+        found = f"{found}, which holds {redis.max_bytes} bytes with maxmemory-policy {redis.policy}"
+        return Finding(
+            "histories", Verdict.WARN, found, "set maxmemory-policy volatile-lru: others refuse events when it is full, or drop how far it reaches"
+        )
+    return Finding("histories", Verdict.OK, found)
 
 
 def _traces(endpoint: str) -> Finding:

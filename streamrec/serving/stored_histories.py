@@ -212,6 +212,17 @@ class StoredHistories:
             what = "Histories: another replica writes them now, or Redis has lost some"
             raise Fenced(what, do="nothing: whoever has the lease goes on from what Redis has")
 
+    def facts(self) -> RedisFacts:
+        """Return what matters of this Redis."""
+        with self._explained():
+            told: Any = self._writer().info()
+        return RedisFacts(
+            version=str(told.get("redis_version", "")),
+            is_cluster=bool(told.get("cluster_enabled", 0)),
+            max_bytes=int(told.get("maxmemory", 0)),
+            policy=str(told.get("maxmemory_policy", "")),
+        )
+
     def forget(self, users: Iterable[User]) -> None:
         """Take out users in all lineages: also those that nothing serves any more."""
         with self._explained():
@@ -309,6 +320,37 @@ def check_redis(config: ServingConfig) -> None:
         what = "Histories: Redis needs the extra 'redis'"
         raise ConfigError(what, got="serving.histories = 'redis'", do="run `pip install 'streamrec[redis]'` on each node", key="serving.histories")
     _options(config)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisFacts:
+    """Hold what matters of a Redis.
+
+    Attributes:
+        version: Its own, of what it is compatible with.
+        is_cluster: Whether its keys lie on several machines.
+        max_bytes: How much it may hold; 0 for as much as there is.
+        policy: What goes when that is reached, as Redis calls it.
+    """
+
+    version: str
+    is_cluster: bool
+    max_bytes: int
+    policy: str
+
+
+def look_at_redis(config: ServingConfig) -> RedisFacts:
+    """Return what matters of the configured Redis.
+
+    Raises:
+        ConfigError: See `check_redis`.
+        StorageError: It does not answer, or refuses.
+    """
+    store = StoredHistories(config, "")
+    try:
+        return store.facts()
+    finally:
+        store.leave()
 
 
 def prefix_of(lineage: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from redis_server import HAS_REDIS_SERVER, RedisServer
 from typer.testing import CliRunner, Result
 
 from streamrec.cli import app
@@ -71,6 +72,28 @@ def test_traces_without_their_extra_fail_before_a_job_does(monkeypatch: pytest.M
     assert result.exit_code == 1
     assert "FAIL  traces: " in result.stdout
     assert "→ run `pip install 'streamrec[otel]'` on every node, or leave the setting out" in result.stdout
+
+
+@pytest.mark.skipif(not HAS_REDIS_SERVER, reason="Redis needs `apt-get install redis-server`")
+def test_the_redis_of_histories_is_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path)
+    words = ("--broker", "local", "--set", "serving.histories=redis", "--set", f"serving.redis_url={redis.url}")
+    try:
+        found = doctor(*words)
+        assert f"OK    histories: {redis.url}, Redis " in found.stdout
+        bounded = RedisServer(tmp_path, "--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
+        found = doctor(*words[:-1], f"serving.redis_url={bounded.url}")
+        bounded.kill()
+        assert "which holds 67108864 bytes with maxmemory-policy allkeys-lru" in found.stdout
+        assert "→ set maxmemory-policy volatile-lru" in found.stdout
+    finally:
+        redis.kill()
+    found = doctor(*words)
+    assert found.exit_code == 1
+    assert "FAIL  histories: Histories: Redis does not answer, or refuses" in found.stdout
+    assert "→ see that it runs and lets this server in" in found.stdout
+    monkeypatch.setattr("streamrec.serving.stored_histories.HAS_REDIS", False)
+    assert "→ run `pip install 'streamrec[redis]'` on each node" in doctor(*words).stdout
 
 
 @pytest.mark.parametrize(("verdict", "status"), [(Verdict.OK, 0), (Verdict.WARN, 0), (Verdict.FAIL, 1)])

@@ -41,6 +41,15 @@ def test_a_million_histories_and_items_take_what_was_measured() -> None:
     assert more.object_store_bytes == pytest.approx(2.5 * 291e6, rel=1e-3)
 
 
+def test_histories_in_redis_are_in_no_replica() -> None:
+    """850 bytes a user of 50 entries (docs/operations.md)."""
+    load, redis = replace(SMALL, users=1_000_000), {"serving": {"histories": "redis", "history_users": 1_000_000}}
+    memory = {"serving": {"history_users": 1_000_000}}
+    assert part(of(load, **redis), "Redis") == pytest.approx(860e6)
+    assert part(of(load, **redis), "2 replicas") == part(of(replace(load, users=0), **memory), "2 replicas")
+    assert "Redis" not in {part.name for part in of(load, **memory).memory}
+
+
 @pytest.mark.parametrize(
     ("load", "settings", "name", "grows"),
     [
