@@ -28,6 +28,7 @@ from streamrec.log.base import LogAddress
 from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.log_place import log_there
 from streamrec.pipeline.places import misplacement
+from streamrec.serving.stored_histories import check_redis
 
 NO_LOG = "none"
 """Given as the log: follow none."""
@@ -61,6 +62,8 @@ def app(arguments: dict[str, Any]) -> Application:
         raise ConfigError(what, got=repr(first["input"]), allowed=", ".join(Arguments.model_fields), do="correct the argument") from error
     config = load_config(args.config, {"state": args.state} if args.state else {})
     check_student(config, args.student)
+    if config.serving.histories == "redis":
+        check_redis(config.serving)
     state = config.state
     if (wrong := misplacement("state", state)) is not None:
         raise wrong

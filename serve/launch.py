@@ -34,6 +34,7 @@ from streamrec.pipeline import layout
 from streamrec.pipeline.cluster import ray_cluster
 from streamrec.pipeline.resources import SERVING_CPUS
 from streamrec.registry.remote_board import RemoteBoard
+from streamrec.serving.stored_histories import check_redis
 from streamrec.telemetry.traces import check_tracer
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ def launch(
         raise OperatorError(what, do="call shutdown first")
     keys, keys_file = load_keys(config.serving.keys_file), absolute_path(config.serving.keys_file)
     check_tracer(config.telemetry.traces_endpoint)
+    if config.serving.histories == "redis":
+        check_redis(config.serving)
     registry_url = layout.registry_url(state_url) if registry_url is None and state_url is not None else registry_url
     path = config.serving.path
     own = sharing.application_name(registry_url, student)

@@ -8,9 +8,12 @@ from dataclasses import replace
 import orjson
 import pyarrow as pa
 import pytest
+import ray
 from redis_server import HAS_REDIS_SERVER, RedisServer
 
+from serve.app import app
 from serve.histories import SharedHistories
+from serve.launch import launch
 from streamrec.clock import ManualClock
 from streamrec.config import DEFAULT_MEANINGS, EventsConfig, parse_config
 from streamrec.errors import BrokerUnavailable, ConfigError, Fenced, StorageError
@@ -461,3 +464,15 @@ def test_a_writer_keeps_nobody_and_tells_of_events_when_redis_has_them(store_of,
     fill(log, [{"event_id": "e9", "user_id": "u9", "item_id": "i", "event_type": "click", "event_time": 1000}])
     writer.step()
     assert [rows["offset"].to_pylist() for rows in heard if rows.num_rows] == [[2, 3], [4]]
+
+
+def test_a_server_without_the_extra_does_not_start(monkeypatch, tmp_path):
+    monkeypatch.setattr("streamrec.serving.stored_histories.HAS_REDIS", False)
+    (tmp_path / "streamrec.toml").write_text('[serving]\nhistories = "redis"\n')
+    for start in (
+        lambda: launch(parse_config({"serving": {"histories": "redis"}})),
+        lambda: app({"config": str(tmp_path / "streamrec.toml"), "log": "none"}),
+    ):
+        with pytest.raises(ConfigError, match=r"got serving\.histories = 'redis', run `pip install 'streamrec\[redis\]'` on each node"):
+            start()
+    assert not ray.is_initialized()
