@@ -175,6 +175,7 @@ def models_promote(
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Goes into the registry's history.")] = "promoted by hand",
     by: By = None,
     student: Student = "default",
+    as_json: AsJson = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
@@ -182,4 +183,4 @@ def models_promote(
 
     As `POST /v1/models/VERSION:promote` does. Servers take it within a second. A stream that goes on may promote its next version.
     """
-    run_verb("promote", Promote(settings_of(config, overrides), version, reason, by, student))
+    run_verb("promote", Promote(settings_of(config, overrides), version, reason, by, student, as_json))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import streamrec
-from streamrec.cli.arguments import AsJson, At, Broker, By, ConfigFile, Mapping, Overrides, Reason, ReasonCode, Refreshed, Student
+from streamrec.cli.arguments import AsJson, At, Broker, ConfigFile, Mapping, Overrides, ReasonCode
 from streamrec.cli.ask_commands import app as ask_app
+from streamrec.cli.hold_commands import app as hold_app
 from streamrec.cli.options import (
     Backtest,
     DeleteUser,
@@ -20,16 +22,12 @@ from streamrec.cli.options import (
     ImportItems,
     Lake,
     NewKey,
-    Pin,
     Receipt,
     Replay,
-    Rollback,
     Schema,
     ShowConfig,
     ShowQuarantine,
-    ShowSwitches,
     ShowWorth,
-    Turn,
 )
 from streamrec.cli.order import InOrder
 from streamrec.cli.run_commands import app as run_app
@@ -53,13 +51,14 @@ app.add_typer(items_app, name="items")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(lake_app, name="lake")
 app.add_typer(ask_app)
+app.add_typer(hold_app)
 app.add_typer(run_app)
 
 
 @app.command()
-def version() -> None:
+def version(as_json: AsJson = False) -> None:
     """Print the version."""
-    typer.echo(streamrec.__version__)
+    typer.echo(json.dumps({"version": streamrec.__version__}) if as_json else streamrec.__version__)
 
 
 @config_app.command("show")
@@ -79,6 +78,7 @@ def replay(
     with_items: Annotated[bool, typer.Option("--with-items", help="Send the file's items first, unless events of it were sent before.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Forget the progress and send from the beginning.")] = False,
     progress: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the progress is kept. Default: the run's folder.")] = None,
+    as_json: AsJson = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
@@ -87,7 +87,7 @@ def replay(
     Ctrl-C stops it; the same command goes on where it was and sends nothing twice.
     """
     settings = _settings(config, overrides)
-    _run("replay", Replay(settings, file, to, speed, rate, mapping, max_events, with_items, restart, progress))
+    _run("replay", Replay(settings, file, to, speed, rate, mapping, max_events, with_items, restart, progress, as_json))
 
 
 @items_app.command("import")
@@ -95,6 +95,7 @@ def items_import(
     file: Annotated[Path, typer.Argument(help="A catalogue: MovieLens or RecBole items, or CSV, lines of JSON or Parquet.")],
     to: Broker = None,
     mapping: Mapping = None,
+    as_json: AsJson = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
@@ -102,7 +103,7 @@ def items_import(
 
     Columns are item, title, description, categories, price, locale, available and time, or are mapped by --map.
     """
-    _run("import_items", ImportItems(_settings(config, overrides), file, to, mapping))
+    _run("import_items", ImportItems(_settings(config, overrides), file, to, mapping, as_json))
 
 
 @app.command()
@@ -142,100 +143,6 @@ def key(
     The output is its table for the file that serving.keys_file names: it has the key's digest, never the key, which goes to the error output.
     """
     _run("key", NewKey(name, tuple(scopes or ()), tuple(namespaces or ()), rate, burst))
-
-
-@app.command()
-def rollback(
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Goes into the registry's history.")] = "rolled back by hand",
-    to: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="This version, also a newer one. Default: the one before.")] = None,
-    student: Student = "default",
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-) -> None:
-    """Make the version live again that was live before, and print both.
-
-    Servers take it within a second. A stream that goes on may promote its next version; while a version of before a rebuild is live, it does not.
-    """
-    _run("rollback", Rollback(_settings(config, overrides), reason, to, student))
-
-
-@app.command()
-def pin(
-    version: Annotated[str, typer.Argument(help="A version of the student, such as v00000042.")],
-    live: Annotated[bool, typer.Option("--live", help="Make it live, and let nothing else be promoted until it is unpinned.")] = False,
-    reason: Reason = "",
-    by: By = None,
-    student: Student = "default",
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-) -> None:
-    """Keep a version whatever the registry's policy says, and print all that are pinned.
-
-    It stays also when a user is deleted that it has learned from. With --live a running stream goes on learning, and obeys within two seconds.
-    """
-    _run("pin", Pin(_settings(config, overrides), version, pins=True, student=student, live=live, reason=reason, by=by))
-
-
-@app.command()
-def unpin(
-    version: Annotated[str, typer.Argument(help="A version that is pinned.")],
-    reason: Reason = "",
-    by: By = None,
-    student: Student = "default",
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-) -> None:
-    """Let the registry's policy decide on a version again, and print all that are still pinned.
-
-    The stream removes what the policy gives up at its next commit. What was pinned with --live stays live until a better one is promoted.
-    """
-    _run("pin", Pin(_settings(config, overrides), version, pins=False, student=student, reason=reason, by=by))
-
-
-@app.command()
-def pause(reason: Reason = "", by: By = None, config: ConfigFile = None, overrides: Overrides = None) -> None:
-    """Let the stream make no micro-batches until `streamrec resume`, also after a restart. What is live goes on serving, the lag grows.
-
-    A running stream obeys within two seconds: it executes what is planned, commits, and waits.
-    """
-    _run("switches", Turn(_settings(config, overrides), "pause", reason, by))
-
-
-@app.command()
-def resume(reason: Reason = "", by: By = None, config: ConfigFile = None, overrides: Overrides = None) -> None:
-    """Let a paused stream go on."""
-    _run("switches", Turn(_settings(config, overrides), "resume", reason, by))
-
-
-@app.command("freeze-publishing")
-def freeze_publishing(reason: Reason = "", by: By = None, config: ConfigFile = None, overrides: Overrides = None) -> None:
-    """Let the stream publish and promote nothing, for any student, until `streamrec unfreeze-publishing`. It goes on learning.
-
-    `streamrec rollback` still moves what is live.
-    """
-    _run("switches", Turn(_settings(config, overrides), "freeze", reason, by))
-
-
-@app.command("unfreeze-publishing")
-def unfreeze_publishing(reason: Reason = "", by: By = None, config: ConfigFile = None, overrides: Overrides = None) -> None:
-    """Let the stream publish and promote again."""
-    _run("switches", Turn(_settings(config, overrides), "unfreeze", reason, by))
-
-
-@app.command()
-def refresh(teachers: Refreshed = None, reason: Reason = "", by: By = None, config: ConfigFile = None, overrides: Overrides = None) -> None:
-    """Ask the running stream for new versions of all teachers that come in versions, or of those named. It goes on meanwhile.
-
-    It begins within two seconds, of teachers that something is new for since their last one, unless one is under way, the budget of worker-minutes
-    is spent, or failed ones make it wait: then it begins afterwards. A stream that does not run begins when it runs again.
-    """
-    _run("switches", Turn(_settings(config, overrides), "refresh", reason, by, tuple(teachers or ())))
-
-
-@app.command()
-def switches(as_json: AsJson = False, config: ConfigFile = None, overrides: Overrides = None) -> None:
-    """Print every turn of the switches (pause, freeze-publishing, pin --live), oldest first, then what is in force."""
-    _run("switches", ShowSwitches(_settings(config, overrides), as_json))
 
 
 @app.command()
@@ -291,6 +198,7 @@ def delete_user(
     namespace: Annotated[str | None, typer.Option(metavar="NS", help="Default: events.namespace of the configuration.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     broker: At = None,
+    as_json: AsJson = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
@@ -298,18 +206,19 @@ def delete_user(
 
     The stream carries it out when it reaches the event; `streamrec receipt` then says what was removed.
     """
-    _run("delete_user", DeleteUser(_settings(config, overrides), user, namespace, broker, yes))
+    _run("delete_user", DeleteUser(_settings(config, overrides), user, namespace, broker, yes, as_json))
 
 
 @app.command()
 def receipt(
     event_id: Annotated[str, typer.Argument(help="The deletion's event id, as `streamrec delete-user` prints it.")],
     namespace: Annotated[str | None, typer.Option(metavar="NS", help="Default: events.namespace of the configuration.")] = None,
+    as_json: AsJson = False,
     broker: At = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Print what a deletion removed where, what is exact and what is approximate, and until when the rest goes."""
+    """Print what a deletion removed where, what is exact and what is approximate, and until when the rest goes: JSON, with or without --json."""
     _run("receipt", Receipt(_settings(config, overrides), event_id, namespace, broker))
 
 
@@ -333,12 +242,13 @@ def dlq_list(
 def dlq_show(
     place: Annotated[str, typer.Argument(help="TOPIC/PARTITION/OFFSET, as `streamrec dlq list` prints it.")],
     raw: Annotated[bool, typer.Option("--raw", help="Nothing but the original bytes, to edit and give back to `dlq replay --with`.")] = False,
+    as_json: AsJson = False,
     broker: At = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Show one dead letter: what its reason means, its key and its bytes, as text where they are UTF-8, else in hex."""
-    _run("dlq", DlqShow(_settings(config, overrides), place, broker, raw))
+    _run("dlq", DlqShow(_settings(config, overrides), place, broker, raw, as_json))
 
 
 @dlq_app.command("replay")
@@ -350,6 +260,7 @@ def dlq_replay(
     value: Annotated[str | None, typer.Option("--with", metavar="FILE|-", help="Send these bytes instead of the letter's.")] = None,
     key: Annotated[str | None, typer.Option("--key", metavar="TEXT", help="Default: the original key, or where there was none the event's.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Also what was replayed before, under a new event id.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per letter and line.")] = False,
     broker: At = None,
     config: ConfigFile = None,
 ) -> None:
@@ -361,7 +272,7 @@ def dlq_replay(
     have been applied before, so it gets the id with ~2 (~3, …) behind it, because the same id would count as a duplicate; --set event_id=ID names
     another one, or the old one where you know that it did not arrive.
     """
-    _run("dlq", DlqReplay(_settings(config, None), tuple(places or ()), broker, reason, everything, tuple(fields or ()), value, key, again))
+    _run("dlq", DlqReplay(_settings(config, None), tuple(places or ()), broker, reason, everything, tuple(fields or ()), value, key, again, as_json))
 
 
 @lake_app.command("info")

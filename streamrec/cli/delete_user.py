@@ -10,6 +10,7 @@ import pyarrow as pa
 import typer
 
 from streamrec.cli.options import DeleteUser
+from streamrec.cli.output import write_json
 from streamrec.cli.receipt import DELETION_IDS
 from streamrec.cli.sending import err_console, opened_broker
 from streamrec.cli.show_config import resolve
@@ -47,7 +48,10 @@ def run(options: DeleteUser) -> int:
     topic = config.log.events_topic
     with opened_broker(options.broker, config, err_console()) as address, closing(open_writer(address, config.log)) as writer:
         ((partition, offset),) = writer.append(topic, [record])
-    sys.stdout.write(f"{topic}/{partition}/{offset} {deletion.event_id}\n")
+    if options.json:
+        write_json(topic=topic, partition=partition, offset=offset, event_id=deletion.event_id, namespace=namespace)
+    else:
+        sys.stdout.write(f"{topic}/{partition}/{offset} {deletion.event_id}\n")
     return 0
 
 

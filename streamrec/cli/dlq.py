@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from base64 import b64encode
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from streamrec.cli.options import DlqList, DlqReplay, DlqShow
+from streamrec.cli.output import write_json
 from streamrec.cli.replay import INTERRUPTED
 from streamrec.cli.sending import err_console, opened_broker, stop_on_interrupt
 from streamrec.cli.show_config import resolve
@@ -117,6 +119,9 @@ def _show(options: DlqShow, box: DeadLetterBox, forgotten: ForgottenLetters) -> 
     if options.raw:
         sys.stdout.buffer.write(letter.value or b"")
         return 0
+    if options.json:
+        _show_json(letter, box)
+        return 0
     facts = {
         "place": str(place),
         "reason": f"{letter.reason}: {REASONS[Reason(letter.reason)] if letter.reason in set(Reason) else 'not a reason of this version'}",
@@ -133,6 +138,14 @@ def _show(options: DlqShow, box: DeadLetterBox, forgotten: ForgottenLetters) -> 
     form, text = shown(letter.value or b"")
     sys.stdout.write(f"{form}:\n{text}\n")
     return 0
+
+
+def _show_json(letter: Letter, box: DeadLetterBox) -> None:
+    """Print a letter with its bytes in base64, the only form that holds any."""
+    replays = [{"time_ms": one.time_ms, "to": str(one.to), "event_id": one.event_id} for one in box.replays(letter.place)]
+    raw = {name: None if part is None else b64encode(part).decode() for name, part in (("key", letter.key), ("value", letter.value))}
+    facts = {"place": str(letter.place), "reason": letter.reason, "detail": letter.detail, "time_ms": letter.time_ms, "bytes": letter.num_bytes}
+    write_json(**facts, key_base64=raw["key"], value_base64=raw["value"], missing_parts=list(letter.missing_parts), replays=replays)
 
 
 def _replay(options: DlqReplay, config: Config, address: LogAddress, console: Console, forgotten: ForgottenLetters) -> int:
@@ -158,10 +171,15 @@ def _replay(options: DlqReplay, config: Config, address: LogAddress, console: Co
             for outcome in resender.send(fresh):
                 if isinstance(outcome, Refused):
                     num_refused += 1
+                    if options.json:
+                        write_json(place=str(outcome.place), sent=False, why=outcome.why)
                     console.print(f"{outcome.place}: not sent, {printable(outcome.why)}")
                 else:
                     num_sent += 1
-                    sys.stdout.write(f"{outcome.place} → {outcome.to} {printable(outcome.event_id)}\n")
+                    if options.json:
+                        write_json(place=str(outcome.place), sent=True, to=str(outcome.to), event_id=outcome.event_id)
+                    else:
+                        sys.stdout.write(f"{outcome.place} → {outcome.to} {printable(outcome.event_id)}\n")
     before = f", {num_before} were sent before (--again sends them once more)" if num_before else ""
     console.print(f"{num_sent} sent to {config.log.events_topic}, {num_refused} not sent{before}")
     _tell_foreign(box, console)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from streamrec.cli.options import ImportItems
+from streamrec.cli.output import write_json
 from streamrec.cli.sending import Meter, err_console, opened_broker
 from streamrec.cli.show_config import resolve
 from streamrec.clock import SystemClock
@@ -25,5 +26,8 @@ def run(options: ImportItems) -> int:
             admin.ensure_topic(topic, config.log.num_partitions)
         with closing(open_writer(address, config.log)) as writer:
             sent = import_items(items, writer, topic, lambda done: meter.show(done, items.num_rows))
+    if options.json:
+        write_json(file=options.file.name, items=sent, topic=topic, log=str(address))
+        return 0
     console.print(f"{options.file.name}: {sent} items to {topic} at {address}")
     return 0

@@ -42,6 +42,7 @@ class Replay:
     with_items: bool = False
     restart: bool = False
     progress: Path | None = None
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class ImportItems:
     file: Path
     broker: str | None = None
     mapping: str | None = None
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Rollback:
     reason: str
     to: str | None = None
     student: str = "default"
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Pin:
     live: bool = False
     reason: str = ""
     by: str | None = None
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ class Turn:
     reason: str = ""
     by: str | None = None
     teachers: tuple[str, ...] = ()
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,7 @@ class DlqShow:
     place: str
     broker: str | None = None
     raw: bool = False
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,7 @@ class DlqReplay:
     value: str | None = None
     key: str | None = None
     again: bool = False
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,6 +203,7 @@ class DeleteUser:
     namespace: str | None = None
     broker: str | None = None
     yes: bool = False
+    json: bool = False
 
 
 @dataclass(frozen=True)
@@ -262,6 +270,7 @@ class Promote:
     reason: str
     by: str | None = None
     student: str = "default"
+    json: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -62,6 +63,11 @@ def told_output() -> Iterator[None]:
         raise SystemExit(1) from error
     finally:
         sys.stdout = output
+
+
+def write_json(**facts: Any) -> None:
+    """Print one JSON object on a line."""
+    sys.stdout.write(json.dumps(facts) + "\n")
 
 
 def write_whole(path: Path, text: str, noun: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from streamrec.cli.options import Pin
+from streamrec.cli.output import write_json
 from streamrec.cli.show_config import resolve
 from streamrec.cli.switches import flip
 from streamrec.config import check_student
@@ -25,7 +26,10 @@ def run(options: Pin) -> int:
     else:
         unpin(open_storage(state), registry, options.student, turn)
     remaining = sorted(registry.pinned())
-    sys.stdout.writelines(f"{version}\n" for version in remaining)
+    if options.json:
+        write_json(student=options.student, pinned=remaining)
+    else:
+        sys.stdout.writelines(f"{version}\n" for version in remaining)
     if options.pins and not options.live:
         sys.stderr.write(f"{options.version} is kept; others still go live: streamrec pin {options.version} --live holds it\n")
     if not remaining:

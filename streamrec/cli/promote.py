@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from streamrec.cli.options import Promote
+from streamrec.cli.output import write_json
 from streamrec.cli.show_config import resolve
 from streamrec.cli.switches import flip
 from streamrec.config import check_student
@@ -26,5 +27,8 @@ def run(options: Promote) -> int:
     promote(open_storage(config.state), registry, options.version, f"{turn.reason} (by {turn.by})")
     if before == options.version:
         sys.stderr.write(f"nothing to promote: {before} is live already\n")
-    sys.stdout.write(f"{before or 'nothing'} → {options.version}\n")
+    if options.json:
+        write_json(student=options.student, before=before, live=options.version)
+    else:
+        sys.stdout.write(f"{before or 'nothing'} → {options.version}\n")
     return 0

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from streamrec.cli.options import Replay
+from streamrec.cli.output import write_json
 from streamrec.cli.sending import Meter, err_console, opened_broker, stop_on_interrupt
 from streamrec.cli.show_config import resolve
 from streamrec.clock import SystemClock
@@ -42,6 +43,12 @@ def run(options: Replay) -> int:
     }
     sent = send(config, dataset, options.broker, pace, console, **choice)
     last = sent.last
+    if options.json:
+        where = {"topic": config.log.events_topic, "log": str(sent.address)}
+        write_json(
+            dataset=dataset.name, events=last.sent, position=last.position, stop=last.stop, done=last.done, **where, wall_s=round(sent.wall_s, 3)
+        )
+        return 0 if last.done else INTERRUPTED
     rest = "all sent" if last.done else f"stopped at {last.position} of {last.stop}; the same command goes on from there"
     console.print(f"{dataset.name}: {last.sent} events to {config.log.events_topic} at {sent.address} in {sent.wall_s:.1f} s, {rest}")
     return 0 if last.done else INTERRUPTED

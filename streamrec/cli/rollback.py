@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from streamrec.cli.options import Rollback
+from streamrec.cli.output import write_json
 from streamrec.cli.show_config import resolve
 from streamrec.config import check_student
 from streamrec.errors import ConfigError, RegistryError
@@ -27,18 +28,20 @@ def run(options: Rollback) -> int:
     live = registry.live()
     if options.to is not None:
         promote(open_storage(config.state), registry, options.to, options.reason)
-        sys.stdout.write(f"{live} → {options.to}\n")
-        _say_what_follows(options.to)
+        _tell(options, live, options.to)
         return 0
     check_may_move(open_storage(config.state), options.student, None)
     move = registry.rollback(options.reason, live)
     if move.action != "rollback":
         what = "Registry: another version went live meanwhile"
         raise RegistryError(what, got=move.version, allowed=live, do="look at it and repeat the rollback if it should go")
-    sys.stdout.write(f"{live} → {move.version}\n")
-    _say_what_follows(move.version)
+    _tell(options, live, move.version)
     return 0
 
 
-def _say_what_follows(version: str) -> None:
+def _tell(options: Rollback, live: str | None, version: str) -> None:
+    if options.json:
+        write_json(student=options.student, before=live, live=version)
+    else:
+        sys.stdout.write(f"{live} → {version}\n")
     sys.stderr.write(f"a running stream promotes its next version when the gate lets it; to keep this one: streamrec pin {version} --live\n")

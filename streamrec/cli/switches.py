@@ -8,6 +8,7 @@ import sys
 from typing import cast
 
 from streamrec.cli.options import ShowSwitches, Turn
+from streamrec.cli.output import write_json
 from streamrec.cli.show_config import resolve
 from streamrec.clock import SystemClock
 from streamrec.config import Config
@@ -45,7 +46,10 @@ def run(options: Turn | ShowSwitches) -> int:
     now, is_new = board.turn(cast("Action", options.action), flip(options.by, options.reason))
     if not is_new:
         sys.stderr.write(f"nothing to {options.action}: it is so already\n")
-    _print_in_force(now)
+    if options.json:
+        sys.stdout.write(f"{now.model_dump_json()}\n")
+    else:
+        _print_in_force(now)
     return 0
 
 
@@ -58,9 +62,11 @@ def _ask(board: SwitchBoard, options: Turn, config: Config) -> int:
         raise OperatorError(what, got=", ".join(unknown), allowed=allowed, do="name one of these, or none for all of them")
     for name in dict.fromkeys(options.teachers) or (ALL,):
         board.turn("refresh", flip(options.by, options.reason), name)
-    sys.stdout.write(
-        f"asked for new versions of {', '.join(dict.fromkeys(options.teachers or refreshed))}: `streamrec status` says when they are under way\n"
-    )
+    asked = list(dict.fromkeys(options.teachers or refreshed))
+    if options.json:
+        write_json(teachers=asked)
+    else:
+        sys.stdout.write(f"asked for new versions of {', '.join(asked)}: `streamrec status` says when they are under way\n")
     if look(config) is Seen.ENDED:
         sys.stderr.write("no stream runs on this state: the next one that does will make them\n")
     return 0
