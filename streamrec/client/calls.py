@@ -239,11 +239,17 @@ def batches(events: Iterable[Mapping[str, Any]], max_events: int, max_bytes: int
     """Write events as lines and join them to bodies within the bounds; an event that is longer alone is a body of its own.
 
     Raises:
-        RequestError: An event can't be written as JSON.
+        RequestError: An event can't be written as JSON, or is no object; or one event is given in place of several.
     """
+    if isinstance(events, Mapping | str | bytes):
+        what = f"Events: a {type(events).__name__} is not a list of events"
+        raise RequestError(what, do="give [event], also for one", field="events", shown=type(events).__name__, bounds="a list of objects")
     lines: list[bytes] = []
     num_bytes = 0
     for number, event in enumerate(events):
+        if not isinstance(event, Mapping):
+            what = f"Events: event {number} is a {type(event).__name__}"
+            raise RequestError(what, do="give each as on the wire", field=f"events.{number}", shown=type(event).__name__, bounds="an object")
         try:
             line = orjson.dumps(event)
         except TypeError as error:

@@ -230,6 +230,9 @@ def test_what_is_wrong_by_itself_is_not_sent(client):
         (lambda one: one.popular(n=0), "n"),
         (lambda one: one.get_item(""), "id"),
         (lambda one: one.events([{"event_id": object()}]), "events.0"),
+        (lambda one: one.events({"event_id": "e"}), "events"),
+        (lambda one: one.events('{"event_id": "e"}'), "events"),
+        (lambda one: one.events(["e"]), "events.0"),
     ):
         with pytest.raises(RequestError) as raised:
             asking.ask(ask)
