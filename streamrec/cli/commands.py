@@ -55,6 +55,16 @@ app.add_typer(hold_app)
 app.add_typer(run_app)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(streamrec.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all(_: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")] = False) -> None: ...
+
+
 @app.command()
 def version(as_json: AsJson = False) -> None:
     """Print the version."""

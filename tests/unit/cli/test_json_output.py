@@ -66,6 +66,7 @@ def test_each_verb_has_it_or_a_reason_not_to() -> None:
 
 def test_the_version() -> None:
     assert said("version") == {"version": streamrec.__version__}
+    assert call("version").stdout == call("--version").stdout == f"{streamrec.__version__}\n"
 
 
 def test_moves_of_the_alias_and_pins(state: tuple[str, str]) -> None:
