@@ -141,7 +141,7 @@ class ColdRoutes:
         parse_query(scope.get("query_string", b""), several="category")
         body = await read_body(scope, receive, self._max_body_bytes)
         if path_of(scope) in _ASKED:
-            await self._backlog.turn()
+            await self._backlog.turn(self._backlog.come())
         parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def once() -> Message:
@@ -209,10 +209,11 @@ class ColdRoutes:
             found = user_facts(self._backend.answerer.view, namespace, name)
         else:
             try:
-                entries = await histories.entries(namespace, name)
+                entries, missing = await histories.entries(namespace, name)
             except StorageError as error:
-                raise Refusal(503, "user_id", "no history", "a Redis that answers", without_address(error), again_after(1)) from error
-            found = stored_user_facts(namespace, name, entries.item_ids, entries.times)
+                allowed = "a Redis that answers, with histories"
+                raise Refusal(503, "user_id", "no history", allowed, without_address(error), again_after(1)) from error
+            found = stored_user_facts(namespace, name, entries.item_ids, entries.times) | ({"missing": missing} if missing else {})
         return self._json({**found, **self._facts(self._backend.model, request)}, model=self._backend.model)
 
     async def delete_user(self, user_id: UserSegment, query: Annotated[WhereQuery, Query()], request: Request) -> Response:

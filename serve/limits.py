@@ -100,14 +100,17 @@ class Backlog:
         self._num_come = 0
         self.num_refused = 0
 
-    async def turn(self) -> None:
-        """Wait until those that came before are answered; to be called when the request has been read, right before it is answered.
+    def come(self) -> float:
+        """Return when a request came, for `turn`; to be called when it has been read."""
+        self._num_come += 1
+        return self._clock.monotonic_s()
+
+    async def turn(self, came_s: float) -> None:
+        """Wait until those that came before are answered; to be called right before a request is answered, with nothing to wait for in between.
 
         Raises:
-            Refusal: That took too long.
+            Refusal: It has waited too long since it came.
         """
-        self._num_come += 1
-        came_s = self._clock.monotonic_s()
         while not self._looked.is_set():
             await self._looked.wait()
         if self._clock.monotonic_s() - self._looked_s >= _LOOK_EVERY_S:

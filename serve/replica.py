@@ -179,6 +179,7 @@ class Replica:
             self._spawn("log-follower", self._follow_once, self._follower.close)
             self._spawn("event-sink", lambda: sink.step(_SINK_POLL_S), sink.close)
             if (histories := self.histories) is not None:
+                self._spawn("history-reader", histories.answer_reads, lambda: None)
                 self._spawn("history-lease", lambda: self._keep_lease(histories), lambda: None)
                 self._spawn("history-writer", lambda: self._write_histories(histories), histories.stop_writing)
             if self._impressions is not None:
@@ -189,6 +190,8 @@ class Replica:
             await asyncio.wait_for(self._subscription.step(timeout_s=0), _WARM_START_S)
         if self._threads:
             await asyncio.to_thread(self._histories_tried.wait, _WARM_START_S)
+        if self.histories is not None:
+            self.histories.note()
         if self.model is not None:  # Now that it is known which items histories hold.
             await asyncio.get_running_loop().run_in_executor(self._loader, self.answerer.prepare, self.model)
         self._board_task = asyncio.create_task(self._subscription.run())
@@ -204,8 +207,6 @@ class Replica:
                     await task
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 2.0)
-        if self.histories is not None:
-            await self.histories.stop_reading()
         self._loader.shutdown(wait=False)
         await asyncio.to_thread(self._traces.close)
 

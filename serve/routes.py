@@ -151,25 +151,27 @@ class Routes:
         refuse_query(scope)
         taken_s = self._deadlines.now_s()
         body = await read_body(scope, receive, self._max_body_bytes)
-        await self._guards.backlog.turn()
-        await self._recommend(scope, send, parse_recommend(body, self._limits), taken_s)
+        came_s = self._guards.backlog.come()
+        await self._recommend(scope, send, parse_recommend(body, self._limits), taken_s, came_s)
 
     async def _get_recommend(self, scope: Scope, receive: Receive, send: Send) -> None:
-        taken_s = self._deadlines.now_s()
-        await self._guards.backlog.turn()
+        taken_s, came_s = self._deadlines.now_s(), self._guards.backlog.come()
         request = parse_recommend_query(last_segment(scope), scope.get("query_string", b""), self._limits)
-        await self._recommend(scope, send, request, taken_s)
+        await self._recommend(scope, send, request, taken_s, came_s)
 
-    async def _recommend(self, scope: Scope, send: Send, request: RecommendRequest, taken_s: float) -> None:
+    async def _recommend(self, scope: Scope, send: Send, request: RecommendRequest, taken_s: float, came_s: float) -> None:
         caller_of(scope).enter(request.namespace)
+        by_header_ms = _deadline_of(scope)
+        deadline_ms = request.deadline_ms or by_header_ms
         if self._backend.histories is not None and request.user_id is not None:
-            request = replace(request, known=await self._backend.histories.known(request.namespace, request.user_id))
+            left_s = None if deadline_ms is None else max(0.0, taken_s + deadline_ms / 1000 - self._deadlines.now_s())
+            request = replace(request, known=await self._backend.histories.known(request.namespace, request.user_id, left_s))
+        # Only now: Redis is asked while others are answered.
+        await self._guards.backlog.turn(came_s)
         # Read once: the whole answer comes from this version, whatever is swapped meanwhile.
         model = self._backend.model
         if model is None:
             raise no_model()
-        by_header_ms = _deadline_of(scope)
-        deadline_ms = request.deadline_ms or by_header_ms
         if deadline_ms is not None and self._deadlines.is_late(deadline_ms, taken_s):
             answer = self._backend.recommend(replace(request, is_late=True), model, self._request_id(scope))
         else:

@@ -16,10 +16,11 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from streamrec.clock import Clock, SystemClock
 from streamrec.errors import BrokerError, StorageError
-from streamrec.events.schema import LOG_ROW
+from streamrec.events.schema import LOG_ROW, Kind
 from streamrec.log.base import LogTail, TableReader
 from streamrec.log.offsets import OffsetRange
 from streamrec.serving.follower import FollowerState, LogFollower
@@ -60,7 +61,7 @@ class Store(Protocol):
         ...
 
     def forget(self, users: Iterable[User]) -> None:
-        """Take users out of what other lineages left."""
+        """Take users who were deleted out of what lineages before this one left."""
         ...
 
 
@@ -119,6 +120,7 @@ class StoredView(HistoryView):
     _columns: HistoryColumns | None = None
     _place_of: dict[User, int] = field(default_factory=dict)
     _touched: set[User] = field(default_factory=set)
+    _deleted: list[User] = field(default_factory=list)
     is_broken: bool = False
 
     @property
@@ -160,8 +162,9 @@ class StoredView(HistoryView):
             self.store.clear()
             at, stale = None, list(columns.users)
         else:
-            stale = _users_of(self.codec.decode(rows, self.clock.now_ms()).valid)
-            self.store.forget(user for user in stale if user not in self._place_of)
+            between = self.codec.decode(rows, self.clock.now_ms()).valid
+            stale = _users_of(between)
+            self.store.forget(_deleted_in(between))
         for first in range(0, len(stale), _AT_ONCE):
             self.store.write({user: self._of_checkpoint(user) for user in stale[first : first + _AT_ONCE]}, at)
         known = at or {}
@@ -182,17 +185,17 @@ class StoredView(HistoryView):
 
     def _write(self) -> None:
         entries = {user: self._entries(user) for user in self._touched}
-        gone = [user for user, found in entries.items() if not found.item_ids]
-        if gone:  # Deleted, or all taken back: there is nothing to keep of them, wherever it is.
-            self.store.forget(gone)
+        if self._deleted:
+            self.store.forget(self._deleted)
         then = {**self._at, **self.offsets}
         if entries or then != self._at:
             self.store.write(entries, self._at, then)
         self._at = then
-        self._touched = set()
+        self._touched, self._deleted = set(), []
         self.table.entries.clear()
 
     def _reach_for(self, events: pa.Table) -> None:
+        self._deleted += _deleted_in(events)
         wanted = [user for user in _users_of(events) if user not in self._touched]
         self._touched.update(wanted)
         found = {user: self._of_checkpoint(user) for user in wanted} if self._columns is not None else self.store.fetch(wanted)
@@ -250,6 +253,7 @@ class HistoryWriter:
         self._follower: LogFollower | None = None
         self.num_begun = 0
         self._num_leases = 0
+        self._failed = ""
 
     @property
     def state(self) -> str:
@@ -262,7 +266,7 @@ class HistoryWriter:
     @property
     def last_error(self) -> str:
         """Return what stood in the way last, "" where nothing does."""
-        return "" if self._follower is None else self._follower.last_error
+        return self._failed if self._store.holds_lease else ""
 
     def step(self) -> bool:
         """Do the next thing; False when there is nothing to do, or it failed and should be tried again later."""
@@ -277,8 +281,10 @@ class HistoryWriter:
             self.num_begun += 1
             logger.info("Histories: this replica writes them into Redis from now on")
             self._view = self._make_view()
-            self._follower = LogFollower(self._view, self._load, self._open_tail, self._poll_s, self._told)
+            # It knows what failed last, so that the same is not told twice a second.
+            self._follower = LogFollower(self._view, self._load, self._open_tail, self._poll_s, self._told, last_error=self._failed)
         is_well = self._follower.step()
+        self._failed = self._follower.last_error
         if self._view.is_broken:
             self.close()
         elif self._follower.state is FollowerState.FOLLOW:
@@ -301,6 +307,10 @@ class HistoryWriter:
     def _told(self, rows: pa.Table) -> None:
         if not self._view.is_catching_up:
             self._heard(rows)
+
+
+def _deleted_in(events: pa.Table) -> list[User]:
+    return _users_of(events.filter(pc.equal(events["kind"], Kind.DELETION.value)))
 
 
 def _users_of(events: pa.Table) -> list[User]:

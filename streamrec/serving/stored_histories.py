@@ -11,9 +11,10 @@ import hashlib
 import importlib.util
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -24,11 +25,11 @@ from streamrec.errors import ConfigError, Fenced, StorageError
 
 if TYPE_CHECKING:
     from redis import Redis
-    from redis.asyncio import Redis as AsyncRedis
 
 HAS_REDIS = importlib.util.find_spec("redis") is not None
 """Whether the extra ``redis`` is installed."""
 
+READER, WRITER, LEASE = "reader", "writer", "lease"
 LEASE_S = 5.0
 """A writer that says nothing for so long has lost its place."""
 
@@ -36,7 +37,6 @@ User = tuple[str, str]
 Offsets = dict[int, int]
 
 _ROOT = "streamrec"
-_LINEAGES = f"{_ROOT}:lineages"
 _CHUNK = 10_000
 # KEYS: lease, offsets, users'. ARGV: whose lease, how far the store must be, how far it is then ("": no change), seconds to keep, values ("": gone).
 _WRITE = """
@@ -82,7 +82,9 @@ class Entries:
             return cls(tuple(item_ids), tuple(times))
         except (ValueError, TypeError) as error:
             what = "Histories: what Redis holds of a user can't be read"
-            raise StorageError(what, got=repr(stored[:40]), do="give streamrec a database of its own (serving.redis_url)") from error
+            raise StorageError(
+                what, got=f"{len(stored)} bytes of something else", do="give streamrec a database of its own (serving.redis_url)"
+            ) from error
 
 
 class StoredHistories:
@@ -90,51 +92,78 @@ class StoredHistories:
 
     Args:
         config: Where Redis is.
-        lineage: Whose histories; those of others are not touched, but by deletions.
+        lineage: Whose histories; those of others are not touched.
+        family: What this lineage and those before it are of: a deletion reaches them all.
 
-    **Contract.** `read` belongs to one event loop, all else to threads. Only the holder of the lease writes; ``num_leases`` counts how often it was
-    taken, and whoever was given another one must begin anew.
+    **Contract.** `read` belongs to event loops, `answer_reads` to one thread, all else to others. Only the holder of the lease writes; ``num_leases``
+    counts how often it was taken, and whoever was given another one must begin anew.
 
     Raises:
         ConfigError: The extra ``redis`` is not installed, or the password's file can't be read.
     """
 
-    def __init__(self, config: ServingConfig, lineage: str) -> None:
+    def __init__(self, config: ServingConfig, lineage: str, family: str = "") -> None:
         check_redis(config)
         self.address = config.redis_url
         self.holds_lease = False
         self.num_leases = 0
         self.last_error = ""
         self.num_unread = 0
+        self._config = config
         self._timeout_s = config.redis_timeout_s
         self._keep_s = max(1, round(config.histories_keep_s))
-        self._options = _options(config)
         self._token = secrets.token_hex(16)
         self._prefix = prefix_of(lineage)
+        self._lineages = f"{prefix_of(family or lineage)}:lineages"
         self._lease, self._ends = f"{self._prefix}:writer", f"{self._prefix}:offsets"
-        self._sync: Redis | None = None
-        self._async: tuple[AsyncRedis, asyncio.AbstractEventLoop] | None = None
-        self._asked: list[tuple[User, asyncio.Future[Entries]]] = []
-        self._asking: asyncio.Task[None] | None = None
+        self._clients: dict[str, Redis] = {}
+        self._asked: SimpleQueue[tuple[User, asyncio.AbstractEventLoop, asyncio.Future[tuple[Entries, Offsets]]]] = SimpleQueue()
 
-    async def read(self, namespace: str, user_id: str) -> Entries:
-        """Return a user's history, empty of an unknown one.
+    async def read(self, namespace: str, user_id: str) -> tuple[Entries, Offsets]:
+        """Return a user's history, empty of an unknown one, and how far the store reaches.
 
         Raises:
             StorageError: Redis does not answer in ``redis_timeout_s``, or nobody has filled it yet.
         """
         loop = asyncio.get_running_loop()
-        waiting: asyncio.Future[Entries] = loop.create_future()
-        self._asked.append(((namespace, user_id), waiting))
-        if self._asking is None or self._asking.done():
-            self._asking = loop.create_task(self._ask())
+        waiting: asyncio.Future[tuple[Entries, Offsets]] = loop.create_future()
+        self._asked.put(((namespace, user_id), loop, waiting))
         try:
-            with self._explained():
-                async with asyncio.timeout(self._timeout_s):
-                    return await waiting
+            return await waiting
         except StorageError:
             self.num_unread += 1
             raise
+
+    def answer_reads(self, wait_s: float = 0.5) -> None:
+        """Read for all who wait in `read`, in one command; return when they are answered, or nobody came.
+
+        In a thread of its own: how late Redis is says nothing of how late the event loop is, which answers requests meanwhile.
+        """
+        try:
+            asked = [self._asked.get(timeout=wait_s)]
+        except Empty:
+            return
+        while len(asked) < _CHUNK and not self._asked.empty():
+            asked.append(self._asked.get_nowait())
+        found: Sequence[tuple[Entries, Offsets]] | StorageError
+        try:
+            found = self._read([user for user, _, _ in asked])
+        except StorageError as error:
+            found = error
+        for loop in {id(loop): loop for _, loop, _ in asked}.values():
+            mine = [(number, waiting) for number, (_, its, waiting) in enumerate(asked) if its is loop]
+            with suppress(RuntimeError):  # The loop has ended, and nobody waits.
+                loop.call_soon_threadsafe(_deliver, mine, found)
+
+    def _read(self, users: Sequence[User]) -> Sequence[tuple[Entries, Offsets]]:
+        with self._explained(READER):
+            told: Any = self._client(READER).mget([self._ends, *(self._key(self._prefix, user) for user in users)])
+        ends, *stored = told
+        if ends is None:
+            what = "Histories: Redis has none yet"
+            raise StorageError(what, got=f"no {self._ends} at {self.address}", do="wait until a replica has filled it")
+        offsets = _parse_offsets(ends)
+        return [(Entries.parse(one), offsets) for one in stored]
 
     def hold_lease(self) -> bool:
         """Take the lease, or renew one's own, for `LEASE_S`; return whether it is held.
@@ -144,49 +173,43 @@ class StoredHistories:
         """
         millis, holds = int(LEASE_S * 1000), False
         try:
-            with self._explained():
-                client = self._writer()
+            with self._explained(LEASE):
+                client = self._client(LEASE)
                 holds = bool(client.eval(_RENEW, 1, self._lease, self._token, millis))
                 if not holds:
                     # Also where it was held and is gone: Redis may have lost more than the lease.
                     holds = bool(client.set(self._lease, self._token, px=millis, nx=True))
                     self.num_leases += holds
-                    client.sadd(_LINEAGES, self._prefix)
+                    client.sadd(self._lineages, self._prefix)
         finally:
             self.holds_lease = holds
         self.last_error = ""
         return holds
 
     def leave(self) -> None:
-        """Give the lease back, so that another replica need not wait for its end, and close the connections of threads."""
-        self.holds_lease, client, self._sync = False, self._sync, None
-        if client is None:
-            return
+        """Give the lease back, so that another replica need not wait for its end, and close the connections."""
+        self.holds_lease, clients, self._clients = False, self._clients, {}
         try:
-            with self._explained():
-                client.eval(_LEAVE, 1, self._lease, self._token)
+            if (client := clients.get(WRITER)) is not None:
+                with self._explained(WRITER):
+                    client.eval(_LEAVE, 1, self._lease, self._token)
         finally:
-            client.close()
-
-    async def close(self) -> None:
-        """Close the connection of `read`."""
-        if self._async is not None:
-            (client, _), self._async = self._async, None
-            await client.aclose()
+            for one in clients.values():
+                one.close()
 
     def offsets(self) -> Offsets | None:
         """Return {partition: next offset that the histories do not contain}; None when nobody has filled the store."""
-        with self._explained():
-            stored = self._writer().get(self._ends)
-        return None if stored is None else {int(partition): end for partition, end in orjson.loads(stored).items()}
+        with self._explained(WRITER):
+            stored = self._client(WRITER).get(self._ends)
+        return None if stored is None else _parse_offsets(stored)
 
     def fetch(self, users: Sequence[User]) -> dict[User, Entries]:
         """Return users' histories, empty ones too."""
         found: dict[User, Entries] = {}
         for first in range(0, len(users), _CHUNK):
             some = users[first : first + _CHUNK]
-            with self._explained():
-                stored: Any = self._writer().mget([self._key(self._prefix, user) for user in some])
+            with self._explained(WRITER):
+                stored: Any = self._client(WRITER).mget([self._key(self._prefix, user) for user in some])
             found.update(zip(some, map(Entries.parse, stored), strict=True))
         return found
 
@@ -205,17 +228,19 @@ class StoredHistories:
         keys = [self._key(self._prefix, user) for user in changed]
         values = [entries.to_json() if entries.item_ids else b"" for entries in changed.values()]
         ends = [b"" if offsets is None else _offsets_json(offsets) for offsets in (at, then)]
-        with self._explained():
-            done = self._writer().eval(_WRITE, 2 + len(keys), self._lease, self._ends, *keys, self._token, *ends, self._keep_s, *values)
+        with self._explained(WRITER):
+            done = self._client(WRITER).eval(_WRITE, 2 + len(keys), self._lease, self._ends, *keys, self._token, *ends, self._keep_s, *values)
         if not done:
             self.holds_lease = False
             what = "Histories: another replica writes them now, or Redis has lost some"
             raise Fenced(what, do="nothing: whoever has the lease goes on from what Redis has")
 
     def facts(self) -> RedisFacts:
-        """Return what matters of this Redis."""
-        with self._explained():
-            told: Any = self._writer().info()
+        """Return what matters of this Redis, once it has taken a key and given it back."""
+        with self._explained(WRITER):
+            client, key = self._client(WRITER), f"{_ROOT}:doctor:{self._token}"
+            client.eval("redis.call('SET', KEYS[1], ARGV[1], 'EX', 10) return redis.call('DEL', KEYS[1])", 1, key, "here")
+            told: Any = client.info()
         return RedisFacts(
             version=str(told.get("redis_version", "")),
             is_cluster=bool(told.get("cluster_enabled", 0)),
@@ -225,9 +250,9 @@ class StoredHistories:
 
     def forget(self, users: Iterable[User]) -> None:
         """Take out users in all lineages: also those that nothing serves any more."""
-        with self._explained():
-            client = self._writer()
-            lineages: Any = client.smembers(_LINEAGES)
+        with self._explained(WRITER):
+            client = self._client(WRITER)
+            lineages: Any = client.smembers(self._lineages)
             prefixes = [prefix.decode() for prefix in lineages]
             keys = [self._key(prefix, user) for user in users for prefix in prefixes if prefix != self._prefix]
             for first in range(0, len(keys), _CHUNK):
@@ -235,8 +260,8 @@ class StoredHistories:
 
     def clear(self) -> None:
         """Take out all histories of this lineage, so that none is left of a user who has been deleted since."""
-        with self._explained():
-            client = self._writer()
+        with self._explained(WRITER):
+            client = self._client(WRITER)
             client.delete(self._ends)
             keys: list[bytes] = []
             for key in client.scan_iter(match=f"{self._prefix}:*", count=1000):
@@ -253,61 +278,35 @@ class StoredHistories:
         # The length first, so that no two users have one key; lease and offsets have none.
         return f"{prefix}:{len(user[0])}:{user[0]}:{user[1]}".encode()
 
-    async def _ask(self) -> None:
-        """Ask for all who came while the ones before were asked for, in one command of one connection."""
-        while self._asked:
-            asked, self._asked = self._asked[:_CHUNK], self._asked[_CHUNK:]
-            try:
-                with self._explained():
-                    found: Any = await self._reader().mget([self._ends, *(self._key(self._prefix, user) for user, _ in asked)])
-                ends, *stored = found
-                if ends is None:
-                    what = "Histories: Redis has none yet"
-                    raise StorageError(what, got=f"no {self._ends} at {self.address}", do="wait until a replica has filled it")
-                entries = [Entries.parse(one) for one in stored]
-            except StorageError as error:
-                for _, waiting in asked:
-                    if not waiting.done():
-                        waiting.set_exception(error)
-            else:
-                for (_, waiting), mine in zip(asked, entries, strict=True):
-                    if not waiting.done():
-                        waiting.set_result(mine)
-
-    def _reader(self) -> AsyncRedis:
-        from redis.asyncio import Redis as AsyncRedis  # noqa: PLC0415 - an extra
-        from redis.asyncio.retry import Retry  # noqa: PLC0415 - an extra
-        from redis.backoff import NoBackoff  # noqa: PLC0415 - an extra
-
-        loop = asyncio.get_running_loop()
-        if self._async is None or self._async[1] is not loop:
-            waits: dict[str, Any] = {"socket_timeout": self._timeout_s, "socket_connect_timeout": self._timeout_s}
-            # Once more at once: a connection that was idle may have been closed by the other side.
-            self._async = AsyncRedis.from_url(self.address, retry=Retry(NoBackoff(), 1), **waits, **self._options), loop
-        return self._async[0]
-
-    def _writer(self) -> Redis:
+    def _client(self, name: str) -> Redis:
+        """Return a connection of a thread, made anew after a refusal: the password may be another one by now."""
         from redis import Redis  # noqa: PLC0415 - an extra
         from redis.backoff import NoBackoff  # noqa: PLC0415 - an extra
         from redis.retry import Retry  # noqa: PLC0415 - an extra
 
-        if self._sync is None:
-            waits: dict[str, Any] = {"socket_timeout": LEASE_S, "socket_connect_timeout": LEASE_S / 2}
-            self._sync = Redis.from_url(self.address, retry=Retry(NoBackoff(), 0), **waits, **self._options)
-        return self._sync
+        made = self._clients.get(name)
+        if made is None:
+            reads = name == READER
+            waits_s = self._timeout_s if reads else LEASE_S / 2
+            waits: dict[str, Any] = {"socket_timeout": waits_s, "socket_connect_timeout": waits_s}
+            # Once more at once: a connection that was idle may have been closed by the other side. A write is never repeated blindly.
+            made = Redis.from_url(self.address, retry=Retry(NoBackoff(), 1 if reads else 0), **waits, **_options(self._config))
+            self._clients[name] = made
+        return made
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        from redis.exceptions import RedisError  # noqa: PLC0415 - an extra
+    def _explained(self, name: str) -> Iterator[None]:
+        from redis.exceptions import AuthenticationError, RedisError  # noqa: PLC0415 - an extra
 
         try:
             yield
         except (RedisError, OSError) as error:
+            if isinstance(error, AuthenticationError) and (refused := self._clients.pop(name, None)) is not None:
+                refused.close()
             self.last_error = f"{type(error).__name__}: {error}"
             what = "Histories: Redis does not answer, or refuses"
-            got = f"{self.address}: {self.last_error or 'too late'}"
             do = "see that it runs and lets this server in (serving.redis_url, serving.redis_password_file)"
-            raise StorageError(what, got=got, do=do) from error
+            raise StorageError(what, got=f"{self.address}: {self.last_error}", do=do) from error
 
 
 def check_redis(config: ServingConfig) -> None:
@@ -358,6 +357,20 @@ def prefix_of(lineage: str) -> str:
     return f"{_ROOT}:{hashlib.sha256(lineage.encode()).hexdigest()[:16]}"
 
 
+def _deliver(mine: Sequence[tuple[int, asyncio.Future[Any]]], found: Sequence[Any] | StorageError) -> None:
+    for number, waiting in mine:
+        if waiting.done():  # Whoever asked has left.
+            continue
+        if isinstance(found, StorageError):
+            waiting.set_exception(found)
+        else:
+            waiting.set_result(found[number])
+
+
+def _parse_offsets(stored: Any) -> Offsets:
+    return {int(partition): end for partition, end in orjson.loads(stored).items()}
+
+
 def _offsets_json(offsets: Offsets) -> bytes:
     return orjson.dumps({str(partition): offsets[partition] for partition in sorted(offsets)})
 
@@ -366,6 +379,9 @@ def _options(config: ServingConfig) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if config.redis_url.startswith("rediss://") and config.redis_ca_file:
         options["ssl_ca_certs"] = config.redis_ca_file
+        if not Path(config.redis_ca_file).is_file():
+            what = "Histories: the file of authorities is not there"
+            raise ConfigError(what, got=config.redis_ca_file, do="correct serving.redis_ca_file: each node that serves needs the file")
     password = redis_password()
     if config.redis_password_file:
         try:

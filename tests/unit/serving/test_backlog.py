@@ -104,10 +104,10 @@ def test_a_flood_does_not_keep_those_who_wait_from_their_answers():
     backlog = Backlog(1.0, clock)
 
     async def play():
-        first = asyncio.create_task(backlog.turn())
+        first = asyncio.create_task(backlog.turn(backlog.come()))
         crowd = []
         while not first.done():
-            crowd.append(asyncio.create_task(backlog.turn()))
+            crowd.append(asyncio.create_task(backlog.turn(backlog.come())))
             await asyncio.sleep(0)
             clock.advance(0.01)
         clock.advance(5.0)
@@ -137,7 +137,7 @@ def test_who_leaves_while_all_wait_for_it_holds_nobody_up():
     backlog = Backlog(1.0, ManualClock())
 
     async def play():
-        first, *others = [asyncio.create_task(backlog.turn()) for _ in range(3)]
+        first, *others = [asyncio.create_task(backlog.turn(backlog.come())) for _ in range(3)]
         await asyncio.sleep(0)
         first.cancel()
         await asyncio.wait_for(asyncio.gather(*others), 10)
@@ -151,7 +151,7 @@ def test_what_is_refused_says_how_long_it_waited():
     backlog = Backlog(1.0, clock)
 
     async def answered(seconds):
-        await backlog.turn()
+        await backlog.turn(backlog.come())
         clock.advance(seconds)
 
     async def play():

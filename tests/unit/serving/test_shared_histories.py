@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 
 import pytest
@@ -35,12 +36,22 @@ async def follows(replica):
         replica.histories.keep_lease()
         for _ in range(4):
             replica.histories.write()
+        replica.histories.note()
 
+    done = threading.Event()
+
+    def answer():
+        while not done.is_set():
+            replica.histories.answer_reads()
+
+    thread = threading.Thread(target=answer)
+    thread.start()
     try:
         catch_up()
         yield catch_up
     finally:
-        await replica.histories.stop_reading()
+        done.set()
+        thread.join()
         replica.histories.stop_writing()
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 from dataclasses import replace
 
 import orjson
@@ -24,7 +25,7 @@ from streamrec.log.base import Record
 from streamrec.log.memory import MemoryLog, MemoryTail
 from streamrec.serving.history_view import HistoryColumns, HistoryView
 from streamrec.serving.history_writer import CATCH_UP, STANDBY, HistoryWriter, LogEnds, StoredView
-from streamrec.serving.stored_histories import HAS_REDIS, Entries, StoredHistories
+from streamrec.serving.stored_histories import HAS_REDIS, WRITER, Entries, StoredHistories, look_at_redis
 
 pytestmark = pytest.mark.skipif(
     not (HAS_REDIS and HAS_REDIS_SERVER), reason="Redis needs `pip install 'streamrec[redis]'` and `apt-get install redis-server`"
@@ -44,9 +45,9 @@ def redis(tmp_path_factory):
 def store_of(redis, request):
     made = []
 
-    def make(lineage=None, url=redis.url, **settings):
+    def make(lineage=None, url=redis.url, family="", **settings):
         config = parse_config({"serving": {"redis_url": url, "redis_timeout_s": 2.0, **settings}}).serving
-        made.append(StoredHistories(config, lineage or request.node.name))
+        made.append(StoredHistories(config, lineage or request.node.name, family))
         return made[-1]
 
     yield make
@@ -56,15 +57,24 @@ def store_of(redis, request):
 
 
 def read(store, asked):
-    """Run what asks a store, and close what it asked by."""
+    """Run what asks a store, beside the thread that answers."""
+    done = threading.Event()
+
+    def answer():
+        while not done.is_set():
+            store.answer_reads(0.01)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
 
     async def play():
-        try:
-            return await asked()
-        finally:
-            await store.close()
+        return await asked()
 
-    return asyncio.run(play())
+    try:
+        return asyncio.run(play())
+    finally:
+        done.set()
+        thread.join()
 
 
 @pytest.fixture
@@ -200,17 +210,26 @@ def test_where_the_log_no_longer_reaches_back_all_is_written_anew_and_nobody_sta
     assert [entries.item_ids for entries in store.fetch([a, b]).values()] == [(), ("i",)]
 
 
-def test_a_deletion_reaches_the_histories_of_other_lineages(store_of, store):
-    other, user = store_of("an older lineage"), ("default", "u")
-    assert other.hold_lease()
-    other.write({user: Entries(("i",), (1,))}, None, {})
+def test_a_deletion_reaches_older_lineages_of_the_state_and_no_other_state(store_of):
+    user = ("default", "u")
+    store, older, other = store_of("new", family="ours"), store_of("old", family="ours"), store_of("theirs", family="theirs")
+    for one in (older, other):
+        assert one.hold_lease()
+        one.write({user: Entries(("i",), (1,))}, None, {})
+    assert store.hold_lease()
     log = MemoryLog()
     log.ensure_topic(TOPIC, 1)
     view = make_view(StoredView, store=store, log=LogEnds(lambda: log, TOPIC))
     view.load(replace(columns_of(make_view()), offsets={}))
-    fill(log, [{"kind": "deletion", "event_id": "d", "user_id": "u", "event_time": 2000}])
-    view.apply(*cuts_of(log, 9))
-    assert other.fetch([user])[user] == Entries()
+    click = {"event_id": "c", "user_id": "u", "item_id": "i", "event_type": "click", "event_time": 1000}
+    fill(log, [click, {**click, "event_id": "r", "event_type": "return", "event_time": 1500}])
+    back, _ = cuts_of(log, 2), fill(log, [{"kind": "deletion", "event_id": "d", "user_id": "u", "event_time": 2000}])
+    view.apply(*back)
+    assert store.fetch([user])[user] == Entries()
+    assert older.fetch([user])[user] == Entries(("i",), (1,))  # All taken back is no deletion.
+    view.apply(cuts_of(log, 3)[0])
+    assert older.fetch([user])[user] == Entries()
+    assert other.fetch([user])[user] == Entries(("i",), (1,))
 
 
 def test_only_who_has_the_lease_and_knows_where_the_store_is_writes(store_of, store):
@@ -259,8 +278,8 @@ def test_those_who_ask_while_others_are_asked_for_share_one_command(store, redis
         return await asyncio.gather(*(store.read("default", f"u{number}") for number in range(400)))
 
     found = read(store, crowd)
-    assert [entries.item_ids for entries in found] == [(f"i{number}",) for number in range(300)] + [()] * 100
-    assert admin.info("commandstats")["cmdstat_mget"]["calls"] <= 3
+    assert [entries.item_ids for entries, _ in found] == [(f"i{number}",) for number in range(300)] + [()] * 100
+    assert admin.info("commandstats")["cmdstat_mget"]["calls"] <= 20
 
 
 def test_one_who_leaves_does_not_take_the_others_answers(store):
@@ -272,7 +291,7 @@ def test_one_who_leaves_does_not_take_the_others_answers(store):
         first.cancel()
         return await asyncio.gather(*others)
 
-    assert {entries.item_ids for entries in read(store, play)} == {("i",)}
+    assert {entries.item_ids for entries, _ in read(store, play)} == {("i",)}
 
 
 def test_what_nobody_filled_and_what_does_not_answer_is_said(store_of, tmp_path):
@@ -349,7 +368,7 @@ def test_a_writer_stands_by_takes_over_and_begins_again_where_it_was_fenced(stor
     assert store.fetch([user])[user].item_ids == ("i1",)
     assert sum(rows.num_rows for rows in heard) == 1
 
-    store._writer().delete(store._lease)  # It was away too long, and knows nothing of it.
+    store._client(WRITER).delete(store._lease)  # It was away too long, and knows nothing of it.
     assert second._store.hold_lease()
     for _ in range(3):
         second.step()
@@ -368,7 +387,7 @@ def test_a_redis_that_lost_all_is_filled_again(redis, store):
     writer = writer_of(store, log, lambda: columns_of(view))
     for _ in range(3):
         writer.step()
-    store._writer().flushdb()
+    store._client(WRITER).flushdb()
     fill(log, [{"event_id": "e2", "user_id": "u", "item_id": "i2", "event_type": "click", "event_time": 1000}])
     assert not writer.step()
     assert store.hold_lease()
@@ -377,7 +396,7 @@ def test_a_redis_that_lost_all_is_filled_again(redis, store):
     user = ("default", "u")
     assert store.fetch([user])[user].item_ids == ("i0", "i1", "i2")
     assert writer.num_begun == 2
-    store._writer().flushdb()
+    store._client(WRITER).flushdb()
     assert store.hold_lease()  # Before anybody has noticed, and no event comes.
     for _ in range(4):
         writer.step()
@@ -412,19 +431,105 @@ def test_while_the_log_is_away_redis_gets_what_the_checkpoint_has_and_the_log_wh
     assert writer.state == "follow"
 
 
-def test_histories_wait_for_the_first_commit_and_say_so(redis, store_of):
-    lineages = iter([None, "ours"])
+class Place:
+    """Where a state is that has its first commit when it is asked for the second time."""
+
+    family = "ours"
+
+    def __init__(self):
+        self.lineages = iter([None, "ours"])
+
+    def lineage(self):
+        return next(self.lineages)
+
+
+def test_histories_wait_for_the_first_commit_and_say_so(redis):
     config = parse_config({"serving": {"redis_url": redis.url}}).serving
-    shared = SharedHistories(config, lambda: next(lineages), lambda store: writer_of(store, MemoryLog()))
+    shared = SharedHistories(config, Place(), make_view(), lambda store: writer_of(store, MemoryLog()))
+    assert shared.facts()["last_error"] is None
     shared.keep_lease()
     assert "none to read" in asyncio.run(shared.known("default", "u")).missing
-    assert shared.facts()["writer"] is None
+    assert (shared.facts()["writer"], "nothing has been committed yet" in shared.facts()["last_error"]) == (None, True)
     shared.keep_lease()
     assert shared.facts()["writer"] == STANDBY
     missing = read(shared._store, lambda: shared.known("default", "u")).missing
     assert "has none yet" in missing
     assert "127.0.0.1" not in missing  # Clients are not told where it is.
     shared.stop_writing()
+
+
+def test_a_store_that_is_behind_what_the_replica_has_read_says_so_and_who_was_deleted_is_gone_at_once(redis):
+    user = ("default", "u")
+    config, mine = parse_config({"serving": {"redis_url": redis.url}}).serving, make_view(keeps_histories=False)
+    place = Place()
+    place.lineages = iter(["behind"])
+    shared = SharedHistories(config, place, mine, lambda store: writer_of(store, MemoryLog()))
+    shared.keep_lease()
+    shared._store.write({user: Entries(("i", "j"), (1000, 5000))}, None, {0: 1})
+
+    def known():
+        found = read(shared._store, lambda: shared.known(*user))
+        return found.item_ids, found.missing
+
+    mine.offsets = {0: 1}
+    shared.note()
+    assert known() == (("i", "j"), "")
+    log = MemoryLog()
+    log.ensure_topic(TOPIC, 1)
+    fill(log, [{"event_id": "e", "user_id": "v", "item_id": "i", "event_type": "click", "event_time": 1}])
+    fill(log, [{"kind": "deletion", "event_id": "d", "user_id": "u", "event_time": 2000}])
+    mine.apply(*cuts_of(log, 2))
+    assert known() == (("j",), "")  # What came after the deletion, and a moment of being behind is none.
+    shared.keep_lease()
+    assert known() == (("j",), "")
+    shared.keep_lease()
+    assert known() == (("j",), "Histories: Redis is behind the log by more than a second")
+    assert (shared.facts()["is_behind"], shared.facts()["unread"]) == (True, 1)
+    shared._store.write({}, {0: 1}, {0: 2})
+    assert known() == (("j",), "")
+    shared.stop_writing()
+
+
+def test_who_can_wait_for_so_long_only_gets_no_more(redis):
+    config = parse_config({"serving": {"redis_url": redis.url}}).serving
+    place = Place()
+    place.lineages = iter(["slow"])
+    shared = SharedHistories(config, place, make_view(), lambda store: writer_of(store, MemoryLog()))
+    shared.keep_lease()
+    found = asyncio.run(shared.known("default", "u", 0.01))  # Nobody answers.
+    assert found.missing == "Histories: there was no time to ask Redis"
+    shared.stop_writing()
+
+
+def test_what_can_be_read_and_not_written_is_told_of(store_of, tmp_path):
+    server = RedisServer(tmp_path)
+    try:
+        config = parse_config({"serving": {"redis_url": server.url}}).serving
+        assert look_at_redis(config).version
+        StoredHistories(config, "x")._client(WRITER).execute_command("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(StorageError, match="does not answer, or refuses"):
+            look_at_redis(config)
+    finally:
+        server.kill()
+
+
+def test_a_password_that_was_changed_is_read_anew(store_of, tmp_path):
+    server = RedisServer(tmp_path, "--requirepass", "old")
+    try:
+        (tmp_path / "password").write_text("old")
+        store = store_of(url=server.url, redis_password_file=str(tmp_path / "password"))
+        assert store.hold_lease()
+        admin = store._client(WRITER)
+        admin.config_set("requirepass", "new")
+        (tmp_path / "password").write_text("new")
+        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
+        for _ in range(3):
+            with contextlib.suppress(StorageError):
+                assert store.hold_lease()
+                break
+        assert store.holds_lease
+    finally:
+        server.kill()
 
 
 def test_a_topic_that_was_made_anew_is_followed_from_what_it_gets(store):
