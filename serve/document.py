@@ -73,9 +73,9 @@ _WHY = {
     415: "The body is compressed",
     429: "Too many requests of this key, or too many wait; send again after `retry-after` seconds",
     500: "Something broke; the log has a line by `error.request_id`",
-    503: "No version is live, or the broker did not acknowledge; send again after `retry-after` seconds",
+    503: "No version is live, the broker did not acknowledge, or the Redis of histories does not answer; send again after `retry-after` seconds",
 }
-_NEEDS_NEITHER_MODEL_NOR_BROKER = frozenset({"get_item", "get_user", "models", "history", "system", "healthz"})
+_NEEDS_NEITHER_MODEL_NOR_BROKER = frozenset({"get_item", "models", "history", "system", "healthz"})
 _OF_LETTERS = frozenset({"dead_letters", "replay_letters"})
 _RETRY_AFTER = {"retry-after": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
 _EVENTS_REFUSED = "All events are rejected, or the request: see there"

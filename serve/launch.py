@@ -28,13 +28,13 @@ from streamrec import local_node
 from streamrec.config import Config
 from streamrec.config.keys import absolute_path, load_keys
 from streamrec.environment import ray_address
-from streamrec.errors import OperatorError
+from streamrec.errors import OperatorError, StorageError
 from streamrec.log.base import LogAddress
 from streamrec.pipeline import layout
 from streamrec.pipeline.cluster import ray_cluster
 from streamrec.pipeline.resources import SERVING_CPUS
 from streamrec.registry.remote_board import RemoteBoard
-from streamrec.serving.stored_histories import check_redis
+from streamrec.serving.stored_histories import check_redis, look_at_redis
 from streamrec.telemetry.traces import check_tracer
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,10 @@ def launch(
     check_tracer(config.telemetry.traces_endpoint)
     if config.serving.histories == "redis":
         check_redis(config.serving)
+        try:
+            look_at_redis(config.serving)
+        except StorageError as error:
+            logger.warning("%s; until then answers know no user", error)
     registry_url = layout.registry_url(state_url) if registry_url is None and state_url is not None else registry_url
     path = config.serving.path
     own = sharing.application_name(registry_url, student)

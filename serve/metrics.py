@@ -7,6 +7,7 @@ from typing import Any
 
 from serve.http import Message, Send
 from streamrec.clock import Clock
+from streamrec.serving.history_writer import WRITING
 from streamrec.telemetry.numbers import Numbers, Series, show
 from streamrec.telemetry.table import BY_NAME
 
@@ -100,4 +101,6 @@ def put_facts(numbers: Numbers, facts: Mapping[str, Any], num_late: int, num_she
     if (view := facts["history_view"]) is not None:
         numbers.put("streamrec_history_users", view["users"])
         numbers.put("streamrec_history_events_total", view["applied"])
-        numbers.put("streamrec_history_unread_total", view.get("shared", {}).get("unread", 0))
+        shared = view.get("shared", {})
+        numbers.put("streamrec_history_writer", float(shared.get("writer") in WRITING))
+        numbers.put("streamrec_history_unread_total", shared.get("unread", 0))

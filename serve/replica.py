@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -159,7 +160,7 @@ class Replica:
         letters_config = config.model_copy(update={"log": self._log_config})
         self.letters = Letters(letters_config, settings.log_address, settings.state_url, clock)
         self.system = System(replica_id)
-        self.gate, self.deadlines, self.backlog = Gate(config.serving.max_waiting), Deadlines(), Backlog(config.serving.shed_after_s)
+        self.gate, self.deadlines, self.backlog = Gate(config.serving.max_waiting), Deadlines(), Backlog(config.serving.shed_after_s or math.inf)
         self._stopping = threading.Event()
         self._histories_tried = threading.Event()
         self._threads: list[threading.Thread] = []

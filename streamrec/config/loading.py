@@ -188,7 +188,9 @@ def _got(detail: ErrorDetails) -> str:
     """Say what a value is, and its length where that is what is wrong."""
     value = detail.get("input")
     unit = {"string_too_long": "characters", "too_long": "of them"}.get(detail["type"])
-    shown = re.sub(r"(?<=://)[^/@]*:[^/]*@", "***@", repr(value))  # A password that an address must not have is not shown, either.
+    # A password that an address must not have is not shown, either.
+    shown = re.sub(r"(?<=://)[^/@]*:[^/]*@", "***@", repr(value))
+    shown = re.sub(r"(?i)((?:password|secret|token|key)=)[^&'\"\s]+", r"\1***", shown)
     return shown if unit is None or value is None else f"{shown} ({len(value)} {unit})"
 
 

@@ -9,6 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from streamrec.config.section import Duration, Section
 
+_REDIS_URL = re.compile(r"rediss?://([^/:@\s]+@)?([A-Za-z0-9.\-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/\d{0,5})?")
+_LAST_PORT = 65_535
+
 
 class ServingConfig(Section):
     """Bound requests and place replicas.
@@ -19,14 +22,15 @@ class ServingConfig(Section):
     cluster. ``log_impressions``: so large a share of the recommendations is logged as impressions. ``remote_promotion``: let models be promoted,
     rolled back and pinned, and the stream's switches turned, by HTTP also where the server listens on more than loopback and has no keys.
     ``keys_file``: the TOML file of `streamrec.config.keys`; empty asks nobody for a key. ``max_waiting``: so many requests of a replica may wait
-    for broker or registry. ``shed_after_s``: a request for items that has waited so long for a busy replica is refused. ``cors_origins``: pages of
-    these origins may ask from a browser, ``*`` for all; without keys they may change things, and a server on loopback goes by their hosts as well
-    as by loopback's. ``explore_share``: so large a share of each recommended list's places, rounded down, is given to items drawn by chance among
-    those that would have them and the ``explore_among`` next, at ``explore_temperature``; 0 explores nothing. ``histories``: where users' are kept;
-    ``memory`` is that of each replica, ``redis`` the Redis or Valkey at ``redis_url``, for more users than a replica can hold: ``redis://`` or, over
-    TLS that trusts ``redis_ca_file`` (empty: the system's authorities), ``rediss://``, with a user's name where it has one. Its password is the text
-    of ``redis_password_file``, of none that of `STREAMREC_REDIS_PASSWORD`. A request waits ``redis_timeout_s`` for it at most, and is answered
-    without the history then. There a history goes when its user has done nothing for ``histories_keep_s``.
+    for broker or registry. ``shed_after_s``: a request for items that has waited so long for a busy replica is refused; 0 refuses none.
+    ``cors_origins``: pages of these origins may ask from a browser, ``*`` for all; without keys they may change things, and a server on loopback
+    goes by their hosts as well as by loopback's. ``explore_share``: so large a share of each recommended list's places, rounded down, is given to
+    items drawn by chance among those that would have them and the ``explore_among`` next, at ``explore_temperature``; 0 explores nothing.
+    ``histories``: where users' are kept; ``memory`` is that of each replica, ``redis`` the Redis or Valkey at ``redis_url``, for more users than
+    a replica can hold: ``redis://`` or, over TLS that trusts ``redis_ca_file`` (empty: the system's authorities), ``rediss://``, with a user's
+    name where it has one. Its password is the text of ``redis_password_file``, of none that of `STREAMREC_REDIS_PASSWORD`. A request waits
+    ``redis_timeout_s`` for it at most, and is answered without the history then. There a history goes when its user has done nothing for
+    ``histories_keep_s``.
     """
 
     host: str = "127.0.0.1"
@@ -80,7 +84,8 @@ class ServingConfig(Section):
     @classmethod
     def _is_a_redis_without_a_password(cls, value: str) -> str:
         allowed = "redis://HOST:PORT/NUMBER, rediss:// for TLS, with a user as redis://NAME@HOST; passwords are kept elsewhere: redis_password_file"
-        if re.fullmatch(r"rediss?://([^/:@\s]+@)?([A-Za-z0-9.\-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/\d{0,5})?", value) is None:
+        port = re.search(r":(\d+)(/|$)", value)
+        if (port is not None and int(port[1]) > _LAST_PORT) or _REDIS_URL.fullmatch(value) is None:
             msg = f"allowed {allowed}"
             raise ValueError(msg)
         return value

@@ -35,6 +35,8 @@ _AT_ONCE = 5_000
 _FRESH_S = 10.0
 STANDBY = "standby"
 CATCH_UP = "catch up"
+WRITING = frozenset({CATCH_UP, "bootstrap", "open", "follow"})
+"""What a writer does that has the lease."""
 _NOTHING = HistoryColumns([], np.zeros(1, np.int64), np.zeros(0, np.int32), [], {}, np.zeros(0, np.int64))
 
 

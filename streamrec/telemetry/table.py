@@ -105,7 +105,8 @@ _REPLICA = (
     Metric("streamrec_swaps_total", Kind.COUNTER, "Versions that a replica was given, by what became of them.", ("replica", "outcome")),
     Metric("streamrec_history_users", Kind.GAUGE, "Users whose history a replica holds.", ("replica",)),
     Metric("streamrec_history_events_total", Kind.COUNTER, "Interactions that a replica's histories took from the log.", ("replica",)),
-    Metric("streamrec_history_unread_total", Kind.COUNTER, "Requests whose user's history could not be read from Redis.", ("replica",)),
+    Metric("streamrec_history_writer", Kind.GAUGE, "Whether a replica writes the histories that are in Redis: 1 or 0.", ("replica",)),
+    Metric("streamrec_history_unread_total", Kind.COUNTER, "Requests whose user's history Redis did not give, or an old one.", ("replica",)),
 )
 _BOARD = (
     Metric("streamrec_replicas", Kind.GAUGE, "Replicas that the board has heard of within 15 s."),

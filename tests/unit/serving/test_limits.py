@@ -270,6 +270,10 @@ def test_what_has_waited_too_long_for_those_before_it_is_told_to_come_again_and_
     assert replica.ask("GET", "/v1/models").body["limits"]["shed"] == len(shed)
 
 
+def test_nothing_is_shed_where_the_bound_is_off(serving):
+    assert serving(shed_after_s=0).ask("POST", "/v1/recommend", {"history": ["i1"]}).status == 200
+
+
 async def asked_one_by_one(replica, paths):
     answers = []
     for path in paths:

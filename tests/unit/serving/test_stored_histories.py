@@ -581,3 +581,33 @@ def test_a_server_without_the_extra_does_not_start(monkeypatch, tmp_path):
         with pytest.raises(ConfigError, match=r"got serving\.histories = 'redis', run `pip install 'streamrec\[redis\]'` on each node"):
             start()
     assert not ray.is_initialized()
+
+
+def test_a_server_whose_redis_is_away_says_so_and_starts(monkeypatch, caplog):
+    class StartedError(Exception):
+        pass
+
+    def begin(*_):
+        raise StartedError
+
+    monkeypatch.setattr("serve.launch.check_port", begin)
+    with pytest.raises(StartedError):
+        launch(parse_config({"serving": {"histories": "redis", "redis_url": "redis://127.0.0.1:1/0"}}))
+    assert "Redis does not answer, or refuses, got redis://127.0.0.1:1/0" in caplog.text
+    assert "until then answers know no user" in caplog.text
+
+
+@pytest.mark.parametrize("setting", ["redis_password_file", "redis_ca_file"])
+def test_a_file_that_is_not_there_is_named_before_the_start(setting):
+    with pytest.raises(ConfigError, match=rf"got /nowhere/file.*correct serving\.{setting}"):
+        launch(parse_config({"serving": {"histories": "redis", "redis_url": "rediss://127.0.0.1:1/0", setting: "/nowhere/file"}}))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://h/0?password=hidden", "redis://u:hidden@h", "http://h", "redis://h:99999", "redis://", "redis://h/x", "redis://h/0/1"],
+)
+def test_an_address_that_no_redis_has_is_refused_and_no_password_shown(url):
+    with pytest.raises(ConfigError, match=r"serving\.redis_url is not valid, got .*, allowed redis://HOST:PORT/NUMBER") as refused:
+        parse_config({"serving": {"redis_url": url}})
+    assert "hidden" not in str(refused.value)
