@@ -206,6 +206,7 @@ class Replica:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+        await self._subscription.end()
         for thread in self._threads:
             await asyncio.to_thread(thread.join, 2.0)
         self._loader.shutdown(wait=False)

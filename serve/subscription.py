@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any
 
 from ray.exceptions import RayError
@@ -70,11 +71,16 @@ class BoardSubscription:
                 if not await self.step(POLL_S):
                     await asyncio.sleep(_RETRY_S)
         except asyncio.CancelledError:
-            if self._settling is not None:
-                self._settling.cancel()
             if self._actor is not None:
                 self._actor.leave.remote(self._replica_id)
             raise
+
+    async def end(self) -> None:
+        """Stop what goes on behind the last swap; to be called before the loader ends, whether `run` has begun or not."""
+        if self._settling is not None:
+            self._settling.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._settling
 
     async def step(self, timeout_s: float) -> bool:
         """Wait up to ``timeout_s`` for a promotion and take it; False when the board can't be asked."""

@@ -82,8 +82,21 @@ def play(version, test, methods=METHODS):
             try:
                 await test(Stream(board, version(40)), subscription, slot)
             finally:
-                if subscription._settling is not None:
-                    subscription._settling.cancel()
+                await subscription.end()
+
+    asyncio.run(run())
+
+
+def test_a_replica_that_stops_as_soon_as_it_has_begun_leaves_nothing_at_work(serving, monkeypatch):
+    replica = serving()
+
+    async def run():
+        monkeypatch.setattr(replica._slot, "settle", lambda: True)  # It never has enough.
+        settling = replica._subscription._settling = asyncio.create_task(replica._subscription._settle())
+        await asyncio.sleep(0)
+        replica._board_task = asyncio.create_task(replica._subscription.run())  # Cancelled before it has begun.
+        await replica.stop()
+        assert settling.cancelled()
 
     asyncio.run(run())
 
