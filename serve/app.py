@@ -28,7 +28,7 @@ from streamrec.log.base import LogAddress
 from streamrec.pipeline.layout import registry_url
 from streamrec.pipeline.log_place import log_there
 from streamrec.pipeline.places import misplacement
-from streamrec.serving.stored_histories import check_redis
+from streamrec.serving.redis_connection import check_redis
 
 NO_LOG = "none"
 """Given as the log: follow none."""

@@ -21,11 +21,12 @@ from streamrec.log.base import LogAddress, LogTail
 from streamrec.log.connect import open_table_reader
 from streamrec.pipeline.bootstrap_view import load_history_columns
 from streamrec.pipeline.layout import state_of
-from streamrec.pipeline.lineage import current_url, named_lineage
+from streamrec.pipeline.lineage import current_url, named_lineage, url_of
 from streamrec.serving.history_view import HistoryColumns, HistoryView
 from streamrec.serving.history_writer import HistoryWriter, LogEnds, StoredView
+from streamrec.serving.redis_connection import check_redis
 from streamrec.serving.requests import Known
-from streamrec.serving.stored_histories import Entries, Offsets, StoredHistories, check_redis
+from streamrec.serving.stored_histories import Entries, Offsets, StoredHistories
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class SharedHistories:
         self._last_error = ""
         self._due: Offsets | None = None
         self._next_due: Offsets | None = None
-        self._is_late = True
+        self._is_late: bool | None = None
 
     async def known(self, namespace: str, user_id: str, within_s: float | None = None) -> Known:
         """Return what a user did, and why that may not be all.
@@ -149,11 +150,12 @@ class SharedHistories:
     def facts(self) -> dict[str, Any]:
         """Return what ``GET /v1/models`` shows."""
         store, writer = self._store, self._writer
+        errors = [store.read_error if store is not None else "", self._last_error, writer.last_error if writer is not None else ""]
         return {
             "redis": self._config.redis_url,
             "writer": None if writer is None else writer.state,
             "is_behind": self._is_late,
-            "last_error": self._last_error or (writer.last_error if writer is not None else "") or None,
+            "last_error": next(filter(None, errors), None),
             "unread": 0 if store is None else store.num_unread,
         }
 
@@ -183,8 +185,10 @@ class LogPlace:
 
     @property
     def family(self) -> str:
-        """Return what all lineages of this state have in common."""
-        return str(self.address) if self.state_url is None else state_of(self.state_url)
+        """Return what all lineages of this state have in common: its first one's name, as a folder may be called the same on another machine."""
+        if self.state_url is None:
+            return str(self.address)
+        return named_lineage(url_of(state_of(self.state_url), "")) or self.lineage() or ""
 
     def load(self) -> HistoryColumns | None:
         """Return the checkpoint's histories."""

@@ -34,7 +34,8 @@ from streamrec.pipeline import layout
 from streamrec.pipeline.cluster import ray_cluster
 from streamrec.pipeline.resources import SERVING_CPUS
 from streamrec.registry.remote_board import RemoteBoard
-from streamrec.serving.stored_histories import check_redis, look_at_redis
+from streamrec.serving.redis_connection import check_redis
+from streamrec.serving.stored_histories import look_at_redis
 from streamrec.telemetry.traces import check_tracer
 
 logger = logging.getLogger(__name__)

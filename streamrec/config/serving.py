@@ -59,7 +59,7 @@ class ServingConfig(Section):
     redis_url: str = Field(default="redis://127.0.0.1:6379/0", max_length=500)
     redis_password_file: str = ""
     redis_ca_file: str = ""
-    redis_timeout_s: Duration = Field(default=0.1, gt=0)
+    redis_timeout_s: Duration = Field(default=0.5, gt=0)
     histories_keep_s: Duration = Field(default=7_776_000.0, ge=1)
 
     @field_validator("max_replicas")

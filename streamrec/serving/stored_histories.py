@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib.util
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from streamrec.config import ServingConfig
-from streamrec.environment import redis_password
-from streamrec.errors import ConfigError, Fenced, StorageError
+from streamrec.errors import Fenced, StorageError
+from streamrec.serving.redis_connection import RedisFacts, check_redis, connect, told_of
 
 if TYPE_CHECKING:
     from redis import Redis
-
-HAS_REDIS = importlib.util.find_spec("redis") is not None
-"""Whether the extra ``redis`` is installed."""
 
 READER, WRITER, LEASE = "reader", "writer", "lease"
 LEASE_S = 5.0
@@ -108,9 +103,9 @@ class StoredHistories:
         self.holds_lease = False
         self.num_leases = 0
         self.last_error = ""
+        self.read_error = ""
         self.num_unread = 0
         self._config = config
-        self._timeout_s = config.redis_timeout_s
         self._keep_s = max(1, round(config.histories_keep_s))
         self._token = secrets.token_hex(16)
         self._prefix = prefix_of(lineage)
@@ -156,6 +151,19 @@ class StoredHistories:
                 loop.call_soon_threadsafe(_deliver, mine, found)
 
     def _read(self, users: Sequence[User]) -> Sequence[tuple[Entries, Offsets]]:
+        from redis.exceptions import AuthenticationError  # noqa: PLC0415 - an extra
+
+        try:
+            found = self._read_once(users)
+        except StorageError as error:
+            self.read_error = str(error)
+            if not isinstance(error.__cause__, AuthenticationError):
+                raise
+            found = self._read_once(users)  # By what the password's file holds now.
+        self.read_error = ""
+        return found
+
+    def _read_once(self, users: Sequence[User]) -> Sequence[tuple[Entries, Offsets]]:
         with self._explained(READER):
             told: Any = self._client(READER).mget([self._ends, *(self._key(self._prefix, user) for user in users)])
         ends, *stored = told
@@ -236,10 +244,20 @@ class StoredHistories:
             raise Fenced(what, do="nothing: whoever has the lease goes on from what Redis has")
 
     def facts(self) -> RedisFacts:
-        """Return what matters of this Redis, once it has taken a key and given it back."""
+        """Return what matters of this Redis, once it has let us do all that a server does."""
         with self._explained(WRITER):
             client, key = self._client(WRITER), f"{_ROOT}:doctor:{self._token}"
-            client.eval("redis.call('SET', KEYS[1], ARGV[1], 'EX', 10) return redis.call('DEL', KEYS[1])", 1, key, "here")
+            client.eval("redis.call('SET', KEYS[1], ARGV[1], 'EX', 10) return redis.call('GET', KEYS[1])", 1, key, "here")
+            client.mget([key])
+            client.eval(_RENEW, 1, key, "here", 10_000)
+            client.delete(key)
+            client.set(key, "here", px=10_000, nx=True)
+            client.get(key)
+            client.delete(key)
+            client.sadd(key, "here")
+            client.smembers(key)
+            client.delete(key)
+            client.scan(match=key, count=1)
             told: Any = client.info()
         return RedisFacts(
             version=str(told.get("redis_version", "")),
@@ -280,18 +298,10 @@ class StoredHistories:
 
     def _client(self, name: str) -> Redis:
         """Return a connection of a thread, made anew after a refusal: the password may be another one by now."""
-        from redis import Redis  # noqa: PLC0415 - an extra
-        from redis.backoff import NoBackoff  # noqa: PLC0415 - an extra
-        from redis.retry import Retry  # noqa: PLC0415 - an extra
-
         made = self._clients.get(name)
         if made is None:
-            reads = name == READER
-            waits_s = self._timeout_s if reads else LEASE_S / 2
-            waits: dict[str, Any] = {"socket_timeout": waits_s, "socket_connect_timeout": waits_s}
-            # Once more at once: a connection that was idle may have been closed by the other side. A write is never repeated blindly.
-            made = Redis.from_url(self.address, retry=Retry(NoBackoff(), 1 if reads else 0), **waits, **_options(self._config))
-            self._clients[name] = made
+            is_reader = name == READER
+            made = self._clients[name] = connect(self._config, self._config.redis_timeout_s if is_reader else LEASE_S / 2, repeats=is_reader)
         return made
 
     @contextmanager
@@ -304,38 +314,9 @@ class StoredHistories:
             if isinstance(error, AuthenticationError) and (refused := self._clients.pop(name, None)) is not None:
                 refused.close()
             self.last_error = f"{type(error).__name__}: {error}"
-            what = "Histories: Redis does not answer, or refuses"
+            what = f"Histories: {told_of(error)}"
             do = "see that it runs and lets this server in (serving.redis_url, serving.redis_password_file)"
             raise StorageError(what, got=f"{self.address}: {self.last_error}", do=do) from error
-
-
-def check_redis(config: ServingConfig) -> None:
-    """Return where histories can be kept in Redis on this machine, as far as that can be said without it.
-
-    Raises:
-        ConfigError: The extra ``redis`` is not installed, or the password's file can't be read.
-    """
-    if not HAS_REDIS:
-        what = "Histories: Redis needs the extra 'redis'"
-        raise ConfigError(what, got="serving.histories = 'redis'", do="run `pip install 'streamrec[redis]'` on each node", key="serving.histories")
-    _options(config)
-
-
-@dataclass(frozen=True, slots=True)
-class RedisFacts:
-    """Hold what matters of a Redis.
-
-    Attributes:
-        version: Its own, of what it is compatible with.
-        is_cluster: Whether its keys lie on several machines.
-        max_bytes: How much it may hold; 0 for as much as there is.
-        policy: What goes when that is reached, as Redis calls it.
-    """
-
-    version: str
-    is_cluster: bool
-    max_bytes: int
-    policy: str
 
 
 def look_at_redis(config: ServingConfig) -> RedisFacts:
@@ -373,20 +354,3 @@ def _parse_offsets(stored: Any) -> Offsets:
 
 def _offsets_json(offsets: Offsets) -> bytes:
     return orjson.dumps({str(partition): offsets[partition] for partition in sorted(offsets)})
-
-
-def _options(config: ServingConfig) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    if config.redis_url.startswith("rediss://") and config.redis_ca_file:
-        options["ssl_ca_certs"] = config.redis_ca_file
-        if not Path(config.redis_ca_file).is_file():
-            what = "Histories: the file of authorities is not there"
-            raise ConfigError(what, got=config.redis_ca_file, do="correct serving.redis_ca_file: each node that serves needs the file")
-    password = redis_password()
-    if config.redis_password_file:
-        try:
-            password = Path(config.redis_password_file).read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            what, got = "Histories: the password's file can't be read", f"{config.redis_password_file} ({type(error).__name__})"
-            raise ConfigError(what, got=got, do="correct serving.redis_password_file: each node that serves needs the file") from None
-    return options if password is None else {**options, "password": password}

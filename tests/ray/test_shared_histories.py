@@ -14,7 +14,7 @@ from streamrec.log.connect import local_address, open_admin
 from streamrec.registry.registry import Registry
 from streamrec.registry.remote_board import RemoteBoard
 from streamrec.registry.version import VersionFacts
-from streamrec.serving.stored_histories import HAS_REDIS
+from streamrec.serving.redis_connection import HAS_REDIS
 from streamrec.storage import open_storage
 
 pytestmark = pytest.mark.skipif(

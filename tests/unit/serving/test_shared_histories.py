@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from redis_server import HAS_REDIS_SERVER, RedisServer
 
-from streamrec.serving.stored_histories import HAS_REDIS
+from streamrec.serving.redis_connection import HAS_REDIS
 
 pytestmark = pytest.mark.skipif(
     not (HAS_REDIS and HAS_REDIS_SERVER), reason="Redis needs `pip install 'streamrec[redis]'` and `apt-get install redis-server`"

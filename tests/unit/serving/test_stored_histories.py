@@ -13,7 +13,7 @@ import ray
 from redis_server import HAS_REDIS_SERVER, RedisServer
 
 from serve.app import app
-from serve.histories import SharedHistories
+from serve.histories import LogPlace, SharedHistories
 from serve.launch import launch
 from streamrec.clock import ManualClock
 from streamrec.config import DEFAULT_MEANINGS, EventsConfig, parse_config
@@ -22,10 +22,15 @@ from streamrec.events.codec import EventCodec
 from streamrec.features.dedupe import Dedupe
 from streamrec.features.tombstones import Tombstones
 from streamrec.log.base import Record
+from streamrec.log.connect import local_address
 from streamrec.log.memory import MemoryLog, MemoryTail
+from streamrec.pipeline.checkpoint import CheckpointStore
+from streamrec.pipeline.lineage import lineage_of
 from streamrec.serving.history_view import HistoryColumns, HistoryView
 from streamrec.serving.history_writer import CATCH_UP, STANDBY, HistoryWriter, LogEnds, StoredView
-from streamrec.serving.stored_histories import HAS_REDIS, WRITER, Entries, StoredHistories, look_at_redis
+from streamrec.serving.redis_connection import HAS_REDIS
+from streamrec.serving.stored_histories import WRITER, Entries, StoredHistories, look_at_redis
+from streamrec.storage import LocalStorage
 
 pytestmark = pytest.mark.skipif(
     not (HAS_REDIS and HAS_REDIS_SERVER), reason="Redis needs `pip install 'streamrec[redis]'` and `apt-get install redis-server`"
@@ -301,7 +306,7 @@ def test_what_nobody_filled_and_what_does_not_answer_is_said(store_of, tmp_path)
     gone = RedisServer(tmp_path)
     gone.kill()
     away = store_of(url=gone.url, redis_timeout_s=0.2)
-    with pytest.raises(StorageError, match=r"does not answer.*serving\.redis_url"):
+    with pytest.raises(StorageError, match=r"Redis does not answer, got .*serving\.redis_url"):
         read(away, lambda: away.read("default", "u"))
     assert away.num_unread == 1
     with pytest.raises(StorageError, match="does not answer"):
@@ -314,14 +319,14 @@ def test_a_redis_that_hangs_is_waited_for_no_longer_than_is_set(store_of):
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hung = store_of(url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0", redis_timeout_s=0.05)
-        with pytest.raises(StorageError, match="does not answer"):
+        with pytest.raises(StorageError, match="does not answer in time"):
             read(hung, lambda: asyncio.wait_for(hung.read("default", "u"), 5))
 
 
 def test_a_password_comes_from_a_file_or_the_environment_and_a_wrong_one_is_refused(store_of, tmp_path, monkeypatch):
     server = RedisServer(tmp_path, "--requirepass", "not in any dump")
     try:
-        with pytest.raises(StorageError, match="refuses"):
+        with pytest.raises(StorageError, match="Redis refuses"):
             store_of(url=server.url).hold_lease()
         (tmp_path / "password").write_text("not in any dump\n")
         assert store_of(url=server.url, redis_password_file=str(tmp_path / "password")).hold_lease()
@@ -507,26 +512,36 @@ def test_what_can_be_read_and_not_written_is_told_of(store_of, tmp_path):
         config = parse_config({"serving": {"redis_url": server.url}}).serving
         assert look_at_redis(config).version
         StoredHistories(config, "x")._client(WRITER).execute_command("REPLICAOF", "127.0.0.1", "1")
-        with pytest.raises(StorageError, match="does not answer, or refuses"):
+        with pytest.raises(StorageError, match="read only replica"):
             look_at_redis(config)
     finally:
         server.kill()
 
 
-def test_a_password_that_was_changed_is_read_anew(store_of, tmp_path):
-    server = RedisServer(tmp_path, "--requirepass", "old")
+def test_a_password_that_was_changed_is_read_anew_and_not_one_answer_is_lost(store_of, tmp_path):
+    import redis as client  # noqa: PLC0415 - an extra
+
+    server, place = RedisServer(tmp_path, "--requirepass", "old"), tmp_path / "password"
+    place.write_text("old")
+    store = store_of(url=server.url, redis_password_file=str(place))
+
+    def change(old, new):
+        admin = client.Redis.from_url(server.url, password=old)
+        place.write_text(new)
+        admin.config_set("requirepass", new)
+        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        admin.close()
+
     try:
-        (tmp_path / "password").write_text("old")
-        store = store_of(url=server.url, redis_password_file=str(tmp_path / "password"))
         assert store.hold_lease()
-        admin = store._client(WRITER)
-        admin.config_set("requirepass", "new")
-        (tmp_path / "password").write_text("new")
-        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
-        for _ in range(3):
+        store.write({("default", "u"): Entries(("i",), (1,))}, None, {})
+        assert read(store, lambda: store.read("default", "u"))[0].item_ids == ("i",)
+        change("old", "new")
+        assert read(store, lambda: store.read("default", "u"))[0].item_ids == ("i",)
+        assert store.read_error == ""
+        for _ in range(3):  # Once to be refused, once more by the file.
             with contextlib.suppress(StorageError):
-                assert store.hold_lease()
-                break
+                store.hold_lease()
         assert store.holds_lease
     finally:
         server.kill()
@@ -572,7 +587,7 @@ def test_a_writer_keeps_nobody_and_tells_of_events_when_redis_has_them(store_of,
 
 
 def test_a_server_without_the_extra_does_not_start(monkeypatch, tmp_path):
-    monkeypatch.setattr("streamrec.serving.stored_histories.HAS_REDIS", False)
+    monkeypatch.setattr("streamrec.serving.redis_connection.HAS_REDIS", False)
     (tmp_path / "streamrec.toml").write_text('[serving]\nhistories = "redis"\n')
     for start in (
         lambda: launch(parse_config({"serving": {"histories": "redis"}})),
@@ -593,7 +608,7 @@ def test_a_server_whose_redis_is_away_says_so_and_starts(monkeypatch, caplog):
     monkeypatch.setattr("serve.launch.check_port", begin)
     with pytest.raises(StartedError):
         launch(parse_config({"serving": {"histories": "redis", "redis_url": "redis://127.0.0.1:1/0"}}))
-    assert "Redis does not answer, or refuses, got redis://127.0.0.1:1/0" in caplog.text
+    assert "Redis does not answer, got redis://127.0.0.1:1/0" in caplog.text
     assert "until then answers know no user" in caplog.text
 
 
@@ -611,3 +626,32 @@ def test_an_address_that_no_redis_has_is_refused_and_no_password_shown(url):
     with pytest.raises(ConfigError, match=r"serving\.redis_url is not valid, got .*, allowed redis://HOST:PORT/NUMBER") as refused:
         parse_config({"serving": {"redis_url": url}})
     assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize("command", ["mget", "get", "set", "del", "sadd", "smembers", "scan", "pexpire", "eval"])
+def test_a_user_of_redis_that_may_not_do_something_is_found_before_the_start(redis, command):
+    import redis as client  # noqa: PLC0415 - an extra
+
+    admin = client.Redis.from_url(redis.url)
+    rights = ["+get", "+set", "+del", "+mget", "+sadd", "+smembers", "+scan", "+pexpire", "+eval", "+info", "+@connection"]
+    admin.execute_command("ACL", "SETUSER", "few", "on", "nopass", "~streamrec:*", "resetchannels", *rights)
+    config = parse_config({"serving": {"redis_url": redis.url.replace("redis://", "redis://few@")}}).serving
+    assert look_at_redis(config).version
+    admin.execute_command("ACL", "SETUSER", "few", f"-{command}")
+    with pytest.raises(StorageError, match="Redis refuses"):
+        look_at_redis(config)
+    admin.execute_command("ACL", "DELUSER", "few")
+
+
+def test_two_states_that_two_machines_call_the_same_have_nothing_in_common(tmp_path):
+    state = tmp_path / "state"
+    places, config = [], parse_config({})
+    for name in ("one", "two"):
+        (state / "checkpoint").mkdir(parents=True)
+        CheckpointStore(LocalStorage(state / "checkpoint")).acquire()
+        lineage_of(str(state))
+        place = LogPlace(local_address(tmp_path / "log"), config.log, str(state))
+        places.append((place.lineage(), place.family))
+        state.rename(tmp_path / name)
+    assert len({family for _, family in places}) == 2
+    assert [lineage for lineage, _ in places] == [family for _, family in places]
