@@ -8,7 +8,14 @@ import subprocess
 import time
 from pathlib import Path
 
-HAS_REDIS_SERVER = shutil.which("redis-server") is not None
+import pytest
+
+from streamrec.serving.redis_connection import HAS_REDIS
+
+needs_redis = pytest.mark.skipif(
+    not HAS_REDIS or shutil.which("redis-server") is None,
+    reason="Redis needs `pip install 'streamrec[redis]'` and `apt-get install redis-server`",
+)
 
 
 class RedisServer:

@@ -140,17 +140,17 @@ class StoredHistories:
             return
         while len(asked) < _CHUNK and not self._asked.empty():
             asked.append(self._asked.get_nowait())
-        found: Sequence[tuple[Entries, Offsets]] | StorageError
+        found: Sequence[tuple[Entries, Offsets] | StorageError]
         try:
             found = self._read([user for user, _, _ in asked])
         except StorageError as error:
-            found = error
+            found = [error] * len(asked)
         for loop in {id(loop): loop for _, loop, _ in asked}.values():
             mine = [(number, waiting) for number, (_, its, waiting) in enumerate(asked) if its is loop]
             with suppress(RuntimeError):  # The loop has ended, and nobody waits.
                 loop.call_soon_threadsafe(_deliver, mine, found)
 
-    def _read(self, users: Sequence[User]) -> Sequence[tuple[Entries, Offsets]]:
+    def _read(self, users: Sequence[User]) -> Sequence[tuple[Entries, Offsets] | StorageError]:
         from redis.exceptions import AuthenticationError  # noqa: PLC0415 - an extra
 
         try:
@@ -163,7 +163,7 @@ class StoredHistories:
         self.read_error = ""
         return found
 
-    def _read_once(self, users: Sequence[User]) -> Sequence[tuple[Entries, Offsets]]:
+    def _read_once(self, users: Sequence[User]) -> Sequence[tuple[Entries, Offsets] | StorageError]:
         with self._explained(READER):
             told: Any = self._client(READER).mget([self._ends, *(self._key(self._prefix, user) for user in users)])
         ends, *stored = told
@@ -171,7 +171,13 @@ class StoredHistories:
             what = "Histories: Redis has none yet"
             raise StorageError(what, got=f"no {self._ends} at {self.address}", do="wait until a replica has filled it")
         offsets = _parse_offsets(ends)
-        return [(Entries.parse(one), offsets) for one in stored]
+        found: list[tuple[Entries, Offsets] | StorageError] = []
+        for one in stored:
+            try:
+                found.append((Entries.parse(one), offsets))
+            except StorageError as error:  # Of this user; the others have theirs.
+                found.append(error)
+        return found
 
     def hold_lease(self) -> bool:
         """Take the lease, or renew one's own, for `LEASE_S`; return whether it is held.
@@ -198,8 +204,8 @@ class StoredHistories:
         """Give the lease back, so that another replica need not wait for its end, and close the connections."""
         self.holds_lease, clients, self._clients = False, self._clients, {}
         try:
-            if (client := clients.get(WRITER)) is not None:
-                with self._explained(WRITER):
+            if (client := clients.get(LEASE)) is not None:
+                with self._explained(LEASE):
                     client.eval(_LEAVE, 1, self._lease, self._token)
         finally:
             for one in clients.values():
@@ -267,7 +273,7 @@ class StoredHistories:
         )
 
     def forget(self, users: Iterable[User]) -> None:
-        """Take out users in all lineages: also those that nothing serves any more."""
+        """Take out users in the other lineages of the family, which nothing serves any more."""
         with self._explained(WRITER):
             client = self._client(WRITER)
             lineages: Any = client.smembers(self._lineages)
@@ -338,18 +344,24 @@ def prefix_of(lineage: str) -> str:
     return f"{_ROOT}:{hashlib.sha256(lineage.encode()).hexdigest()[:16]}"
 
 
-def _deliver(mine: Sequence[tuple[int, asyncio.Future[Any]]], found: Sequence[Any] | StorageError) -> None:
+def _deliver(mine: Sequence[tuple[int, asyncio.Future[Any]]], found: Sequence[tuple[Entries, Offsets] | StorageError]) -> None:
     for number, waiting in mine:
         if waiting.done():  # Whoever asked has left.
             continue
-        if isinstance(found, StorageError):
-            waiting.set_exception(found)
+        if isinstance(mine_found := found[number], StorageError):
+            waiting.set_exception(mine_found)
         else:
-            waiting.set_result(found[number])
+            waiting.set_result(mine_found)
 
 
 def _parse_offsets(stored: Any) -> Offsets:
-    return {int(partition): end for partition, end in orjson.loads(stored).items()}
+    try:
+        return {int(partition): end for partition, end in orjson.loads(stored).items()}
+    except (ValueError, AttributeError) as error:
+        what = "Histories: how far Redis is can't be read"
+        raise StorageError(
+            what, got=f"{len(stored)} bytes of something else", do="give streamrec a database of its own (serving.redis_url)"
+        ) from error
 
 
 def _offsets_json(offsets: Offsets) -> bytes:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import ray
-from redis_server import HAS_REDIS_SERVER, RedisServer
+from redis_server import RedisServer, needs_redis
 
 from serve import launch as launcher
 from streamrec.config import parse_config
@@ -14,12 +14,9 @@ from streamrec.log.connect import local_address, open_admin
 from streamrec.registry.registry import Registry
 from streamrec.registry.remote_board import RemoteBoard
 from streamrec.registry.version import VersionFacts
-from streamrec.serving.redis_connection import HAS_REDIS
 from streamrec.storage import open_storage
 
-pytestmark = pytest.mark.skipif(
-    not (HAS_REDIS and HAS_REDIS_SERVER), reason="Redis needs `pip install 'streamrec[redis]'` and `apt-get install redis-server`"
-)
+pytestmark = needs_redis
 PATIENCE_S = 60.0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from redis_server import HAS_REDIS_SERVER, RedisServer
+from redis_server import RedisServer, needs_redis
 from typer.testing import CliRunner, Result
 
 from streamrec.cli import app
@@ -74,7 +74,7 @@ def test_traces_without_their_extra_fail_before_a_job_does(monkeypatch: pytest.M
     assert "→ run `pip install 'streamrec[otel]'` on every node, or leave the setting out" in result.stdout
 
 
-@pytest.mark.skipif(not HAS_REDIS_SERVER, reason="Redis needs `apt-get install redis-server`")
+@needs_redis
 def test_the_redis_of_histories_is_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     redis = RedisServer(tmp_path)
     words = ("--broker", "local", "--set", "serving.histories=redis", "--set", f"serving.redis_url={redis.url}")

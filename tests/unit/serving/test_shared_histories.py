@@ -5,13 +5,9 @@ import threading
 from contextlib import asynccontextmanager
 
 import pytest
-from redis_server import HAS_REDIS_SERVER, RedisServer
+from redis_server import RedisServer, needs_redis
 
-from streamrec.serving.redis_connection import HAS_REDIS
-
-pytestmark = pytest.mark.skipif(
-    not (HAS_REDIS and HAS_REDIS_SERVER), reason="Redis needs `pip install 'streamrec[redis]'` and `apt-get install redis-server`"
-)
+pytestmark = needs_redis
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import orjson
 import pyarrow as pa
 import pytest
 import ray
-from redis_server import HAS_REDIS_SERVER, RedisServer
+from redis_server import RedisServer, needs_redis
 
 from serve.app import app
 from serve.histories import LogPlace, SharedHistories
@@ -28,13 +28,10 @@ from streamrec.pipeline.checkpoint import CheckpointStore
 from streamrec.pipeline.lineage import lineage_of
 from streamrec.serving.history_view import HistoryColumns, HistoryView
 from streamrec.serving.history_writer import CATCH_UP, STANDBY, HistoryWriter, LogEnds, StoredView
-from streamrec.serving.redis_connection import HAS_REDIS
 from streamrec.serving.stored_histories import WRITER, Entries, StoredHistories, look_at_redis
 from streamrec.storage import LocalStorage
 
-pytestmark = pytest.mark.skipif(
-    not (HAS_REDIS and HAS_REDIS_SERVER), reason="Redis needs `pip install 'streamrec[redis]'` and `apt-get install redis-server`"
-)
+pytestmark = needs_redis
 TOPIC = "events"
 LENGTH = 5
 
@@ -270,6 +267,27 @@ def test_a_history_that_is_not_ours_is_an_error_that_says_where_it_lies(store, r
     client.Redis.from_url(redis.url).set(key, b"\x80\x04cos\nsystem\n")
     with pytest.raises(StorageError, match=r"can't be read.*database of its own"):
         store.fetch([("default", "u")])
+
+
+def test_what_is_not_ours_of_one_user_or_of_the_place_spoils_no_other_answer_and_ends_no_thread(store, redis):
+    import redis as client  # noqa: PLC0415 - an extra
+
+    good, bad = ("default", "good"), ("default", "bad")
+    store.write({good: Entries(("i",), (1,)), bad: Entries(("i",), (1,))}, None, {})
+    admin = client.Redis.from_url(redis.url)
+    admin.set(store._key(store._prefix, bad), b"garbage")
+
+    async def both():
+        return await asyncio.gather(store.read(*good), store.read(*bad), return_exceptions=True)
+
+    answer, refused = read(store, both)
+    assert answer[0].item_ids == ("i",)
+    assert "can't be read, got 7 bytes of something else" in str(refused)
+    admin.set(store._ends, b"garbage")
+    for found in read(store, both):
+        assert isinstance(found, StorageError)
+    admin.set(store._ends, b"{}")
+    assert read(store, both)[0][0].item_ids == ("i",)
 
 
 def test_those_who_ask_while_others_are_asked_for_share_one_command(store, redis):
